@@ -1,0 +1,81 @@
+import io
+import json
+import tarfile
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ulzoo.data import Emoji3D, emoji3d
+
+SHARDS = files("ulzoo.data") / "shards"
+
+
+@pytest.fixture(scope="module")
+def val64() -> Emoji3D:
+    return Emoji3D("val")
+
+
+@pytest.fixture(scope="module")
+def train32() -> Emoji3D:
+    return Emoji3D("train", resolution=32)
+
+
+def test_is_what_the_shard_holds_in_its_order(val64: Emoji3D) -> None:
+    with tarfile.open(fileobj=io.BytesIO((SHARDS / "emoji3d-64-val.tar").read_bytes())) as tar:
+        content = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    names = [name.removesuffix(".webp") for name in content if name.endswith(".webp")]
+    assert len(val64) == len(names) == 327
+    for i in (0, 1, 100, 326):
+        pixels, label, key = val64[i]
+        assert key == names[i]
+        assert label == int(content[f"{key}.cls"])
+        expected = np.asarray(Image.open(io.BytesIO(content[f"{key}.webp"])))
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+
+
+def test_keeps_its_contract(train32: Emoji3D, val64: Emoji3D) -> None:
+    for source, resolution in ((train32, 32), (val64, 64)):
+        assert source.contract == Emoji3D.describe(resolution=resolution, hflip=True)
+        assert source.shape == (3, resolution, resolution) == tuple(source[0][0].shape)
+        assert source.images.dtype == torch.uint8
+        assert source.channels == 3
+        assert source.num_classes == 9 == len(source.label_names)
+        assert set(source.labels) == set(range(9))
+        assert source.hflip
+
+
+def test_32_is_the_mean_of_boxes_of_64(val64: Emoji3D) -> None:
+    boxes = val64.images.unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).int().sum((-1, -3))
+    assert torch.equal(Emoji3D("val", resolution=32).images, ((boxes + 2) // 4).to(torch.uint8))
+
+
+def test_the_splits_share_no_image(train32: Emoji3D, val64: Emoji3D) -> None:
+    assert len(set(train32.keys)) == len(train32) == 3061
+    assert not set(train32.keys) & set(val64.keys)
+
+
+def test_label_names_are_the_shards_own(train32: Emoji3D) -> None:
+    assert train32.label_names == tuple(json.loads((SHARDS / "labels.json").read_text())["labels"])
+
+
+def test_licence_and_source_are_beside_the_shards() -> None:
+    assert "Copyright (c) Microsoft Corporation" in (SHARDS / "LICENSE").read_text()
+    readme = (SHARDS / "README.md").read_text()
+    assert "@lobehub/fluent-emoji-3d` 1.1.0" in readme
+    for name, sha256 in emoji3d.SHA256.items():
+        assert name in readme and sha256 in readme
+
+
+def test_a_damaged_shard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(emoji3d.SHA256, "emoji3d-64-val.tar", "0" * 64)
+    with pytest.raises(ValueError, match=r"emoji3d-64-val\.tar: SHA-256 is 4d9d864a9559…, not 000000000000…"):
+        Emoji3D("val")
+
+
+@pytest.mark.parametrize(("split", "resolution", "message"), [("val", 48, "32 or 64, not 48"), ("test", 32, "'test'")])
+def test_bad_keys(split: str, resolution: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Emoji3D(split, resolution=resolution)
