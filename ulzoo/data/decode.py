@@ -1,0 +1,66 @@
+"""From an image file of any kind to a square of RGB pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+class UnreadableImage(ValueError):
+    """A file that cannot be made into RGB pixels; the message names it and says why, in one line."""
+
+
+def read_rgb(path: str | Path, *, fast: bool = False) -> Image.Image:
+    """The file's image as 8-bit RGB, as a viewer would show it.
+
+    It is turned upright by its EXIF orientation; transparency is laid over white; 16-bit grey is scaled, not cut, to
+    8 bits; CMYK, palettes and the rest go through Pillow's conversion.
+
+    Args:
+        path: the file.
+        fast: read every byte but let JPEGs come out at an eighth of their size: a check, not an image to use.
+
+    Raises:
+        UnreadableImage: damaged, truncated, not an image, or a decompression bomb by Pillow's limit.
+    """
+    try:
+        with Image.open(path) as image:
+            if fast:
+                image.draft(None, (1, 1))
+            return to_rgb(ImageOps.exif_transpose(image))
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"{path}: not an image") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, ...
+        raise UnreadableImage(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB. Raises ValueError on pixels without a known range: float, or integers of over 16 bits."""
+    if image.mode.startswith("I"):  # 16 bits; Pillow's "RGB" would cut them at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("pixels of over 16 bits have no known range")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("float pixels have no known range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def square(image: Image.Image, resolution: int) -> Image.Image:
+    """The image's middle at `resolution` × `resolution`: its shorter side fills the square.
+
+    As in ADM (Dhariwal & Nichol 2021): halved by box averages while both sides stay at least as large as asked, then
+    bicubic. Only the crop is ever resized, so that a long thin image costs no more than a square one.
+    """
+    if (halvings := (min(image.size) // resolution).bit_length() - 1) > 0:
+        image = image.reduce(2**halvings)
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
