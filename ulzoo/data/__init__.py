@@ -1,0 +1,20 @@
+"""Where pixels come from: sources of labelled images, and batches of them in a reproducible order."""
+
+from ulzoo.data.batches import Batch, batches, in_order
+from ulzoo.data.contract import DataContract
+from ulzoo.data.emoji3d import Emoji3D
+from ulzoo.data.fashion_mnist import FashionMNIST
+from ulzoo.data.image_folder import ImageFolder
+from ulzoo.data.source import Source, TensorSource
+
+__all__ = [
+    "Batch",
+    "DataContract",
+    "Emoji3D",
+    "FashionMNIST",
+    "ImageFolder",
+    "Source",
+    "TensorSource",
+    "batches",
+    "in_order",
+]
