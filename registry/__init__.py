@@ -1,0 +1,23 @@
+"""From YAML to running objects: component tables, the schema of a spec, loading and checking it."""
+
+from typing import Any
+
+_HOMES = {
+    "Spec": "schema",
+    "SpecError": "yaml_source",
+    "Table": "table",
+    "find_specs": "spec",
+    "json_schema": "schema",
+    "load_spec": "spec",
+    "spec_from_dict": "spec",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

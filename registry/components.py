@@ -1,0 +1,47 @@
+"""Every component that a spec can name, listed by hand."""
+
+from ulzoo.registry.table import Table
+
+ENCODERS = Table(
+    "encoder",
+    {
+        "resnet": "ulzoo.nn:ResNetEncoder",
+        "vit": "ulzoo.nn:ViTEncoder",
+    },
+)
+
+BACKBONES = Table(
+    "backbone",
+    {
+        "vit": "ulzoo.nn:ViT",
+        "hierarchical_vit": "ulzoo.nn:HierarchicalViT",
+        "uvit": "ulzoo.nn:UViT",
+    },
+)
+
+SCHEDULES = Table(
+    "schedule",
+    {
+        "linear": "ulzoo.diffusion:LinearSchedule",
+        "cosine": "ulzoo.diffusion:CosineSchedule",
+        "shifted_cosine": "ulzoo.diffusion:ShiftedCosineSchedule",
+        "interpolated_cosine": "ulzoo.diffusion:InterpolatedCosineSchedule",
+    },
+)
+
+WEIGHTINGS = Table(
+    "weighting",
+    {
+        "elbo": "ulzoo.diffusion:ElboWeighting",
+        "sigmoid": "ulzoo.diffusion:SigmoidWeighting",
+    },
+)
+
+DATASETS = Table(
+    "dataset",
+    {
+        "emoji3d": "ulzoo.data:Emoji3D",
+        "image_folder": "ulzoo.data:ImageFolder",
+        "fashion_mnist": "ulzoo.data:FashionMNIST",
+    },
+)

@@ -1,0 +1,199 @@
+"""Tables of components: a component's keyword-only constructor is its schema.
+
+A table maps the `kind` written in a spec to a class, usually by its import string, so that nothing is imported before
+it is used. The pydantic model of a component is derived from its constructor: a keyword-only parameter's name is the
+YAML key, its annotation the type, its default the default, and its line in the docstring's `Args:` section the help.
+"""
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property, reduce
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from operator import or_
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import PydanticCustomError, core_schema
+
+GROUP = "ulzoo.components"
+
+
+def suggest(word: object, options: Iterable[str]) -> str:
+    """The tail of an error message about an unknown word: "; did you mean 'x'?", or the known words."""
+    options = list(options)
+    close = get_close_matches(str(word), options, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known here: {', '.join(options)}" if options else ""
+
+
+def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> ValidationError:
+    """A validation error at `loc` below the model whose validator raises it."""
+    custom = PydanticCustomError("spec", "{message}", {"message": message})
+    return ValidationError.from_exception_data("spec", [{"type": custom, "loc": loc, "input": value}])
+
+
+class Config(BaseModel):
+    """Base of every derived component model: frozen, unknown keys refused, only finite numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    kind: str
+
+
+class Table:
+    """Components of one sort by `kind`, built in (`entries`) or from the entry-point group `ulzoo.components`.
+
+    A third-party package adds the kind `mine` to the table `encoder` with an entry point named `encoder.mine`.
+
+    Args:
+        name: what the components are, e.g. "encoder"; prefix of the entry-point names and word of the errors.
+        entries: kind -> import string "module:Class", or the class itself.
+    """
+
+    def __init__(self, name: str, entries: Mapping[str, str | type]) -> None:
+        self.name = name
+        self.entries = dict(entries)
+        self._configs: dict[str, type[Config]] = {}
+
+    def __repr__(self) -> str:
+        return f"Table({self.name!r}, {list(self.entries)})"
+
+    @cached_property
+    def _plugins(self) -> dict[str, EntryPoint]:
+        found: dict[str, EntryPoint] = {}
+        for point in entry_points(group=GROUP):
+            table, _, kind = point.name.partition(".")
+            if table != self.name:
+                continue
+            if kind in self.entries:
+                raise ValueError(f"package {_package(point)} adds {self.name} {kind!r}, a name that ulzoo already has")
+            if kind in found and found[kind].value != point.value:
+                both = f"{_package(found[kind])} and {_package(point)}"
+                raise ValueError(f"packages {both} both add {self.name} {kind!r}")
+            found[kind] = point
+        return found
+
+    def kinds(self) -> tuple[str, ...]:
+        """Every known kind, the built-in ones first. ValueError when an installed package clashes with another."""
+        return (*self.entries, *self._plugins)
+
+    def get(self, kind: str) -> type:
+        """The class of `kind`, imported now. ValueError with a suggestion if there is none."""
+        if kind not in self.kinds():
+            raise ValueError(f"unknown {self.name} {kind!r}{suggest(kind, self.kinds())}")
+        if kind in self._plugins:
+            point = self._plugins[kind]
+            try:
+                return point.load()
+            except Exception as error:
+                whose = f"{self.name} {kind!r} of package {_package(point)}"
+                raise ValueError(f"{whose} cannot be imported: {error}") from error
+        entry = self.entries[kind]
+        if isinstance(entry, str):
+            module, _, name = entry.partition(":")
+            return getattr(import_module(module), name)
+        return entry
+
+    def config(self, kind: str) -> type[Config]:
+        """The pydantic model of `kind`: `kind` first, then one field for every keyword-only constructor parameter."""
+        if kind not in self._configs:
+            self._configs[kind] = self._derive(kind, self.get(kind))
+        return self._configs[kind]
+
+    def _derive(self, kind: str, cls: type) -> type[Config]:
+        about = argument_help(cls)
+        kind_field = Field(kind, description=f"the {self.name} to use")
+        fields: dict[str, Any] = {"kind": (Literal[kind], kind_field)}
+        for parameter in inspect.signature(cls, eval_str=True).parameters.values():
+            if parameter.kind is not parameter.KEYWORD_ONLY:
+                continue
+            where = f"{self.name} {kind!r}: parameter {parameter.name!r} of {cls.__name__}"
+            if parameter.annotation is parameter.empty:
+                raise ValueError(f"{where} has no type annotation, so no spec can set it")
+            if parameter.name in fields:
+                raise ValueError(f"{where} has a reserved name")
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[parameter.name] = (parameter.annotation, Field(default, description=about.get(parameter.name)))
+        doc = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
+        return create_model(f"{self.name}_{kind}", __base__=Config, __doc__=doc or None, **fields)
+
+    def union(self, kinds: Iterable[str] | None = None) -> Any:
+        """The discriminated union on `kind` of these kinds' models (all of them by default); imports every class."""
+        models = [self.config(kind) for kind in (self.kinds() if kinds is None else kinds)]
+        return models[0] if len(models) == 1 else Annotated[reduce(or_, models), Field(discriminator="kind")]
+
+    def build(self, config: Config, *positional: Any, **extra: Any) -> Any:
+        """The component of `config`: `positional` and `extra` come from the compiler, the rest from the spec."""
+        keys = {key: getattr(config, key) for key in type(config).model_fields if key != "kind"}
+        return self.get(config.kind)(*positional, **keys, **extra)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Annotation of a field that holds one component: `Annotated[Config, Choice(ENCODERS)]`.
+
+    It validates as `table.union()` would, but imports only the component that the spec names.
+
+    Args:
+        table: where the kinds are.
+        default: the kind of a mapping that names none.
+        only: the kinds allowed here, all of the table's if None.
+        why: the reason for `only`, said in the error.
+    """
+
+    table: Table
+    default: str | None = None
+    only: tuple[str, ...] | None = None
+    why: str = ""
+
+    def kind_of(self, value: Mapping[str, Any]) -> Any:
+        return value.get("kind", self.default)
+
+    def validate(self, value: Any) -> Config:
+        if isinstance(value, Config):
+            value = value.model_dump()
+        if not isinstance(value, Mapping):
+            raise PydanticCustomError("dict_type", "expected a mapping")
+        kinds = self.table.kinds()
+        kind = self.kind_of(value)
+        if kind is None:
+            raise error_at((), f"missing key 'kind': one of {', '.join(self.only or kinds)}", value)
+        if kind not in kinds:
+            raise error_at(("kind",), f"unknown {self.table.name} {kind!r}{suggest(kind, self.only or kinds)}", kind)
+        if self.only and kind not in self.only:
+            reason = f": {self.why}" if self.why else ""
+            raise error_at(("kind",), f"only {' or '.join(self.only)} is allowed here{reason}", kind)
+        return self.table.config(kind).model_validate({**value, "kind": kind})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
+        return handler(TypeAdapter(self.table.union(self.only)).core_schema)
+
+
+def argument_help(cls: type) -> dict[str, str]:
+    """Parameter name -> help, from the Google-style `Args:` section of the docstring of the class or constructor."""
+    found: dict[str, str] = {}
+    for doc in (cls.__doc__, cls.__init__.__doc__):  # type: ignore[misc]
+        section = re.search(r"^Args:\n((?:[ \t]+.*\n?|[ \t]*\n)+)", inspect.cleandoc(doc or ""), re.MULTILINE)
+        if not section:
+            continue
+        entry = re.compile(r"^(\w+)(?: *\([^)]*\))?: *(.*)")
+        name = None
+        for line in inspect.cleandoc("\n" + section[1]).splitlines():
+            if match := entry.match(line):
+                name = match[1]
+                found[name] = match[2].strip()
+            elif name and line.strip():
+                found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
+
+
+def _package(point: EntryPoint) -> str:
+    return repr(point.dist.name if point.dist else point.value)
