@@ -1,0 +1,31 @@
+"""The mathematics of one noise process: schedules, parametrisations, weightings, loss in nats, samplers. No networks."""
+
+from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, expand_like, low_discrepancy_times, randn_like
+from ulzoo.diffusion.guidance import guided
+from ulzoo.diffusion.samplers import SAMPLERS
+from ulzoo.diffusion.schedules import (
+    CosineSchedule,
+    InterpolatedCosineSchedule,
+    LinearSchedule,
+    Schedule,
+    ShiftedCosineSchedule,
+)
+from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, Weighting
+
+__all__ = [
+    "SAMPLERS",
+    "CosineSchedule",
+    "Denoiser",
+    "ElboWeighting",
+    "GaussianDiffusion",
+    "InterpolatedCosineSchedule",
+    "LinearSchedule",
+    "Schedule",
+    "ShiftedCosineSchedule",
+    "SigmoidWeighting",
+    "Weighting",
+    "expand_like",
+    "guided",
+    "low_discrepancy_times",
+    "randn_like",
+]

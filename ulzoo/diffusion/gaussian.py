@@ -1,0 +1,146 @@
+"""One variance-preserving Gaussian diffusion process and its loss in nats (paper §1, §2)."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ulzoo.diffusion.samplers import SAMPLERS
+from ulzoo.diffusion.schedules import Schedule
+from ulzoo.diffusion.weightings import ElboWeighting, Weighting
+
+Prediction = Literal["x", "eps", "v"]
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), logsnr (B,)) -> prediction (B, ...)
+
+_ELBO = ElboWeighting()
+
+
+def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) with as many dimensions as `x`."""
+    return per_example.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `x`."""
+    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+
+
+def low_discrepancy_times(
+    n: int, generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1)."""
+    offset = torch.rand((), generator=generator, device=device)
+    return (offset + torch.arange(n, device=device) / n) % 1  # (n,)
+
+
+class GaussianDiffusion:
+    """x_t = α x + σ ε with α² = sigmoid(λ), σ² = sigmoid(-λ), and a network that predicts x, ε or v = α ε - σ x.
+
+    Args:
+        schedule: λ(t).
+        prediction: what the denoiser returns.
+    """
+
+    def __init__(self, schedule: Schedule, prediction: Prediction = "x"):
+        if prediction not in get_args(Prediction):
+            raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}")
+        self.schedule, self.prediction = schedule, prediction
+
+    def add_noise(self, x: Tensor, logsnr: Tensor, noise: Tensor) -> Tensor:
+        """x_t at log-SNR `logsnr` (B,)."""
+        logsnr = expand_like(logsnr, x)
+        return torch.sigmoid(logsnr).sqrt() * x + torch.sigmoid(-logsnr).sqrt() * noise
+
+    def to_x(self, prediction: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
+        """The denoised x̂ that a prediction at `x_t` stands for."""
+        if self.prediction == "x":
+            return prediction
+        logsnr = expand_like(logsnr, x_t)
+        if self.prediction == "eps":  # x = (x_t - σ ε) / α
+            return (x_t - torch.sigmoid(-logsnr).sqrt() * prediction) / torch.sigmoid(logsnr).sqrt()
+        return torch.sigmoid(logsnr).sqrt() * x_t - torch.sigmoid(-logsnr).sqrt() * prediction  # x = α x_t - σ v
+
+    def _target(self, x: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
+        if self.prediction == "x":
+            return x
+        if self.prediction == "eps":
+            return noise
+        logsnr = expand_like(logsnr, x)
+        return torch.sigmoid(logsnr).sqrt() * noise - torch.sigmoid(-logsnr).sqrt() * x
+
+    def _loss_weight(self, logsnr: Tensor, weighting: Weighting) -> Tensor:
+        """w(λ) e^λ ‖x - x̂‖² = w(λ) ‖ε - ε̂‖² = w(λ) α² ‖v - v̂‖², so no parametrisation divides by α or σ."""
+        if self.prediction == "x":
+            return weighting.times_snr(logsnr)
+        if self.prediction == "eps":
+            return weighting(logsnr)
+        return weighting(logsnr) * torch.sigmoid(logsnr)
+
+    def loss(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        weighting: Weighting | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (paper §2; L_z without its terminal KL).
+
+        Args:
+            denoiser: (x_t, logsnr (B,)) -> prediction, of the shape of `x`.
+            x: clean data, (B, ...); gradients reach it both through x_t and through the target.
+            weighting: w(λ); the ELBO's w = 1 if None.
+            generator: source of t and ε, on the device of `x`.
+
+        Returns:
+            nats per example, summed over dimensions, (B,).
+        """
+        t = low_discrepancy_times(len(x), generator, x.device)
+        logsnr = self.schedule.logsnr(t)
+        noise = randn_like(x, generator)
+        prediction = denoiser(self.add_noise(x, logsnr, noise), logsnr)
+        error = (self._target(x, noise, logsnr) - prediction).float().square().flatten(1).sum(1)
+        weight = self._loss_weight(logsnr, weighting or _ELBO)
+        return -self.schedule.dlogsnr_dt(t) * weight / 2 * error  # (B,)
+
+    def terminal_kl(self, x: Tensor) -> Tensor:
+        """KL(N(α_1 x, σ_1² I) ‖ N(0, I)) in nats per example, (B,): what is still visible of x at t = 1."""
+        logsnr = torch.tensor(self.schedule.logsnr_min, dtype=x.dtype, device=x.device)
+        per_dimension = (torch.sigmoid(logsnr) * (x.square() - 1) + F.softplus(logsnr)) / 2
+        return per_dimension.flatten(1).sum(1)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        denoiser: Denoiser,
+        shape: tuple[int, ...],
+        steps: int,
+        sampler: str = "ddim",
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Run the process backwards from x_1 ~ N(0, I) over `steps` equal steps of t.
+
+        Args:
+            denoiser: (x_t, logsnr (B,)) -> prediction.
+            shape: (B, ...) of the sample.
+            steps: network evaluations.
+            sampler: "ddpm" (ancestral), "ddim" (deterministic) or "dpmpp_2m" (second order, deterministic).
+            generator: source of x_1 and of the ancestral noise, on `device`.
+
+        Returns:
+            x_0 at log-SNR λ(0): signal and the noise that belongs there, (B, ...).
+        """
+        if sampler not in SAMPLERS:
+            raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+
+        def denoise(x_t: Tensor, logsnr: Tensor) -> Tensor:
+            logsnr = logsnr.expand(len(x_t))
+            return self.to_x(denoiser(x_t, logsnr).to(x_t.dtype), x_t, logsnr)
+
+        x_1 = torch.randn(shape, device=device, generator=generator)
+        logsnrs = self.schedule.logsnr(torch.linspace(1, 0, steps + 1, device=device))
+        return SAMPLERS[sampler](denoise, x_1, logsnrs, generator)
