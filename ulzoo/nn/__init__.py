@@ -1,0 +1,9 @@
+"""Networks, one family for any number of spatial dimensions: encoders and denoiser backbones. No losses."""
+
+from ulzoo.nn.conditioning import DenoiserInputs
+from ulzoo.nn.hierarchical_vit import HierarchicalViT
+from ulzoo.nn.resnet import ResNetEncoder
+from ulzoo.nn.uvit import UViT
+from ulzoo.nn.vit import ViT, ViTEncoder
+
+__all__ = ["DenoiserInputs", "HierarchicalViT", "ResNetEncoder", "UViT", "ViT", "ViTEncoder"]

@@ -1,0 +1,95 @@
+"""What a denoiser is told besides x_t: the noise level, a class label, and, for the decoder, the latent z_0."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ulzoo.nn.grid import enlarge, patchify
+
+
+@dataclass(frozen=True)
+class DenoiserInputs:
+    """The shapes a denoiser is compiled for.
+
+    Attributes:
+        size: grid of x_t, (h, w) or (t, h, w).
+        channels: channels of x_t and of the prediction.
+        context_size: grid of the context (z_0 for the decoder); empty if there is none.
+        context_channels: its channels.
+        num_classes: class labels; 0 means unconditional.
+        label_dropout: share of examples whose label is hidden in training, for guidance.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    context_size: tuple[int, ...] = ()
+    context_channels: int = 0
+    num_classes: int = 0
+    label_dropout: float = 0.0
+
+
+class LogsnrEmbedding(nn.Module):
+    """Fourier features of log-SNR through a two-layer perceptron, (B,) -> (B, width). Time enters every network this way."""
+
+    def __init__(self, width: int, frequencies: int = 64):
+        super().__init__()
+        # Wavelengths from 120 down to about 2 log-SNR units: the first spans every schedule, the last tells neighbours apart.
+        self.register_buffer("frequency", 2 * math.pi / 120 * 60 ** torch.linspace(0, 1, frequencies), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, logsnr: Tensor) -> Tensor:
+        angles = logsnr.float()[:, None] * self.frequency
+        features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 2 · frequencies)
+        return self.mlp(features)
+
+
+class VectorConditioning(nn.Module):
+    """Sum of the log-SNR embedding and the label embedding, (B, width).
+
+    Each example's label is dropped by a coin of its own in training; label -1, or None for all, is the dropped label.
+    """
+
+    def __init__(self, inputs: DenoiserInputs, width: int):
+        super().__init__()
+        self.logsnr = LogsnrEmbedding(width)
+        self.num_classes, self.label_dropout = inputs.num_classes, inputs.label_dropout
+        self.labels = nn.Embedding(inputs.num_classes + 1, width) if inputs.num_classes else None
+
+    def forward(self, logsnr: Tensor, labels: Tensor | None) -> Tensor:
+        cond = self.logsnr(logsnr)
+        if self.labels is not None:
+            if labels is None:
+                labels = torch.full(logsnr.shape, -1, device=logsnr.device)
+            if self.training and self.label_dropout > 0:
+                keep = torch.rand(logsnr.shape, device=logsnr.device) >= self.label_dropout
+                labels = torch.where(keep, labels, -1)
+            cond = cond + self.labels(torch.where(labels < 0, self.num_classes, labels))
+        return torch.nn.functional.silu(cond)
+
+
+class ContextProjection(nn.Module):
+    """A learned linear projection of the context, to be *added* to features of a given grid.
+
+    On a finer grid each context vector is repeated; on a coarser one its patches are folded into channels first. This is how
+    z_0 enters a decoder (not in the paper): as a sum, at the finest features and, in a U-ViT, once more at the middle's
+    tokens, whose grid the paper's shapes make the latent's own.
+    """
+
+    def __init__(self, inputs: DenoiserInputs, size: Sequence[int], width: int):
+        super().__init__()
+        pairs = list(zip(size, inputs.context_size, strict=True))
+        if any(fine % coarse for fine, coarse in (sorted(pair, reverse=True) for pair in pairs)):
+            raise ValueError(
+                f"the grids of the latent {list(inputs.context_size)} and of the features {list(size)} do not nest"
+            )
+        self.fold = tuple(max(context // feature, 1) for feature, context in pairs)
+        self.repeat = tuple(max(feature // context, 1) for feature, context in pairs)
+        self.proj = nn.Linear(inputs.context_channels * math.prod(self.fold), width)
+
+    def forward(self, context: Tensor) -> Tensor:
+        folded = patchify(context, self.fold)
+        features = self.proj(folded.movedim(1, -1)).movedim(-1, 1)
+        return enlarge(features, self.repeat)  # (B, width, *size)

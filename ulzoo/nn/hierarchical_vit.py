@@ -1,0 +1,95 @@
+"""A multi-level vision transformer: narrow blocks on the fine grid around wide blocks on the coarse one (paper §4, base)."""
+
+import math
+
+from torch import Tensor, nn
+
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning
+from ulzoo.nn.grid import divide, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
+
+
+class HierarchicalViT(nn.Module):
+    """Denoiser with one level of transformer blocks per entry of `channels`, each on a grid half as fine as the last.
+
+    Half of an outer level's blocks run before the coarser levels and half after them, with a residual skip across; merging
+    and splitting of 2×2 tokens are linear. Not in the paper: how its [6, 16] blocks are shared out, and the skip.
+
+    Args:
+        patch: side of the patches of x_t that become tokens of the first level.
+        channels: width of the tokens, finest level first.
+        blocks: transformer blocks of each level; even for all but the last.
+        head_width: channels of one attention head.
+        mlp_ratio: hidden width of the perceptrons over the level's width.
+        dropout: dropout on both residual branches.
+        positions: rotary or learned position encoding.
+    """
+
+    def __init__(
+        self,
+        inputs: DenoiserInputs,
+        *,
+        patch: int = 1,
+        channels: tuple[int, ...] = (512, 1024),
+        blocks: tuple[int, ...] = (6, 16),
+        head_width: int = 64,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        positions: Positions = "rotary",
+    ):
+        super().__init__()
+        if not channels or len(channels) != len(blocks):
+            raise ValueError(f"channels {list(channels)} and blocks {list(blocks)} must have one entry per level")
+        if any(depth % 2 for depth in blocks[:-1]):
+            raise ValueError(f"blocks {list(blocks)}: all but the last level are split in halves and must be even")
+        if any(width % head_width for width in channels):
+            raise ValueError(f"head_width {head_width} does not divide all of channels {list(channels)}")
+        dims = len(inputs.size)
+        self.patch, self.merge = (patch,) * dims, (2,) * dims
+        self.sizes = [divide(inputs.size, self.patch, "patch")]
+        for _ in channels[1:]:
+            self.sizes.append(divide(self.sizes[-1], self.merge, "the merging of 2×2 tokens"))
+
+        def stack(level: int, depth: int) -> Transformer:
+            return Transformer(
+                self.sizes[level],
+                channels[level],
+                depth,
+                channels[level] // head_width,
+                cond_width=cond_width,
+                mlp_ratio=mlp_ratio,
+                dropout=dropout,
+                positions=positions,
+            )
+
+        cond_width, fold = channels[-1], 2**dims
+        patch_channels = inputs.channels * math.prod(self.patch)
+        outer = range(len(channels) - 1)
+        self.cond = VectorConditioning(inputs, cond_width)
+        self.embed = nn.Linear(patch_channels, channels[0])
+        self.context = ContextProjection(inputs, self.sizes[0], channels[0]) if inputs.context_channels else None
+        self.down = nn.ModuleList(stack(i, blocks[i] // 2) for i in outer)
+        self.merges = nn.ModuleList(nn.Linear(fold * channels[i], channels[i + 1]) for i in outer)
+        self.middle = stack(len(channels) - 1, blocks[-1])
+        self.splits = nn.ModuleList(nn.Linear(channels[i + 1], fold * channels[i]) for i in outer)
+        self.up = nn.ModuleList(stack(i, blocks[i] // 2) for i in outer)
+        self.out = ModulatedOutput(channels[0], cond_width, patch_channels)
+
+    def forward(
+        self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        cond = self.cond(logsnr, labels)
+        tokens = self.embed(to_tokens(patchify(x_t, self.patch)))  # (B, N_0, channels[0])
+        if self.context is not None:
+            assert context is not None
+            tokens = tokens + to_tokens(self.context(context))
+        skips = []
+        for level, (stack, merge) in enumerate(zip(self.down, self.merges, strict=True)):
+            tokens = stack(tokens, cond)
+            skips.append(tokens)
+            tokens = merge(to_tokens(patchify(to_grid(tokens, self.sizes[level]), self.merge)))
+        tokens = self.middle(tokens, cond)
+        for level in reversed(range(len(skips))):
+            finer = unpatchify(to_grid(self.splits[level](tokens), self.sizes[level + 1]), self.merge)
+            tokens = self.up[level](skips[level] + to_tokens(finer), cond)
+        return unpatchify(to_grid(self.out(tokens, cond), self.sizes[0]), self.patch)

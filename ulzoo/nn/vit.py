@@ -1,0 +1,105 @@
+"""Single-level vision transformers: a denoiser (the paper's prior, §4) and an encoder."""
+
+import math
+
+from timm.layers import RmsNorm
+from torch import Tensor, nn
+
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning
+from ulzoo.nn.grid import divide, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
+
+
+class ViT(nn.Module):
+    """Denoiser with one level of transformer blocks over patches of x_t; a context is added to the tokens.
+
+    Args:
+        patch: side of the patches; 1 makes every latent position a token.
+        width: channels of the tokens.
+        depth: transformer blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the perceptrons over `width`.
+        dropout: dropout on both residual branches.
+        positions: rotary or learned position encoding.
+    """
+
+    def __init__(
+        self,
+        inputs: DenoiserInputs,
+        *,
+        patch: int = 1,
+        width: int = 1024,
+        depth: int = 8,
+        heads: int = 16,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        positions: Positions = "rotary",
+    ):
+        super().__init__()
+        self.patch = (patch,) * len(inputs.size)
+        self.size = divide(inputs.size, self.patch, "patch")
+        patch_channels = inputs.channels * math.prod(self.patch)
+        self.cond = VectorConditioning(inputs, width)
+        self.embed = nn.Linear(patch_channels, width)
+        self.context = ContextProjection(inputs, self.size, width) if inputs.context_channels else None
+        self.transformer = Transformer(
+            self.size,
+            width,
+            depth,
+            heads,
+            cond_width=width,
+            mlp_ratio=mlp_ratio,
+            dropout=dropout,
+            positions=positions,
+        )
+        self.out = ModulatedOutput(width, width, patch_channels)
+
+    def forward(
+        self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        cond = self.cond(logsnr, labels)  # (B, width)
+        tokens = self.embed(to_tokens(patchify(x_t, self.patch)))  # (B, N, width)
+        if self.context is not None:
+            assert context is not None
+            tokens = tokens + to_tokens(self.context(context))
+        tokens = self.transformer(tokens, cond)
+        return unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
+
+
+class ViTEncoder(nn.Module):
+    """Encoder with transformer blocks over patches as large as the latent's downsampling, x -> z_clean.
+
+    Not in the paper, whose encoder is a ResNet: on small images and few cores this one trains faster.
+
+    Args:
+        width: channels of the tokens.
+        depth: transformer blocks.
+        heads: attention heads.
+        mlp_ratio: hidden width of the perceptrons over `width`.
+        positions: rotary or learned position encoding.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, ...],
+        in_channels: int,
+        out_channels: int,
+        downsample: tuple[int, ...],
+        *,
+        width: int = 384,
+        depth: int = 6,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        positions: Positions = "learned",
+    ):
+        super().__init__()
+        self.patch = tuple(downsample)
+        self.size = divide(size, self.patch, "latent.downsample")
+        self.embed = nn.Linear(in_channels * math.prod(self.patch), width)
+        self.transformer = Transformer(self.size, width, depth, heads, mlp_ratio=mlp_ratio, positions=positions)
+        self.norm = RmsNorm(width, affine=False)
+        self.out = nn.Linear(width, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))))
+        return to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)
