@@ -1,0 +1,321 @@
+"""Unified Latents: encoder, prior, decoder and base, what they promise and what they are trained on (paper §2, §3)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ulzoo.diffusion import Denoiser, GaussianDiffusion, Weighting, guided, randn_like
+
+Stage = Literal["latents", "base"]
+STAGES: dict[Stage, tuple[str, ...]] = {"latents": ("encoder", "prior", "decoder"), "base": ("base",)}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a diffusion model is sampled by default: sampler, steps, guidance scale (1 = none) and its log-SNR interval."""
+
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a model takes and gives; scripts ask here instead of knowing magic numbers.
+
+    Attributes:
+        size: (h, w) of x, whose values lie in [-1, 1].
+        channels: channels of x.
+        latent_size: grid of the latent.
+        latent_channels: its channels.
+        latent_logsnr: λ_z(0), the fixed log-SNR of z_0.
+        num_classes: class labels; 0 means that there are none.
+        label_names: their names, where known.
+        sampling: defaults for "base" and "decoder".
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    latent_size: tuple[int, ...]
+    latent_channels: int
+    latent_logsnr: float
+    num_classes: int = 0
+    label_names: tuple[str, ...] = ()
+    sampling: dict[str, Sampling] = field(default_factory=lambda: {"base": Sampling(), "decoder": Sampling()})
+
+    @property
+    def pixels(self) -> int:
+        """H·W (T·H·W for video), the one normaliser of both losses."""
+        return math.prod(self.size)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_channels, *self.latent_size)
+
+
+class DiffusionModel(nn.Module):
+    """A network with the noise process it denoises and the weighting it is trained with.
+
+    Args:
+        network: (x_t, logsnr (B,), context, labels) -> prediction.
+        diffusion: schedule and parametrisation.
+        weighting: w(λ) of its training loss.
+    """
+
+    def __init__(self, network: nn.Module, diffusion: GaussianDiffusion, weighting: Weighting):
+        super().__init__()
+        self.network, self.diffusion, self.weighting = network, diffusion, weighting
+
+    def denoiser(self, context: Tensor | None = None, labels: Tensor | None = None) -> Denoiser:
+        """The network with its conditions bound, (x_t, logsnr) -> prediction."""
+        return lambda x_t, logsnr: self.network(x_t, logsnr, context, labels)
+
+    def sample(
+        self,
+        shape: tuple[int, ...],
+        sampling: Sampling,
+        generator: torch.Generator | None,
+        device: torch.device,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """A sample at λ(0), guided by the labels if there are any."""
+        denoiser = self.denoiser(context, labels)
+        if labels is not None:
+            denoiser = guided(denoiser, self.denoiser(context), sampling.guidance, sampling.guidance_interval)
+        return self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device)
+
+
+@dataclass(frozen=True)
+class LatentsLoss:
+    """The two terms of stage 1 in nats per example, (B,) each, and the pixels both are divided by."""
+
+    rate: Tensor
+    distortion: Tensor
+    pixels: int
+
+    @property
+    def total(self) -> Tensor:
+        """(L_z + L_x) / pixels, averaged over the batch."""
+        return (self.rate + self.distortion).mean() / self.pixels
+
+
+class UnifiedLatents(nn.Module):
+    """The compiled model. In all methods x is (B, C, *size) in [-1, 1] and generators live on the model's device.
+
+    Args:
+        encoder: x -> z_clean.
+        prior: diffusion model of the latent, trained with the encoder; its unweighted ELBO is the rate.
+        decoder: diffusion model of x given z_0.
+        base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples.
+        contract: shapes, λ_z(0), labels and sampling defaults.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        prior: DiffusionModel,
+        decoder: DiffusionModel,
+        base: DiffusionModel,
+        contract: Contract,
+    ):
+        super().__init__()
+        for name, model in (("prior", prior), ("base", base)):
+            logsnr_max = model.diffusion.schedule.logsnr_max
+            if logsnr_max != contract.latent_logsnr:
+                raise ValueError(f"the {name}'s λ(0) is {logsnr_max}, the latent's log-SNR {contract.latent_logsnr}")
+        self.encoder, self.prior, self.decoder, self.base = encoder, prior, decoder, base
+        self.contract = contract
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # --- what a trained model does -----------------------------------------------------------------------------------
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x -> z_clean (B, c, *latent_size), before the noise; see `noise_latents` for what the decoder takes."""
+        expected = (self.contract.channels, *self.contract.size)
+        if x.shape[1:] != expected:
+            raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
+        return self.encoder(x)
+
+    def noise_latents(self, z_clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0) (paper §1)."""
+        logsnr = z_clean.new_full((len(z_clean),), self.contract.latent_logsnr)
+        return self.prior.diffusion.add_noise(z_clean, logsnr, randn_like(z_clean, generator))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        z_0: Tensor,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        """z_0 -> x in [-1, 1], by sampling the diffusion decoder over `steps` (the spec's if None)."""
+        _no_frames(frames)
+        sampling = self._sampling("decoder", steps, None)
+        shape = (len(z_0), self.contract.channels, *self.contract.size)
+        return self.decoder.sample(
+            shape, sampling, generator, z_0.device, z_0, self._labels(self.decoder, labels)
+        ).clamp(-1, 1)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        x: Tensor,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        labels: Tensor | None = None,
+        frames: Tensor | None = None,
+    ) -> Tensor:
+        """x -> z_clean -> z_0 -> x̂ in [-1, 1]."""
+        return self.decode(self.noise_latents(self.encode(x), generator), steps, generator, labels, frames)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        n: int,
+        labels: Tensor | Sequence[int] | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+        network: Literal["base", "prior"] = "base",
+    ) -> Tensor:
+        """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse: paper §3)."""
+        model = self._latent_model(network)
+        shape = (n, *self.contract.latent_shape)
+        labels = self._labels(model, labels, n)
+        return model.sample(shape, self._sampling("base", steps, guidance), generator, self.device, labels=labels)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        labels: Tensor | Sequence[int] | None = None,
+        frames: Tensor | None = None,
+        guidance: float | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """n new x in [-1, 1]: noise -> base -> z_0 -> decoder -> x (paper §3).
+
+        Args:
+            n: how many.
+            labels: (n,) class labels; None samples without a class.
+            guidance: scale of the base's classifier-free guidance; the spec's if None.
+            steps: of the base; the decoder keeps the spec's.
+            generator: source of all noise.
+        """
+        _no_frames(frames)
+        z_0 = self.sample_latents(n, labels, guidance, steps, generator)
+        return self.decode(z_0, generator=generator, labels=self._labels(self.decoder, labels, n))
+
+    @torch.no_grad()
+    def rate(
+        self,
+        x: Tensor,
+        samples: int = 1,
+        generator: torch.Generator | None = None,
+        network: Literal["prior", "base"] = "prior",
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not a file size (paper §2, §3).
+
+        Args:
+            samples: draws of (t, ε) per example, with t spread evenly over [0, 1).
+        """
+        model = self._latent_model(network)
+        z_clean = self.encode(x).repeat(samples, *[1] * (x.ndim - 1))  # (samples · B, c, ...)
+        if labels is not None:
+            labels = labels.repeat(samples)
+        nats = self._latent_nats(model, z_clean, self._labels(model, labels), generator)
+        return nats.reshape(samples, len(x)).mean(0) / math.log(2)
+
+    # --- what it is trained on ---------------------------------------------------------------------------------------
+
+    def prepare(self, stage: Stage) -> list[nn.Parameter]:
+        """Put the stage's networks in training mode and freeze all others; the parameters to train."""
+        self.eval().requires_grad_(False)
+        for name in STAGES[stage]:
+            getattr(self, name).train().requires_grad_(True)
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def latents_loss(
+        self,
+        x: Tensor,
+        labels: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        prior_gradient: float = 1.0,
+    ) -> LatentsLoss:
+        """Stage 1: L_z + L_x, the rate by the prior and the distortion by the decoder given a fresh z_0 (paper §2).
+
+        Args:
+            prior_gradient: scale of the rate's gradient to the encoder; 1 is the paper's, less only while warming up.
+        """
+        z_clean = self.encode(x)  # (B, c, ...)
+        z_prior = _scale_gradient(z_clean, prior_gradient)
+        rate = self._latent_nats(self.prior, z_prior, self._labels(self.prior, labels), generator)
+        z_0 = self.noise_latents(z_clean, generator)
+        denoiser = self.decoder.denoiser(z_0, self._labels(self.decoder, labels))
+        distortion = self.decoder.diffusion.loss(denoiser, x, self.decoder.weighting, generator)
+        return LatentsLoss(rate, distortion, self.contract.pixels)
+
+    def base_loss(self, x: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, averaged over the batch."""
+        with torch.no_grad():
+            z_clean = self.encode(x)
+        denoiser = self.base.denoiser(labels=self._labels(self.base, labels))
+        return self.base.diffusion.loss(denoiser, z_clean, self.base.weighting, generator).mean() / self.contract.pixels
+
+    # -----------------------------------------------------------------------------------------------------------------
+
+    def _latent_nats(
+        self, model: DiffusionModel, z_clean: Tensor, labels: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """Unweighted ELBO with its terminal KL: L_z in nats per example, (B,)."""
+        return model.diffusion.loss(
+            model.denoiser(labels=labels), z_clean, None, generator
+        ) + model.diffusion.terminal_kl(z_clean)
+
+    def _latent_model(self, network: str) -> DiffusionModel:
+        if network not in ("prior", "base"):
+            raise ValueError(f"network must be 'prior' or 'base', got {network!r}")
+        return getattr(self, network)
+
+    def _labels(
+        self, model: DiffusionModel, labels: Tensor | Sequence[int] | None, n: int | None = None
+    ) -> Tensor | None:
+        """Labels as a tensor on the model's device if that network takes any."""
+        if labels is None or not model.network.cond.num_classes:
+            return None
+        labels = torch.as_tensor(labels, device=self.device)
+        if n is not None and labels.shape != (n,):
+            raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
+        return labels
+
+    def _sampling(self, network: str, steps: int | None, guidance: float | None) -> Sampling:
+        default = self.contract.sampling[network]
+        return Sampling(
+            default.sampler,
+            default.steps if steps is None else steps,
+            default.guidance if guidance is None else guidance,
+            default.guidance_interval,
+        )
+
+
+def _scale_gradient(x: Tensor, scale: float) -> Tensor:
+    """x, with its gradient times `scale`."""
+    return x if scale == 1 else x.detach() + scale * (x - x.detach())
+
+
+def _no_frames(frames: Tensor | None) -> None:
+    if frames is not None:
+        raise ValueError("this model was not compiled for frame conditioning: leave out `frames`")
