@@ -25,7 +25,7 @@ GROUP = "ulzoo.components"
 def suggest(word: object, options: Iterable[str]) -> str:
     """The tail of an error message about an unknown word: "; did you mean 'x'?", or the known words."""
     options = list(options)
-    close = get_close_matches(str(word), options, n=1)
+    close = get_close_matches(str(word), options, n=1, cutoff=0.65)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known here: {', '.join(options)}" if options else ""
