@@ -1,0 +1,275 @@
+"""YAML with the place of every key: what a spec file says, and where it says it.
+
+The dialect is YAML 1.1 read the way a person means it: `1e-4` is a number, only true and false are booleans (`no` and
+`on` stay words until a boolean field asks), dates stay text, keys are text, a key may stand only once in a mapping.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.nodes import MappingNode, ScalarNode, SequenceNode
+
+MAX_BYTES = 1 << 20
+MAX_NODES = 10_000  # after aliases are expanded: an alias bomb stops here
+MAX_DEPTH = 32
+
+KeyPath = tuple[str | int, ...]
+
+
+class SpecError(ValueError):
+    """Something is wrong with a spec; one line, `file:line: key.path: what; did you mean 'x'?`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_one_line(message))
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A YAML value and its place.
+
+    `where` is "file:line" or "--set a.b=c". A `bridge` is a mapping that nobody wrote, only passed through on the way
+    to an overridden key: it takes the place of the mapping it is merged into.
+    """
+
+    value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
+    where: str
+    bridge: bool = False
+
+    def plain(self) -> Any:
+        """The value as plain dicts, lists and scalars."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+    def place(self, path: KeyPath) -> str:
+        """Where `path` stands, or its nearest ancestor that is written anywhere."""
+        node = self
+        for key in path:
+            if isinstance(node.value, dict) and key in node.value:
+                node = node.value[str(key)]
+            elif isinstance(node.value, list) and isinstance(key, int) and 0 <= key < len(node.value):
+                node = node.value[key]
+            else:
+                break
+        return node.where
+
+
+def merge(parent: Node, child: Node) -> Node:
+    """`child` over `parent`: mappings merge key by key, everything else, and a mapping of another `kind`, replaces."""
+    if not isinstance(parent.value, dict) or not isinstance(child.value, dict):
+        return child
+    kinds = [node.value["kind"].value for node in (parent, child) if "kind" in node.value]  # type: ignore[operator, index, union-attr, call-overload]
+    if len(kinds) == 2 and kinds[0] != kinds[1]:
+        return child
+    merged = dict(parent.value)
+    for key, node in child.value.items():
+        merged[key] = merge(merged[key], node) if key in merged else node
+    return Node(merged, parent.where if child.bridge else child.where, parent.bridge and child.bridge)
+
+
+def located(node: Node | None, path: KeyPath, message: str) -> SpecError:
+    """The error `place of path: key.path: message`; without a source (`node` is None) the key path stands alone."""
+    place, dotted = node.place(path) if node else "", ".".join(map(str, path))
+    if place.startswith(f"--set {dotted}="):
+        dotted = ""  # the place says it
+    return SpecError(": ".join(part for part in (place, dotted, message) if part))
+
+
+def read_yaml(path: Path, shown: str) -> Node:
+    """The mapping in a YAML file; `shown` is the file's name in errors. SpecError for whatever is wrong with it."""
+    try:
+        if not path.is_file():
+            raise SpecError(f"{shown}: {'not a file' if path.exists() else 'no such file'}")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(data) > MAX_BYTES:
+        raise SpecError(f"{shown}: larger than {MAX_BYTES >> 20} MiB, which no spec is")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise SpecError(f"{shown}:{line}: not UTF-8 text") from None
+    node = parse_yaml(text, shown)
+    if not isinstance(node.value, dict):
+        raise SpecError(f"{node.where}: a spec is a mapping of keys to values at its top level")
+    return node
+
+
+def parse_override(text: str) -> Node:
+    """`a.b=c` as the nested mapping `{a: {b: c}}`, `c` read as YAML."""
+    where = f"--set {text}"
+    dotted, equals, value = text.partition("=")
+    keys = [key.strip() for key in dotted.split(".")]
+    if not equals or not all(keys):
+        raise SpecError(f"{where}: write key.path=value, as in train.latents.steps=100")
+    node = parse_yaml(value, where, lines=False)
+    for key in reversed(keys):
+        node = Node({key: node}, where, bridge=True)
+    return node
+
+
+def parse_yaml(text: str, source: str, *, lines: bool = True) -> Node:
+    """One YAML document as a tree of nodes whose places are `source:line`, or `source` alone without `lines`."""
+
+    def place(line: int) -> str:
+        return f"{source}:{line}" if lines else source
+
+    loader = None
+    try:
+        loader = _Loader(text)
+        document = loader.get_single_node()
+        if document is None:
+            return Node(None, place(1))
+        return _Tree(place).node(document)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        raise SpecError(f"{place(mark.line + 1 if mark else 1)}: not valid YAML: {what}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise SpecError(f"{place(line)}: not valid YAML: the character {error.character!r} is not allowed") from None
+    except SpecError:
+        raise
+    except (ValueError, OverflowError, yaml.YAMLError) as error:  # e.g. an escape beyond Unicode
+        raise SpecError(f"{place(loader.line + 1 if loader else 1)}: not valid YAML: {error}") from None
+
+
+_CORE = "tag:yaml.org,2002:"
+_SCALARS = {  # tag -> what a plain scalar of this tag looks like
+    "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
+    "bool": re.compile(r"^(?:true|false)$", re.IGNORECASE),
+    "int": re.compile(r"^[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
+    "float": re.compile(
+        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?"
+        r"|[0-9][0-9_]*[eE][-+]?[0-9]+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+    ),
+    "merge": re.compile(r"^<<$"),
+}
+
+
+def _scalar(tag: str, text: str) -> str | int | float | bool | None:
+    match tag:
+        case "null":
+            return None
+        case "bool":
+            return text.lower() == "true"
+        case "int":
+            digits = text.replace("_", "")
+            base = {"0x": 16, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
+            return int(digits, base)
+        case "float":
+            return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+        case _:
+            text.encode()  # a lone surrogate, from an escape, is not text
+            return text
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's parser with the scalars above; composes nodes only, `_Tree` makes the values."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+    def __init__(self, text: str) -> None:
+        self.depth = self.count = 0
+        super().__init__(text)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.depth += 1
+        self.count += 1
+        if self.depth > MAX_DEPTH or self.count > MAX_NODES:
+            what = "nested too deeply" if self.depth > MAX_DEPTH else f"more than {MAX_NODES} values"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes text that `_Loader`, or a YAML 1.1 reader, would take for something else in quotes."""
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        return self.represent_scalar(_CORE + "str", data, style=None if data.isprintable() else '"')
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+
+for _tag, _pattern in _SCALARS.items():
+    _Loader.add_implicit_resolver(_CORE + _tag, _pattern, None)
+    _Dumper.add_implicit_resolver(_CORE + _tag, _pattern, None)
+for _first, _resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items():
+    _Dumper.yaml_implicit_resolvers.setdefault(_first, []).extend(_resolvers)
+
+
+def dump_yaml(data: dict[str, Any]) -> str:
+    """Plain data as YAML that `parse_yaml` reads back to the same data; lists of scalars on one line."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
+
+
+class _Tree:
+    """Composed YAML nodes (a graph, where aliases are used) to a bounded tree of `Node`."""
+
+    def __init__(self, place: Any) -> None:
+        self.place = place
+        self.count = 0
+
+    def node(self, raw: yaml.Node, at: yaml.Node | None = None, depth: int = 0) -> Node:
+        """The value of `raw`, placed at the node `at`: the key of a mapping's value."""
+        where = self.place((at or raw).start_mark.line + 1)
+        self.count += 1
+        if self.count > MAX_NODES or depth > MAX_DEPTH:
+            raise SpecError(f"{where}: aliases expand to more than {MAX_NODES} values or for ever")
+        tag = raw.tag.removeprefix(_CORE)
+        if isinstance(raw, MappingNode) and tag == "map":
+            return Node(self.mapping(raw, depth), where)
+        if isinstance(raw, SequenceNode) and tag == "seq":
+            return Node([self.node(item, None, depth + 1) for item in raw.value], where)
+        if isinstance(raw, ScalarNode) and tag in (*_SCALARS, "str"):
+            try:
+                return Node(_scalar(tag, raw.value), where)
+            except ValueError:
+                raise SpecError(f"{where}: {raw.value[:40]!r} cannot be read as {tag}") from None
+        raise SpecError(f"{where}: the tag {raw.tag!r} does not belong in a spec")
+
+    def mapping(self, raw: MappingNode, depth: int) -> dict[str, Node]:
+        own: dict[str, Node] = {}
+        inherited: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        for key, value in raw.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, ScalarNode):
+                raise SpecError(f"{self.place(line)}: a key must be a word")
+            if key.tag == _CORE + "merge":
+                for mapping in self.merged(value, key, depth):
+                    inherited = {**mapping, **inherited}
+                continue
+            name = str(_scalar("str", key.value))
+            if name in own:
+                raise SpecError(f"{self.place(line)}: {name}: duplicate key, first given on line {lines[name]}")
+            own[name] = self.node(value, key, depth + 1)
+            lines[name] = line
+        return {**inherited, **own}
+
+    def merged(self, raw: yaml.Node, key: yaml.Node, depth: int) -> Iterator[dict[str, Node]]:
+        """The mappings behind `<<: *alias` or `<<: [*a, *b]`, the first to count first."""
+        for item in raw.value if isinstance(raw, SequenceNode) else [raw]:
+            node = self.node(item, key, depth + 1)
+            if not isinstance(node.value, dict):
+                raise SpecError(f"{node.where}: '<<' takes mappings")
+            yield node.value
+
+
+def _one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)
