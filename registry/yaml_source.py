@@ -272,4 +272,5 @@ class _Tree:
 
 
 def _one_line(text: str) -> str:
+    text = text if len(text) <= 1000 else text[:1000] + " ..."
     return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)
