@@ -1,9 +1,11 @@
 """Samplers: from x_1 at the first log-SNR of a rising grid to x_0 at its last, given a denoiser that returns x̂.
 
-Each ends *at* the last log-SNR, noise included: the latent z_0 is what the decoder was trained on, not a final ẑ (paper §3).
+Each ends *at* the last log-SNR, noise included: the latent z_0 is what the decoder was trained on, not a final ẑ
+(paper §3).
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def _alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
 def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Ancestral sampling from q(x_s | x_t, x = x̂), the posterior whose KL the ELBO sums (arXiv 2107.00630, App. A)."""
-    for t, s in zip(logsnrs[:-1], logsnrs[1:], strict=True):
+    for t, s in pairwise(logsnrs):
         alpha_t, _ = _alpha_sigma(t)
         alpha_s, sigma_s = _alpha_sigma(s)
         x_hat = denoise(x, t)
@@ -30,7 +32,7 @@ def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Gener
 
 def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Deterministic first-order steps that keep ε̂ fixed (arXiv 2010.02502, η = 0)."""
-    for t, s in zip(logsnrs[:-1], logsnrs[1:], strict=True):
+    for t, s in pairwise(logsnrs):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(t), _alpha_sigma(s)
         x_hat = denoise(x, t)
         x = alpha_s * x_hat + sigma_s * (x - alpha_t * x_hat) / sigma_t
@@ -40,15 +42,16 @@ def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Gener
 def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """DPM-Solver++(2M): the same step with x̂ extrapolated from the last two evaluations (arXiv 2211.01095, Alg. 2).
 
-    Its time is h = Δλ/2, half a log-SNR difference; the first step is DDIM's.
+    Its time is h = Δλ/2, half a log-SNR difference; the first step is DDIM's. Where steps grow, as they do towards λ(0)
+    under the cosine schedules, x̂ is extrapolated as if they did not: the full ratio overshoots by more than DDIM errs.
     """
     previous: Tensor | None = None
     h_previous = logsnrs.new_zeros(())
-    for t, s in zip(logsnrs[:-1], logsnrs[1:], strict=True):
+    for t, s in pairwise(logsnrs):
         (_, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(t), _alpha_sigma(s)
         h = (s - t) / 2
         x_hat = denoise(x, t)
-        direction = x_hat if previous is None else x_hat + (x_hat - previous) * (h / (2 * h_previous))
+        direction = x_hat if previous is None else x_hat + (x_hat - previous) * (h / h_previous).clamp(max=1) / 2
         x = (sigma_s / sigma_t) * x - alpha_s * torch.expm1(-h) * direction
         previous, h_previous = x_hat, h
     return x
