@@ -1,4 +1,4 @@
-"""The mathematics of one noise process: schedules, parametrisations, weightings, loss in nats, samplers. No networks."""
+"""The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
 from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, expand_like, low_discrepancy_times, randn_like
 from ulzoo.diffusion.guidance import guided

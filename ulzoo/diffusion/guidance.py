@@ -9,7 +9,7 @@ from ulzoo.diffusion.gaussian import Denoiser, expand_like
 def guided(
     conditional: Denoiser, unconditional: Denoiser, scale: float, interval: tuple[float, float] | None = None
 ) -> Denoiser:
-    """unconditional + scale · (conditional - unconditional) where log-SNR lies within `interval`, conditional elsewhere.
+    """unconditional + scale · (conditional - unconditional) where log-SNR is within `interval`, conditional elsewhere.
 
     At one noise level x̂, ε̂ and v̂ are affine in each other, so the formula means the same in each of them.
 

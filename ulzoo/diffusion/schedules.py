@@ -59,8 +59,8 @@ class ShiftedCosineSchedule:
     Args:
         logsnr_min: λ(1), the noisiest level.
         logsnr_max: λ(0), the cleanest level.
-        shift: added to the cosine schedule's log-SNR between the ends, 2 log(noise_resolution / image_resolution); negative
-            means more noise.
+        shift: added to the cosine schedule's log-SNR between the ends, 2 log(noise_resolution / image_resolution);
+            negative means more noise.
     """
 
     def __init__(self, *, logsnr_min: float = -10.0, logsnr_max: float = 10.0, shift: float = 0.0):
