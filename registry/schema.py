@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
-from ulzoo.registry.table import Choice, Config, error_at, suggest
+from ulzoo.registry.table import Choice, Config, error_at
 from ulzoo.registry.yaml_source import Node, SpecError, dump_yaml, located
+from ulzoo.training.config import LatentsStage, Stage
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -56,53 +57,6 @@ class Prior(Diffusion):
         Config,
         Choice(WEIGHTINGS, default="elbo", only=("elbo",), why="under another weight the encoder hides information"),
     ] = Field(default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR: elbo")
-
-
-class Stage(Section):
-    """How one stage is trained."""
-
-    steps: PositiveInt = Field(description="optimizer steps")
-    batch_size: PositiveInt = Field(description="images a step, over all devices and accumulated parts")
-    lr: float = Field(gt=0, description="peak learning rate")
-    warmup_steps: Count = Field(default=0, description="steps over which the learning rate rises from 0")
-    decay: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="learning rate after warm-up")
-    optimizer: str = Field(default="adamw", description="any name of timm.optim.list_optimizers()")
-    weight_decay: float = Field(default=0.0, ge=0, description="weight decay, on matrices only")
-    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.99), description="the optimizer's moment decay rates")
-    grad_clip: Annotated[float, Field(gt=0)] | None = Field(default=1.0, description="largest gradient norm; null: any")
-    accumulate: PositiveInt = Field(default=1, description="parts that a batch is split into, to save memory")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16: autocast to bfloat16 in the networks")
-    ema: Fraction = Field(default=0.9999, description="decay of the exponential moving average of the weights")
-    checkpoint_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
-    log_every: PositiveInt = Field(default=50, description="steps between rows of metrics.jsonl")
-    seed: Count = Field(default=0, description="seed of initialisation, data order and noise")
-    compile: bool = Field(default=False, description="compile the networks with torch.compile")
-    workers: Count = Field(default=0, description="processes that load data; 0 loads in the training process")
-
-    @field_validator("optimizer")
-    @classmethod
-    def _known_optimizer(cls, name: str) -> str:
-        from timm.optim import list_optimizers
-
-        if name not in (known := list_optimizers()):
-            hint = suggest(name, known) if len(suggest(name, known)) < 60 else "; see timm.optim.list_optimizers()"
-            raise ValueError(f"unknown optimizer {name!r}{hint}")
-        return name
-
-    @model_validator(mode="after")
-    def _even_parts(self) -> "Stage":
-        if self.batch_size % self.accumulate:
-            raise error_at(("accumulate",), f"{self.accumulate} does not divide batch_size {self.batch_size}")
-        return self
-
-
-class LatentsStage(Stage):
-    """Stage 1: encoder, prior and decoder."""
-
-    prior_warmup_steps: Count = Field(
-        default=0,
-        description="steps over which the prior's gradient to the encoder rises to 1; 0 as in the paper",
-    )
 
 
 class Train(Section):

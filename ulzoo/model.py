@@ -112,7 +112,7 @@ class UnifiedLatents(nn.Module):
         encoder: x -> z_clean.
         prior: diffusion model of the latent, trained with the encoder; its unweighted ELBO is the rate.
         decoder: diffusion model of x given z_0.
-        base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples.
+        base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples; None before that.
         contract: shapes, λ_z(0), labels and sampling defaults.
     """
 
@@ -121,14 +121,13 @@ class UnifiedLatents(nn.Module):
         encoder: nn.Module,
         prior: DiffusionModel,
         decoder: DiffusionModel,
-        base: DiffusionModel,
+        base: DiffusionModel | None,
         contract: Contract,
     ):
         super().__init__()
         for name, model in (("prior", prior), ("base", base)):
-            logsnr_max = model.diffusion.schedule.logsnr_max
-            if logsnr_max != contract.latent_logsnr:
-                raise ValueError(f"the {name}'s λ(0) is {logsnr_max}, the latent's log-SNR {contract.latent_logsnr}")
+            if model is not None and (top := model.diffusion.schedule.logsnr_max) != contract.latent_logsnr:
+                raise ValueError(f"the {name}'s λ(0) is {top}, the latent's log-SNR {contract.latent_logsnr}")
         self.encoder, self.prior, self.decoder, self.base = encoder, prior, decoder, base
         self.contract = contract
 
@@ -272,8 +271,9 @@ class UnifiedLatents(nn.Module):
         """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, averaged over the batch."""
         with torch.no_grad():
             z_clean = self.encode(x)
-        denoiser = self.base.denoiser(labels=self._labels(self.base, labels))
-        return self.base.diffusion.loss(denoiser, z_clean, self.base.weighting, generator).mean() / self.contract.pixels
+        base = self._latent_model("base")
+        denoiser = base.denoiser(labels=self._labels(base, labels))
+        return base.diffusion.loss(denoiser, z_clean, base.weighting, generator).mean() / self.contract.pixels
 
     # -----------------------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,9 @@ class UnifiedLatents(nn.Module):
     def _latent_model(self, network: str) -> DiffusionModel:
         if network not in ("prior", "base"):
             raise ValueError(f"network must be 'prior' or 'base', got {network!r}")
-        return getattr(self, network)
+        if (model := getattr(self, network)) is None:
+            raise ValueError("this model has no base: its second stage was not trained")
+        return model
 
     def _labels(
         self, model: DiffusionModel, labels: Tensor | Sequence[int] | None, n: int | None = None

@@ -1,0 +1,1 @@
+"""The trainer of both stages, its checkpoints and its logs."""

@@ -1,0 +1,98 @@
+"""From a spec to a PyTorch model: sizes are derived here, once, and every constructor's complaint gets its file and line."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+import torch
+
+from ulzoo.data.contract import DataContract
+from ulzoo.diffusion import GaussianDiffusion
+from ulzoo.model import Contract, DiffusionModel, Sampling, UnifiedLatents
+from ulzoo.nn import DenoiserInputs
+from ulzoo.nn.grid import divide
+from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
+from ulzoo.registry.schema import Diffusion, Spec
+from ulzoo.seeds import derive_seed
+
+
+def data_contract(spec: Spec) -> DataContract:
+    """What the spec's data will look like, without touching it."""
+    keys = spec.data.model_dump(exclude={"kind"})
+    with _located(spec, "data"):
+        return DATASETS.get(spec.data.kind).describe(**keys)
+
+
+def compile_model(spec: Spec, device: torch.device | str = "cpu") -> UnifiedLatents:
+    """Build the four networks with fresh weights, seeded by `train.latents.seed`, in eval mode.
+
+    Args:
+        device: where; "meta" checks and measures a model without memory for it.
+
+    Raises:
+        SpecError: parts that do not fit, with the key that is to blame.
+    """
+    data = data_contract(spec)
+    size = (data.resolution,) * 2
+    latent = spec.latent
+    with _located(spec, "latent.downsample"):
+        latent_size = divide(size, latent.downsample, "latent.downsample")
+    z = DenoiserInputs(latent_size, latent.channels)
+    x = DenoiserInputs(size, data.channels, latent_size, latent.channels)
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(spec.train.latents.seed, "init"))
+        with _located(spec, "encoder"):
+            encoder = ENCODERS.build(spec.encoder, size, data.channels, latent.channels, latent.downsample)
+        prior = _diffusion_model(spec, "prior", z, data)
+        decoder = _diffusion_model(spec, "decoder", x, data)
+        base = _diffusion_model(spec, "base", z, data)
+    contract = Contract(
+        size=size,
+        channels=data.channels,
+        latent_size=latent_size,
+        latent_channels=latent.channels,
+        latent_logsnr=latent.logsnr,
+        num_classes=data.num_classes,
+        label_names=data.label_names,
+        sampling={name: Sampling(**getattr(spec.sample, name).model_dump()) for name in ("base", "decoder")},
+    )
+    return UnifiedLatents(encoder, prior, decoder, base, contract).eval()
+
+
+def _diffusion_model(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel:
+    config: Diffusion = getattr(spec, part)
+    if config.class_conditional:
+        if not data.num_classes:
+            raise spec.error(f"{part}.class_conditional", "the data has no class labels")
+        inputs = DenoiserInputs(
+            inputs.size,
+            inputs.channels,
+            inputs.context_size,
+            inputs.context_channels,
+            data.num_classes,
+            config.label_dropout,
+        )
+    with _located(spec, f"{part}.schedule"):
+        schedule = SCHEDULES.build(config.schedule)
+    with _located(spec, f"{part}.weighting"):
+        weighting = WEIGHTINGS.build(config.weighting)
+    with _located(spec, f"{part}.backbone"):
+        network = BACKBONES.build(config.backbone, inputs)
+    return DiffusionModel(network, GaussianDiffusion(schedule, config.prediction), weighting)
+
+
+@contextlib.contextmanager
+def _located(spec: Spec, path: str) -> Iterator[None]:
+    """Give a constructor's ValueError the file and line of the key that its first word names."""
+    try:
+        yield
+    except ValueError as error:
+        match = re.match(r"[a-z_]+(\.[a-z_]+)*", message := str(error))
+        key, section = (match[0] if match else ""), spec
+        for name in path.split("."):
+            section = getattr(section, name)
+        if "." in key:
+            path = key
+        elif key in getattr(type(section), "model_fields", {}):
+            path = f"{path}.{key}"
+        raise spec.error(path, message) from None

@@ -1,0 +1,68 @@
+"""Exports: one safetensors file with the weights, the resolved spec and the figures, all that `ulzoo.load` needs."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ulzoo import tensorfile
+from ulzoo.model import UnifiedLatents
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.schema import Spec
+from ulzoo.registry.spec import spec_from_dict
+from ulzoo.version import __version__
+
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Export:
+    """A loaded export: the model in eval mode, its spec, and its figures with their protocol ({} if never evaluated)."""
+
+    model: UnifiedLatents
+    spec: Spec
+    results: dict[str, Any]
+
+
+def save_export(
+    path: Path, model: UnifiedLatents, spec: Spec, results: dict[str, Any], dtype: Dtype = "float32"
+) -> None:
+    """Write `model` to `path` atomically; `dtype` is how the weights are stored, they are computed with in float32."""
+    tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
+    metadata = {
+        "spec": spec.to_dict(),
+        "spec_hash": spec.hash,
+        "stages": ["latents"] if model.base is None else ["latents", "base"],
+        "results": results,
+        "dtype": dtype,
+        "versions": versions(),
+    }
+    tensorfile.write(path, "export", tensors, metadata)
+
+
+def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
+    """Read an export, checked against the digest it carries.
+
+    Raises:
+        ValueError: not an export, damaged, or of networks that this version builds otherwise.
+    """
+    content = tensorfile.read(path, "export", device)
+    try:
+        spec = spec_from_dict(content.metadata["spec"])
+        model = compile_model(spec, device)
+    except ValueError as error:
+        raise ValueError(f"{path}: its spec does not fit this version of ulzoo: {error}") from None
+    if "base" not in content.metadata["stages"]:
+        model.base = None
+    try:
+        model.load_state_dict({name: tensor.float() for name, tensor in content.tensors.items()})
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        raise ValueError(f"{path}: its weights do not fit its spec in this version of ulzoo: {first}") from None
+    return Export(model, spec, content.metadata["results"])
+
+
+def versions() -> dict[str, str]:
+    """What produced a file."""
+    return {"ulzoo": __version__, "torch": torch.__version__}

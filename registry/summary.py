@@ -1,0 +1,152 @@
+"""What a spec amounts to, measured on the meta device: blocks, parameters, FLOPs, memory."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ulzoo.model import STAGES, Stage, UnifiedLatents
+from ulzoo.nn.transformer import Transformer
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.schema import Spec
+
+NETWORKS = ("encoder", "prior", "decoder", "base")
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One block of a network: its path, class, output shape without the batch, parameters, forward FLOPs per example."""
+
+    path: str
+    kind: str
+    output: tuple[int, ...]
+    parameters: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions and attention, forward, per example."""
+
+    resolution: tuple[int, ...]
+    latent: tuple[int, ...]
+    blocks: list[BlockRow]
+    parameters: dict[str, int]
+    flops: dict[str, int]
+    saved_bytes: dict[Stage, int]
+
+    def training_flops(self, stage: Stage) -> int:
+        """Per image: 3 × forward for what is trained, 1 × for a frozen encoder (paper §4)."""
+        trained = 3 * sum(self.flops[name] for name in STAGES[stage])
+        return trained + (self.flops["encoder"] if stage == "base" else 0)
+
+    def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool) -> int:
+        """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA in
+        fp32, and what autograd keeps of a batch (half of it in bf16)."""
+        trained = sum(self.parameters[name] for name in STAGES[stage])
+        activations = self.saved_bytes[stage] * batch_size // (2 if bf16 else 1)
+        return 4 * sum(self.parameters.values()) + 16 * trained + activations
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "resolution": list(self.resolution),
+            "latent": list(self.latent),
+            "parameters": {**self.parameters, "total": sum(self.parameters.values())},
+            "gflops_forward": {name: flops / 1e9 for name, flops in self.flops.items()},
+            "gflops_training_per_image": {stage: self.training_flops(stage) / 1e9 for stage in STAGES},
+            "blocks": [
+                {
+                    "path": row.path,
+                    "kind": row.kind,
+                    "output": list(row.output),
+                    "parameters": row.parameters,
+                    "gflops": row.flops / 1e9,
+                }
+                for row in self.blocks
+            ],
+        }
+
+
+def summarize(spec: Spec) -> Summary:
+    """Compile on `meta`, run every network once on one example, and check that its output has the shape it must have.
+
+    Raises:
+        SpecError: parts that do not fit.
+    """
+    model = compile_model(spec, "meta")
+    assert model.base is not None
+    contract = model.contract
+    x = torch.zeros(1, contract.channels, *contract.size, device="meta")
+    z = torch.zeros(1, *contract.latent_shape, device="meta")
+    logsnr = torch.zeros(1, device="meta")
+    calls: dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]] = {
+        "encoder": (model.encoder, (x,), z),
+        "prior": (model.prior.network, (z, logsnr), z),
+        "decoder": (model.decoder.network, (x, logsnr, z), x),
+        "base": (model.base.network, (z, logsnr), z),
+    }
+    blocks: list[BlockRow] = []
+    flops = {}
+    for name, (network, inputs, expected) in calls.items():
+        rows, flops[name], output = _measure(name, network, inputs)
+        if output.shape != expected.shape:
+            raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
+        blocks += rows
+    parameters = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in NETWORKS}
+    saved: dict[Stage, int] = {stage: _saved_bytes(model, stage, x) for stage in STAGES}
+    return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, saved)
+
+
+def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[BlockRow], int, Tensor]:
+    outputs: dict[nn.Module, Tensor] = {}
+    paths = dict(_blocks(network, name))
+    hooks = [block.register_forward_hook(lambda m, _, out: outputs.setdefault(m, out)) for block in paths.values()]
+    with torch.no_grad(), FlopCounterMode(display=False, depth=None) as counter:
+        output = network(*inputs)
+    for hook in hooks:
+        hook.remove()
+    counts, root = counter.get_flop_counts(), type(network).__name__
+    rows = [
+        BlockRow(
+            path,
+            type(block).__name__,
+            tuple(outputs[block].shape[1:]),
+            sum(p.numel() for p in block.parameters()),
+            sum(counts.get(root + path.removeprefix(name), {}).values()),
+        )
+        for path, block in paths.items()
+        if block in outputs
+    ]
+    return rows, counter.get_total_flops(), output
+
+
+def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+    """The parts of a network at the grain that its author thinks in: what lists and stacks hold."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.ModuleList | nn.Sequential | Transformer):
+            yield from _blocks(child, f"{path}.{name}")
+        elif any(True for _ in child.parameters()):
+            yield f"{path}.{name}", child
+
+
+def _saved_bytes(model: UnifiedLatents, stage: Stage, x: Tensor) -> int:
+    """Bytes that autograd keeps between forward and backward for one example, weights not counted."""
+    weights = {id(parameter) for parameter in model.prepare(stage)}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights and not tensor.is_leaf:
+            storage = tensor.untyped_storage()
+            kept[id(storage)] = storage.nbytes()
+        held.append(tensor)
+        return tensor
+
+    held: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model.latents_loss(x).total if stage == "latents" else model.base_loss(x)
+    assert math.prod(loss.shape) == 1
+    return sum(kept.values())

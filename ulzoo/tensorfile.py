@@ -1,0 +1,104 @@
+"""Tensors in one safetensors file whose metadata says what it is and carries a digest of all it holds.
+
+Training checkpoints and exports are both such files; their `kind` tells them apart. Nothing is ever unpickled.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ulzoo.files import write_atomically
+
+Kind = Literal["checkpoint", "export"]
+FORMAT = 1
+_WHAT = {
+    "checkpoint": "a training checkpoint; `ulzoo export` makes a loadable file of it",
+    "export": "an exported model, not a training checkpoint",
+}
+
+
+class DamagedFile(ValueError):
+    """A file that is cut short, altered or not ours."""
+
+
+@dataclass(frozen=True)
+class TensorFile:
+    """What was read: tensors by name and the metadata, a JSON object."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
+    digest = hashlib.sha256(metadata.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous().cpu()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def write(path: Path, kind: Kind, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write atomically; `metadata` must be JSON."""
+    content = json.dumps(metadata, sort_keys=True, allow_nan=False)
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    header = {
+        "format": "pt",
+        "ulzoo": kind,
+        "version": str(FORMAT),
+        "content": content,
+        "digest": _digest(tensors, content),
+    }
+    write_atomically(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=header))
+
+
+def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
+    """The metadata alone, not checked against the digest.
+
+    Raises:
+        ValueError: no such file; the other kind; a newer format; not a file of ours (`DamagedFile`).
+    """
+    return json.loads(_header(path, kind)["content"])
+
+
+def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFile:
+    """Read and check the whole file.
+
+    Raises:
+        ValueError: as `read_metadata`, or the digest differs (`DamagedFile`).
+    """
+    header = _header(path, kind)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise DamagedFile(f"{path}: cut short or damaged ({error})") from None
+    if _digest(tensors, header["content"]) != header["digest"]:
+        raise DamagedFile(f"{path}: damaged, its content does not match the digest it carries")
+    return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(header["content"]))
+
+
+def _header(path: Path, kind: Kind) -> dict[str, str]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DamagedFile(f"{path}: not a whole safetensors file ({error})") from None
+    found = header.get("ulzoo")
+    if found not in _WHAT or "content" not in header or "digest" not in header:
+        raise DamagedFile(f"{path}: a safetensors file, but not one of ulzoo's")
+    if header.get("version") != str(FORMAT):
+        raise ValueError(
+            f"{path}: written in format {header.get('version')}, this ulzoo reads format {FORMAT}; upgrade ulzoo"
+        )
+    if found != kind:
+        raise ValueError(f"{path}: {_WHAT[found]}")
+    return header

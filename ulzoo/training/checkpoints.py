@@ -1,0 +1,71 @@
+"""The training checkpoints of a run: atomic, checked when read, the last two kept."""
+
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ulzoo import tensorfile
+from ulzoo.model import STAGES, Stage
+
+KEEP = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All a stage needs to go on: tensors under "model.", "ema." and "optimizer.", and where it stood."""
+
+    stage: Stage
+    step: int
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under `prefix`, without it."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, one file "{stage}-{step}.safetensors" each."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def files(self) -> list[tuple[Stage, int, Path]]:
+        """(stage, step, path) in the order in which training wrote them."""
+        found: list[tuple[Stage, int, Path]] = []
+        for stage in STAGES:
+            pattern = re.compile(rf"{stage}-(\d+)\.safetensors")
+            matches = [(int(m[1]), path) for path in self.folder.glob("*") if (m := pattern.fullmatch(path.name))]
+            found += [(stage, step, path) for step, path in sorted(matches)]
+        return found
+
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Write a checkpoint, then let go of the stage's older ones but the one before. The other stage's stay."""
+        path = self.folder / f"{checkpoint.stage}-{checkpoint.step:08d}.safetensors"
+        metadata = {"stage": checkpoint.stage, "step": checkpoint.step, **checkpoint.metadata}
+        tensorfile.write(path, "checkpoint", checkpoint.tensors, metadata)
+        for _, _, old in [entry for entry in self.files() if entry[0] == checkpoint.stage][:-KEEP]:
+            old.unlink()
+        return path
+
+    def latest(self, stage: Stage | None = None) -> Checkpoint | None:
+        """The newest checkpoint (of `stage`) that is whole; a damaged one is named in a warning and passed over.
+
+        Raises:
+            ValueError: there are checkpoints, but all are damaged.
+        """
+        files = [entry for entry in self.files() if stage in (None, entry[0])]
+        for found, step, path in reversed(files):
+            try:
+                content = tensorfile.read(path, "checkpoint")
+            except tensorfile.DamagedFile as error:
+                warnings.warn(f"{error}; going back to the checkpoint before", stacklevel=2)
+                continue
+            return Checkpoint(found, step, content.tensors, content.metadata)
+        if files:
+            raise ValueError(f"{self.folder}: every checkpoint is damaged; start again with --fresh")
+        return None

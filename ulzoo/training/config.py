@@ -1,0 +1,63 @@
+"""How one stage is trained: the keys of `train.latents` and `train.base` in a spec."""
+
+import difflib
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Stage(BaseModel):
+    """How one stage is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    steps: PositiveInt = Field(description="optimizer steps")
+    batch_size: PositiveInt = Field(description="images a step, over all devices and accumulated parts")
+    lr: float = Field(gt=0, description="peak learning rate")
+    warmup_steps: Count = Field(default=0, description="steps over which the learning rate rises from 0")
+    decay: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="learning rate after warm-up")
+    optimizer: str = Field(default="adamw", description="any name of timm.optim.list_optimizers()")
+    weight_decay: float = Field(default=0.0, ge=0, description="weight decay, on matrices only")
+    betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.99), description="the optimizer's moment decay rates")
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(default=1.0, description="largest gradient norm; null: any")
+    accumulate: PositiveInt = Field(default=1, description="parts that a batch is split into, to save memory")
+    precision: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="bf16: autocast to bfloat16 in the networks, where the processor has it"
+    )
+    ema: Fraction = Field(default=0.9999, description="decay of the exponential moving average of the weights")
+    checkpoint_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
+    log_every: PositiveInt = Field(default=50, description="steps between rows of metrics.jsonl")
+    seed: Count = Field(default=0, description="seed of initialisation, data order and noise")
+    compile: bool = Field(default=False, description="compile the networks with torch.compile")
+    workers: Count = Field(default=0, description="processes that load data; 0 loads in the training process")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        from timm.optim import list_optimizers
+
+        if name not in (known := list_optimizers()):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see timm.optim.list_optimizers()"
+            raise ValueError(f"unknown optimizer {name!r}; {hint}")
+        return name
+
+    @field_validator("accumulate")
+    @classmethod
+    def _even_parts(cls, parts: int, info: ValidationInfo) -> int:
+        if (batch_size := info.data.get("batch_size")) and batch_size % parts:
+            raise ValueError(f"{parts} does not divide batch_size {batch_size}")
+        return parts
+
+
+class LatentsStage(Stage):
+    """Stage 1: encoder, prior and decoder."""
+
+    prior_warmup_steps: Count = Field(
+        default=0,
+        description="steps over which the prior's gradient to the encoder rises to 1; 0 as in the paper",
+    )

@@ -1,0 +1,217 @@
+"""The one trainer, for both stages: data, loss, step, average, log, checkpoint.
+
+Randomness is seeded anew at every step from (seed, stage, image counter), so a run that resumes needs no saved generator
+and, on the CPU, ends in the same bits as one that was never stopped.
+"""
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ulzoo.data import Source, batches
+from ulzoo.diffusion import SigmoidWeighting
+from ulzoo.model import STAGES, Stage, UnifiedLatents
+from ulzoo.seeds import derive_seed
+from ulzoo.training import config as configs
+from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.metrics import Metrics, Row
+from ulzoo.training.optimization import (
+    build_ema,
+    build_optimizer,
+    build_scheduler,
+    load_optimizer_state,
+    optimizer_state,
+)
+from ulzoo.training.precision import autocast
+
+NATS_PER_BIT = 0.6931471805599453
+COLLAPSED_BITS_PER_DIMENSION = 0.02
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss or its gradient became NaN or infinite; nothing of that step was applied."""
+
+
+class Trainer:
+    """Trains one stage of a model.
+
+    Args:
+        model: on its device; the stage's networks are put in training mode, the others frozen.
+        stage: "latents" or "base".
+        config: the stage's keys of the spec.
+        source: training images.
+        folder: run directory, for checkpoints and metrics.
+        identity: goes into every checkpoint: the resolved spec, its hash, versions.
+        tensorboard: write TensorBoard events too.
+        on_step: called after each step with its number and, where one was logged, the row of metrics; for a display.
+    """
+
+    def __init__(
+        self,
+        model: UnifiedLatents,
+        stage: Stage,
+        config: configs.Stage,
+        source: Source,
+        folder: Path,
+        identity: dict[str, Any],
+        tensorboard: bool = False,
+        on_step: Callable[[int, Row | None], None] = lambda step, row: None,
+    ):
+        self.model, self.stage, self.config, self.source = model, stage, config, source
+        self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.parameters = model.prepare(stage)
+        self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
+        self.optimizer = build_optimizer(self.networks, config)
+        self.scheduler = build_scheduler(self.optimizer, config)
+        self.ema = build_ema(self.networks, config)
+        self.step = 0
+        self.window: dict[str, float] = {}
+        self.warned_of_collapse = False
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Take weights, averages, optimizer state and step from a checkpoint of this stage."""
+        assert checkpoint.stage == self.stage
+        self.model.load_state_dict(checkpoint.part("model."))
+        self.ema.module.load_state_dict(checkpoint.part("ema."))
+        load_optimizer_state(self.optimizer, checkpoint.part("optimizer."), checkpoint.metadata["optimizer"])
+        self.step, self.window = checkpoint.step, checkpoint.metadata["window"]
+
+    def run(self) -> None:
+        """Train up to the config's last step, save it, and put the averaged weights into the model.
+
+        Raises:
+            NonFiniteLoss: names step, term and images; the last checkpoint is from before.
+        """
+        if self.config.compile:
+            for network in self.networks.values():
+                network.compile()
+        metrics = Metrics(self.folder, self.stage, self.step, self.tensorboard)
+        try:
+            if self.step < self.config.steps:
+                self._train(metrics)
+        finally:
+            metrics.close()
+        self.networks.load_state_dict(self.ema.module.state_dict())
+        self.model.eval().requires_grad_(False)
+
+    def _train(self, metrics: Metrics) -> None:
+        config = self.config
+        seed = derive_seed(config.seed, self.stage, "data")
+        start = self.step * config.batch_size
+        stream = batches(self.source, config.batch_size, seed=seed, start=start, workers=config.workers)
+        row_started, waited = time.perf_counter(), 0.0
+        while self.step < config.steps:
+            asked = time.perf_counter()
+            batch = next(stream)
+            waited += time.perf_counter() - asked
+            terms = self._step(batch["x"], batch["label"], batch["key"])
+            self.step += 1
+            for name, value in terms.items():
+                self.window[name] = self.window.get(name, 0.0) + value
+            self.window["steps"] = self.window.get("steps", 0) + 1
+            row = None
+            if self.step % config.log_every == 0 or self.step == config.steps:
+                seconds = time.perf_counter() - row_started
+                row = self._row(batch["images"], seconds, waited)
+                metrics.write(row)
+                row_started, waited = time.perf_counter(), 0.0
+            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
+                self.checkpoints.save(self._checkpoint())
+            self.on_step(self.step, row)
+
+    def _step(self, x: Tensor, labels: Tensor, keys: list[str]) -> dict[str, float]:
+        """One optimizer step; the terms of its loss."""
+        config, device = self.config, self.model.device
+        self.scheduler.step_update(self.step)
+        x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        sums: dict[str, Tensor] = {}
+        for part, (x_part, labels_part) in enumerate(
+            zip(x.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True)
+        ):
+            torch.manual_seed(derive_seed(config.seed, self.stage, "noise", self.step * config.batch_size, part))
+            with autocast(config.precision, device):
+                terms = self._loss(x_part, labels_part)
+            (terms["loss"] / config.accumulate).backward()
+            for name, value in terms.items():
+                sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
+        limit = float("inf") if config.grad_clip is None else config.grad_clip
+        sums["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, limit)
+        values = dict(zip(sums, torch.stack([value.float() for value in sums.values()]).tolist(), strict=True))
+        self._check_finite(values, keys)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.networks, self.step)
+        return values
+
+    def _loss(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.stage == "base":
+            return {"loss": self.model.base_loss(x, labels)}
+        warmup = cast(configs.LatentsStage, self.config).prior_warmup_steps
+        loss = self.model.latents_loss(x, labels, prior_gradient=min(1.0, self.step / warmup) if warmup else 1.0)
+        pixels = loss.pixels
+        return {
+            "loss": loss.total,
+            "rate_bits_per_pixel": loss.rate.mean() / pixels / NATS_PER_BIT,
+            "distortion": loss.distortion.mean() / pixels,
+        }
+
+    def _check_finite(self, values: dict[str, float], keys: list[str]) -> None:
+        for name in ("rate_bits_per_pixel", "distortion", "loss", "grad_norm"):
+            if name in values and not abs(values[name]) < float("inf"):
+                shown = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
+                raise NonFiniteLoss(
+                    f"stage {self.stage}, step {self.step + 1}: {name} is {values[name]} on the images {shown}; "
+                    "the step was not applied and the last checkpoint is kept"
+                )
+
+    def _row(self, images: int, seconds: float, waited: float) -> Row:
+        steps = self.window.pop("steps")
+        means = {name: total / steps for name, total in self.window.items()}
+        self.window = {}
+        row: Row = {
+            "stage": self.stage,
+            "step": self.step,
+            "images": images,
+            **means,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": steps * self.config.batch_size / seconds,
+            "data_wait": waited / seconds,
+        }
+        self._warn_of_collapse(row)
+        return row
+
+    def _warn_of_collapse(self, row: Row) -> None:
+        """Say once when the rate is near zero: the latent then carries nothing and the decoder paints alone."""
+        if self.stage != "latents" or self.warned_of_collapse or self.step < self.config.warmup_steps:
+            return
+        contract = self.model.contract
+        dimensions_per_pixel = torch.Size(contract.latent_shape).numel() / contract.pixels
+        bits = row["rate_bits_per_pixel"]
+        if bits / dimensions_per_pixel < COLLAPSED_BITS_PER_DIMENSION:
+            weighting = self.model.decoder.weighting
+            knobs = (
+                f" (now {weighting.loss_factor:g} and {weighting.bias:g})"
+                if isinstance(weighting, SigmoidWeighting)
+                else ""
+            )
+            warnings.warn(
+                f"step {self.step}: the rate is {bits:.4f} bits/pixel, the latent is collapsing; "
+                f"raise decoder.weighting.loss_factor or decoder.weighting.bias{knobs}",
+                stacklevel=2,
+            )
+            self.warned_of_collapse = True
+
+    def _checkpoint(self) -> Checkpoint:
+        state, groups = optimizer_state(self.optimizer)
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
+        images = self.step * self.config.batch_size
+        metadata = {"images": images, "window": self.window, "optimizer": groups, **self.identity}
+        return Checkpoint(self.stage, self.step, tensors, metadata)
