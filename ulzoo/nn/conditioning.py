@@ -32,11 +32,13 @@ class DenoiserInputs:
 
 
 class LogsnrEmbedding(nn.Module):
-    """Fourier features of log-SNR through a two-layer perceptron, (B,) -> (B, width). Time enters every network this way."""
+    """Fourier features of log-SNR through a two-layer perceptron, (B,) -> (B, width): how time enters every network."""
+
+    frequency: Tensor
 
     def __init__(self, width: int, frequencies: int = 64):
         super().__init__()
-        # Wavelengths from 120 down to about 2 log-SNR units: the first spans every schedule, the last tells neighbours apart.
+        # Wavelengths from 120 down to 2 log-SNR units: the first spans every schedule, the last tells neighbours apart.
         self.register_buffer("frequency", 2 * math.pi / 120 * 60 ** torch.linspace(0, 1, frequencies), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
@@ -73,9 +75,9 @@ class VectorConditioning(nn.Module):
 class ContextProjection(nn.Module):
     """A learned linear projection of the context, to be *added* to features of a given grid.
 
-    On a finer grid each context vector is repeated; on a coarser one its patches are folded into channels first. This is how
-    z_0 enters a decoder (not in the paper): as a sum, at the finest features and, in a U-ViT, once more at the middle's
-    tokens, whose grid the paper's shapes make the latent's own.
+    On a finer grid each context vector is repeated; on a coarser one its patches are folded into channels first. This
+    is how z_0 enters a decoder (not in the paper): as a sum, at the finest features and, in a U-ViT, once more at the
+    middle's tokens, whose grid is the latent's own in the paper's shapes.
     """
 
     def __init__(self, inputs: DenoiserInputs, size: Sequence[int], width: int):

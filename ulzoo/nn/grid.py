@@ -13,7 +13,7 @@ def divide(size: Sequence[int], by: Sequence[int], what: str) -> tuple[int, ...]
     """size / by, elementwise; a remainder is a ValueError that names `what`."""
     if len(size) != len(by):
         raise ValueError(f"{what} {list(by)} has {len(by)} dimensions, the grid {list(size)} has {len(size)}")
-    if any(s % b for s, b in zip(size, by, strict=True)):
+    if any(b < 1 or s % b for s, b in zip(size, by, strict=True)):
         raise ValueError(f"{what} {list(by)} does not divide the grid {list(size)}")
     return tuple(s // b for s, b in zip(size, by, strict=True))
 
@@ -70,7 +70,12 @@ def rotary_angles(size: Sequence[int], head_width: int, theta: float = 100.0) ->
     Pairs that are left when the axes do not share the head evenly get angle 0.
     """
     pairs = head_width // (2 * len(size))
-    frequencies = theta ** (-torch.arange(pairs) / max(pairs, 1))  # (pairs,)
+    if pairs == 0 or head_width % 2:
+        raise ValueError(
+            f"positions: rotary ones in {len(size)} dimensions need an even head width of at least {2 * len(size)}, "
+            f"got {head_width}"
+        )
+    frequencies = theta ** (-torch.arange(pairs) / pairs)  # (pairs,)
     axes = torch.meshgrid(*(torch.arange(s, dtype=torch.float32) for s in size), indexing="ij")
     angles = [axis.reshape(-1, 1) * frequencies for axis in axes]  # dims × (N, pairs)
     rest = torch.zeros(math.prod(size), head_width // 2 - pairs * len(size))

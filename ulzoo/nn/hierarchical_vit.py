@@ -1,4 +1,4 @@
-"""A multi-level vision transformer: narrow blocks on the fine grid around wide blocks on the coarse one (paper §4, base)."""
+"""A multi-level vision transformer: narrow blocks on the fine grid around wide ones on the coarse (paper §4, base)."""
 
 import math
 
@@ -12,8 +12,9 @@ from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 class HierarchicalViT(nn.Module):
     """Denoiser with one level of transformer blocks per entry of `channels`, each on a grid half as fine as the last.
 
-    Half of an outer level's blocks run before the coarser levels and half after them, with a residual skip across; merging
-    and splitting of 2×2 tokens are linear. Not in the paper: how its [6, 16] blocks are shared out, and the skip.
+    Half of an outer level's blocks run before the coarser levels and half after them, with a residual skip across;
+    merging and splitting of 2×2 tokens are linear. Not in the paper: how its [6, 16] blocks are shared out, and the
+    skip.
 
     Args:
         patch: side of the patches of x_t that become tokens of the first level.
@@ -42,7 +43,7 @@ class HierarchicalViT(nn.Module):
             raise ValueError(f"channels {list(channels)} and blocks {list(blocks)} must have one entry per level")
         if any(depth % 2 for depth in blocks[:-1]):
             raise ValueError(f"blocks {list(blocks)}: all but the last level are split in halves and must be even")
-        if any(width % head_width for width in channels):
+        if any(head_width < 1 or width % head_width for width in channels):
             raise ValueError(f"head_width {head_width} does not divide all of channels {list(channels)}")
         dims = len(inputs.size)
         self.patch, self.merge = (patch,) * dims, (2,) * dims

@@ -35,7 +35,7 @@ class ResBlock(nn.Module):
 
 
 class ResNetEncoder(nn.Module):
-    """Patches, then one stage of residual blocks per entry of `channels`, halving the grid between stages, x -> z_clean.
+    """Patches, then one stage of residual blocks per entry of `channels`, the grid halved in between, x -> z_clean.
 
     Args:
         patch: side of the pixel patches folded into channels before the first convolution.
@@ -60,7 +60,8 @@ class ResNetEncoder(nn.Module):
         reached = patch * 2 ** (len(channels) - 1)
         if any(factor != reached for factor in downsample):
             raise ValueError(
-                f"patch {patch} and {len(channels)} stages downsample by {reached}, latent.downsample asks for {list(downsample)}"
+                f"patch {patch} and {len(channels)} stages downsample by {reached}, "
+                f"latent.downsample asks for {list(downsample)}"
             )
         dims = len(size)
         divide(size, downsample, "latent.downsample")

@@ -19,15 +19,13 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with QK-norm (arXiv 2010.04245), a learned temperature per head and, where angles are given,
-    rotary positions."""
+    """Multi-head self-attention with QK-norm (arXiv 2010.04245), a learned temperature per head and, where angles are
+    given, rotary positions."""
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"heads {heads} does not divide the width {width}")
-        if width // heads % 2:
-            raise ValueError(f"rotary positions need an even head width, got {width} / {heads}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.norm = RmsNorm(width // heads, affine=False)
@@ -46,7 +44,7 @@ class Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention; written out where PyTorch's fused CPU kernel is several times slower (few tokens)."""
+    """Scaled dot-product attention; written out where PyTorch's fused CPU kernel is much slower (few tokens)."""
     if q.device.type == "cpu" and q.shape[-2] <= 256:
         return torch.softmax(q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5, dim=-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v)
@@ -59,7 +57,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each a residual branch behind a norm; shift, scale and gate come from outside or are absent."""
+    """Attention and MLP, each a residual branch behind a norm, with shift, scale and gate from outside or without."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, modulated: bool):
         super().__init__()
@@ -82,8 +80,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """`depth` blocks over the tokens of a grid, (B, N, width) -> (B, N, width).
 
-    With `cond_width` the blocks have adaLN-zero modulation (arXiv 2212.09748); its projection is shared by the stack and
-    each block adds an offset of its own (adaLN-single, arXiv 2310.00426), which keeps small models small.
+    With `cond_width` the blocks have adaLN-zero modulation (arXiv 2212.09748); its projection is shared by the stack
+    and each block adds an offset of its own (adaLN-single, arXiv 2310.00426), which keeps small models small.
     """
 
     def __init__(

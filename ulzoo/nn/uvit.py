@@ -1,4 +1,4 @@
-"""U-ViT: convolutional stages around a transformer, the paper's decoder (paper §4; simple diffusion, arXiv 2301.11093)."""
+"""U-ViT: convolutional stages around a transformer, the paper's decoder (paper §4; arXiv 2301.11093)."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,12 +9,21 @@ from ulzoo.nn.resnet import ResBlock, group_norm
 from ulzoo.nn.transformer import Positions, Transformer
 
 
+class Stage(nn.ModuleList):
+    """Residual blocks one after the other."""
+
+    def forward(self, h: Tensor, cond: Tensor) -> Tensor:
+        for block in self:
+            h = block(h, cond)
+        return h
+
+
 class UViT(nn.Module):
     """Denoiser: patches, convolution stages down, a transformer in the middle, the same stages up.
 
-    Each stage ends in a halving of the grid, and its input to that is added back after the matching doubling (one residual
-    skip per stage, as in SiD2, arXiv 2410.19324). The context is added after the first convolution and to the middle's tokens.
-    Not in the paper: blocks per stage, and how time and z_0 enter.
+    Each stage ends in a halving of the grid, and its input to that is added back after the matching doubling (one
+    residual skip per stage, as in SiD2, arXiv 2410.19324). The context is added after the first convolution and to the
+    middle's tokens. Not in the paper: blocks per stage, and how time and z_0 enter.
 
     Args:
         patch: side of the pixel patches folded into channels before the first convolution.
@@ -47,14 +56,14 @@ class UViT(nn.Module):
             raise ValueError(f"channels {list(channels)} and blocks {list(blocks)} must have one entry per stage")
         dims = len(inputs.size)
         conv = CONV[dims]
-        self.patch, self.half = (patch,) * dims, (2,) * dims
+        self.patch, self.halving = (patch,) * dims, (2,) * dims
         outer = divide(inputs.size, self.patch, "patch")
         self.size = divide(outer, (2 ** len(channels),) * dims, f"the halving by {len(channels)} stages")
         patch_channels = inputs.channels * patch**dims
 
-        def stage(i: int) -> nn.ModuleList:
+        def stage(i: int) -> Stage:
             coarsest = i == len(channels) - 1
-            return nn.ModuleList(
+            return Stage(
                 ResBlock(dims, channels[i], channels[i], width, dropout if coarsest else 0.0) for _ in range(blocks[i])
             )
 
@@ -90,9 +99,8 @@ class UViT(nn.Module):
             assert context is not None
             h = h + self.context_fine(context)
         skips = []
-        for blocks, shrink in zip(self.down, self.shrink, strict=True):
-            for block in blocks:
-                h = block(h, cond)
+        for stage, shrink in zip(self.down, self.shrink, strict=True):
+            h = stage(h, cond)
             skips.append(h)
             h = shrink(h)
         if self.context_middle is not None:
@@ -100,7 +108,5 @@ class UViT(nn.Module):
             h = h + self.context_middle(context)
         h = to_grid(self.middle(to_tokens(h), cond), self.size)
         for i in reversed(range(len(skips))):
-            h = skips[i] + enlarge(self.grow[i](h), self.half)
-            for block in self.up[i]:
-                h = block(h, cond)
+            h = self.up[i](skips[i] + enlarge(self.grow[i](h), self.halving), cond)
         return unpatchify(self.out(F.silu(self.norm(h))), self.patch)
