@@ -1,0 +1,54 @@
+from unittest.mock import patch
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ulzoo.nn.transformer import Attention, Transformer, _attend
+
+
+def test_attention_written_out_is_the_fused_kernel() -> None:
+    q, k, v = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
+    fused = F.scaled_dot_product_attention(q, k, v)
+    with patch.object(F, "scaled_dot_product_attention", side_effect=AssertionError("written out on a CPU")):
+        torch.testing.assert_close(_attend(q, k, v), fused)
+
+
+def test_many_tokens_take_the_fused_kernel() -> None:
+    q, k, v = torch.randn(3, 1, 1, 257, 4, generator=torch.Generator().manual_seed(0))
+    with patch.object(F, "scaled_dot_product_attention", return_value=v) as kernel:
+        _attend(q, k, v)
+    kernel.assert_called_once()
+
+
+def test_qk_norm_bounds_the_logits() -> None:
+    """However large the features, no logit exceeds √head_width times the temperature."""
+    torch.manual_seed(0)
+    attention = Attention(16, 2, 0.0)
+    with patch("ulzoo.nn.transformer._attend", side_effect=lambda q, k, v: v) as attend:
+        attention(1e3 * torch.randn(2, 6, 16), None)
+    q, k, _ = attend.call_args.args
+    assert (q @ k.transpose(-1, -2)).abs().max() / 8**0.5 <= 8**0.5 * 1.001
+
+
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+def test_unconditional_and_conditional_stacks_start_as_the_identity(positions: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 6, 16)
+    plain = Transformer((2, 3), 16, 2, 2, positions=positions)  # type: ignore[arg-type]
+    adaptive = Transformer((2, 3), 16, 2, 2, cond_width=8, positions=positions)  # type: ignore[arg-type]
+    for stack, out in ((plain, plain(tokens)), (adaptive, adaptive(tokens, torch.randn(2, 8)))):
+        torch.testing.assert_close(out, tokens if stack.positions is None else tokens + stack.positions)
+
+
+def test_without_positions_a_stack_is_equivariant_to_permutation() -> None:
+    """So whatever tells positions apart comes from the positions alone."""
+    torch.manual_seed(0)
+    stack = Transformer((2, 3), 16, 2, 2, cond_width=8, positions="learned")
+    for parameter in stack.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    assert stack.positions is not None
+    nn.init.zeros_(stack.positions)
+    tokens, cond, order = torch.randn(2, 6, 16), torch.randn(2, 8), torch.tensor([3, 1, 5, 0, 2, 4])
+    torch.testing.assert_close(stack(tokens[:, order], cond), stack(tokens, cond)[:, order], rtol=1e-4, atol=1e-5)
