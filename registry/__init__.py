@@ -3,12 +3,18 @@
 from typing import Any
 
 _HOMES = {
+    "Card": "catalogue",
     "Spec": "schema",
     "SpecError": "yaml_source",
     "Table": "table",
+    "cards": "catalogue",
+    "create_model": "catalogue",
     "find_specs": "spec",
     "json_schema": "schema",
+    "list_models": "catalogue",
+    "load": "catalogue",
     "load_spec": "spec",
+    "open_model": "catalogue",
     "spec_from_dict": "spec",
 }
 

@@ -1,0 +1,202 @@
+"""A run: from a spec and an empty directory to a trained, measured and exported model, or from where it was stopped."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ulzoo.data import Source, in_order
+from ulzoo.evaluation import rate_distortion, save_grid
+from ulzoo.files import write_text
+from ulzoo.model import STAGES, Stage, UnifiedLatents
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.components import DATASETS
+from ulzoo.registry.export import save_export, versions
+from ulzoo.registry.schema import Spec, changed_on_resume
+from ulzoo.registry.spec import spec_from_dict
+from ulzoo.training import config as configs
+from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.metrics import Row
+from ulzoo.training.trainer import Trainer
+
+OURS = ("spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples", "tensorboard")
+EVALUATED_IMAGES = 512
+
+
+class Watch:
+    """What a display may want to hear; this one hears nothing."""
+
+    def stage(self, stage: Stage, config: configs.Stage, start: int) -> None: ...
+
+    def step(self, step: int, row: Row | None) -> None: ...
+
+    def note(self, message: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """Where a run left its work, and its figures with their protocol."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def export(self) -> Path:
+        return self.folder / "model.safetensors"
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / "samples"
+
+
+def open_source(spec: Spec, split: str) -> Source:
+    """One split of the spec's data.
+
+    Raises:
+        SpecError: the data is missing or damaged.
+    """
+    try:
+        return DATASETS.build(spec.data, split)
+    except ValueError as error:
+        raise spec.error("data", str(error)) from None
+
+
+def train(
+    spec: Spec,
+    folder: Path,
+    *,
+    stages: tuple[Stage, ...] = ("latents", "base"),
+    resume: bool = False,
+    fresh: bool = False,
+    device: torch.device | str = "cpu",
+    watch: Watch | None = None,
+) -> Result:
+    """Train `stages` of `spec` in `folder`, evaluate on validation images, export.
+
+    Args:
+        spec: what to train.
+        folder: the run directory; made if need be, after everything that can be checked was checked.
+        stages: in this order; "base" alone needs a finished "latents" in `folder`.
+        resume: go on from the newest whole checkpoint.
+        fresh: remove an earlier run first.
+        device: where to train.
+        watch: told of progress.
+
+    Raises:
+        ValueError: the spec, the data or the folder's state do not allow it; nothing was written.
+        NonFiniteLoss: training diverged; the last checkpoint is kept.
+    """
+    assert not (resume and fresh)
+    watch = watch or Watch()
+    done = _found(folder, spec, stages, resume, fresh)
+    source, held_out = open_source(spec, "train"), open_source(spec, "val")
+    model = compile_model(spec, device)
+    if fresh:
+        _clear(folder)
+    write_text(folder / "spec.yaml", spec.to_yaml())
+    if resume:
+        watch.note(f"resuming {done.stage} at step {done.step}" if done else f"nothing to resume in {folder}, starting")
+    identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
+    if done and done.stage == "latents" and stages == ("base",):
+        _load_averages(model, done)
+        done = None
+    for stage in stages:
+        if done and done.stage == "base" and stage == "latents":
+            continue
+        config: configs.Stage = getattr(spec.train, stage)
+        trainer = Trainer(model, stage, config, source, folder, identity, spec.train.tensorboard, watch.step)
+        if done and done.stage == stage:
+            trainer.resume(done)
+        watch.stage(stage, config, trainer.step)
+        trainer.run()
+        _draw(model, held_out, folder / "samples", stage)
+    if stages[-1] == "latents":
+        model.base = None
+    watch.note("evaluating on validation images")
+    results = rate_distortion(model, held_out, data=described_data(spec), limit=EVALUATED_IMAGES)
+    write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
+    save_export(folder / "model.safetensors", model, spec, results)
+    return Result(folder, results)
+
+
+def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:
+    """The model that a training checkpoint stands for, with averaged weights; without a base if its stage is the first."""
+    spec = spec_from_dict(checkpoint.metadata["spec"])
+    model = compile_model(spec, device)
+    model.load_state_dict(checkpoint.part("model."))
+    _load_averages(model, checkpoint)
+    if checkpoint.stage == "latents":
+        model.base = None
+    return model, spec
+
+
+def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fresh: bool) -> Checkpoint | None:
+    """The checkpoint to go on from, after the folder's state was found to allow what was asked."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, not a run directory")
+    checkpoints = Checkpoints(folder / "checkpoints")
+    files = checkpoints.files()
+    if fresh:
+        if stages == ("base",):
+            raise ValueError(f"{folder}: --fresh would remove the first stage that --stage base needs")
+        return None
+    wanted: Stage | None = "latents" if stages == ("latents",) else None
+    reached = {stage for stage, _, _ in files}
+    if stages == ("base",) and "base" not in reached:
+        wanted = "latents"
+        if not files:
+            raise ValueError(f"{folder}: no first stage to build on; run `ulzoo train … --stage latents` there first")
+    elif files and not resume:
+        raise ValueError(f"{folder}: holds a run already; add --resume to go on with it or --fresh to start over")
+    done = checkpoints.latest(wanted)
+    if done is None:
+        return None
+    old = spec_from_dict(done.metadata["spec"])
+    changes = changed_on_resume(old, spec)
+    if stages == ("base",) and done.stage == "latents":
+        changes = [change for change in changes if not change.startswith(("base.", "train.base.", "name:"))]
+        if done.step < old.train.latents.steps:
+            raise ValueError(f"{folder}: its first stage stopped at step {done.step}; finish it with --stage latents --resume")
+    if changes:
+        more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
+        raise ValueError(f"{folder}: its run had another spec, {changes[0]}{more}; use --fresh or another --out")
+    return done
+
+
+def _load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:
+    """Put the averaged weights of the checkpoint's stage into the model; its other networks stay as they are."""
+    averages = checkpoint.part("ema.")
+    for name in STAGES[checkpoint.stage]:
+        prefix = f"{name}."
+        network = {key.removeprefix(prefix): value for key, value in averages.items() if key.startswith(prefix)}
+        getattr(model, name).load_state_dict(network)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what a run writes and nothing else."""
+    for name in OURS:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _draw(model: UnifiedLatents, source: Source, folder: Path, stage: Stage) -> None:
+    """Pictures of what the stage learned: reconstructions of validation images, or samples."""
+    generator = torch.Generator(model.device).manual_seed(0)
+    if stage == "latents":
+        x = next(in_order(source, 12))["x"].to(model.device)
+        rows = [("validation images", x), ("reconstructions", model.reconstruct(x, generator=generator))]
+        save_grid(folder / "reconstructions.png", rows)
+    else:
+        samples = model.sample(48, generator=generator)
+        save_grid(folder / "samples.png", [("samples" if i == 0 else "", row) for i, row in enumerate(samples.chunk(4))])
+
+
+def described_data(spec: Spec) -> dict[str, Any]:
+    """The data section for a protocol, without what differs between machines."""
+    return {key: value for key, value in spec.data.model_dump(mode="json").items() if key not in ("root", "download")}
