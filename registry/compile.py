@@ -1,4 +1,4 @@
-"""From a spec to a PyTorch model: sizes are derived here, once, and every constructor's complaint gets its file and line."""
+"""From a spec to a PyTorch model: sizes are derived here, once; constructors' complaints get a file and line."""
 
 import contextlib
 import re

@@ -18,7 +18,7 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Export:
-    """A loaded export: the model in eval mode, its spec, and its figures with their protocol ({} if never evaluated)."""
+    """A loaded export: the model in eval mode, its spec, and its figures with their protocol ({} if there are none)."""
 
     model: UnifiedLatents
     spec: Spec

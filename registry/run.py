@@ -123,7 +123,7 @@ def train(
 
 
 def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:
-    """The model that a training checkpoint stands for, with averaged weights; without a base if its stage is the first."""
+    """The model that a training checkpoint stands for, with averaged weights; without a base after the first stage."""
     spec = spec_from_dict(checkpoint.metadata["spec"])
     model = compile_model(spec, device)
     model.load_state_dict(checkpoint.part("model."))
@@ -159,7 +159,7 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
     if stages == ("base",) and done.stage == "latents":
         changes = [change for change in changes if not change.startswith(("base.", "train.base.", "name:"))]
         if done.step < old.train.latents.steps:
-            raise ValueError(f"{folder}: its first stage stopped at step {done.step}; finish it with --stage latents --resume")
+            raise ValueError(f"{folder}: its first stage stopped at step {done.step}; finish it (--stage latents)")
     if changes:
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         raise ValueError(f"{folder}: its run had another spec, {changes[0]}{more}; use --fresh or another --out")
@@ -194,7 +194,8 @@ def _draw(model: UnifiedLatents, source: Source, folder: Path, stage: Stage) -> 
         save_grid(folder / "reconstructions.png", rows)
     else:
         samples = model.sample(48, generator=generator)
-        save_grid(folder / "samples.png", [("samples" if i == 0 else "", row) for i, row in enumerate(samples.chunk(4))])
+        rows = [("" if i else "samples", row) for i, row in enumerate(samples.chunk(4))]
+        save_grid(folder / "samples.png", rows)
 
 
 def described_data(spec: Spec) -> dict[str, Any]:

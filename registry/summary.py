@@ -19,7 +19,7 @@ NETWORKS = ("encoder", "prior", "decoder", "base")
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One block of a network: its path, class, output shape without the batch, parameters, forward FLOPs per example."""
+    """One block of a network: its path, class, output shape without the batch, parameters, forward FLOPs."""
 
     path: str
     kind: str
@@ -30,7 +30,7 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions and attention, forward, per example."""
+    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example."""
 
     resolution: tuple[int, ...]
     latent: tuple[int, ...]
@@ -45,8 +45,8 @@ class Summary:
         return trained + (self.flops["encoder"] if stage == "base" else 0)
 
     def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool) -> int:
-        """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA in
-        fp32, and what autograd keeps of a batch (half of it in bf16)."""
+        """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA
+        in fp32, and what autograd keeps of a batch (half of it in bf16)."""
         trained = sum(self.parameters[name] for name in STAGES[stage])
         activations = self.saved_bytes[stage] * batch_size // (2 if bf16 else 1)
         return 4 * sum(self.parameters.values()) + 16 * trained + activations

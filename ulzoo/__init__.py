@@ -1,4 +1,4 @@
-"""ulzoo: a declarative model zoo for Unified Latents. The doors are imported when first used, so `import ulzoo` stays light."""
+"""ulzoo: a declarative model zoo for Unified Latents. Its doors import what they need when first used."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

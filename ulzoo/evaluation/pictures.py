@@ -14,7 +14,7 @@ Row = tuple[str, Tensor]  # label, images (n, C, H, W) in [-1, 1]
 
 
 def save_grid(path: Path, rows: Sequence[Row], min_side: int = 96) -> None:
-    """One row of pictures per entry with its label above; small images are enlarged by a whole factor, without smoothing.
+    """One row of pictures per entry, its label above; small images are enlarged by a whole factor, without smoothing.
 
     Args:
         path: a .png file, written atomically.

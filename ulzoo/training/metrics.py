@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, rewound to the checkpoint when a run resumes; TensorBoard beside it if asked."""
+"""metrics.jsonl, one JSON object a line, rewound to the checkpoint when a run resumes; TensorBoard if asked."""
 
 import json
 from pathlib import Path

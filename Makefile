@@ -1,0 +1,43 @@
+# Two commands for a fresh clone: `make demo` trains a model and shows it, `make test` runs every check.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types quick schema clean
+
+demo: .venv/installed
+	$(BIN)/ulzoo train specs/emoji32_tiny.yaml --out runs/demo --fresh
+	$(BIN)/ulzoo reconstruct runs/demo emoji32_tiny --out runs/demo/samples/beside-released-reconstructions.png
+	$(BIN)/ulzoo sample runs/demo emoji32_tiny --out runs/demo/samples/beside-released-samples.png
+	@echo
+	@echo "Pictures: runs/demo/samples/    Figures: runs/demo/figures.json    Model: runs/demo/model.safetensors"
+
+test: .venv/installed-test lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+quick: .venv/installed-test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+lint: .venv/installed-test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# Type checkers do not see setuptools' package-dir mapping, so they are shown the installed layout through links.
+types: .venv/installed-test
+	@rm -rf build/types && mkdir -p build/types/ulzoo
+	@ln -s $(CURDIR)/ulzoo/* $(CURDIR)/registry $(CURDIR)/cli $(CURDIR)/specs build/types/ulzoo/
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ulzoo
+
+schema: .venv/installed
+	$(BIN)/ulzoo schema --out specs/schema.json
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
