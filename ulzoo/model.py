@@ -16,7 +16,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {"latents": ("encoder", "prior", "decoder
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a diffusion model is sampled by default: sampler, steps, guidance scale (1 = none) and its log-SNR interval."""
+    """How a diffusion model is sampled: sampler, steps, guidance scale (1 = none) and its log-SNR interval."""
 
     sampler: str = "ddim"
     steps: int = 50
@@ -62,7 +62,7 @@ class DiffusionModel(nn.Module):
     """A network with the noise process it denoises and the weighting it is trained with.
 
     Args:
-        network: (x_t, logsnr (B,), context, labels) -> prediction.
+        network: (x_t, logsnr (B,), context, labels) -> prediction; its `num_classes` is 0 if it takes no labels.
         diffusion: schedule and parametrisation.
         weighting: w(λ) of its training loss.
     """
@@ -70,6 +70,7 @@ class DiffusionModel(nn.Module):
     def __init__(self, network: nn.Module, diffusion: GaussianDiffusion, weighting: Weighting):
         super().__init__()
         self.network, self.diffusion, self.weighting = network, diffusion, weighting
+        self.num_classes: int = getattr(network, "num_classes", 0)
 
     def denoiser(self, context: Tensor | None = None, labels: Tensor | None = None) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""
@@ -112,7 +113,7 @@ class UnifiedLatents(nn.Module):
         encoder: x -> z_clean.
         prior: diffusion model of the latent, trained with the encoder; its unweighted ELBO is the rate.
         decoder: diffusion model of x given z_0.
-        base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples; None before that.
+        base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples; or None.
         contract: shapes, λ_z(0), labels and sampling defaults.
     """
 
@@ -138,11 +139,11 @@ class UnifiedLatents(nn.Module):
     # --- what a trained model does -----------------------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:
-        """x -> z_clean (B, c, *latent_size), before the noise; see `noise_latents` for what the decoder takes."""
+        """x -> z_clean (B, c, *latent_size), of x's dtype, without noise: the decoder takes `noise_latents` of it."""
         expected = (self.contract.channels, *self.contract.size)
         if x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        return self.encoder(x)
+        return self.encoder(x).to(x.dtype)  # bfloat16 under autocast, too coarse for noise of a given σ_0
 
     def noise_latents(self, z_clean: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0) (paper §1)."""
@@ -155,7 +156,7 @@ class UnifiedLatents(nn.Module):
         z_0: Tensor,
         steps: int | None = None,
         generator: torch.Generator | None = None,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
         """z_0 -> x in [-1, 1], by sampling the diffusion decoder over `steps` (the spec's if None)."""
@@ -163,7 +164,7 @@ class UnifiedLatents(nn.Module):
         sampling = self._sampling("decoder", steps, None)
         shape = (len(z_0), self.contract.channels, *self.contract.size)
         return self.decoder.sample(
-            shape, sampling, generator, z_0.device, z_0, self._labels(self.decoder, labels)
+            shape, sampling, generator, z_0.device, z_0, self._labels(self.decoder, labels, len(z_0))
         ).clamp(-1, 1)
 
     @torch.no_grad()
@@ -190,6 +191,8 @@ class UnifiedLatents(nn.Module):
     ) -> Tensor:
         """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse: paper §3)."""
         model = self._latent_model(network)
+        if labels is not None and not model.num_classes:
+            raise ValueError(f"the {network} takes no class labels: leave out `labels`")
         shape = (n, *self.contract.latent_shape)
         labels = self._labels(model, labels, n)
         return model.sample(shape, self._sampling("base", steps, guidance), generator, self.device, labels=labels)
@@ -215,7 +218,7 @@ class UnifiedLatents(nn.Module):
         """
         _no_frames(frames)
         z_0 = self.sample_latents(n, labels, guidance, steps, generator)
-        return self.decode(z_0, generator=generator, labels=self._labels(self.decoder, labels, n))
+        return self.decode(z_0, generator=generator, labels=labels)
 
     @torch.no_grad()
     def rate(
@@ -235,7 +238,7 @@ class UnifiedLatents(nn.Module):
         z_clean = self.encode(x).repeat(samples, *[1] * (x.ndim - 1))  # (samples · B, c, ...)
         if labels is not None:
             labels = labels.repeat(samples)
-        nats = self._latent_nats(model, z_clean, self._labels(model, labels), generator)
+        nats = self._latent_nats(model, z_clean, self._labels(model, labels, len(z_clean)), generator)
         return nats.reshape(samples, len(x)).mean(0) / math.log(2)
 
     # --- what it is trained on ---------------------------------------------------------------------------------------
@@ -268,7 +271,7 @@ class UnifiedLatents(nn.Module):
         return LatentsLoss(rate, distortion, self.contract.pixels)
 
     def base_loss(self, x: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
-        """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, averaged over the batch."""
+        """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch."""
         with torch.no_grad():
             z_clean = self.encode(x)
         base = self._latent_model("base")
@@ -295,12 +298,14 @@ class UnifiedLatents(nn.Module):
     def _labels(
         self, model: DiffusionModel, labels: Tensor | Sequence[int] | None, n: int | None = None
     ) -> Tensor | None:
-        """Labels as a tensor on the model's device if that network takes any."""
-        if labels is None or not model.network.cond.num_classes:
+        """Labels as a tensor on the model's device if that network takes any; checked where a caller gives `n`."""
+        if labels is None or not model.num_classes:
             return None
         labels = torch.as_tensor(labels, device=self.device)
         if n is not None and labels.shape != (n,):
             raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
+        if n is not None and ((labels < -1) | (labels >= model.num_classes)).any():
+            raise ValueError(f"labels must be 0 to {model.num_classes - 1}, or -1 for none, got {labels.tolist()}")
         return labels
 
     def _sampling(self, network: str, steps: int | None, guidance: float | None) -> Sampling:

@@ -66,6 +66,7 @@ class HierarchicalViT(nn.Module):
         cond_width, fold = channels[-1], 2**dims
         patch_channels = inputs.channels * math.prod(self.patch)
         outer = range(len(channels) - 1)
+        self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, cond_width)
         self.embed = nn.Linear(patch_channels, channels[0])
         self.context = ContextProjection(inputs, self.sizes[0], channels[0]) if inputs.context_channels else None

@@ -68,6 +68,7 @@ class UViT(nn.Module):
             )
 
         coarser = [*channels[1:], width]
+        self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, width)
         self.stem = conv(patch_channels, channels[0], 3, padding=1)
         has_context = inputs.context_channels > 0

@@ -39,6 +39,7 @@ class ViT(nn.Module):
         self.patch = (patch,) * len(inputs.size)
         self.size = divide(inputs.size, self.patch, "patch")
         patch_channels = inputs.channels * math.prod(self.patch)
+        self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, width)
         self.embed = nn.Linear(patch_channels, width)
         self.context = ContextProjection(inputs, self.size, width) if inputs.context_channels else None
