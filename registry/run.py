@@ -117,6 +117,7 @@ def train(
         model.base = None
     watch.note("evaluating on validation images")
     results = rate_distortion(model, held_out, data=described_data(spec), limit=EVALUATED_IMAGES)
+    results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     save_export(folder / "model.safetensors", model, spec, results)
     return Result(folder, results)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -71,8 +72,11 @@ class Summary:
         }
 
 
-def summarize(spec: Spec) -> Summary:
+def summarize(spec: Spec, memory: bool = True) -> Summary:
     """Compile on `meta`, run every network once on one example, and check that its output has the shape it must have.
+
+    Args:
+        memory: also trace training for `memory_bytes`, which takes as long again.
 
     Raises:
         SpecError: parts that do not fit.
@@ -97,8 +101,27 @@ def summarize(spec: Spec) -> Summary:
             raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
         blocks += rows
     parameters = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in NETWORKS}
-    saved: dict[Stage, int] = {stage: _saved_bytes(model, stage, x) for stage in STAGES}
+    saved: dict[Stage, int] = {stage: _saved_bytes(model, stage, x) for stage in STAGES if memory}
     return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, saved)
+
+
+def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:
+    """(how many, row): equal blocks in sequence as one row "blocks.0-7" with their parameters and FLOPs added up."""
+
+    def alike(row: BlockRow) -> tuple[Any, ...]:
+        return row.path.rpartition(".")[0], row.kind, row.output, row.parameters, row.flops
+
+    folded = []
+    for _, group in groupby(rows, alike):
+        first, *rest = group
+        if not (rest and first.path.rpartition(".")[2].isdecimal()):
+            folded += [(1, row) for row in (first, *rest)]
+            continue
+        count = 1 + len(rest)
+        path = f"{first.path}-{rest[-1].path.rpartition('.')[2]}"
+        row = BlockRow(path, first.kind, first.output, count * first.parameters, count * first.flops)
+        folded.append((count, row))
+    return folded
 
 
 def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[BlockRow], int, Tensor]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import safetensors.torch
 import torch
@@ -56,7 +56,23 @@ def write(path: Path, kind: Kind, tensors: dict[str, Tensor], metadata: dict[str
         "content": content,
         "digest": _digest(tensors, content),
     }
-    write_atomically(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=header))
+
+    def save(aside: Path) -> None:
+        try:
+            safetensors.torch.save_file(tensors, aside, metadata=header)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path}: cannot be written: {error}") from None
+
+    write_atomically(path, save)
+
+
+def kind_of(path: Path) -> Kind:
+    """What a file of ours is.
+
+    Raises:
+        ValueError: no such file; a newer format; not a file of ours (`DamagedFile`).
+    """
+    return cast(Kind, _header(path)["ulzoo"])
 
 
 def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
@@ -84,7 +100,8 @@ def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFi
     return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(header["content"]))
 
 
-def _header(path: Path, kind: Kind) -> dict[str, str]:
+def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
+    """The header of a file of ours, of this `kind` if given."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     try:
@@ -99,6 +116,6 @@ def _header(path: Path, kind: Kind) -> dict[str, str]:
         raise ValueError(
             f"{path}: written in format {header.get('version')}, this ulzoo reads format {FORMAT}; upgrade ulzoo"
         )
-    if found != kind:
+    if kind and found != kind:
         raise ValueError(f"{path}: {_WHAT[found]}")
     return header

@@ -21,6 +21,7 @@ class Protocol:
         data: the spec's data section.
         split: "train" or "val".
         images: how many, from the split's start.
+        batch_size: images that shared a batch, and with it the noise generator and the strata of t.
         rate_samples: draws of (t, ε) per image for the rate.
         decoder_sampler, decoder_steps: how reconstructions were decoded.
         seed: of all noise.
@@ -32,6 +33,7 @@ class Protocol:
     data: dict[str, Any]
     split: str
     images: int
+    batch_size: int
     rate_samples: int
     decoder_sampler: str
     decoder_steps: int
@@ -90,9 +92,9 @@ def rate_distortion(
         figures[f"{prefix}bits_per_dimension"] = _mean(bits[name]) / math.prod(contract.latent_shape)
     sampling = contract.sampling["decoder"]
     steps = sampling.steps if decoder_steps is None else decoder_steps
-    protocol = Protocol(data, split, images, rate_samples, sampling.sampler, steps, seed)
+    protocol = Protocol(data, split, images, batch_size, rate_samples, sampling.sampler, steps, seed)
     return {"figures": figures, "protocol": asdict(protocol)}
 
 
 def _mean(parts: list[Tensor]) -> float:
-    return torch.cat(parts).double().mean().item()
+    return torch.cat(parts).cpu().double().mean().item()

@@ -1,0 +1,89 @@
+"""Exports of what training left, a run or one of its checkpoints, and of exports in another precision."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ulzoo import tensorfile
+from ulzoo.registry.export import Dtype, load_export, save_export
+from ulzoo.registry.run import restore
+from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The file that was written.
+
+    Attributes:
+        source: the checkpoint or export it was made of.
+        stage, step: where training stood; None of an export.
+        measured: whether figures went with it.
+    """
+
+    path: Path
+    source: Path
+    stage: str | None
+    step: int | None
+    measured: bool
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self.path.stat().st_size
+
+    @property
+    def sha256(self) -> str:
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
+    """Export averaged weights.
+
+    A run's figures go along if they were measured at the checkpoint's step, but not with rounded weights, which they
+    were not measured with.
+
+    Args:
+        source: a run directory, whose newest whole checkpoint is taken; a training checkpoint; or, if `dtype` is given,
+            an export.
+        out: the file to write.
+        dtype: of the stored weights, float32 if None.
+
+    Raises:
+        ValueError: nothing there to export.
+    """
+    if source.is_file() and dtype and tensorfile.kind_of(source) == "export":
+        loaded = load_export(source)
+        results = loaded.results if dtype == "float32" else {}
+        save_export(out, loaded.model, loaded.spec, results, dtype)
+        return Exported(out, source, None, None, bool(results))
+    path, checkpoint = _checkpoint(source)
+    model, spec = restore(checkpoint)
+    results = _figures(path.parent.parent, checkpoint) if dtype in (None, "float32") else {}
+    save_export(out, model, spec, results, dtype or "float32")
+    return Exported(out, path, checkpoint.stage, checkpoint.step, bool(results))
+
+
+def _checkpoint(source: Path) -> tuple[Path, Checkpoint]:
+    if source.is_dir():
+        checkpoints = Checkpoints(source / "checkpoints")
+        newest = checkpoints.latest()
+        if newest is None:
+            raise ValueError(f"{source}: holds no training checkpoints")
+        path = next(path for stage, step, path in checkpoints.files() if (stage, step) == (newest.stage, newest.step))
+        return path, newest
+    content = tensorfile.read(source, "checkpoint")
+    metadata = content.metadata
+    return source, Checkpoint(metadata["stage"], metadata["step"], content.tensors, metadata)
+
+
+def _figures(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The run's figures if they are this checkpoint's."""
+    try:
+        results = json.loads((run / "figures.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    of = {"stage": checkpoint.stage, "step": checkpoint.step, "spec_hash": checkpoint.metadata["spec_hash"]}
+    return results if results.get("trained") == of else {}

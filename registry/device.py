@@ -1,0 +1,27 @@
+"""The device that a command runs on."""
+
+import torch
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The named device, or the best one here: CUDA, then Apple's MPS, then the CPU.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", "mps"; None picks.
+
+    Raises:
+        ValueError: no such device, or not on this machine.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if _has_mps() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda", "mps") or (number and not number.isdecimal()):
+        raise ValueError(f"unknown device {name!r}; known here: cpu, cuda, cuda:N, mps")
+    there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(_has_mps())}[kind]
+    if int(number or 0) >= there:
+        raise ValueError(f"there is no device {name!r} on this machine" + (f", {there} of its kind" if there else ""))
+    return torch.device(name)
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
