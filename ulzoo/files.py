@@ -1,27 +1,43 @@
 """Writing files so that a reader sees the old content or the new, never half of it."""
 
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path`, bring it to the disk, then put it in the place of `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Let `write` fill a file in a folder beside `path`, bring it to the disk, then put it in the place of `path`.
+
+    A process killed meanwhile leaves that folder, whatever `write` put there included; the next write of `path` or
+    `remove_unfinished` takes it away.
+    """
     aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
     try:
-        write(aside)
-        with open(aside, "rb") as file:
+        write(aside / path.name)
+        with open(aside / path.name, "rb") as file:
             os.fsync(file.fileno())
-        os.replace(aside, path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+        (aside / path.name).chmod(
+            aside.stat().st_mode & 0o666
+        )  # as open() would; safetensors writes for the user alone
+        os.replace(aside / path.name, path)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def remove_unfinished(folder: Path, name: str) -> None:
+    """Remove what killed writes of files whose names match the regular expression `name` left in `folder`."""
+    for aside in folder.glob(".*.tmp"):
+        if re.fullmatch(name, aside.name[1 : -len(".tmp")]):
+            shutil.rmtree(aside)
 
 
 def write_text(path: Path, text: str) -> None:
