@@ -25,7 +25,7 @@ _WHAT = {
 
 
 class DamagedFile(ValueError):
-    """A file that is cut short, altered or not ours."""
+    """A file that is cut short, altered or not what belongs there."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,12 @@ def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
     """The metadata alone, not checked against the digest.
 
     Raises:
-        ValueError: no such file; the other kind; a newer format; not a file of ours (`DamagedFile`).
+        ValueError: no such file; a newer format; not a file of ours or of the other kind (`DamagedFile`).
     """
-    return json.loads(_header(path, kind)["content"])
+    try:
+        return json.loads(_header(path, kind)["content"])
+    except json.JSONDecodeError as error:
+        raise DamagedFile(f"{path}: damaged ({error})") from None
 
 
 def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFile:
@@ -103,7 +106,7 @@ def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFi
 def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
     """The header of a file of ours, of this `kind` if given."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -117,5 +120,5 @@ def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
             f"{path}: written in format {header.get('version')}, this ulzoo reads format {FORMAT}; upgrade ulzoo"
         )
     if kind and found != kind:
-        raise ValueError(f"{path}: {_WHAT[found]}")
+        raise DamagedFile(f"{path}: {_WHAT[found]}")
     return header
