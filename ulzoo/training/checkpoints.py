@@ -4,14 +4,16 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from ulzoo import tensorfile
+from ulzoo.files import remove_unfinished
 from ulzoo.model import STAGES, Stage
 
 KEEP = 2
+NAME = re.compile(rf"({'|'.join(STAGES)})-(\d+)\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,25 @@ class Checkpoints:
 
     def files(self) -> list[tuple[Stage, int, Path]]:
         """(stage, step, path) in the order in which training wrote them."""
-        found: list[tuple[Stage, int, Path]] = []
-        for stage in STAGES:
-            pattern = re.compile(rf"{stage}-(\d+)\.safetensors")
-            matches = [(int(m[1]), path) for path in self.folder.glob("*") if (m := pattern.fullmatch(path.name))]
-            found += [(stage, step, path) for step, path in sorted(matches)]
-        return found
+        matches = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("*")]
+        found = [(cast(Stage, match[1]), int(match[2]), path) for match, path in matches if match]
+        order = list(STAGES)
+        return sorted(found, key=lambda entry: (order.index(entry[0]), entry[1]))
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then let go of the stage's older ones but the one before. The other stage's stay."""
+        """Write a checkpoint, then let go of the stage's older ones but the one before, and of all later ones.
+
+        Later ones are there when a run went back behind damaged files: they belong to a future trained again.
+        """
         path = self.folder / f"{checkpoint.stage}-{checkpoint.step:08d}.safetensors"
         metadata = {"stage": checkpoint.stage, "step": checkpoint.step, **checkpoint.metadata}
         tensorfile.write(path, "checkpoint", checkpoint.tensors, metadata)
-        for _, _, old in [entry for entry in self.files() if entry[0] == checkpoint.stage][:-KEEP]:
-            old.unlink()
+        files = self.files()
+        here = [entry[2] for entry in files].index(path)
+        older = [entry for entry in files[: here + 1] if entry[0] == checkpoint.stage][:-KEEP]
+        for _, _, gone in older + files[here + 1 :]:
+            gone.unlink()
+        remove_unfinished(self.folder, NAME.pattern)
         return path
 
     def latest(self, stage: Stage | None = None) -> Checkpoint | None:

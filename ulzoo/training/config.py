@@ -18,7 +18,9 @@ class Stage(BaseModel):
     steps: PositiveInt = Field(description="optimizer steps")
     batch_size: PositiveInt = Field(description="images a step, over all devices and accumulated parts")
     lr: float = Field(gt=0, description="peak learning rate")
-    warmup_steps: Count = Field(default=0, description="steps over which the learning rate rises from 0")
+    warmup_steps: Count = Field(
+        default=0, description="steps over which the learning rate rises to lr; a shorter run ends below it"
+    )
     decay: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="learning rate after warm-up")
     optimizer: str = Field(default="adamw", description="any name of timm.optim.list_optimizers()")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay, on matrices only")

@@ -1,11 +1,10 @@
-"""Optimizer, learning-rate schedule and moving average of one stage, all of them timm's."""
+"""Optimizer, learning rate and moving average of one stage, and an optimizer's state as tensors and JSON."""
 
+import math
 from typing import Any
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
-from timm.scheduler.scheduler import Scheduler
+from timm.optim import create_optimizer_v2, get_optimizer_info
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -13,54 +12,83 @@ from ulzoo.training.config import Stage
 
 
 def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer:
-    """Any of timm's optimizers by name; weight decay on matrices only; PyTorch's AdamW in its fused form."""
+    """Any of timm's optimizers by name; weight decay on matrices only; PyTorch's AdamW in its fused form.
+
+    Raises:
+        ValueError: this optimizer cannot be had here, or needs what the trainer does not give it.
+    """
+    info = get_optimizer_info(config.optimizer)
+    if info.second_order:
+        raise ValueError(f"{config.optimizer} needs second derivatives, which this trainer does not compute")
     options: dict[str, Any] = {"fused": True} if config.optimizer == "adamw" else {}
-    return create_optimizer_v2(
-        networks, opt=config.optimizer, lr=config.lr, weight_decay=config.weight_decay, betas=config.betas, **options
-    )
+    if info.num_betas == 2:
+        options["betas"] = config.betas
+    kernels = {id(m.weight): m.weight for m in networks.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)}
+    groups = [
+        {"params": [p for p in networks.parameters() if id(p) not in kernels], "weight_decay": 0.0},
+        {"params": list(kernels.values()), "weight_decay": config.weight_decay},
+    ]
+    try:
+        return create_optimizer_v2(groups, opt=config.optimizer, lr=config.lr, **options)
+    except (AssertionError, ImportError, RuntimeError) as error:  # needs CUDA, or a package
+        raise ValueError(f"{config.optimizer} cannot be used here: {error}") from None
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: Stage) -> Scheduler:
-    """Linear warm-up, then decay to 0 by a cosine or a line, or none. `step_update(n)` is a pure function of n."""
-    warmup: dict[str, Any] = {"warmup_t": config.warmup_steps, "warmup_prefix": True, "t_in_epochs": False}
-    steps = max(config.steps - config.warmup_steps, 1)
-    if config.decay == "cosine":
-        return CosineLRScheduler(optimizer, t_initial=steps, **warmup)
-    if config.decay == "linear":
-        return PolyLRScheduler(optimizer, t_initial=steps, power=1.0, **warmup)
-    return StepLRScheduler(optimizer, decay_t=2 * config.steps, decay_rate=1.0, **warmup)
+def learning_rate(step: int, config: Stage) -> float:
+    """Of update number `step` = 0, 1, …: a line up to `lr` in the last warm-up step, then decay to 0 at the end."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    match config.decay:
+        case "cosine":
+            return config.lr * (1 + math.cos(math.pi * done)) / 2
+        case "linear":
+            return config.lr * (1 - done)
+        case "constant":
+            return config.lr
 
 
 def build_ema(networks: nn.Module, config: Stage) -> ModelEmaV3:
-    """Moving average whose decay rises with the step to `config.ema`, so short runs average over less."""
+    """timm's moving average, whose decay rises with the step to `config.ema`, so short runs average over less."""
     return ModelEmaV3(networks, decay=config.ema, use_warmup=True)
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The optimizer's state as tensors named "{parameter index}.{state name}", and its groups' settings as JSON."""
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
+    """The optimizer's `state_dict` as tensors, by their path in it, and as JSON with the paths in their places."""
+    tensors: dict[str, Tensor] = {}
+
+    def pack(value: Any, path: str) -> Any:
+        match value:
+            case Tensor():
+                tensors[path] = value
+                return {"tensor": path}
+            case dict():
+                return {"dict": [[key, pack(item, f"{path}.{key}")] for key, item in value.items()]}
+            case list() | tuple():
+                return {type(value).__name__: [pack(item, f"{path}.{i}") for i, item in enumerate(value)]}
+            case torch.dtype():
+                return {"dtype": str(value).removeprefix("torch.")}
+        return value
+
     whole = optimizer.state_dict()
-    tensors = {
-        f"{index}.{name}": value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-        for index, entries in whole["state"].items()
-        for name, value in entries.items()
-        if value is not None
-    }
-    groups = [
-        {name: value for name, value in group.items() if isinstance(value, bool | int | float | str)}
-        for group in whole["param_groups"]
-    ]
-    return tensors, groups
+    return tensors, {key: pack(value, key) for key, value in whole.items()}
 
 
-def load_optimizer_state(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], groups: list[dict[str, Any]]
-) -> None:
+def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], packed: dict[str, Any]) -> None:
     """Give a fresh optimizer of the same parameters the state that `optimizer_state` took."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
-    fresh = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": [{**new, **old} for new, old in zip(fresh, groups, strict=True)]}
-    )
+
+    def unpack(value: Any) -> Any:
+        match value:
+            case {"tensor": path}:
+                return tensors[path]
+            case {"dict": items}:
+                return {key: unpack(item) for key, item in items}
+            case {"list": items}:
+                return [unpack(item) for item in items]
+            case {"tuple": items}:
+                return tuple(unpack(item) for item in items)
+            case {"dtype": name}:
+                return getattr(torch, name)
+        return value
+
+    optimizer.load_state_dict({key: unpack(value) for key, value in packed.items()})

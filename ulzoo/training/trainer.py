@@ -1,7 +1,7 @@
 """The one trainer, for both stages: data, loss, step, average, log, checkpoint.
 
-Randomness is seeded anew at every step from (seed, stage, image counter), so a run that resumes needs no saved generator
-and, on the CPU, ends in the same bits as one that was never stopped.
+Randomness is seeded anew at every step from (seed, stage, image counter), so a run that resumes needs no saved
+generator and, on the CPU, ends in the same bits as one that was never stopped.
 """
 
 import time
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ulzoo.data import Source, batches
 from ulzoo.diffusion import SigmoidWeighting
-from ulzoo.model import STAGES, Stage, UnifiedLatents
+from ulzoo.model import STAGES, DiffusionModel, Stage, UnifiedLatents
 from ulzoo.seeds import derive_seed
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
@@ -23,7 +23,7 @@ from ulzoo.training.metrics import Metrics, Row
 from ulzoo.training.optimization import (
     build_ema,
     build_optimizer,
-    build_scheduler,
+    learning_rate,
     load_optimizer_state,
     optimizer_state,
 )
@@ -68,7 +68,6 @@ class Trainer:
         self.parameters = model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
         self.optimizer = build_optimizer(self.networks, config)
-        self.scheduler = build_scheduler(self.optimizer, config)
         self.ema = build_ema(self.networks, config)
         self.step = 0
         self.window: dict[str, float] = {}
@@ -89,8 +88,8 @@ class Trainer:
             NonFiniteLoss: names step, term and images; the last checkpoint is from before.
         """
         if self.config.compile:
-            for network in self.networks.values():
-                network.compile()
+            for part in self.networks.values():
+                (part.network if isinstance(part, DiffusionModel) else part).compile()
         metrics = Metrics(self.folder, self.stage, self.step, self.tensorboard)
         try:
             if self.step < self.config.steps:
@@ -105,7 +104,7 @@ class Trainer:
         seed = derive_seed(config.seed, self.stage, "data")
         start = self.step * config.batch_size
         stream = batches(self.source, config.batch_size, seed=seed, start=start, workers=config.workers)
-        row_started, waited = time.perf_counter(), 0.0
+        row_started, row_start, waited = time.perf_counter(), self.step, 0.0
         while self.step < config.steps:
             asked = time.perf_counter()
             batch = next(stream)
@@ -118,9 +117,10 @@ class Trainer:
             row = None
             if self.step % config.log_every == 0 or self.step == config.steps:
                 seconds = time.perf_counter() - row_started
-                row = self._row(batch["images"], seconds, waited)
+                speed = (self.step - row_start) * config.batch_size / seconds
+                row = self._row(batch["images"], speed, waited / seconds)
                 metrics.write(row)
-                row_started, waited = time.perf_counter(), 0.0
+                row_started, row_start, waited = time.perf_counter(), self.step, 0.0
             if self.step % config.checkpoint_every == 0 or self.step == config.steps:
                 self.checkpoints.save(self._checkpoint())
             self.on_step(self.step, row)
@@ -128,7 +128,8 @@ class Trainer:
     def _step(self, x: Tensor, labels: Tensor, keys: list[str]) -> dict[str, float]:
         """One optimizer step; the terms of its loss."""
         config, device = self.config, self.model.device
-        self.scheduler.step_update(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, config)
         x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         sums: dict[str, Tensor] = {}
         for part, (x_part, labels_part) in enumerate(
@@ -170,7 +171,7 @@ class Trainer:
                     "the step was not applied and the last checkpoint is kept"
                 )
 
-    def _row(self, images: int, seconds: float, waited: float) -> Row:
+    def _row(self, images: int, images_per_second: float, data_wait: float) -> Row:
         steps = self.window.pop("steps")
         means = {name: total / steps for name, total in self.window.items()}
         self.window = {}
@@ -180,8 +181,8 @@ class Trainer:
             "images": images,
             **means,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": steps * self.config.batch_size / seconds,
-            "data_wait": waited / seconds,
+            "images_per_second": images_per_second,
+            "data_wait": data_wait,
         }
         self._warn_of_collapse(row)
         return row
@@ -208,10 +209,9 @@ class Trainer:
             self.warned_of_collapse = True
 
     def _checkpoint(self) -> Checkpoint:
-        state, groups = optimizer_state(self.optimizer)
-        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.module.state_dict().items()}
-        tensors |= {f"optimizer.{name}": tensor for name, tensor in state.items()}
+        moments, state = optimizer_state(self.optimizer)
+        parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict(), "optimizer": moments}
+        tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
         images = self.step * self.config.batch_size
-        metadata = {"images": images, "window": self.window, "optimizer": groups, **self.identity}
+        metadata = {"images": images, "window": self.window, "optimizer": state, **self.identity}
         return Checkpoint(self.stage, self.step, tensors, metadata)
