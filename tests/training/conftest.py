@@ -1,0 +1,82 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo import tensorfile
+from ulzoo.training.metrics import read_rows
+
+NOT_THE_SAME_TWICE = ("images_per_second", "data_wait")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As in the killed processes: another number of threads may sum in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def train_and_kill() -> Iterator[Callable]:
+    """train_and_kill(spec, folder, kill, resume=False, stages=both): see killed.py; True if the kill came in time."""
+    script = Path(__file__).parent / "killed.py"
+    process = subprocess.Popen(
+        [sys.executable, script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+    def call(spec, folder, kill, resume=False, stages=("latents", "base")) -> bool:
+        job = {"spec": spec.to_dict(), "folder": str(folder), "kill": kill, "resume": resume, "stages": stages}
+        print(json.dumps(job), file=process.stdin, flush=True)
+        code = int(process.stdout.readline())
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+
+    yield call
+    process.stdin.close()
+    process.wait()
+
+
+def run_state(folder: Path) -> dict:
+    """All that a run leaves and that must not depend on how often it was stopped."""
+    paths = [*sorted((folder / "checkpoints").iterdir()), folder / "model.safetensors"]
+    state = {"files": [path.name for path in paths]}
+    for path in paths:
+        kind = "export" if path.parent == folder else "checkpoint"
+        state[path.name] = tensorfile.read(path, kind)
+    state["rows"] = [
+        {k: v for k, v in row.items() if k not in NOT_THE_SAME_TWICE} for row in read_rows(folder / "metrics.jsonl")
+    ]
+    state["figures"] = json.loads((folder / "figures.json").read_text())
+    return state
+
+
+@pytest.fixture(scope="session")
+def assert_same_run() -> Callable:
+    """assert_same_run(folder, reference): the same bits in every checkpoint, row and figure."""
+
+    def check(folder: Path, reference: Path) -> None:
+        found, expected = run_state(folder), run_state(reference)
+        for key, value in expected.items():
+            if not isinstance(value, tensorfile.TensorFile):
+                assert found[key] == value, key
+                continue
+            assert found[key].metadata == value.metadata, key
+            assert found[key].tensors.keys() == value.tensors.keys()
+            assert value.tensors
+            for name, tensor in value.tensors.items():
+                other = found[key].tensors[name]
+                assert other.dtype == tensor.dtype and torch.equal(other, tensor), (key, name)
+
+    return check

@@ -1,0 +1,70 @@
+"""Trains in a process of its own that is killed with SIGKILL; a script, so that torch is imported once for many kills.
+
+Reads one job a line, {"spec", "folder", "stages", "resume", "kill"}, forks a child that trains, prints its exit code.
+`kill` is ["after", seconds], counted from the first step, ["at", stage, step], ["writing", n, "half" or "whole"], the
+n-th checkpoint, before it is in its place, ["between"], the stages, or null.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+import ulzoo.registry.run as run
+from ulzoo.registry import spec_from_dict
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+
+
+class Killer(run.Watch):
+    def __init__(self, kill: list) -> None:
+        self.kill, self.started = kill, False
+
+    def step(self, step: int, row: object) -> None:
+        if self.kill[0] == "after" and not self.started:
+            self.started = True
+            threading.Timer(self.kill[1], die).start()
+        if self.kill[0] == "at" and self.kill[2] == step and self.kill[1] == self.where:
+            die()
+
+    def stage(self, stage: str, config: object, start: int) -> None:
+        self.where = stage
+
+
+def arm(kill: list) -> None:
+    if kill[0] == "between":
+        run._draw = lambda *_: die()
+    if kill[0] == "writing":
+        save, count = safetensors.torch.save_file, iter(range(1, 1000))
+
+        def save_and_die(tensors: dict, path: Path, metadata: dict) -> None:
+            save(tensors, path, metadata)
+            if metadata["ulzoo"] == "checkpoint" and next(count) == kill[1]:
+                if kill[2] == "half":
+                    os.truncate(path, path.stat().st_size // 2)
+                die()
+
+        safetensors.torch.save_file = save_and_die
+
+
+torch.set_num_threads(1)
+for line in sys.stdin:
+    job = json.loads(line)
+    if (child := os.fork()) == 0:
+        kill = job["kill"] or ["never"]
+        arm(kill)
+        stages = tuple(job["stages"])
+        spec = spec_from_dict(job["spec"])
+        run.train(spec, Path(job["folder"]), stages=stages, resume=job["resume"], watch=Killer(kill))
+        sys.stdout.flush()
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -1,0 +1,120 @@
+"""`train N` ≡ `train k`, kill -9, `--resume`: the same bits in weights, averages and optimizer state on the CPU."""
+
+import random
+
+import pytest
+import torch
+
+from ulzoo.registry.run import train
+from ulzoo.training.metrics import read_rows
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory):
+    """reference(*overrides): the folder of a run that was never stopped."""
+    done = {}
+
+    def folder(*overrides):
+        if overrides not in done:
+            done[overrides] = tmp_path_factory.mktemp("reference")
+            train(tiny(*overrides), done[overrides])
+        return done[overrides]
+
+    torch.set_num_threads(1)
+    return folder
+
+
+def test_two_runs_are_the_same_whatever_the_global_generator(tiny, reference, assert_same_run, tmp_path):
+    torch.manual_seed(123)
+    torch.randn(7)
+    train(tiny(), tmp_path / "run")
+    assert_same_run(tmp_path / "run", reference())
+
+
+@pytest.mark.parametrize(
+    "kill",
+    [
+        ["at", "latents", 13],  # in the middle of the third epoch and of a window of metrics
+        ["writing", 3, "half"],
+        ["writing", 4, "whole"],
+        ["between"],
+        ["at", "base", 3],  # before the stage's first checkpoint
+    ],
+    ids=str,
+)
+def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert_same_run, tmp_path):
+    assert train_and_kill(tiny(), tmp_path / "run", kill)
+    train(tiny(), tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", reference())
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.latents.accumulate=2", "train.base.accumulate=4", "train.latents.log_every=7"),
+        ("train.latents.optimizer=muon", "train.base.optimizer=muon"),
+        ("train.latents.optimizer=lion", "train.base.optimizer=madgrad"),
+        ("train.latents.precision=bf16", "train.base.precision=bf16"),
+    ],
+    ids=["accumulate", "muon", "lion and madgrad", "bf16"],
+)
+def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, assert_same_run, tmp_path):
+    """One run killed in each stage at seeded random steps and inside writes, resumed each time."""
+    rng, spec, folder = random.Random(str(overrides)), tiny(*overrides), tmp_path / "run"
+    kills = [
+        ["at", "latents", rng.randint(6, 12)],
+        ["writing", 2, "half"],
+        ["at", "base", rng.randint(1, 10)],
+        ["writing", 1, "whole"],
+        ["at", "base", rng.randint(16, 24)],
+    ]
+    for resume, kill in enumerate(kills):
+        assert train_and_kill(spec, folder, kill, resume=bool(resume))
+    train(spec, folder, resume=True)
+    assert_same_run(folder, reference(*overrides))
+
+
+@pytest.mark.slow
+def test_kills_at_random_times(tiny, reference, train_and_kill, assert_same_run, tmp_path):
+    rng, spec, folder = random.Random(0), tiny(), tmp_path / "run"
+    kills = 0
+    while train_and_kill(spec, folder, ["after", rng.uniform(0.02, 0.5)], resume=folder.exists()):
+        kills += 1
+    assert kills >= 2
+    assert_same_run(folder, reference())
+
+
+def test_rows_come_once_and_in_order(tiny, train_and_kill, tmp_path):
+    spec, folder = tiny(), tmp_path / "run"
+    train_and_kill(spec, folder, ["at", "base", 13])
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"stage": "base", "st')  # as a kill inside a write leaves it
+    before = [(row["stage"], row["step"]) for row in read_rows(folder / "metrics.jsonl")]
+    assert before[-1] == ("base", 12)
+    train(spec, folder, resume=True)
+    rows = [(row["stage"], row["step"]) for row in read_rows(folder / "metrics.jsonl")]
+    assert rows == [(stage, step) for stage in ("latents", "base") for step in range(3, 25, 3)]
+
+
+def test_workers_change_nothing(tiny, reference, tmp_path):
+    train(tiny("train.latents.workers=2"), tmp_path / "run", stages=("latents",))
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    expected = [row for row in read_rows(reference() / "metrics.jsonl") if row["stage"] == "latents"]
+    assert len(rows) == 8
+    assert [(row["loss"], row["grad_norm"]) for row in rows] == [(row["loss"], row["grad_norm"]) for row in expected]
+
+
+def test_another_seed_is_another_run(tiny, reference, tmp_path):
+    train(tiny("train.latents.seed=1", "train.latents.steps=3"), tmp_path / "run", stages=("latents",))
+    (row,) = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["loss"] != read_rows(reference() / "metrics.jsonl")[0]["loss"]
+
+
+def test_a_longer_run_goes_on(tiny, assert_same_run, tmp_path):
+    """With the constant rate the first 20 steps of 30 are the 20 steps of a shorter run."""
+    options = ("train.latents.decay=constant", "train.latents.log_every=10")
+    short, long = (tiny(*options, f"train.latents.steps={n}") for n in (20, 30))
+    train(short, tmp_path / "run", stages=("latents",))
+    train(long, tmp_path / "run", stages=("latents",), resume=True)
+    train(long, tmp_path / "at once", stages=("latents",))
+    assert_same_run(tmp_path / "run", tmp_path / "at once")
