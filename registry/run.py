@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation import rate_distortion, save_grid
@@ -20,6 +21,7 @@ from ulzoo.registry.spec import spec_from_dict
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
 from ulzoo.training.metrics import Row
+from ulzoo.training.optimization import build_optimizer
 from ulzoo.training.trainer import Trainer
 
 OURS = ("spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples", "tensorboard")
@@ -92,6 +94,11 @@ def train(
     assert not (resume and fresh)
     watch = watch or Watch()
     done = _found(folder, spec, stages, resume, fresh)
+    for stage in stages:
+        try:
+            build_optimizer(nn.Linear(1, 1), getattr(spec.train, stage))
+        except ValueError as error:
+            raise spec.error(f"train.{stage}.optimizer", str(error)) from None
     source, held_out = open_source(spec, "train"), open_source(spec, "val")
     model = compile_model(spec, device)
     if fresh:
@@ -146,6 +153,8 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
         return None
     wanted: Stage | None = "latents" if stages == ("latents",) else None
     reached = {stage for stage, _, _ in files}
+    if stages == ("latents",) and "base" in reached:
+        raise ValueError(f"{folder}: its second stage stands on the first; leave out --stage, or use another --out")
     if stages == ("base",) and "base" not in reached:
         wanted = "latents"
         if not files:
@@ -161,9 +170,13 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
         changes = [change for change in changes if not change.startswith(("base.", "train.base.", "name:"))]
         if done.step < old.train.latents.steps:
             raise ValueError(f"{folder}: its first stage stopped at step {done.step}; finish it (--stage latents)")
+    if (done.stage == "base" or stages == ("base",)) and old.train.latents.steps != spec.train.latents.steps:
+        changes.append(f"train.latents.steps: {old.train.latents.steps} -> {spec.train.latents.steps}")
     if changes:
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         raise ValueError(f"{folder}: its run had another spec, {changes[0]}{more}; use --fresh or another --out")
+    if done.step > (steps := getattr(spec.train, done.stage).steps):
+        raise ValueError(f"{folder}: has {done.step} steps already, train.{done.stage}.steps asks for {steps}")
     return done
 
 
