@@ -58,7 +58,7 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in content.tensors.items()})
     except RuntimeError as error:
-        first = str(error).splitlines()[1:2]
+        first = str(error).splitlines()[1].strip()
         raise ValueError(f"{path}: its weights do not fit its spec in this version of ulzoo: {first}") from None
     return Export(model, spec, content.metadata["results"])
 

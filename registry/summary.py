@@ -158,18 +158,17 @@ def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _saved_bytes(model: UnifiedLatents, stage: Stage, x: Tensor) -> int:
     """Bytes that autograd keeps between forward and backward for one example, weights not counted."""
-    weights = {id(parameter) for parameter in model.prepare(stage)}
-    kept: dict[int, int] = {}
+    model.prepare(stage)
+    weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.UntypedStorage] = {}  # alive until they are counted, so that no address is given out twice
 
     def pack(tensor: Tensor) -> Tensor:
-        if id(tensor) not in weights and not tensor.is_leaf:
-            storage = tensor.untyped_storage()
-            kept[id(storage)] = storage.nbytes()
-        held.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
         return tensor
 
-    held: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = model.latents_loss(x).total if stage == "latents" else model.base_loss(x)
     assert math.prod(loss.shape) == 1
-    return sum(kept.values())
+    return sum(storage.nbytes() for storage in kept.values())
