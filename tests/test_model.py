@@ -31,7 +31,7 @@ def tiny(num_classes: int = 0, guidance: float = 1.0, seed: int = 0) -> UnifiedL
     """ViTs of a few hundred parameters; their zero outputs are perturbed so that everything counts."""
     torch.manual_seed(seed)
     z = DenoiserInputs(LATENT_SIZE, 5, num_classes=num_classes, label_dropout=0.1)
-    x = DenoiserInputs(SIZE, 3, LATENT_SIZE, 5)
+    x = DenoiserInputs(SIZE, 3, LATENT_SIZE, 5, num_classes, label_dropout=0.1)
     small = {"width": 16, "depth": 1, "heads": 2}
 
     def vit(inputs: DenoiserInputs, patch: int = 1) -> ViT:
@@ -49,7 +49,7 @@ def tiny(num_classes: int = 0, guidance: float = 1.0, seed: int = 0) -> UnifiedL
             5,
             LOGSNR,
             num_classes,
-            sampling={"base": Sampling("ddim", 4, guidance), "decoder": Sampling("ddpm", 3)},
+            sampling={"base": Sampling("ddim", 4, guidance), "decoder": Sampling("ddpm", 3, guidance)},
         ),
     )
     with torch.no_grad():
@@ -186,6 +186,16 @@ def test_guidance_scale_one_is_the_conditional_and_zero_the_unconditional_base()
     assert not torch.allclose(model.sample_latents(2, labels, generator=seeded()), plain, rtol=1e-3, atol=1e-3)
 
 
+def test_the_decoder_is_guided_by_the_label_and_always_sees_the_latent() -> None:
+    model, z_0 = tiny(num_classes=3, guidance=2.0), torch.randn(2, 5, *LATENT_SIZE, generator=seeded(5))
+    guided, plain, other = (
+        model.decode(latent, generator=seeded(), labels=labels)
+        for latent, labels in ((z_0, [0, 2]), (z_0, None), (-z_0, [0, 2]))
+    )
+    assert not torch.allclose(guided, plain, rtol=1e-4) and not torch.allclose(guided, other, rtol=1e-4)
+    torch.testing.assert_close(model.decode(z_0, generator=seeded(), labels=[-1, -1]), plain)
+
+
 def test_labels_are_checked_where_a_user_gives_them() -> None:
     model = tiny(num_classes=3)
     with pytest.raises(ValueError, match=r"labels must have shape \(2,\), got \(3,\)"):
@@ -295,6 +305,7 @@ def test_sampling_hands_the_bases_noisy_latent_to_the_decoder() -> None:
     network = model.decoder.network
     assert isinstance(network, GaussianDecoder)
     z_0 = network.seen[0]
+    assert torch.equal(z_0, model.sample_latents(400, generator=seeded()))
     assert z_0.var().item() == pytest.approx(ALPHA2 * 0.04 + 1 - ALPHA2, rel=0.1)  # σ_0² is a seventh of it
 
 
@@ -316,6 +327,13 @@ def test_rate_is_the_loss_in_bits_with_its_terminal_kl() -> None:
     nats = prior.diffusion.loss(prior.denoiser(), z_clean, None, seeded(3)) + prior.diffusion.terminal_kl(z_clean)
     torch.testing.assert_close(model.rate(x, generator=seeded(3)), nats / math.log(2))
     torch.testing.assert_close(model.latents_loss(x, generator=seeded(3)).rate, nats)
+
+
+def test_samples_of_one_example_share_its_label() -> None:
+    model, x, labels = tiny(num_classes=3), images(), torch.arange(6) % 3
+    each = model.rate(x.repeat(4, 1, 1, 1), 1, seeded(), labels=labels.repeat(4))
+    together = model.rate(x, 4, seeded(), labels=labels)
+    torch.testing.assert_close(together, each.reshape(4, 6).mean(0))
 
 
 def test_more_samples_mean_the_same_rate_with_less_scatter() -> None:

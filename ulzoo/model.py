@@ -173,7 +173,7 @@ class UnifiedLatents(nn.Module):
         x: Tensor,
         steps: int | None = None,
         generator: torch.Generator | None = None,
-        labels: Tensor | None = None,
+        labels: Tensor | Sequence[int] | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
         """x -> z_clean -> z_0 -> x̂ in [-1, 1]."""

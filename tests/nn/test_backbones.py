@@ -117,6 +117,25 @@ def test_dropout_drops_in_training_only() -> None:
         assert torch.equal(*draws)
 
 
+@pytest.mark.parametrize("backbone", ["hierarchical_vit", "uvit"])
+def test_fine_detail_passes_by_the_coarse_levels(backbone: str, perturb: Perturb) -> None:
+    """With nothing coming up from the coarser grid, the skip still carries x_t to the output."""
+    inputs, made = made_inputs((8, 4)), DenoiserInputs((8, 4), 3)
+    network: HierarchicalViT | UViT
+    if backbone == "uvit":
+        network = UViT(made, patch=1, channels=(8, 12), blocks=(1, 1), width=24, depth=1, heads=2)
+        perturb(network)
+        coarse = network.grow
+    else:
+        network = HierarchicalViT(made, channels=(12, 24), blocks=(2, 1), head_width=12)
+        perturb(network)
+        coarse = network.splits
+    for parameter in coarse.parameters():
+        nn.init.zeros_(parameter)
+    out = network(inputs["x_t"], inputs["logsnr"])
+    assert (out - network(-inputs["x_t"], inputs["logsnr"])).abs().mean() > 0.1 * out.abs().mean()
+
+
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 

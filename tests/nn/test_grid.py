@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ulzoo.nn.grid import divide, enlarge, patchify, rotary_angles, to_grid, to_tokens, unpatchify
-from ulzoo.nn.transformer import _rotate
+from ulzoo.nn.transformer import Transformer, _rotate
 
 GRIDS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)  # (patches, patch) per axis
 
@@ -57,16 +57,16 @@ def test_divide() -> None:
 
 def rotated(vector: Tensor, size: tuple[int, ...]) -> Tensor:
     """One vector as it looks at every position, (*size, head_width)."""
-    angles = rotary_angles(size, len(vector)).double()
-    cos, sin = torch.cat([angles.cos()] * 2, dim=1), torch.cat([-angles.sin(), angles.sin()], dim=1)
-    return _rotate(vector.expand(len(angles), -1), cos, sin).reshape(*size, -1)
+    stack = Transformer(size, len(vector), depth=0, heads=1)
+    assert stack.cos is not None and stack.sin is not None
+    return _rotate(vector.expand(len(stack.cos), -1), stack.cos, stack.sin).reshape(*size, -1)
 
 
 @pytest.mark.parametrize(("size", "head_width"), [((7,), 8), ((5, 6), 16), ((5, 6), 10), ((3, 4, 5), 16)])
 def test_rotary_attention_sees_differences_of_position_only(size: tuple[int, ...], head_width: int) -> None:
     q, k = torch.randn(2, head_width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     at_q, at_k = rotated(q, size), rotated(k, size)
-    torch.testing.assert_close(at_q.norm(dim=-1), q.norm().expand(size))
+    torch.testing.assert_close(at_q.norm(dim=-1), q.norm().expand(size), rtol=1e-5, atol=1e-6)
     corner, step = (0,) * len(size), (1,) * len(size)
     further = tuple(2 * s for s in step)
     torch.testing.assert_close(at_q[step] @ at_k[further], at_q[corner] @ at_k[step], rtol=1e-5, atol=1e-6)
