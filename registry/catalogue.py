@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from ulzoo.registry.schema import Spec
+from ulzoo.registry.schema import Spec, diff
 from ulzoo.registry.spec import find_specs, load_spec
 from ulzoo.registry.table import suggest
 
@@ -87,8 +87,9 @@ def create_model(
         raise ValueError("overrides apply to a spec's file; this spec is already resolved")
     if pretrained:
         released = open_model(spec.name)
-        if released.spec.hash != spec.hash:
-            raise ValueError(f"the released weights of {spec.name} belong to its packaged spec, not to a changed one")
+        changed = [key for key in diff(released.spec, spec) if not key.startswith(("description", "train.", "sample."))]
+        if changed:
+            raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
         return released.model
     return compile_model(spec)
 

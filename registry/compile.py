@@ -23,11 +23,11 @@ def data_contract(spec: Spec) -> DataContract:
         return DATASETS.get(spec.data.kind).describe(**keys)
 
 
-def compile_model(spec: Spec, device: torch.device | str = "cpu") -> UnifiedLatents:
+def compile_model(spec: Spec, device: torch.device | str | None = None) -> UnifiedLatents:
     """Build the four networks with fresh weights, seeded by `train.latents.seed`, in eval mode.
 
     Args:
-        device: where; "meta" checks and measures a model without memory for it.
+        device: where; "meta" checks and measures a model without memory for it. None is PyTorch's default device.
 
     Raises:
         SpecError: parts that do not fit, with the key that is to blame.
@@ -39,7 +39,7 @@ def compile_model(spec: Spec, device: torch.device | str = "cpu") -> UnifiedLate
         latent_size = divide(size, latent.downsample, "latent.downsample")
     z = DenoiserInputs(latent_size, latent.channels)
     x = DenoiserInputs(size, data.channels, latent_size, latent.channels)
-    with torch.device(device), torch.random.fork_rng(devices=[]):
+    with torch.device(device or torch.get_default_device()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(spec.train.latents.seed, "init"))
         with _located(spec, "encoder"):
             encoder = ENCODERS.build(spec.encoder, size, data.channels, latent.channels, latent.downsample)

@@ -1,7 +1,6 @@
 """A stack of transformer blocks over the tokens of a grid, conditioned by adaptive norms or not at all."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
 import torch
@@ -63,7 +62,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm = RmsNorm(width, affine=False)
         self.attention = Attention(width, heads, dropout)
-        self.mlp = Mlp(width, int(width * mlp_ratio), act_layer=partial(nn.GELU, approximate="tanh"), drop=dropout)
+        self.mlp = Mlp(width, int(width * mlp_ratio), drop=dropout)
         if not modulated:
             zero_init(self.attention.proj)
             zero_init(self.mlp.fc2)
