@@ -1,0 +1,103 @@
+"""The command line: every command parses, calls the library and renders. torch is imported inside the commands."""
+
+import logging
+import sys
+import warnings
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ulzoo.cli import evaluate, export, sample, show, train
+from ulzoo.cli import list as list_
+from ulzoo.cli.terminal import say
+from ulzoo.version import __version__
+
+__all__ = ["app", "main"]
+
+EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo list[/]                                    the models there are
+  [cyan]ulzoo sample emoji32_tiny[/]                     pictures by a released model
+  [cyan]ulzoo train emoji32_tiny --dry-run[/]            what training would cost
+  [cyan]ulzoo train emoji32_tiny --out runs/a[/]         train it, both stages
+  [cyan]ulzoo reconstruct runs/a emoji32_tiny[/]         two models side by side
+  [cyan]ulzoo evaluate runs/a --json[/]                  rate, PSNR, protocol
+"""
+
+
+class Commands(TyperGroup):
+    """A user's mistake ends in one line and exit status 2, what the machine refuses in 1, a bug in a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with warnings.catch_warnings():
+            _quieten()
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as error:
+                say(f"interrupted{f'; {error}' if str(error) else ''}")
+                raise typer.Exit(130) from None
+            except ValueError as error:
+                say(f"error: {error}")
+                raise typer.Exit(2) from None
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                place = f"{error.filename}: " if error.filename else ""
+                say(f"error: {place}{error.strerror or error}")
+                raise typer.Exit(1) from None
+            except ArithmeticError as error:
+                if type(error).__name__ != "NonFiniteLoss":
+                    raise
+                say(f"error: {error}")
+                raise typer.Exit(1) from None
+
+
+def _quieten() -> None:
+    """Warnings of ulzoo as one line each, those of the libraries below not at all (unless python -W asked for them)."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"ulzoo(\.|$)")
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    logging.getLogger("timm").setLevel(logging.ERROR)
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EXAMPLES,
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"ulzoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def ulzoo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Unified Latents from YAML: a spec is the whole model; train it, look at it, measure it."""
+
+
+app.command(epilog=train.EXAMPLES)(train.train)
+app.command("list", epilog=list_.EXAMPLES)(list_.list_specs)
+app.command(epilog=show.EXAMPLES)(show.show)
+app.command(epilog=sample.SAMPLE_EXAMPLES)(sample.sample)
+app.command(epilog=sample.RECONSTRUCT_EXAMPLES)(sample.reconstruct)
+app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=export.SCHEMA_EXAMPLES)(export.schema)
+
+
+def main() -> None:
+    """The console script `ulzoo`."""
+    app(prog_name="ulzoo")

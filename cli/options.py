@@ -1,0 +1,30 @@
+"""Arguments and options that several commands take."""
+
+from typing import Annotated
+
+import typer
+
+Spec = Annotated[
+    str, typer.Argument(metavar="SPEC", help="A packaged spec's name (see [bold]ulzoo list[/]) or a YAML file.")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the spec, as in train.base.steps=500; repeatable."
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="D", help="cpu, cuda, cuda:N or mps; the best one here if left out.", show_default=False),
+]
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...", help="Released models, exported files or run directories; several are drawn side by side."
+    ),
+]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A released model's name, an exported file or a run directory.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]
+Split = Annotated[str, typer.Option(metavar="SPLIT", help="Which images: val or train.")]

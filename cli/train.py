@@ -1,0 +1,134 @@
+"""`ulzoo train`: from a spec to a run directory."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ulzoo.cli import options
+from ulzoo.cli.terminal import console, duration, figures_table, gflops, pairs, plain_table, scaled, shape, three
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from ulzoo.model import Stage
+    from ulzoo.registry import Spec
+    from ulzoo.registry.plan import Plan, StagePlan
+    from ulzoo.registry.run import Result
+
+EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo train emoji32_tiny[/]
+  [cyan]ulzoo train my.yaml --set train.latents.steps=500 --out runs/b[/]
+  [cyan]ulzoo train emoji32_tiny --stage base --resume[/]
+"""
+
+
+def train(
+    spec: options.Spec,
+    stage: Annotated[
+        Literal["latents", "base", "all"],
+        typer.Option(help="Stage 1 (encoder, prior, decoder), stage 2 (base), or one after the other."),
+    ] = "all",
+    overrides: options.Set = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The run directory; runs/NAME if left out.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run that is there, then start.")] = False,
+    device: options.Device = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; write nothing.")] = False,
+) -> None:
+    """Train a spec's two stages, measure the result on validation images, draw pictures, export."""
+    if resume and fresh:
+        raise typer.BadParameter("--resume and --fresh exclude each other")
+    from ulzoo.registry import load_spec, run
+    from ulzoo.registry.device import pick_device
+    from ulzoo.registry.plan import plan_training
+
+    started = time.monotonic()
+    loaded = load_spec(spec, overrides or ())
+    chosen = pick_device(device)
+    stages: tuple[Stage, ...] = ("latents", "base") if stage == "all" else (stage,)
+    plan = plan_training(loaded, stages, chosen)
+    folder = out or Path("runs") / loaded.name
+    shown = console()
+    if dry_run:
+        _print_plan(shown, loaded, plan, chosen)
+        return
+
+    from ulzoo.cli.progress import display
+
+    heading = [
+        f"{loaded.name} in {folder}, on {chosen.type}: {scaled(sum(plan.summary.parameters.values()))} parameters"
+    ]
+    heading += [_line(planned) for planned in plan.stages]
+    try:
+        with display(shown, heading) as watch:
+            result = run.train(loaded, folder, stages=stages, resume=resume, fresh=fresh, device=chosen, watch=watch)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"with --resume it goes on from the last checkpoint in {folder}") from None
+    _print_result(shown, result, time.monotonic() - started)
+
+
+def _line(planned: "StagePlan") -> str:
+    return (
+        f"stage {planned.stage}: {planned.steps:,} steps × {planned.batch_size} = {planned.images:,} images, "
+        f"{scaled(planned.flops, 'FLOPs')}, about {scaled(planned.memory_bytes, 'B')}, {_precision(planned)}"
+    )
+
+
+def _precision(planned: "StagePlan") -> str:
+    if planned.asked != planned.used:
+        return f"{planned.used} ({planned.asked} asked for, this processor has none)"
+    return planned.used
+
+
+def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.device") -> None:
+    from ulzoo.registry.plan import count_images
+
+    try:
+        images, missing = count_images(spec), ""
+    except ValueError as error:
+        images, missing = 0, str(error)
+    summary = plan.summary
+    shown.print(f"{spec.name}, trained on {device.type}", style="bold")
+    shown.print(f"images {shape(summary.resolution)}, latents {shape(summary.latent)}")
+    networks = plain_table("network", "parameters", "forward GFLOPs/image")
+    for name, parameters in summary.parameters.items():
+        networks.add_row(name, f"{parameters:,}", gflops(summary.flops[name]))
+    networks.add_section()
+    networks.add_row("all", f"{sum(summary.parameters.values()):,}", gflops(sum(summary.flops.values())), style="bold")
+    shown.print(networks)
+    shown.print()
+
+    table = plain_table("stage", *(planned.stage for planned in plan.stages))
+    table.add_row("steps", *(f"{planned.steps:,}" for planned in plan.stages))
+    table.add_row("batch size", *(f"{planned.batch_size:,}" for planned in plan.stages))
+    table.add_row("images", *(f"{planned.images:,}" for planned in plan.stages))
+    if images:
+        table.add_row("epochs", *(f"{planned.images / images:.1f}" for planned in plan.stages))
+    table.add_row("training GFLOPs/image", *(gflops(planned.flops_per_image) for planned in plan.stages))
+    table.add_row("training PFLOPs", *(three(planned.flops / 1e15) for planned in plan.stages))
+    table.add_row("memory of tensors, about", *(scaled(planned.memory_bytes, "B") for planned in plan.stages))
+    table.add_row("precision", *(_precision(planned) for planned in plan.stages))
+    shown.print(table)
+    shown.print()
+    shown.print(f"{images:,} training images at hand" if images else f"data not at hand: {missing}")
+    shown.print(f"{three(plan.flops / 1e15)} PFLOPs in all; nothing was written")
+
+
+def _print_result(shown: "Console", result: "Result", seconds: float) -> None:
+    protocol = result.results["protocol"]
+    shown.print()
+    shown.print(f"Trained and measured on {protocol['images']} validation images in {duration(seconds)}", style="bold")
+    shown.print(figures_table(result.results["figures"]))
+    shown.print()
+    files = pairs()
+    for picture in sorted(result.samples.glob("*.png")):
+        files.add_row(picture.stem, str(picture))
+    files.add_row("figures and protocol", str(result.folder / "figures.json"))
+    files.add_row("the model", str(result.export))
+    shown.print(files)
