@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, RmsNorm
+from timm.layers import Mlp, LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.nn.grid import rotary_angles, zero_init
@@ -18,7 +18,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with QK-norm (arXiv 2010.04245), a learned temperature per head and, where angles are
+    """Multi-head self-attention with QK-norm (arXiv 2302.05442), a learned temperature per head and, where angles are
     given, rotary positions."""
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -27,7 +27,7 @@ class Attention(nn.Module):
             raise ValueError(f"heads {heads} does not divide the width {width}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.norm = RmsNorm(width // heads, affine=False)
+        self.norm = LayerNorm(width // heads, affine=False)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
@@ -60,7 +60,7 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, modulated: bool):
         super().__init__()
-        self.norm = RmsNorm(width, affine=False)
+        self.norm = LayerNorm(width, affine=False)
         self.attention = Attention(width, heads, dropout)
         self.mlp = Mlp(width, int(width * mlp_ratio), drop=dropout)
         if not modulated:
@@ -128,7 +128,7 @@ class ModulatedOutput(nn.Module):
 
     def __init__(self, width: int, cond_width: int, out_width: int):
         super().__init__()
-        self.norm = RmsNorm(width, affine=False)
+        self.norm = LayerNorm(width, affine=False)
         self.modulation = zero_init(nn.Linear(cond_width, 2 * width))
         self.proj = zero_init(nn.Linear(width, out_width))
 

@@ -2,7 +2,7 @@
 
 import math
 
-from timm.layers import RmsNorm
+from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning
@@ -98,7 +98,7 @@ class ViTEncoder(nn.Module):
         self.size = divide(size, self.patch, "latent.downsample")
         self.embed = nn.Linear(in_channels * math.prod(self.patch), width)
         self.transformer = Transformer(self.size, width, depth, heads, mlp_ratio=mlp_ratio, positions=positions)
-        self.norm = RmsNorm(width, affine=False)
+        self.norm = LayerNorm(width, affine=False)
         self.out = nn.Linear(width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
