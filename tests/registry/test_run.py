@@ -1,0 +1,248 @@
+"""Runs: what may start, go on or be overwritten, and that the stages are the same one by one and in one go."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo import tensorfile
+from ulzoo.registry.run import Watch, described_data, restore, train
+from ulzoo.training.checkpoints import Checkpoints
+
+SHORT = (
+    "train.latents.steps=4",
+    "train.base.steps=4",
+    "train.latents.checkpoint_every=2",
+    "train.base.checkpoint_every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def short(tiny):
+    return lambda *overrides: tiny(*SHORT, *overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(short, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train(short(), folder)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    """A copy of the finished run, to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(spec, folder: Path, **options) -> str:
+    """The error's one line; nothing may have been written."""
+    before = content(folder) if folder.is_dir() else folder.exists()
+    with pytest.raises(ValueError) as error:
+        train(spec, folder, **options)
+    assert (content(folder) if folder.is_dir() else folder.exists()) == before
+    assert len(str(error.value).splitlines()) == 1
+    return str(error.value)
+
+
+def test_what_a_run_leaves(finished, short):
+    found = {path.name for path in finished.iterdir()}
+    assert found == {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples"}
+    assert {path.name for path in (finished / "samples").iterdir()} == {"reconstructions.png", "samples.png"}
+    from ulzoo.registry import load_spec
+
+    assert load_spec(finished / "spec.yaml").hash == short().hash
+    results = json.loads((finished / "figures.json").read_text())
+    assert results["protocol"]["images"] == 6 and results["protocol"]["data"] == described_data(short())
+    assert "root" not in results["protocol"]["data"]
+    assert tensorfile.read_metadata(finished / "model.safetensors", "export")["results"] == results
+
+
+def test_a_watch_hears_of_every_step(short, tmp_path):
+    heard = []
+
+    class Ear(Watch):
+        def stage(self, stage, config, start):
+            heard.append((stage, config.steps, start))
+
+        def step(self, step, row):
+            heard.append((step, row and row["step"]))
+
+    train(short("train.latents.log_every=3"), tmp_path / "run", stages=("latents",), watch=Ear())
+    assert heard == [("latents", 4, 0), (1, None), (2, None), (3, 3), (4, 4)]
+
+
+def test_restored_checkpoints_are_the_exported_models(finished):
+    model, spec = restore(Checkpoints(finished / "checkpoints").latest())
+    exported = tensorfile.read(finished / "model.safetensors", "export").tensors
+    assert spec.name == "tiny" and model.state_dict().keys() == exported.keys()
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in model.state_dict().items())
+    assert restore(Checkpoints(finished / "checkpoints").latest("latents"))[0].base is None
+
+
+# --------------------------------------------------------------------------------------------------------------- stages
+
+
+def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
+    train(short(), tmp_path, stages=("latents",))
+    first = tensorfile.read(tmp_path / "model.safetensors", "export")
+    assert first.metadata["stages"] == ["latents"] and not any(name.startswith("base.") for name in first.tensors)
+    train(short(), tmp_path, stages=("base",))
+    at_once = tensorfile.read(finished / "model.safetensors", "export")
+    assert tensorfile.read(tmp_path / "model.safetensors", "export").metadata == at_once.metadata
+    second = tensorfile.read(tmp_path / "model.safetensors", "export").tensors
+    assert all(torch.equal(tensor, second[name]) for name, tensor in at_once.tensors.items())
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.tensors.items())  # frozen to the bit
+    assert json.loads((tmp_path / "figures.json").read_text()) == json.loads((finished / "figures.json").read_text())
+
+
+def test_the_first_stage_is_frozen_in_training_too(finished):
+    """Not only in the export: the second stage's checkpoints hold the first stage's averages, bit by bit."""
+    checkpoints = Checkpoints(finished / "checkpoints")
+    averages = checkpoints.latest("latents").part("ema.")
+    weights = checkpoints.latest("base").part("model.")
+    assert {name.partition(".")[0] for name in averages} == {"encoder", "prior", "decoder"}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in averages.items())
+
+
+def test_the_base_may_change_between_the_stages(short, tmp_path):
+    train(short(), tmp_path, stages=("latents",))
+    first = tensorfile.read(tmp_path / "model.safetensors", "export").tensors
+    other = short("base.backbone.width=48", "train.base.optimizer=muon", "name=other")
+    train(other, tmp_path, stages=("base",))
+    second = tensorfile.read(tmp_path / "model.safetensors", "export")
+    assert second.metadata["spec"] == other.to_dict()
+    assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.items())
+    third = short("base.backbone.width=64", "train.base.optimizer=muon", "name=other")
+    assert "base.backbone.width: 48 -> 64" in refused(third, tmp_path, stages=("base",), resume=True)
+
+
+def test_the_first_stage_may_not_change_under_the_second(short, tmp_path):
+    train(short(), tmp_path, stages=("latents",))
+    assert "encoder.width: 32 -> 48" in refused(short("encoder.width=48"), tmp_path, stages=("base",))
+    assert "train.latents.steps: 4 -> 6" in refused(short("train.latents.steps=6"), tmp_path, stages=("base",))
+
+
+def test_the_second_stage_needs_a_finished_first(short, tmp_path):
+    assert "no first stage to build on" in refused(short(), tmp_path / "new", stages=("base",))
+    (tmp_path / "run").mkdir()
+    train(short("train.latents.steps=2"), tmp_path / "run", stages=("latents",))
+    # as if it had been stopped there
+    path = tmp_path / "run/checkpoints/latents-00000002.safetensors"
+    stopped = Checkpoints(path.parent).latest()
+    Checkpoints(path.parent).save(dataclasses.replace(stopped, metadata=stopped.metadata | {"spec": short().to_dict()}))
+    message = refused(short(), tmp_path / "run", stages=("base",))
+    assert "its first stage stopped at step 2" in message and "--stage latents" in message
+
+
+def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
+    assert "second stage stands on the first" in refused(short(), run, stages=("latents",), resume=True)
+    assert "train.latents.steps: 4 -> 8" in refused(short("train.latents.steps=8"), run, resume=True)
+    assert "would remove the first stage" in refused(short(), run, stages=("base",), fresh=True)
+
+
+# --------------------------------------------------------------------------------------------------- resume and refusal
+
+
+def test_a_folder_with_a_run_is_not_written_to_unasked(short, run):
+    assert "holds a run already; add --resume" in refused(short(), run)
+    assert "holds a run already; add --resume" in refused(short(), run, stages=("base",))
+
+
+def test_a_file_is_no_run_directory(short, tmp_path):
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(short(), tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    "override", ["latent.channels=8", "train.latents.lr=1e-4", "train.base.seed=3", "data.hflip=false", "name=other"]
+)
+def test_another_spec_is_refused_and_the_key_named(override, short, run):
+    key = override.partition("=")[0]
+    assert re.search(
+        rf"another spec, {key}: .* -> .*; use --fresh or another --out", refused(short(override), run, resume=True)
+    )
+
+
+def test_more_changes_are_counted(short, run):
+    assert "(and 1 more)" in refused(short("train.latents.lr=1", "train.base.lr=1"), run, resume=True)
+
+
+def test_what_changes_nothing_may_change(short, run):
+    spec = short("description=longer", "train.base.steps=6", "train.base.log_every=1", "sample.decoder.steps=1")
+    train(spec, run, resume=True)
+    assert (run / "checkpoints/base-00000006.safetensors").exists()
+    assert tensorfile.read_metadata(run / "model.safetensors", "export")["spec"] == spec.to_dict()
+
+
+def test_fewer_steps_than_were_made(short, run):
+    assert "has 4 steps already, train.base.steps asks for 3" in refused(short("train.base.steps=3"), run, resume=True)
+
+
+def test_resuming_a_finished_run_makes_it_again(short, run, finished):
+    for name in ("model.safetensors", "figures.json"):
+        (run / name).unlink()
+    train(short(), run, resume=True)
+    assert (run / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()
+    assert content(run / "checkpoints") == content(finished / "checkpoints")
+
+
+def test_resuming_nothing_starts(short, tmp_path, finished):
+    notes = []
+    watch = Watch()
+    watch.note = notes.append
+    train(short(), tmp_path / "new", resume=True, watch=watch)
+    assert notes[0].startswith("nothing to resume")
+    assert (tmp_path / "new/figures.json").read_bytes() == (finished / "figures.json").read_bytes()
+
+
+def test_fresh_removes_the_run_and_nothing_else(short, run):
+    (run / "notes.txt").write_text("mine")
+    (run / "tensorboard").mkdir()
+    train(short("train.base.seed=1"), run, stages=("latents",), fresh=True)
+    assert (run / "notes.txt").read_text() == "mine"
+    assert not (run / "tensorboard").exists()
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        f"latents-0000000{n}.safetensors" for n in (2, 4)
+    }
+
+
+def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
+    for path in (run / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:100])
+    with pytest.warns(UserWarning, match="going back"):
+        assert "every checkpoint is damaged" in refused(short(), run, resume=True)
+    monkeypatch.setattr(tensorfile, "FORMAT", 2)
+    tensorfile.write(run / "checkpoints/base-00000004.safetensors", "checkpoint", {}, {})
+    monkeypatch.undo()
+    assert "upgrade ulzoo" in refused(short(), run, resume=True)
+
+
+def test_going_back_behind_damage_ends_in_the_same_place(short, run, finished):
+    (run / "checkpoints/base-00000004.safetensors").write_bytes(b"")
+    with pytest.warns(UserWarning, match="base-00000004"):
+        train(short(), run, resume=True)
+    assert (run / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()
+
+
+@pytest.mark.parametrize("optimizer, why", [("adahessian", "second derivatives"), ("bnbadamw", "cannot be used here")])
+def test_an_optimizer_that_cannot_be_had(optimizer, why, short, tmp_path):
+    if optimizer.startswith("bnb"):
+        from timm.optim import list_optimizers
+
+        if optimizer not in list_optimizers() or torch.cuda.is_available():
+            pytest.skip("needs bitsandbytes and no GPU")
+    message = refused(short(f"train.base.optimizer={optimizer}"), tmp_path / "new")
+    assert "train.base.optimizer" in message and why in message
+
+
+def test_no_data_no_run(short, tmp_path):
+    assert "data: " in refused(short(f"data.root={tmp_path / 'absent'}"), tmp_path / "new")
