@@ -11,6 +11,7 @@ import json
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,10 @@ def main() -> int:
     (arguments.out / "knobs.json").write_text(json.dumps(content, indent=1) + "\n")
     plot(rows, "emoji32_tiny, stage 1, validation images", arguments.out / "knobs.png")
     figures = [row["figures"] for row in rows]
-    rising = all(
-        a[key] < b[key] for a, b in zip(figures, figures[1:], strict=False) for key in ("bits_per_pixel", "psnr_db")
+    rising = all(a[key] < b[key] for a, b in pairwise(figures) for key in ("bits_per_pixel", "psnr_db"))
+    print(
+        "rate and PSNR rise with the loss factor" if rising else "rate and PSNR do NOT both rise with the loss factor"
     )
-    print("rate and PSNR rise with the loss factor" if rising else "rate and PSNR do NOT both rise with the loss factor")
     return 0 if rising else 1
 
 

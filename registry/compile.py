@@ -3,10 +3,12 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 
 from ulzoo.data.contract import DataContract
+from ulzoo.data.source import Source
 from ulzoo.diffusion import GaussianDiffusion
 from ulzoo.model import Contract, DiffusionModel, Sampling, UnifiedLatents
 from ulzoo.nn import DenoiserInputs
@@ -20,7 +22,8 @@ def data_contract(spec: Spec) -> DataContract:
     """What the spec's data will look like, without touching it."""
     keys = spec.data.model_dump(exclude={"kind"})
     with _located(spec, "data"):
-        return DATASETS.get(spec.data.kind).describe(**keys)
+        source = cast(type[Source], DATASETS.get(spec.data.kind))
+        return source.describe(**keys)
 
 
 def compile_model(spec: Spec, device: torch.device | str | None = None) -> UnifiedLatents:

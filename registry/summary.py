@@ -128,7 +128,7 @@ def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[li
     outputs: dict[nn.Module, Tensor] = {}
     paths = dict(_blocks(network, name))
     hooks = [block.register_forward_hook(lambda m, _, out: outputs.setdefault(m, out)) for block in paths.values()]
-    with torch.no_grad(), FlopCounterMode(display=False, depth=None) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         output = network(*inputs)
     for hook in hooks:
         hook.remove()

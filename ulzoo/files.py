@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file in a folder beside `path`, bring it to the disk, then put it in the place of `path`.
 
     A process killed meanwhile leaves that folder, whatever `write` put there included; the next write of `path` or

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -28,6 +29,7 @@ class Source(Dataset[Sample]):
     `hflip` says whether `batches` may mirror its images.
     """
 
+    describe: ClassVar[Callable[..., DataContract]]
     contract: DataContract
     hflip: bool
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp, LayerNorm
+from timm.layers import LayerNorm, Mlp
 from torch import Tensor, nn
 
 from ulzoo.nn.grid import rotary_angles, zero_init

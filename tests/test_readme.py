@@ -1,0 +1,55 @@
+"""The README does what it says: its Python runs, its commands are accepted, its files exist."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import ulzoo
+from ulzoo.cli import app
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    ulzoo ")]
+
+
+def test_its_python_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["images"].shape == (16, 3, 32, 32)  # type: ignore[attr-defined]
+    assert names["bits"].shape == (16,)  # type: ignore[attr-defined]
+    assert names["large"].device.type == "meta"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_its_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, *arguments = shlex.split(command)
+    if arguments[0] == "train":
+        arguments = [argument for argument in arguments if argument != "--resume"]
+        arguments += [] if "--dry-run" in arguments else ["--dry-run"]
+    elif "runs/lf4" in arguments:  # a run that the reader has made
+        arguments = ["emoji32_tiny" if argument == "runs/lf4" else argument for argument in arguments]
+    if arguments[0] == "evaluate":
+        arguments += ["--limit", "8"]
+    if arguments[0] == "sample":
+        arguments += ["--n", "2"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+
+
+def test_its_links_and_pictures_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_its_table_lists_every_spec() -> None:
+    for name in ulzoo.list_models():
+        assert f"`{name}`" in README
+    assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(ulzoo.list_models())
