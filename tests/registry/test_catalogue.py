@@ -1,0 +1,127 @@
+"""The zoo by name: specs, released models, and every way to get one."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import ulzoo
+from ulzoo.registry import catalogue, find_specs, load_spec
+from ulzoo.registry import spec as spec_module
+from ulzoo.registry.catalogue import Card, create_model, list_models, load
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.export import save_export
+
+
+@pytest.fixture
+def zoo(tiny, images, tmp_path, monkeypatch) -> Path:
+    """The packaged specs `tiny` and `tiny_wide`, and released weights of the first; the weights' file."""
+    specs = tmp_path / "specs"
+    specs.mkdir()
+    (specs / "tiny.yaml").write_text(tiny().to_yaml())
+    (specs / "tiny_wide.yaml").write_text("extends: tiny\nname: tiny_wide\nencoder: {width: 48}\n")
+    monkeypatch.setattr(spec_module, "files", lambda package: specs)
+    weights = tmp_path / "tiny.safetensors"
+    save_export(weights, compile_model(tiny("train.latents.seed=5")), tiny("train.latents.seed=5"), {"figures": {}})
+    card = Card(
+        name="tiny",
+        weights=str(weights),  # an absolute path stays itself when joined to the packaged folder
+        sha256=hashlib.sha256(weights.read_bytes()).hexdigest(),
+        license="CC0",
+        data="gradients",
+        command="ulzoo train",
+        trained="not at all",
+        figures={},
+        protocol={},
+    )
+    monkeypatch.setattr(catalogue, "cards", lambda: {"tiny": card})
+    return weights
+
+
+def test_lists(zoo):
+    assert list_models() == ["tiny", "tiny_wide"]
+    assert list_models("*_w?de") == ["tiny_wide"]
+    assert list_models("TINY") == [] and list_models("") == []
+    assert list_models(pretrained=True) == ["tiny"] and list_models(pretrained=False) == ["tiny_wide"]
+
+
+def test_loads_by_name(zoo):
+    model = load("tiny")
+    assert not model.training
+    torch.manual_seed(0)
+    assert torch.equal(
+        load("tiny").sample(1, generator=torch.Generator().manual_seed(0)),
+        model.sample(1, generator=torch.Generator().manual_seed(0)),
+    )
+    assert torch.equal(load(zoo).encoder.embed.weight, model.encoder.embed.weight)
+
+
+def test_altered_weights_are_refused_at_every_load(zoo):
+    load("tiny")
+    content = bytearray(zoo.read_bytes())
+    content[-1] ^= 1
+    zoo.write_bytes(content)
+    for get in (load, lambda name: create_model(name, pretrained=True), load):
+        with pytest.raises(ValueError, match=r"SHA-256 is [0-9a-f]{12}…, its card says [0-9a-f]{12}…"):
+            get("tiny")
+    zoo.unlink()
+    with pytest.raises(ValueError, match="missing from this installation"):
+        load("tiny")
+
+
+def test_another_whole_export_in_their_place_is_refused(zoo, tiny):
+    save_export(zoo, compile_model(tiny()), tiny(), {})
+    with pytest.raises(ValueError, match="SHA-256"):
+        load("tiny")
+
+
+def test_creates_fresh_and_pretrained(zoo, tiny):
+    fresh, again, pretrained = create_model("tiny"), create_model(tiny()), create_model("tiny", pretrained=True)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), again.parameters(), strict=True))
+    assert not torch.equal(fresh.encoder.embed.weight, pretrained.encoder.embed.weight)
+    assert torch.equal(pretrained.encoder.embed.weight, load("tiny").encoder.embed.weight)
+    assert create_model("tiny", overrides=["encoder.width=64"]).encoder.embed.out_features == 64
+
+
+def test_creating_what_cannot_be(zoo, tiny):
+    with pytest.raises(ValueError, match="overrides apply to a spec's file"):
+        create_model(tiny(), overrides=["encoder.width=64"])
+    with pytest.raises(ValueError, match=r"do not fit a changed encoder\.width"):
+        create_model("tiny", pretrained=True, overrides=["encoder.width=64"])
+    with pytest.raises(ValueError, match="tiny_wide: no weights are released for this spec"):
+        create_model("tiny_wide", pretrained=True)
+    with pytest.raises(ValueError, match="no spec named 'tinny'; did you mean 'tiny'"):
+        create_model("tinny")
+
+
+def test_loading_what_is_not_there(zoo, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="tiny_wide: no weights are released for this spec; train it"):
+        load("tiny_wide")
+    with pytest.raises(ValueError, match="tinny: no such file, run directory or released model; did you mean 'tiny'"):
+        load("tinny")
+    with pytest.raises(ValueError, match="hub is not in this version"):
+        load("hf://org/repo")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ValueError, match=re.escape("holds no model.safetensors; has its training ended?")):
+        load(tmp_path / "run")
+
+
+# The packaged zoo itself.
+
+
+def test_every_packaged_spec_is_named_after_its_file():
+    assert "emoji32_tiny" in find_specs()
+    assert {name: load_spec(name).name for name in find_specs()} == {name: name for name in find_specs()}
+    assert ulzoo.list_models() == sorted(find_specs())
+
+
+@pytest.mark.parametrize("name", catalogue.cards())
+def test_every_card_belongs_to_a_spec_and_its_weights_load(name):
+    card = catalogue.cards()[name]
+    assert card.name == name and name in find_specs()
+    assert card.path.stat().st_size <= 4 * 2**20
+    export = catalogue.open_model(name)
+    assert export.results["figures"] == pytest.approx(card.figures, rel=1e-3)
+    create_model(name, pretrained=True)

@@ -1,0 +1,108 @@
+"""Compiling: every packaged spec fits on `meta`, sizes are derived, and what does not fit is said where it stands."""
+
+import pytest
+import torch
+
+from ulzoo.registry import SpecError, find_specs, load_spec
+from ulzoo.registry.compile import compile_model, data_contract
+from ulzoo.registry.summary import summarize
+
+TINY = "tests/tiny.yaml"
+
+
+@pytest.mark.parametrize("name", find_specs())
+def test_every_packaged_spec_compiles_and_its_shapes_meet(name):
+    summary = summarize(load_spec(name))  # which checks every network's output
+    spec = load_spec(name)
+    resolution = data_contract(spec).resolution
+    assert summary.resolution == (resolution, resolution)
+    expected = tuple(resolution // factor for factor in spec.latent.downsample)
+    assert summary.latent == (spec.latent.channels, *expected)
+    assert all(count > 0 for count in (*summary.parameters.values(), *summary.flops.values()))
+
+
+def test_sizes_and_promises_are_derived(tiny):
+    model = compile_model(tiny("latent.downsample=[8, 4]", "latent.channels=6", "latent.logsnr=4"))
+    contract = model.contract
+    assert (contract.size, contract.channels) == ((16, 16), 3)
+    assert contract.latent_shape == (6, 2, 4) and contract.latent_logsnr == 4
+    assert model.prior.diffusion.schedule.logsnr_max == model.base.diffusion.schedule.logsnr_max == 4
+    assert contract.num_classes == 2
+    assert {name: sampling.steps for name, sampling in contract.sampling.items()} == {"base": 3, "decoder": 2}
+    assert model.encode(torch.zeros(2, 3, 16, 16)).shape == (2, 6, 2, 4)
+    assert model.base.network.num_classes == 2 and model.prior.network.num_classes == 0
+    assert not model.training
+
+
+def test_fresh_weights_depend_on_the_seed_alone(tiny):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    a = compile_model(tiny())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.randn(5)
+    b, other = compile_model(tiny()), compile_model(tiny("train.latents.seed=1"))
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a.encoder.embed.weight, other.encoder.embed.weight)
+
+
+def test_another_base_leaves_the_first_stage_as_it_was(tiny):
+    a, b = compile_model(tiny()), compile_model(tiny("base.backbone.width=48"))
+    for name in ("encoder", "prior", "decoder"):
+        for x, y in zip(getattr(a, name).parameters(), getattr(b, name).parameters(), strict=True):
+            assert torch.equal(x, y)
+
+
+def test_meta_takes_no_memory(tiny):
+    model = compile_model(tiny(), "meta")
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers())} == {"meta"}
+
+
+RESNET = "{kind: resnet, patch: 2, channels: [16, 16], blocks: [1, 1]}"
+WRONG = {  # what replaces what in tiny.yaml -> key and words of the error
+    "a patch that does not divide": ("kind: vit, patch: 4", "kind: vit, patch: 3", "decoder.backbone.patch", "divide"),
+    "heads that do not divide": ("depth: 1, heads: 2}\n", "depth: 1, heads: 5}\n", "encoder.heads", "divide"),
+    "labels without labels": (", num_classes: 2", "", "base.class_conditional", "the data has no class labels"),
+    "downsample that does not divide": ("[4, 4]", "[4, 3]", "latent.downsample", "does not divide"),
+    "three dimensions": ("[4, 4]", "[1, 4, 4]", "latent.downsample", "has 3 dimensions"),
+    "an encoder that downsamples otherwise": (
+        "{kind: vit, width: 32, depth: 1, heads: 2}\nprior",
+        f"{RESNET.replace('patch: 2', 'patch: 4')}\nprior",
+        "encoder.patch",
+        "latent.downsample asks for [4, 4]",
+    ),
+    "stages without blocks": (
+        "{kind: vit, width: 32, depth: 1, heads: 2}\nprior",
+        f"{RESNET.replace('[1, 1]', '[1]')}\nprior",
+        "encoder.channels",
+        "one entry per stage",
+    ),
+    "a loss factor below zero": ("loss_factor: 3.0", "loss_factor: -3.0", "decoder.weighting.loss_factor", "positive"),
+    "a schedule that rises": (
+        "  class_conditional: true",
+        "  schedule: {kind: cosine, logsnr_min: 7}",
+        "base.schedule.logsnr_min",
+        "must be below",
+    ),
+}
+
+
+@pytest.mark.parametrize("old, new, key, words", WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_said_where_it_stands(old, new, key, words, pytestconfig, tmp_path, monkeypatch):
+    text = (pytestconfig.rootpath / TINY).read_text()
+    assert old in text
+    text = text.replace(old, new, 1)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text(text)
+    spec = load_spec("wrong.yaml")
+    with pytest.raises(SpecError) as error:
+        summarize(spec)
+    place, _, rest = str(error.value).partition(": ")
+    assert rest.startswith(f"{key}: ") and words in rest and "\n" not in rest
+    file, _, line = place.partition(":")
+    last = key.rpartition(".")[2]
+    assert file == "wrong.yaml" and last in text.splitlines()[int(line) - 1]
+
+
+def test_without_a_file_the_key_stands_alone(tiny):
+    with pytest.raises(SpecError, match=r"^--set encoder.heads=5: heads 5 does not divide the width 32$"):
+        compile_model(tiny("encoder.heads=5"), "meta")

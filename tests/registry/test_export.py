@@ -1,0 +1,128 @@
+"""Exports: what was trained comes back from one file, in any of three precisions; other files say what they are."""
+
+import json
+import struct
+
+import pytest
+import torch
+
+from ulzoo import tensorfile
+from ulzoo.registry import load
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.export import load_export, save_export
+from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+
+RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    """With random weights everywhere, also where a fresh model has zeros."""
+    model = compile_model(tiny())
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05, generator=generator)
+    return model
+
+
+@pytest.fixture
+def path(model, tiny, tmp_path):
+    save_export(path := tmp_path / "model.safetensors", model, tiny(), RESULTS)
+    return path
+
+
+def sample(model) -> torch.Tensor:
+    return model.sample(2, labels=[0, 1], generator=torch.Generator().manual_seed(3))
+
+
+def test_what_comes_back(path, model, tiny):
+    export = load_export(path)
+    assert export.spec == tiny() and export.results == RESULTS
+    assert not export.model.training
+    assert export.model.contract == model.contract
+    assert torch.equal(sample(export.model), sample(model))
+    assert torch.equal(sample(load(path)), sample(load(path.parent)))  # a run directory holds its export by this name
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_precisions(dtype, model, tiny, tmp_path):
+    save_export(path := tmp_path / "x.safetensors", model, tiny(), RESULTS, dtype)
+    stored = tensorfile.read(path, "export")
+    assert {tensor.dtype for tensor in stored.tensors.values()} == {getattr(torch, dtype)}
+    assert stored.metadata["dtype"] == dtype
+    loaded = load(path)
+    assert {tensor.dtype for tensor in loaded.state_dict().values()} == {torch.float32}
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor.to(getattr(torch, dtype)).float())
+    assert (sample(loaded) - sample(model)).abs().max() <= {"float32": 0, "float16": 0.02, "bfloat16": 0.15}[dtype]
+    assert sample(loaded).shape == (2, 3, 16, 16) and sample(loaded).abs().max() <= 1
+
+
+def test_metadata_says_what_it_is(path, tiny):
+    metadata = tensorfile.read_metadata(path, "export")
+    assert metadata["spec"] == tiny().to_dict() and metadata["spec_hash"] == tiny().hash
+    assert metadata["stages"] == ["latents", "base"] and metadata["results"] == RESULTS
+    assert metadata["versions"].keys() == {"ulzoo", "torch"}
+
+
+def test_without_a_second_stage(tiny, tmp_path):
+    model = compile_model(tiny())
+    model.base = None
+    save_export(path := tmp_path / "x.safetensors", model, tiny(), RESULTS)
+    loaded = load(path)
+    assert loaded.base is None
+    x = torch.zeros(1, 3, 16, 16)
+    assert loaded.reconstruct(x).shape == x.shape and loaded.rate(x).shape == (1,)
+    with pytest.raises(ValueError, match="no base: its second stage was not trained"):
+        loaded.sample(1)
+    with pytest.raises(ValueError, match="no base"):
+        loaded.rate(x, network="base")
+
+
+def message(path) -> str:
+    with pytest.raises(ValueError) as error:
+        load(path)
+    assert len(str(error.value).splitlines()) == 1 and str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_a_training_checkpoint_names_the_command(tmp_path):
+    path = Checkpoints(tmp_path).save(Checkpoint("latents", 1, {"model.a": torch.zeros(1)}, {}))
+    assert "ulzoo export" in message(path)
+
+
+def test_an_altered_file(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert "does not match the digest" in message(path)
+
+
+def test_a_spec_of_a_newer_version(path, model):
+    content = tensorfile.read(path, "export")
+    spec = content.metadata["spec"]
+    spec["encoder"]["swirl"] = 3
+    tensorfile.write(path, "export", content.tensors, content.metadata | {"spec": spec})
+    assert "its spec does not fit this version of ulzoo: encoder.swirl: unknown key" in message(path)
+
+
+def test_weights_of_other_networks(path, tiny):
+    content = tensorfile.read(path, "export")
+    tensorfile.write(path, "export", content.tensors, content.metadata | {"spec": tiny("encoder.depth=2").to_dict()})
+    assert "its weights do not fit its spec in this version of ulzoo: Missing key" in message(path)
+    tensorfile.write(path, "export", content.tensors, content.metadata | {"spec": tiny("latent.channels=5").to_dict()})
+    assert "size mismatch for" in message(path)
+
+
+def test_a_newer_format(path):
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["version"] = "9"
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    assert "upgrade ulzoo" in message(path)
+
+
+def test_writing_leaves_nothing_beside(path):
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]

@@ -1,0 +1,347 @@
+"""The trainer: gradients, logs, warnings and what it does when the loss breaks."""
+
+import copy
+import math
+import shutil
+import warnings
+
+import pytest
+import torch
+
+from ulzoo.model import STAGES
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.run import open_source, train
+from ulzoo.training import trainer as trainer_module
+from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.metrics import Metrics, read_rows
+from ulzoo.training.precision import has_bf16
+from ulzoo.training.trainer import NonFiniteLoss, Trainer
+
+STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0", "base.label_dropout=0")
+
+
+@pytest.fixture
+def trainer(tiny, tmp_path):
+    """trainer(stage, *overrides): one on a fresh model."""
+
+    def make(stage="latents", *overrides, **options) -> Trainer:
+        spec = tiny(*overrides)
+        source = options.pop("source", None) or open_source(spec, "train")
+        config = getattr(spec.train, stage)
+        return Trainer(compile_model(spec), stage, config, source, tmp_path / "run", {}, **options)
+
+    return make
+
+
+def rows(trainer: Trainer) -> list[dict]:
+    return read_rows(trainer.folder / "metrics.jsonl")
+
+
+def batch(trainer: Trainer, n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(n, 3, 16, 16, generator=generator) * 2 - 1, torch.arange(n) % 2
+
+
+# ------------------------------------------------------------------------------------------------------------- the step
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_batch(trainer, monkeypatch):
+    """Up to the noise, which every part seeds for itself: with a loss without noise they are equal."""
+
+    def gradients(accumulate: int) -> list[torch.Tensor]:
+        one = trainer("latents", *STILL, f"train.latents.accumulate={accumulate}", "train.latents.grad_clip=null")
+        monkeypatch.setattr(one, "_loss", lambda x, labels: {"loss": one.model.encode(x).square().mean()})
+        monkeypatch.setattr(one.optimizer, "step", lambda: None)
+        monkeypatch.setattr(one.optimizer, "zero_grad", lambda: None)
+        one._step(*batch(one), [])
+        return [parameter.grad for parameter in one.model.encoder.parameters()]
+
+    whole, parts = gradients(1), gradients(4)
+    assert any(gradient.abs().max() > 1e-4 for gradient in whole)
+    for a, b in zip(whole, parts, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_parts_have_noise_of_their_own(trainer):
+    one, seen = trainer("latents", "train.latents.accumulate=4"), []
+    one.model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    one._step(*batch(one), [])
+    assert len(seen) == 4 and len({tuple(logsnr.tolist()) for logsnr in seen}) == 4
+
+
+def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
+    one = trainer("latents", "train.latents.grad_clip=1e-3")
+    norms = []
+    one.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
+    )
+    values = one._step(*batch(one), [])
+    assert norms[0] == pytest.approx(1e-3, rel=1e-3)
+    assert values["grad_norm"] > 0.01
+
+
+def test_no_clipping(trainer):
+    one, norms = trainer("latents", "train.latents.grad_clip=null"), []
+    one.optimizer.register_step_pre_hook(
+        lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
+    )
+    values = one._step(*batch(one), [])
+    assert norms[0] == pytest.approx(values["grad_norm"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["latents", "base"])
+def test_only_the_stage_is_trained(stage, trainer):
+    one = trainer(stage)
+    before = copy.deepcopy(one.model.state_dict())
+    for _ in range(3):
+        one._step(*batch(one), [])
+        one.step += 1
+    changed = {
+        name.partition(".")[0] for name, new in one.model.state_dict().items() if not torch.equal(new, before[name])
+    }
+    assert changed == set(STAGES[stage])
+
+
+def test_the_learning_rate_is_that_of_the_step(trainer):
+    one, seen = trainer("latents", "train.latents.warmup_steps=4", "train.latents.lr=0.4"), []
+    one.optimizer.register_step_pre_hook(lambda *_: seen.append({group["lr"] for group in one.optimizer.param_groups}))
+    for _ in range(5):
+        one._step(*batch(one), [])
+        one.step += 1
+    assert [lr for lrs in seen for lr in lrs] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_the_priors_gradient_is_warmed_up(trainer, monkeypatch):
+    one, seen = trainer("latents", "train.latents.prior_warmup_steps=2"), []
+    whole = one.model.latents_loss
+    monkeypatch.setattr(one.model, "latents_loss", lambda *a, **k: seen.append(k["prior_gradient"]) or whole(*a, **k))
+    for _ in range(4):
+        one._step(*batch(one), [])
+        one.step += 1
+    assert seen == [0, 0.5, 1, 1]
+    assert trainer("latents", "train.latents.prior_warmup_steps=0").config.prior_warmup_steps == 0
+
+
+def test_without_its_gradient_the_prior_still_learns_but_the_encoder_does_not_hear(trainer, monkeypatch):
+    one = trainer("latents", "train.latents.prior_warmup_steps=1")
+    x, labels = batch(one)
+
+    def encoder_gradient(step: int) -> torch.Tensor:
+        one.step = step
+        one.model.zero_grad()
+        torch.manual_seed(0)
+        one._loss(x, labels)["rate_bits_per_pixel"].backward()
+        assert one.model.prior.network.out.proj.weight.grad.abs().max() > 0
+        gradient = one.model.encoder.out.weight.grad
+        return torch.zeros(1) if gradient is None else gradient
+
+    assert encoder_gradient(0).abs().max() == 0
+    assert encoder_gradient(1).abs().max() > 0
+
+
+# -------------------------------------------------------------------------------------------------------------- the log
+
+
+def test_the_logged_rate_is_the_models(trainer):
+    """The mean of the logged rate over many steps of lr → 0 against model.rate of many samples."""
+    one = trainer(
+        "latents", *STILL, "train.latents.lr=1e-12", "train.latents.log_every=1", "train.latents.batch_size=44"
+    )
+    one.config = one.config.model_copy(update={"steps": 60, "checkpoint_every": 1000})
+    x = torch.stack([one.source[i][0] for i in range(44)]) / 127.5 - 1
+    x = torch.cat([x, x.flip(-1)])  # the stream mirrors every second image
+    one.run()
+    logged = torch.tensor([row["rate_bits_per_pixel"] for row in rows(one)])
+    expected = one.model.rate(x, 200, torch.Generator().manual_seed(0)).mean() / 256
+    assert len(logged) == 60
+    assert abs(logged.mean() - expected) < 4 * logged.std() / math.sqrt(60) + 0.01 * expected
+
+
+def test_rows_are_means_over_their_steps_and_complete(trainer):
+    one = trainer("latents", "train.latents.log_every=4", "train.latents.steps=10")
+    terms, step = [], one._step
+    one._step = lambda *batch: terms.append(step(*batch)) or terms[-1]
+    one.run()
+    found = rows(one)
+    assert [(row["stage"], row["step"], row["images"]) for row in found] == [("latents", n, 8 * n) for n in (4, 8, 10)]
+    for row, part in zip(found, (terms[:4], terms[4:8], terms[8:]), strict=True):
+        for name in ("loss", "rate_bits_per_pixel", "distortion", "grad_norm"):
+            assert row[name] == pytest.approx(sum(values[name] for values in part) / len(part))
+        assert row["loss"] == pytest.approx(row["rate_bits_per_pixel"] * math.log(2) + row["distortion"], rel=1e-4)
+        assert 0 <= row["data_wait"] <= 1
+        assert row["images_per_second"] > 0
+
+
+def test_speed_after_a_resume_counts_the_steps_since(trainer, tmp_path, monkeypatch):
+    """Not those of the window's part before the kill."""
+    options = ("train.latents.steps=6", "train.latents.log_every=6", "train.latents.checkpoint_every=5")
+    one = trainer("latents", *options)
+    one.run()
+    (tmp_path / "run/checkpoints/latents-00000006.safetensors").unlink()
+    two, clock = trainer("latents", *options), iter(range(1000))
+    two.resume(Checkpoints(tmp_path / "run/checkpoints").latest())
+    monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: float(next(clock)))
+    two.run()
+    assert rows(two)[-1]["images_per_second"] == pytest.approx(8 / 3)  # clock: start, asked, given, row
+    assert rows(two)[-1]["data_wait"] == pytest.approx(1 / 3)
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
+    metrics = Metrics(tmp_path)
+    written = [("latents", 5), ("latents", 10), ("base", 5), ("base", 10)]
+    for stage, step in written:
+        metrics.write({"stage": stage, "step": step})
+    metrics.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"stage"')
+    for stage, step, left in (("base", 10, 4), ("base", 7, 3), ("base", 0, 2), ("latents", 5, 1), ("latents", 0, 0)):
+        Metrics(tmp_path, stage, step).close()
+        assert [(row["stage"], row["step"]) for row in read_rows(tmp_path / "metrics.jsonl")] == written[:left]
+
+
+def test_tensorboard_gets_the_numbers(trainer, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    one = trainer("base", "train.base.steps=4", "train.base.log_every=2", tensorboard=True)
+    one.run()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    losses = [(event.step, event.value) for event in events.Scalars("base/loss")]
+    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in rows(one)]
+
+
+# ----------------------------------------------------------------------------------------------------- precision, speed
+
+
+def test_bf16_stays_close(trainer, tmp_path):
+    """And is something else, where the processor has it."""
+    found = {}
+    for precision in ("fp32", "bf16"):
+        one = trainer("latents", f"train.latents.precision={precision}", "train.latents.steps=6")
+        one.run()
+        found[precision] = rows(one)[-1]["loss"]
+        shutil.rmtree(tmp_path / "run")
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.03)
+    assert (found["bf16"] != found["fp32"]) == has_bf16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("stage", ["latents", "base"])
+def test_compile_compiles_every_network_of_the_stage(stage, trainer, monkeypatch):
+    compiled, plain = [], torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self) or plain(self, backend="eager"))
+    one = trainer(stage, f"train.{stage}.compile=true", f"train.{stage}.steps=2")
+    one.run()
+    model = one.model
+    parts = {"latents": [model.encoder, model.prior.network, model.decoder.network], "base": [model.base.network]}
+    assert compiled == parts[stage]
+    assert rows(one)[-1]["step"] == 2
+
+
+@pytest.mark.slow
+def test_compiled_stays_close(trainer, tmp_path):
+    if shutil.which("g++") is None:
+        pytest.skip("no compiler")
+    found = []
+    for compiled in ("false", "true"):
+        one = trainer("base", f"train.base.compile={compiled}", *STILL, "train.base.steps=4")
+        one.run()
+        found.append(rows(one)[-1]["loss"])
+        shutil.rmtree(tmp_path / "run")
+    assert found[1] == pytest.approx(found[0], rel=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------------- when it breaks
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part, term", [("prior", "rate_bits_per_pixel"), ("decoder", "distortion"), ("base", "loss")])
+def test_a_loss_that_is_not_finite_stops_before_the_step(part, term, value, trainer, tmp_path):
+    stage = "base" if part == "base" else "latents"
+    one = trainer(stage, f"train.{stage}.checkpoint_every=2")
+    calls = []
+
+    def poison(module, inputs, output):
+        calls.append(1)
+        return output + (value if len(calls) == 4 else 0)
+
+    getattr(one.model, part).network.register_forward_hook(poison)
+    states = []
+    one.on_step = lambda step, row: states.append(copy.deepcopy((one.model.state_dict(), one.optimizer.state_dict())))
+    with pytest.raises(NonFiniteLoss) as error:
+        one.run()
+    message = str(error.value)
+    assert message.startswith(f"stage {stage}, step 4: {term} is {value} on the images train/")
+    assert len(message.splitlines()) == 1 and ".png" in message
+    weights, optimizer = states[-1]
+    assert len(states) == 3
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in one.model.state_dict().items())
+    state = one.optimizer.state_dict()["state"]
+    assert all(torch.equal(state[i]["exp_avg"], old["exp_avg"]) for i, old in optimizer["state"].items())
+    assert Checkpoints(tmp_path / "run/checkpoints").latest().step == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_too(trainer):
+    one = trainer("latents")
+    one.model.encoder.out.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(NonFiniteLoss, match="step 1: grad_norm is nan"):
+        one.run()
+
+
+def test_a_broken_image_is_named(trainer):
+    one = trainer("latents")
+    bad = one.source[7][2]
+    step, poisoned = one._step, []
+
+    def hurt(x, labels, keys):
+        if bad in keys:
+            x[keys.index(bad)] = float("nan")
+            poisoned.append(keys)
+        return step(x, labels, keys)
+
+    one._step = hurt
+    with pytest.raises(NonFiniteLoss) as error:
+        one.run()
+    assert bad in str(error.value) and all(key in str(error.value) for key in poisoned[0])
+
+
+# ------------------------------------------------------------------------------------------------------------- collapse
+
+
+def collapse_warnings(caught: list) -> list[str]:
+    return [str(warning.message) for warning in caught if "collapsing" in str(warning.message)]
+
+
+def test_a_collapsing_latent_is_warned_of_once_with_the_knobs(trainer):
+    one = trainer("latents")  # 0.25 latent dimensions a pixel
+    one.step = one.config.warmup_steps
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for rate in (0.0051, 0.0049, 0.0040):
+            one._warn_of_collapse({"rate_bits_per_pixel": rate})
+    (message,) = collapse_warnings(caught)
+    for words in ("0.0049 bits/pixel", "decoder.weighting.loss_factor", "decoder.weighting.bias", "(now 3 and 5)"):
+        assert words in message
+
+
+def test_not_before_the_warm_up_ends_nor_in_the_second_stage(trainer):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for stage, step in (("latents", 3), ("base", 20)):
+            one = trainer(stage)
+            one.step = step
+            one._warn_of_collapse({"rate_bits_per_pixel": 0.0})
+
+
+@pytest.mark.slow
+def test_a_run_whose_decoder_does_not_count_collapses(tiny, tmp_path):
+    knobs = ("decoder.weighting.loss_factor=1e-6", "train.latents.prior_warmup_steps=0", "train.latents.lr=1e-2")
+    spec = tiny(*knobs, "prior.backbone.dropout=0", "train.latents.steps=500", "train.latents.log_every=25")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train(spec, tmp_path / "run", stages=("latents",))
+    assert len(collapse_warnings(caught)) == 1
+
+
+def test_a_healthy_run_does_not(tiny, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(tiny("train.latents.steps=40", "train.latents.checkpoint_every=1000"), tmp_path, stages=("latents",))
