@@ -1,0 +1,81 @@
+"""Labelled grids: sizes, pixels, labels, grey images."""
+
+import pytest
+import torch
+from PIL import Image
+
+from ulzoo.evaluation import save_grid
+
+
+def colours(n: int, side: int = 8, channels: int = 3) -> torch.Tensor:
+    """n images, each of one colour: the i-th is i / n of the way from black to white."""
+    return torch.linspace(-1, 1, n + 1)[:-1].reshape(n, 1, 1, 1).expand(n, channels, side, side)
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """grid(rows): saved and opened again."""
+
+    def save(rows, **options) -> Image.Image:
+        save_grid(tmp_path / "deep" / "grid.png", rows, **options)
+        assert [path.name for path in (tmp_path / "deep").iterdir()] == ["grid.png"]
+        with Image.open(tmp_path / "deep" / "grid.png") as image:
+            assert (image.format, image.mode) == ("PNG", "RGB")
+            return image.copy()
+
+    return save
+
+
+def test_small_images_are_enlarged_by_a_whole_factor_and_large_ones_left(grid):
+    for side, shown in ((8, 96), (32, 96), (90, 180), (100, 100)):
+        assert grid([("", colours(3, side))]).size == (4 + 3 * (shown + 4), 4 + shown + 4)
+    assert grid([("", colours(3, 8))], min_side=1).size == (4 + 3 * 12, 16)
+
+
+def test_pixels_are_where_they_belong_and_sharp(grid):
+    x = torch.full((1, 3, 2, 2), -1.0)
+    x[0, :, 0, 1] = torch.tensor([1.0, 0.0, -1.0])
+    picture = grid([("", x)], min_side=20)
+    inside = picture.crop((4, 4, 24, 24))
+    assert inside.getpixel((9, 9)) == inside.getpixel((10, 10)) == (0, 0, 0)
+    assert inside.getpixel((10, 9)) == inside.getpixel((19, 0)) == (255, 128, 0)
+    assert picture.getpixel((24, 4)) == picture.getpixel((3, 4)) == (255, 255, 255)
+
+
+def test_a_label_takes_room_and_is_written(grid):
+    black = torch.full((2, 3, 96, 96), -1.0)
+    plain, labelled = grid([("", black)]), grid([("label", black)])
+    assert labelled.height == plain.height + 22
+    band = labelled.crop((0, 0, labelled.width, 24))
+    assert (
+        min(
+            band.convert("L").get_flattened_data()
+            if hasattr(band, "get_flattened_data")
+            else band.convert("L").getdata()
+        )
+        < 100
+    )
+    assert (
+        labelled.crop((0, 26, labelled.width, labelled.height)).tobytes()
+        == plain.crop((0, 4, plain.width, plain.height)).tobytes()
+    )
+
+
+def test_a_long_label_widens_the_sheet(grid):
+    assert grid([("a very long label indeed", colours(1))]).width > grid([("", colours(1))]).width
+
+
+def test_rows_of_different_lengths(grid):
+    picture = grid([("", colours(3)), ("", colours(1))])
+    assert picture.size == (4 + 3 * 100, 4 + 2 * 100)
+    assert picture.getpixel((150, 150)) == (255, 255, 255)
+
+
+def test_grey_images(grid):
+    picture = grid([("", colours(2, channels=1))])
+    assert picture.getpixel((10, 10)) == (0, 0, 0)
+    assert picture.getpixel((110, 10)) == (128, 128, 128)
+
+
+def test_values_beyond_the_range_are_clipped(grid):
+    assert grid([("", torch.full((1, 3, 8, 8), 3.0))]).getpixel((10, 10)) == (255, 255, 255)

@@ -1,0 +1,136 @@
+"""Figures of models whose answers are known, and a protocol that says all they depend on."""
+
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ulzoo.data import DataContract
+from ulzoo.data.source import TensorSource
+from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
+from ulzoo.evaluation import rate_distortion
+from ulzoo.evaluation.rate_distortion import Protocol
+from ulzoo.model import Contract, DiffusionModel, Sampling, UnifiedLatents
+from ulzoo.nn.conditioning import DenoiserInputs
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.run import open_source
+
+SIDE, LOGSNR, SPREAD = 4, 5.0, 0.5
+ERROR = 8  # grey levels
+
+
+class Half(nn.Module):
+    """An encoder to (1, 2, 2): the mean of each quarter of the image."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool2d(x.mean(1, keepdim=True), 2)
+
+
+class Optimal(nn.Module):
+    """The x̂ of data N(0, s²): s² α x_t / (s² α² + σ²)."""
+
+    def __init__(self, spread: float):
+        super().__init__()
+        self.cond, self.spread = DenoiserInputs((2, 2), 1), spread
+
+    def forward(self, x_t, logsnr, context=None, labels=None):
+        alpha2 = torch.sigmoid(logsnr).reshape(-1, 1, 1, 1)
+        return self.spread**2 * alpha2.sqrt() * x_t / (self.spread**2 * alpha2 + 1 - alpha2)
+
+
+class Constant(nn.Module):
+    """A decoder that paints one colour whatever it is told."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.cond, self.value = DenoiserInputs((SIDE, SIDE), 3), nn.Parameter(torch.tensor(value))
+
+    def forward(self, x_t, logsnr, context=None, labels=None):
+        return self.value.expand_as(x_t)
+
+
+def model(base: bool = True, grey: float = 0.0) -> UnifiedLatents:
+    def latent(spread: float) -> DiffusionModel:
+        schedule = CosineSchedule(logsnr_max=LOGSNR)
+        return DiffusionModel(Optimal(spread), GaussianDiffusion(schedule, "x"), SigmoidWeighting())
+
+    decoder = DiffusionModel(
+        Constant(grey), GaussianDiffusion(CosineSchedule(logsnr_max=20.0), "x"), SigmoidWeighting()
+    )
+    sampling = {"base": Sampling(), "decoder": Sampling("ddim", 5)}
+    contract = Contract((SIDE, SIDE), 3, (2, 2), 1, LOGSNR, sampling=sampling)
+    return UnifiedLatents(Half(), latent(SPREAD), decoder, latent(3.0) if base else None, contract).eval()
+
+
+def source(n: int = 400, value: int | None = None) -> TensorSource:
+    """Images whose quarters are drawn from N(0, s²), or of one colour."""
+    if value is None:
+        z = (torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * SPREAD).clamp(-1, 1)
+        images = ((z.repeat(1, 3, 1, 1).repeat_interleave(2, 2).repeat_interleave(2, 3) + 1) * 127.5).round().byte()
+    else:
+        images = torch.full((n, 3, SIDE, SIDE), value, dtype=torch.uint8)
+    return TensorSource(images, [-1] * n, [str(i) for i in range(n)], DataContract(3, SIDE, 0))
+
+
+def test_psnr_of_a_known_error():
+    grey = 100 / 127.5 - 1
+    results = rate_distortion(model(grey=grey), source(10, value=100 + ERROR), data={}, rate_samples=1)
+    assert results["figures"]["psnr_db"] == pytest.approx(20 * math.log10(255 / ERROR), abs=1e-3)
+
+
+def test_rate_of_a_gaussian_latent_in_closed_form():
+    """½ log2(1 + s² e^λ0) bits a dimension by the optimal prior, more by a base that takes s for six times as large."""
+    data = source(4000)
+    figures = rate_distortion(model(), data, data={}, batch_size=500, rate_samples=16)["figures"]
+    z = data.images.float().mean(1) / 127.5 - 1  # what was clipped and rounded has a spread of its own
+    variance = z.square().mean().item()
+    snr = math.exp(LOGSNR)
+    alpha2 = 1 / (1 + 1 / snr)
+    ends = SPREAD**2 * alpha2 + 1 - alpha2  # KL(q(z_0 | z) ‖ N(0, ends)), averaged over z
+    expected = (math.log(ends * (1 + snr)) + (variance * alpha2 + 1 - alpha2) / ends - 1) / 2 / math.log(2)
+    assert expected == pytest.approx(math.log2(1 + SPREAD**2 * snr) / 2, rel=0.05)
+    assert figures["bits_per_dimension"] == pytest.approx(expected, rel=0.01)
+    assert figures["bits_per_pixel"] == pytest.approx(figures["bits_per_dimension"] * 4 / SIDE**2)
+    assert figures["base_bits_per_pixel"] == pytest.approx(figures["base_bits_per_dimension"] * 4 / SIDE**2)
+    assert figures["base_bits_per_dimension"] > figures["bits_per_dimension"] + 0.3
+
+
+def test_without_a_base_there_is_no_figure_of_it():
+    figures = rate_distortion(model(base=False), source(4), data={})["figures"]
+    assert figures.keys() == {"psnr_db", "bits_per_pixel", "bits_per_dimension"}
+
+
+def test_the_protocol_is_complete_and_json(tiny):
+    spec = tiny()
+    results = rate_distortion(compile_model(spec), open_source(spec, "val"), data={"kind": "x"}, limit=5, batch_size=2)
+    protocol = json.loads(json.dumps(results))["protocol"]
+    assert protocol == {
+        **{"data": {"kind": "x"}, "split": "val", "images": 5, "batch_size": 2, "rate_samples": 8, "seed": 0},
+        **{"decoder_sampler": "ddim", "decoder_steps": 2, "dtype": "float32"},
+        **{"psnr": Protocol.psnr, "rate": Protocol.rate},
+    }
+    assert all(isinstance(value, float) and math.isfinite(value) for value in results["figures"].values())
+
+
+def test_what_the_protocol_fixes_fixes_the_figures(tiny):
+    spec = tiny()
+    trained, val = compile_model(spec), open_source(spec, "val")
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+
+    def figures(**options):
+        torch.randn(3)  # the global generator does not matter
+        return rate_distortion(trained, val, data={}, **options)["figures"]
+
+    assert figures() == figures()
+    assert figures(seed=1) != figures()
+    assert figures(decoder_steps=1)["psnr_db"] != figures()["psnr_db"]
+    assert figures(limit=3) != figures()
+
+
+def test_progress_is_told(tiny):
+    done = []
+    rate_distortion(model(), source(10), data={}, batch_size=4, limit=9, on_image=done.append)
+    assert done == [4, 8, 9]
