@@ -22,7 +22,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="How many images; all if left out.")] = None,
     rate_samples: Annotated[int, typer.Option(min=1, help="Draws of time and noise per image for the rate.")] = 8,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; else the spec's.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; changes memory and speed only.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once; noise is drawn batch by batch.")] = 64,
     seed: options.Seed = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.json", dir_okay=False, help="Write figures and protocol here.")

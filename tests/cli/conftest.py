@@ -1,0 +1,71 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from ulzoo.cli import app
+from ulzoo.registry import run as run_module
+
+TINY = """
+name: tiny
+data: {kind: emoji3d, resolution: 32}
+latent: {channels: 4, downsample: [8, 8]}
+encoder: {kind: vit, width: 32, depth: 1, heads: 2}
+prior: {backbone: {kind: vit, width: 32, depth: 1, heads: 2}}
+decoder: {backbone: {kind: vit, patch: 8, width: 32, depth: 1, heads: 2}}
+base: {backbone: {kind: vit, width: 32, depth: 1, heads: 2}, class_conditional: true}
+train:
+  latents: {steps: 2, batch_size: 4, lr: 1e-3, log_every: 1, checkpoint_every: 1}
+  base: {steps: 2, batch_size: 4, lr: 1e-3, log_every: 1}
+sample: {base: {steps: 2}, decoder: {steps: 2}}
+"""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def small():
+    """One thread and few images, for speed."""
+    threads, images = torch.get_num_threads(), run_module.EVALUATED_IMAGES
+    torch.set_num_threads(1)
+    run_module.EVALUATED_IMAGES = 8
+    yield
+    torch.set_num_threads(threads)
+    run_module.EVALUATED_IMAGES = images
+
+
+def invoke(*args: object) -> Result:
+    """A command in this process; only SystemExit may leave it."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "120"}, prog_name="ulzoo")
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    return result
+
+
+@pytest.fixture
+def ulzoo():
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """A folder with tiny.yaml and a finished run of it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.yaml").write_text(TINY)
+    result = invoke("train", folder / "tiny.yaml", "--out", folder / "run", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """The working directory, with tiny.yaml in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture
+def run(here, trained) -> Path:
+    """A copy of the finished run in the working directory."""
+    shutil.copytree(trained / "run", here / "run")
+    return here / "run"

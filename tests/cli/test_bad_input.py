@@ -1,0 +1,188 @@
+"""Every mistake: exit status 2, one line on stderr that names it, nothing written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo.registry import catalogue
+
+
+def contents(folder: Path) -> dict[Path, tuple[int, int]]:
+    return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(ulzoo, here):
+    """Run a command that must be refused; its line."""
+
+    def refused(*args: object, status: int = 2) -> str:
+        before = contents(here)
+        result = ulzoo(*args)
+        assert result.exit_code == status, result.output
+        assert contents(here) == before
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        return result.stderr
+
+    return refused
+
+
+SPECS = {
+    "unknown key": ("extends: tiny.yaml\nflavour: sweet\n", "bad.yaml:2: flavour: unknown key"),
+    "misspelt key": ("extends: tiny.yaml\nlatent: {chanels: 4}\n", "did you mean 'channels'?"),
+    "wrong type": (
+        "extends: tiny.yaml\nlatent:\n  channels: many\n",
+        "bad.yaml:3: latent.channels: expected an integer",
+    ),
+    "circular extends": ("extends: bad.yaml\n", "circular: bad.yaml -> bad.yaml"),
+    "parent missing": ("extends: tinny.yaml\n", "did you mean 'tiny.yaml'?"),
+    "unknown component": ("extends: tiny.yaml\nencoder: {kind: resnett}\n", "did you mean 'resnet'?"),
+    "patch": ("extends: tiny.yaml\ndecoder:\n  backbone:\n    patch: 5\n", "bad.yaml:4: decoder.backbone.patch"),
+    "syntax": ("name: [tiny\n", "not valid YAML"),
+    "duplicate key": ("extends: tiny.yaml\nname: a\nname: b\n", "bad.yaml:3: name: duplicate key"),
+    "empty": ("", "a spec is a mapping"),
+}
+
+
+@pytest.mark.parametrize("command", [("train",), ("train", "--dry-run"), ("show",), ("show", "--json")], ids=" ".join)
+@pytest.mark.parametrize("case", SPECS)
+def test_a_spec_with_a_mistake(here, refused, case, command):
+    text, words = SPECS[case]
+    (here / "bad.yaml").write_text(text)
+    assert words in refused(command[0], "bad.yaml", *command[1:])
+
+
+ARGUMENTS = {
+    "missing file": (("train", "tinny.yaml"), "did you mean 'tiny.yaml'?"),
+    "unknown name": (("show", "emoji32_tyni"), "did you mean 'emoji32_tiny'?"),
+    "set an absent key": (("train", "tiny.yaml", "--set", "train.latents.stepz=5"), "did you mean 'steps'?"),
+    "set without a value": (("show", "tiny.yaml", "--set", "train.latents.steps"), "write key.path=value"),
+    "unknown device": (("train", "tiny.yaml", "--device", "gpu"), "unknown device 'gpu'"),
+    "no model": (("sample", "emoji32_tyni"), "no such file, run directory or released model"),
+    "not a picture": (("sample", "run", "--out", "a.jpg"), "PNG"),
+    "no specs": (("list", "imagenot*"), "no spec matches 'imagenot*'"),
+    "hub": (("sample", "hf://someone/something"), "not in this version"),
+    "nothing to export": (("export", ".", "--out", "a.safetensors"), "holds no training checkpoints"),
+    "not a checkpoint": (("export", "tiny.yaml", "--out", "a.safetensors"), "not a whole safetensors file"),
+    "base without latents": (("train", "tiny.yaml", "--stage", "base"), "no first stage to build on"),
+}
+
+
+@pytest.mark.parametrize("case", ARGUMENTS)
+def test_a_mistaken_argument(refused, case):
+    args, words = ARGUMENTS[case]
+    assert words in refused(*args)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_device_that_is_not_there(refused):
+    assert "there is no device 'cuda' on this machine" in refused("train", "tiny.yaml", "--device", "cuda")
+
+
+RUNS = {
+    "a run is there": (("train", "tiny.yaml", "--out", "run"), "--resume to go on with it or --fresh"),
+    "changed spec": (
+        ("train", "tiny.yaml", "--out", "run", "--resume", "--set", "train.base.lr=0.1"),
+        "train.base.lr: 0.001 -> 0.1",
+    ),
+    "fresh base": (
+        ("train", "tiny.yaml", "--out", "run", "--stage", "base", "--fresh"),
+        "would remove the first stage",
+    ),
+    "out is a file": (("train", "tiny.yaml", "--out", "tiny.yaml"), "is a file, not a run directory"),
+    "checkpoint for export": (
+        ("sample", "run/checkpoints/base-00000002.safetensors"),
+        "a training checkpoint; `ulzoo export` makes a loadable file of it",
+    ),
+    "export for checkpoint": (
+        ("export", "run/model.safetensors", "--out", "a.safetensors"),
+        "an exported model, not a training checkpoint",
+    ),
+    "no such label": (("sample", "run", "--labels", "9"), "there is no label 9; they are 0 to 8"),
+    "no such label name": (("sample", "run", "--labels", "Flogs"), "did you mean 'Flags'?"),
+    "ambiguous label": (("sample", "run", "--labels", "s"), "ambiguous: Smileys & Emotion, Symbols"),
+    "labels for the prior": (("sample", "run", "--labels", "0", "--network", "prior"), "takes no class labels"),
+    "guidance alone": (("sample", "run", "--guidance", "2"), "give labels with it"),
+    "no such split": (("evaluate", "run", "--split", "test"), "split must be 'train' or 'val'"),
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_a_mistake_about_a_run(run, refused, case):
+    args, words = RUNS[case]
+    assert words in refused(*args)
+
+
+def test_released_weights_with_a_wrong_hash(run, refused, monkeypatch):
+    card = catalogue.Card(
+        name="tiny",
+        weights=str(run / "model.safetensors"),
+        sha256="0" * 64,
+        license="Apache-2.0",
+        data="",
+        command="",
+        trained="",
+        figures={},
+        protocol={},
+    )
+    monkeypatch.setattr(catalogue, "cards", lambda: {"tiny": card})
+    assert "its card says 000000000000…" in refused("sample", "tiny")
+
+
+def test_a_damaged_export(run, refused):
+    content = bytearray((run / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (run / "model.safetensors").write_bytes(content)
+    assert "does not match the digest" in refused("sample", "run")
+
+
+@pytest.fixture
+def folder_spec(here):
+    (here / "images").mkdir()
+    (here / "folder.yaml").write_text(
+        "extends: tiny.yaml\ndata: {kind: image_folder, root: images, resolution: 32, val_fraction: 0.3}\n"
+        "base: {class_conditional: false}\n"
+    )
+    return here / "images"
+
+
+def test_an_empty_data_folder(folder_spec, refused):
+    line = refused("train", "folder.yaml")
+    assert "folder.yaml:2: data: " in line and "no images in it" in line
+
+
+def test_an_unreadable_image(ulzoo, folder_spec, refused):
+    from PIL import Image
+
+    for i in range(8):
+        Image.new("RGB", (40, 40), (30 * i, 0, 0)).save(folder_spec / f"{i}.png")
+    (folder_spec / "broken.png").write_bytes(b"not a picture")
+    line = refused("train", "folder.yaml")
+    assert "broken.png: not an image" in line and "cannot be read" in line and "skip_unreadable" in line
+
+    result = ulzoo("train", "folder.yaml", "--set", "data.skip_unreadable=true")
+    assert result.exit_code == 0, result.stderr
+    warnings = result.stderr.splitlines()
+    assert warnings and all(line.startswith("warning: ") and "broken.png" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("train",),
+        ("train", "tiny.yaml", "--resume", "--fresh"),
+        ("train", "tiny.yaml", "--stage", "third"),
+        ("sample", "x", "--n", "0"),
+        ("evaluate", "x", "--out", "."),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(ulzoo, here, args):
+    before = contents(here)
+    result = ulzoo(*args)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output and "Usage: ulzoo" in result.stderr
+    assert contents(here) == before

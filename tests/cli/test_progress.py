@@ -1,0 +1,47 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from ulzoo.cli.progress import display
+from ulzoo.training.config import Stage
+
+CONFIG = Stage(steps=100, batch_size=4, lr=1e-3, log_every=1)
+ROW = {"images_per_second": 12.0, "rate_bits_per_pixel": 0.5, "distortion": 1.5, "loss": 2.0, "data_wait": 0.02}
+
+
+def shown(terminal: bool, start: int = 0) -> str:
+    out = io.StringIO()
+    with display(Console(file=out, force_terminal=terminal, width=100), ["the plan"]) as watch:
+        watch.stage("latents", CONFIG, start)
+        for step in range(start + 1, CONFIG.steps + 1):
+            watch.step(step, ROW)
+        watch.note("evaluating")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("start", [0, 37])
+def test_lines(start):
+    heading, *lines, last = shown(False, start).splitlines()
+    assert (heading, last) == ("the plan", "evaluating")
+    assert 10 <= len(lines) <= 21
+    assert lines[-1].startswith(
+        "latents 100/100  12.0 images/s  rate 0.5000 bits/pixel  distortion 1.5000  data wait 2%"
+    )
+
+
+def test_a_finished_bar_stays():
+    text = shown(True)
+    assert "the plan" in text and "100/100" in text and "rate 0.5000 bits/pixel" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_an_interrupted_display_leaves_the_terminal_as_it_was():
+    out = io.StringIO()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        display(Console(file=out, force_terminal=True, width=100), ["the plan"]) as watch,
+    ):
+        watch.stage("latents", CONFIG, 0)
+        raise KeyboardInterrupt
+    assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
