@@ -32,7 +32,6 @@ def test_the_papers_autoencoder(name):
     assert encoder.blocks == (2, 2, 2, 3)
     assert prior.weighting.kind == "elbo" and prior.schedule.logsnr_max == 5.0
     assert decoder.backbone.kind == "uvit" and decoder.weighting.kind == "sigmoid"
-    assert spec.train.latents.ema == spec.train.base.ema == 0.9999
     assert spec.train.latents.prior_warmup_steps == 0  # not in the paper
 
 

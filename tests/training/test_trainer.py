@@ -194,7 +194,7 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     metrics.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"stage"')
-    for stage, step, left in (("base", 10, 4), ("base", 7, 3), ("base", 0, 2), ("latents", 5, 1), ("latents", 0, 0)):
+    for stage, step, left in (("base", 10, 4), ("base", 9, 3), ("base", 0, 2), ("latents", 5, 1), ("latents", 0, 0)):
         Metrics(tmp_path, stage, step).close()
         assert [(row["stage"], row["step"]) for row in read_rows(tmp_path / "metrics.jsonl")] == written[:left]
 
@@ -226,14 +226,13 @@ def test_bf16_stays_close(trainer, tmp_path):
 
 @pytest.mark.parametrize("stage", ["latents", "base"])
 def test_compile_compiles_every_network_of_the_stage(stage, trainer, monkeypatch):
-    compiled, plain = [], torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self) or plain(self, backend="eager"))
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)
     one = trainer(stage, f"train.{stage}.compile=true", f"train.{stage}.steps=2")
     one.run()
     model = one.model
     parts = {"latents": [model.encoder, model.prior.network, model.decoder.network], "base": [model.base.network]}
     assert compiled == parts[stage]
-    assert rows(one)[-1]["step"] == 2
 
 
 @pytest.mark.slow
