@@ -227,7 +227,7 @@ def test_bf16_stays_close(trainer, tmp_path):
 @pytest.mark.parametrize("stage", ["latents", "base"])
 def test_compile_compiles_every_network_of_the_stage(stage, trainer, monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", compiled.append)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     one = trainer(stage, f"train.{stage}.compile=true", f"train.{stage}.steps=2")
     one.run()
     model = one.model
