@@ -56,7 +56,9 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     figure, axes = plt.subplots(figsize=(5, 3.6), layout="constrained")
     axes.plot(rates, qualities, "o-")
     for row, x, y in zip(rows, rates, qualities, strict=True):
-        axes.annotate(f"loss factor {row['loss_factor']:g}", (x, y), (6, -12), textcoords="offset points", fontsize=9)
+        axes.annotate(
+            f"loss factor {row['loss_factor']:g}", (x, y), (0, -14), textcoords="offset points", ha="center", fontsize=9
+        )
     axes.margins(x=0.25, y=0.15)
     axes.set(xlabel="rate bound, bits/pixel", ylabel="PSNR of reconstructions, dB", title=title)
     axes.grid(alpha=0.3)
