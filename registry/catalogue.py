@@ -4,6 +4,7 @@ import fnmatch
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -72,13 +73,13 @@ def create_model(
 
     Args:
         name_or_path_or_spec: a packaged spec's name, a YAML file, or a spec.
-        pretrained: load the released weights; not with overrides.
+        pretrained: load the released weights; only `train` and `sample` may then be overridden.
         overrides: "key.path=value", as `--set`.
 
     Raises:
         ValueError: a spec with an error (`SpecError`), no released weights, or weights with a wrong hash.
     """
-    from ulzoo.registry.compile import compile_model
+    from ulzoo.registry.compile import compile_model, sampling_defaults
 
     spec = name_or_path_or_spec
     if not isinstance(spec, Spec):
@@ -90,7 +91,9 @@ def create_model(
         changed = [key for key in diff(released.spec, spec) if not key.startswith(("description", "train.", "sample."))]
         if changed:
             raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
-        return released.model
+        model = released.model
+        model.contract = replace(model.contract, sampling=sampling_defaults(spec))
+        return model
     return compile_model(spec)
 
 

@@ -57,9 +57,14 @@ def compile_model(spec: Spec, device: torch.device | str | None = None) -> Unifi
         latent_logsnr=latent.logsnr,
         num_classes=data.num_classes,
         label_names=data.label_names,
-        sampling={name: Sampling(**getattr(spec.sample, name).model_dump()) for name in ("base", "decoder")},
+        sampling=sampling_defaults(spec),
     )
     return UnifiedLatents(encoder, prior, decoder, base, contract).eval()
+
+
+def sampling_defaults(spec: Spec) -> dict[str, Sampling]:
+    """How a model of this spec samples its base and its decoder unless told otherwise."""
+    return {name: Sampling(**getattr(spec.sample, name).model_dump()) for name in ("base", "decoder")}
 
 
 def _diffusion_model(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel:

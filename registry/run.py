@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ def train(
             build_optimizer(nn.Linear(1, 1), getattr(spec.train, stage))
         except ValueError as error:
             raise spec.error(f"train.{stage}.optimizer", str(error)) from None
+    if spec.train.tensorboard and not find_spec("tensorboard"):
+        raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
     source, held_out = open_source(spec, "train"), open_source(spec, "val")
     model = compile_model(spec, device)
     if fresh:

@@ -125,3 +125,9 @@ def test_every_card_belongs_to_a_spec_and_its_weights_load(name):
     export = catalogue.open_model(name)
     assert export.results["figures"] == pytest.approx(card.figures, rel=1e-3)
     create_model(name, pretrained=True)
+
+
+def test_released_weights_sample_as_the_overrides_say(zoo):
+    model = create_model("tiny", pretrained=True, overrides=["sample.base.steps=7", "train.base.steps=1"])
+    assert model.contract.sampling["base"].steps == 7
+    assert load("tiny").contract.sampling["base"].steps == 3

@@ -246,3 +246,10 @@ def test_an_optimizer_that_cannot_be_had(optimizer, why, short, tmp_path):
 
 def test_no_data_no_run(short, tmp_path):
     assert "data: " in refused(short(f"data.root={tmp_path / 'absent'}"), tmp_path / "new")
+
+
+def test_a_missing_tensorboard_is_found_before_anything_is_written(short, tmp_path, monkeypatch):
+    monkeypatch.setattr("ulzoo.registry.run.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="needs the package tensorboard"):
+        train(short("train.tensorboard=true"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -1,9 +1,13 @@
 """The packaged specs as files: help for editors, the paper's numbers where it gives them."""
 
+import json
+from pathlib import Path
+
 import pytest
 
-from ulzoo.registry import find_specs, load_spec
+from ulzoo.registry import find_specs, json_schema, load_spec
 
+ROOT = Path(__file__).parents[2]
 SPECS = find_specs()
 PAPER = ("imagenet512_small", "imagenet512_medium")
 
@@ -38,3 +42,8 @@ def test_the_papers_autoencoder(name):
 def test_the_papers_larger_base():
     backbone = load_spec("imagenet512_medium").base.backbone
     assert (backbone.kind, backbone.channels, backbone.blocks) == ("hierarchical_vit", (512, 1024), (6, 16))
+
+
+def test_the_schema_beside_the_specs_is_current():
+    """Otherwise: `make schema`."""
+    assert json.loads((ROOT / "specs/schema.json").read_text("utf-8")) == json_schema()

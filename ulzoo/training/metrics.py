@@ -39,12 +39,8 @@ class Metrics:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._writer: Any = None
         if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise ValueError(
-                    "train.tensorboard needs the package tensorboard: pip install 'ulzoo[tensorboard]'"
-                ) from None
+            from torch.utils.tensorboard import SummaryWriter
+
             self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def write(self, row: Row) -> None:
