@@ -69,8 +69,6 @@ def sample_rows(
     Raises:
         ValueError: labels or a network that a model does not have.
     """
-    if guidance is not None and labels is None:
-        raise ValueError("guidance leans towards a class: give labels with it")
     asked = {name: label_numbers(labels, model.contract) if labels else [] for name, model in models.items()}
     rows: list[Row] = []
     for name, model in models.items():

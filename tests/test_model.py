@@ -205,6 +205,8 @@ def test_labels_are_checked_where_a_user_gives_them() -> None:
             model.sample(2, labels=[0, wrong])
     with pytest.raises(ValueError, match="the base takes no class labels"):
         tiny().sample(2, labels=[0, 1])
+    with pytest.raises(ValueError, match="guidance leans towards a class: give `labels` with it"):
+        model.sample(2, guidance=2.0)
 
 
 def test_labels_of_a_batch_are_ignored_by_a_model_without_classes() -> None:

@@ -193,6 +193,8 @@ class UnifiedLatents(nn.Module):
         model = self._latent_model(network)
         if labels is not None and not model.num_classes:
             raise ValueError(f"the {network} takes no class labels: leave out `labels`")
+        if guidance is not None and guidance != 1 and labels is None:
+            raise ValueError("guidance leans towards a class: give `labels` with it")
         shape = (n, *self.contract.latent_shape)
         labels = self._labels(model, labels, n)
         return model.sample(shape, self._sampling("base", steps, guidance), generator, self.device, labels=labels)
