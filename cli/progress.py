@@ -18,6 +18,7 @@ from ulzoo.training import config as configs
 from ulzoo.training.metrics import Row
 
 LINES_PER_STAGE = 20
+SECONDS_PER_LINE = 20
 
 
 @contextmanager
@@ -43,6 +44,11 @@ def figures(row: Row) -> str:
     return "  ".join([*parts, f"data wait {row['data_wait']:.0%}"])
 
 
+def _times(elapsed: float, done: int, total: int) -> str:
+    left = elapsed / done * (total - done)
+    return f"{duration(elapsed)} gone, {duration(left)} left" if left else duration(elapsed)
+
+
 class _Lines(Watch):
     """Plain lines."""
 
@@ -60,13 +66,18 @@ class _Lines(Watch):
         if row is None or (step % self.every and step != self.steps):
             return
         elapsed = time.monotonic() - self.started
-        left = elapsed / (step - self.start) * (self.steps - step)
-        times = f"{duration(elapsed)} gone, {duration(left)} left" if left else duration(elapsed)
+        times = _times(elapsed, step - self.start, self.steps - self.start)
         self._print(f"{self.name} {step:,}/{self.steps:,}  {figures(row)}  {times}")
 
     def note(self, message: str) -> None:
         self._open()
         self._print(message)
+        self.noted = self.last = time.monotonic()
+
+    def measured(self, done: int, total: int) -> None:
+        if time.monotonic() - self.last > SECONDS_PER_LINE and done < total:
+            self.last = time.monotonic()
+            self._print(f"{done}/{total} images  {_times(self.last - self.noted, done, total)}")
 
     def _open(self) -> None:
         for line in self.heading:
@@ -128,6 +139,12 @@ class _Live(Watch):
         self.stop()
         self._open()
         self._spin(message)
+        self.message, self.noted = message, time.monotonic()
+
+    def measured(self, done: int, total: int) -> None:
+        if self.status is not None:
+            times = _times(time.monotonic() - self.noted, done, total)
+            self.status.update(f"{self.message}  {done}/{total}  {times}")
 
     def stop(self) -> None:
         """Leave the terminal as it was found, the last bar standing."""

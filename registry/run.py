@@ -38,6 +38,8 @@ class Watch:
 
     def note(self, message: str) -> None: ...
 
+    def measured(self, done: int, total: int) -> None: ...
+
 
 @dataclass(frozen=True)
 class Result:
@@ -126,7 +128,14 @@ def train(
     if stages[-1] == "latents":
         model.base = None
     watch.note("evaluating on validation images")
-    results = rate_distortion(model, held_out, data=described_data(spec), limit=EVALUATED_IMAGES)
+    total = min(EVALUATED_IMAGES, len(held_out))
+    results = rate_distortion(
+        model,
+        held_out,
+        data=described_data(spec),
+        limit=total,
+        on_image=lambda done: watch.measured(done, total),
+    )
     results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     save_export(folder / "model.safetensors", model, spec, results)

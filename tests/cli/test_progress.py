@@ -45,3 +45,24 @@ def test_an_interrupted_display_leaves_the_terminal_as_it_was():
         watch.stage("latents", CONFIG, 0)
         raise KeyboardInterrupt
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
+
+
+def test_a_long_evaluation_says_how_long(monkeypatch):
+    seconds = iter(range(0, 1000, 15))
+    monkeypatch.setattr("ulzoo.cli.progress.time.monotonic", lambda: float(next(seconds)))
+    out = io.StringIO()
+    with display(Console(file=out, width=100), []) as watch:
+        watch.note("evaluating")
+        for done in range(64, 513, 64):
+            watch.measured(done, 512)
+    first, *lines = out.getvalue().splitlines()
+    assert first == "evaluating" and 2 <= len(lines) <= 7
+    assert all("/512 images  " in line and line.endswith(" left") for line in lines)
+
+
+def test_an_evaluation_moves_the_spinner():
+    out = io.StringIO()
+    with display(Console(file=out, force_terminal=True, width=100), []) as watch:
+        watch.note("evaluating")
+        watch.measured(64, 512)
+        assert "64/512" in str(watch.status.status)
