@@ -6,10 +6,12 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/ulzoo train specs/emoji32_tiny.yaml --out runs/demo --fresh
-	$(BIN)/ulzoo reconstruct runs/demo emoji32_tiny --out runs/demo/samples/beside-released-reconstructions.png
-	$(BIN)/ulzoo sample runs/demo emoji32_tiny --out runs/demo/samples/beside-released-samples.png
-	@echo
-	@echo "Pictures: runs/demo/samples/    Figures: runs/demo/figures.json    Model: runs/demo/model.safetensors"
+	$(BIN)/ulzoo reconstruct runs/demo emoji32_tiny --out runs/demo/beside-released/reconstructions.png
+	$(BIN)/ulzoo sample runs/demo emoji32_tiny --n 24 --out runs/demo/beside-released/samples.png
+	$(BIN)/ulzoo sample runs/demo emoji32_tiny --n 48 --labels Smileys,People,Animals,Food --guidance 2 \
+		--out runs/demo/beside-released/classes.png
+	@echo "\nPictures, yours beside the released model's: runs/demo/beside-released/"
+	@echo "Figures: runs/demo/figures.json    Model: runs/demo/model.safetensors"
 
 test: .venv/installed-test lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -24,7 +24,8 @@ def main() -> None:
     out = parser.parse_args().out
     released = open_model("emoji32_tiny")
     rows = reconstruction_rows({"reconstructions": released.model}, open_source(released.spec, "val"), 12)
-    rows += sample_rows({"samples": released.model}, 48)
+    rows += sample_rows({"samples": released.model}, 24)
+    rows += sample_rows({"samples, guidance 2": released.model}, 36, labels="Smileys,People,Food", guidance=2.0)
     with tempfile.TemporaryDirectory() as folder:
         save_grid(Path(folder) / "grid.png", rows, min_side=64)
         grid = Image.open(Path(folder) / "grid.png").convert("RGB")
