@@ -10,8 +10,8 @@ demo: .venv/installed
 	$(BIN)/ulzoo sample runs/demo emoji32_tiny --n 24 --out runs/demo/beside-released/samples.png
 	$(BIN)/ulzoo sample runs/demo emoji32_tiny --n 48 --labels Smileys,People,Animals,Food --guidance 2 \
 		--out runs/demo/beside-released/classes.png
-	@echo "\nPictures, yours beside the released model's: runs/demo/beside-released/"
-	@echo "Figures: runs/demo/figures.json    Model: runs/demo/model.safetensors"
+	@printf '\n%s\n%s\n' "Pictures, yours beside the released model's: runs/demo/beside-released/" \
+		"Figures: runs/demo/figures.json    Model: runs/demo/model.safetensors"
 
 test: .venv/installed-test lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
