@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from typer.testing import CliRunner
 
 import ulzoo
 from ulzoo.cli import app
+from ulzoo.registry import Spec
+from ulzoo.registry.run import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,13 +31,17 @@ def test_its_python_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_are_accepted(command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_its_commands_are_accepted(
+    command: str, tiny: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     _, *arguments = shlex.split(command)
     if arguments[0] == "train":
         arguments = [argument for argument in arguments if argument != "--resume"]
         arguments += [] if "--dry-run" in arguments else ["--dry-run"]
-    elif "runs/lf4" in arguments:  # a run that the reader has made
+    if arguments[0] == "export":  # a run that the reader has made
+        train(tiny("train.latents.steps=1", "train.base.steps=1"), Path("runs/lf4"))
+    if arguments[0] == "reconstruct":
         arguments = ["emoji32_tiny" if argument == "runs/lf4" else argument for argument in arguments]
     if arguments[0] == "evaluate":
         arguments += ["--limit", "8"]
