@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -72,14 +73,7 @@ def _diffusion_model(spec: Spec, part: str, inputs: DenoiserInputs, data: DataCo
     if config.class_conditional:
         if not data.num_classes:
             raise spec.error(f"{part}.class_conditional", "the data has no class labels")
-        inputs = DenoiserInputs(
-            inputs.size,
-            inputs.channels,
-            inputs.context_size,
-            inputs.context_channels,
-            data.num_classes,
-            config.label_dropout,
-        )
+        inputs = replace(inputs, num_classes=data.num_classes, label_dropout=config.label_dropout)
     with _located(spec, f"{part}.schedule"):
         schedule = SCHEDULES.build(config.schedule)
     with _located(spec, f"{part}.weighting"):

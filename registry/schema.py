@@ -12,11 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.table import Choice, Config, error_at
 from ulzoo.registry.yaml_source import Node, SpecError, dump_yaml, located
-from ulzoo.training.config import LatentsStage, Stage
-
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+from ulzoo.training.config import Fraction, LatentsStage, PositiveInt, Stage
 
 
 class Section(BaseModel):

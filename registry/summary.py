@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ulzoo.nn.transformer import Transformer
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.schema import Spec
 
-NETWORKS = ("encoder", "prior", "decoder", "base")
+NETWORKS = tuple(chain(*STAGES.values()))
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     `remove_unfinished` takes it away.
     """
     aside = path.with_name(f".{path.name}.tmp")
+    unfinished = aside / path.name
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
-        write(aside / path.name)
-        with open(aside / path.name, "rb") as file:
+        write(unfinished)
+        with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
-        (aside / path.name).chmod(
-            aside.stat().st_mode & 0o666
-        )  # as open() would; safetensors writes for the user alone
-        os.replace(aside / path.name, path)
+        unfinished.chmod(aside.stat().st_mode & 0o666)  # as open() would; safetensors writes for the user alone
+        os.replace(unfinished, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     folder = os.open(path.parent, os.O_RDONLY)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -56,6 +56,11 @@ class Contract:
     @property
     def latent_shape(self) -> tuple[int, ...]:
         return (self.latent_channels, *self.latent_size)
+
+    @property
+    def latent_dimensions(self) -> int:
+        """c·h·w (c·t·h·w for video), what bits/dimension are counted over."""
+        return math.prod(self.latent_shape)
 
 
 class DiffusionModel(nn.Module):
@@ -312,11 +317,10 @@ class UnifiedLatents(nn.Module):
 
     def _sampling(self, network: str, steps: int | None, guidance: float | None) -> Sampling:
         default = self.contract.sampling[network]
-        return Sampling(
-            default.sampler,
-            default.steps if steps is None else steps,
-            default.guidance if guidance is None else guidance,
-            default.guidance_interval,
+        return replace(
+            default,
+            steps=default.steps if steps is None else steps,
+            guidance=default.guidance if guidance is None else guidance,
         )
 
 

@@ -1,7 +1,8 @@
 """The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
-from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, expand_like, low_discrepancy_times, randn_like
+from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, low_discrepancy_times
 from ulzoo.diffusion.guidance import guided
+from ulzoo.diffusion.noise import expand_like, randn_like
 from ulzoo.diffusion.samplers import SAMPLERS
 from ulzoo.diffusion.schedules import (
     CosineSchedule,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ulzoo.diffusion.noise import alpha_sigma, expand_like, randn_like
 from ulzoo.diffusion.samplers import SAMPLERS
 from ulzoo.diffusion.schedules import Schedule
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
@@ -15,16 +16,6 @@ Prediction = Literal["x", "eps", "v"]
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), logsnr (B,)) -> prediction (B, ...)
 
 _ELBO = ElboWeighting()
-
-
-def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `x`."""
-    return per_example.reshape(-1, *[1] * (x.ndim - 1))
-
-
-def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`."""
-    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
 def low_discrepancy_times(
@@ -50,25 +41,25 @@ class GaussianDiffusion:
 
     def add_noise(self, x: Tensor, logsnr: Tensor, noise: Tensor) -> Tensor:
         """x_t at log-SNR `logsnr` (B,)."""
-        logsnr = expand_like(logsnr, x)
-        return torch.sigmoid(logsnr).sqrt() * x + torch.sigmoid(-logsnr).sqrt() * noise
+        alpha, sigma = alpha_sigma(expand_like(logsnr, x))
+        return alpha * x + sigma * noise
 
     def to_x(self, prediction: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
         """The denoised x̂ that a prediction at `x_t` stands for."""
         if self.prediction == "x":
             return prediction
-        logsnr = expand_like(logsnr, x_t)
-        if self.prediction == "eps":  # x = (x_t - σ ε) / α
-            return (x_t - torch.sigmoid(-logsnr).sqrt() * prediction) / torch.sigmoid(logsnr).sqrt()
-        return torch.sigmoid(logsnr).sqrt() * x_t - torch.sigmoid(-logsnr).sqrt() * prediction  # x = α x_t - σ v
+        alpha, sigma = alpha_sigma(expand_like(logsnr, x_t))
+        if self.prediction == "eps":
+            return (x_t - sigma * prediction) / alpha
+        return alpha * x_t - sigma * prediction
 
     def _target(self, x: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
         if self.prediction == "x":
             return x
         if self.prediction == "eps":
             return noise
-        logsnr = expand_like(logsnr, x)
-        return torch.sigmoid(logsnr).sqrt() * noise - torch.sigmoid(-logsnr).sqrt() * x
+        alpha, sigma = alpha_sigma(expand_like(logsnr, x))
+        return alpha * noise - sigma * x
 
     def _loss_weight(self, logsnr: Tensor, weighting: Weighting) -> Tensor:
         """w(λ) e^λ ‖x - x̂‖² = w(λ) ‖ε - ε̂‖² = w(λ) α² ‖v - v̂‖², so no parametrisation divides by α or σ."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion.gaussian import Denoiser, expand_like
+from ulzoo.diffusion.gaussian import Denoiser
+from ulzoo.diffusion.noise import expand_like
 
 
 def guided(

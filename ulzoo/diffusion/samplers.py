@@ -10,30 +10,27 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ulzoo.diffusion.noise import alpha_sigma, randn_like
+
 DenoiseToX = Callable[[Tensor, Tensor], Tensor]  # (x_t, logsnr ()) -> x̂
-
-
-def _alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
 
 
 def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Ancestral sampling from q(x_s | x_t, x = x̂), the posterior whose KL the ELBO sums (arXiv 2107.00630, App. A)."""
     for t, s in pairwise(logsnrs):
-        alpha_t, _ = _alpha_sigma(t)
-        alpha_s, sigma_s = _alpha_sigma(s)
+        alpha_t, _ = alpha_sigma(t)
+        alpha_s, sigma_s = alpha_sigma(s)
         x_hat = denoise(x, t)
         c = -torch.expm1(t - s)  # 1 - e^{λ_t - λ_s}
         mean = alpha_s * (x * (1 - c) / alpha_t + c * x_hat)
-        noise = torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-        x = mean + (c.sqrt() * sigma_s) * noise
+        x = mean + (c.sqrt() * sigma_s) * randn_like(x, generator)
     return x
 
 
 def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Deterministic first-order steps that keep ε̂ fixed (arXiv 2010.02502, η = 0)."""
     for t, s in pairwise(logsnrs):
-        (alpha_t, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(t), _alpha_sigma(s)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
         x_hat = denoise(x, t)
         x = alpha_s * x_hat + sigma_s * (x - alpha_t * x_hat) / sigma_t
     return x
@@ -48,7 +45,7 @@ def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.G
     previous: Tensor | None = None
     h_previous = logsnrs.new_zeros(())
     for t, s in pairwise(logsnrs):
-        (_, sigma_t), (alpha_s, sigma_s) = _alpha_sigma(t), _alpha_sigma(s)
+        (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
         h = (s - t) / 2
         x_hat = denoise(x, t)
         direction = x_hat if previous is None else x_hat + (x_hat - previous) * (h / h_previous).clamp(max=1) / 2

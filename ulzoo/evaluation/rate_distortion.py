@@ -1,6 +1,5 @@
 """Rate and distortion of a model on a split: bits/pixel, bits/dimension, PSNR, each under a stated protocol."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -89,7 +88,7 @@ def rate_distortion(
     for name in networks:
         prefix = "" if name == "prior" else "base_"
         figures[f"{prefix}bits_per_pixel"] = _mean(bits[name]) / contract.pixels
-        figures[f"{prefix}bits_per_dimension"] = _mean(bits[name]) / math.prod(contract.latent_shape)
+        figures[f"{prefix}bits_per_dimension"] = _mean(bits[name]) / contract.latent_dimensions
     sampling = contract.sampling["decoder"]
     steps = sampling.steps if decoder_steps is None else decoder_steps
     protocol = Protocol(data, split, images, batch_size, rate_samples, sampling.sampler, steps, seed)

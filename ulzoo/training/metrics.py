@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.files import write_text
+from ulzoo.model import STAGES, Stage
 
 Row = dict[str, Any]
-_ORDER = {"latents": 0, "base": 1}
+_ORDER = list(STAGES)
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -32,9 +33,11 @@ class Metrics:
         tensorboard: also write events; needs the extra `ulzoo[tensorboard]`.
     """
 
-    def __init__(self, folder: Path, stage: str = "latents", step: int = 0, tensorboard: bool = False):
+    def __init__(self, folder: Path, stage: Stage = "latents", step: int = 0, tensorboard: bool = False):
         path = folder / "metrics.jsonl"
-        kept = [row for row in read_rows(path) if (_ORDER[row["stage"]], row["step"]) <= (_ORDER[stage], step)]
+        kept = [
+            row for row in read_rows(path) if (_ORDER.index(row["stage"]), row["step"]) <= (_ORDER.index(stage), step)
+        ]
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         self._writer: Any = None

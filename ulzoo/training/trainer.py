@@ -4,6 +4,7 @@ Randomness is seeded anew at every step from (seed, stage, image counter), so a 
 generator and, on the CPU, ends in the same bits as one that was never stopped.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -29,7 +30,6 @@ from ulzoo.training.optimization import (
 )
 from ulzoo.training.precision import autocast
 
-NATS_PER_BIT = 0.6931471805599453
 COLLAPSED_BITS_PER_DIMENSION = 0.02
 
 
@@ -158,13 +158,13 @@ class Trainer:
         pixels = loss.pixels
         return {
             "loss": loss.total,
-            "rate_bits_per_pixel": loss.rate.mean() / pixels / NATS_PER_BIT,
+            "rate_bits_per_pixel": loss.rate.mean() / pixels / math.log(2),
             "distortion": loss.distortion.mean() / pixels,
         }
 
     def _check_finite(self, values: dict[str, float], keys: list[str]) -> None:
         for name in ("rate_bits_per_pixel", "distortion", "loss", "grad_norm"):
-            if name in values and not abs(values[name]) < float("inf"):
+            if name in values and not math.isfinite(values[name]):
                 shown = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
                 raise NonFiniteLoss(
                     f"stage {self.stage}, step {self.step + 1}: {name} is {values[name]} on the images {shown}; "
@@ -192,7 +192,7 @@ class Trainer:
         if self.stage != "latents" or self.warned_of_collapse or self.step < self.config.warmup_steps:
             return
         contract = self.model.contract
-        dimensions_per_pixel = torch.Size(contract.latent_shape).numel() / contract.pixels
+        dimensions_per_pixel = contract.latent_dimensions / contract.pixels
         bits = row["rate_bits_per_pixel"]
         if bits / dimensions_per_pixel < COLLAPSED_BITS_PER_DIMENSION:
             weighting = self.model.decoder.weighting
