@@ -12,7 +12,7 @@ from rich.status import Status
 from rich.text import Text
 
 from ulzoo.cli.terminal import duration
-from ulzoo.model import Stage
+from ulzoo.contract import Stage
 from ulzoo.registry.run import Watch
 from ulzoo.training import config as configs
 from ulzoo.training.metrics import Row

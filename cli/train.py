@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ulzoo.model import Stage
+    from ulzoo.contract import Stage
     from ulzoo.registry import Spec
     from ulzoo.registry.plan import Plan, StagePlan
     from ulzoo.registry.run import Result

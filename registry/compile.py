@@ -8,10 +8,12 @@ from typing import cast
 
 import torch
 
+from ulzoo.contract import Contract, Sampling
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Source
+from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import GaussianDiffusion
-from ulzoo.model import Contract, DiffusionModel, Sampling, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.grid import divide
 from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
@@ -37,7 +39,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None) -> Unifi
         SpecError: parts that do not fit, with the key that is to blame.
     """
     data = data_contract(spec)
-    size = (data.resolution,) * 2
+    size = data.size
     latent = spec.latent
     with _located(spec, "latent.downsample"):
         latent_size = divide(size, latent.downsample, "latent.downsample")

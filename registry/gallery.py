@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.pictures import Row
-from ulzoo.model import Contract, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.pixels import psnr
 from ulzoo.registry.table import suggest
 
@@ -132,7 +133,7 @@ def reconstruction_rows(
         ValueError: a model of images of another size.
     """
     for name, model in models.items():
-        expected = (model.contract.channels, *model.contract.size)
+        expected = model.contract.shape
         if expected != source.shape:
             raise ValueError(f"{name}: is a model of images of shape {expected}, these are {source.shape}")
     batch = next(in_order(source, n))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ulzoo.model import Stage
+from ulzoo.contract import Stage
 from ulzoo.registry.components import DATASETS
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.summary import Summary, summarize

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation import rate_distortion, save_grid
 from ulzoo.files import write_text
-from ulzoo.model import STAGES, Stage, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.components import DATASETS
 from ulzoo.registry.export import save_export, versions

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ulzoo.model import STAGES, Stage, UnifiedLatents
+from ulzoo.contract import STAGES, Stage
+from ulzoo.model import UnifiedLatents
 from ulzoo.nn.transformer import Transformer
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.schema import Spec

@@ -11,11 +11,15 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "diffusion": {"diffusion"},
     "nn": {"nn"},
-    "model": {"diffusion", "nn", "model"},
+    "contract": set(),
+    "denoising": {"diffusion", "contract"},
+    "model": {"diffusion", "nn", "contract", "denoising"},
     "data": {"data", "files", "pixels", "seeds"},
     "training": {
         "diffusion",
         "nn",
+        "contract",
+        "denoising",
         "model",
         "data",
         "training",
@@ -25,7 +29,18 @@ ALLOWED = {
         "seeds",
         "tensorfile",
     },
-    "evaluation": {"diffusion", "nn", "model", "data", "evaluation", "files", "pixels", "seeds"},
+    "evaluation": {
+        "diffusion",
+        "nn",
+        "contract",
+        "denoising",
+        "model",
+        "data",
+        "evaluation",
+        "files",
+        "pixels",
+        "seeds",
+    },
 }
 
 

@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ulzoo.contract import Contract, Sampling
+from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import (
     CosineSchedule,
     ElboWeighting,
@@ -15,7 +17,7 @@ from ulzoo.diffusion import (
     SigmoidWeighting,
     expand_like,
 )
-from ulzoo.model import Contract, DiffusionModel, Sampling, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ViT, ViTEncoder
 
 LOGSNR = 5.0

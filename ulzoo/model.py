@@ -2,99 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Weighting, guided, randn_like
-
-Stage = Literal["latents", "base"]
-STAGES: dict[Stage, tuple[str, ...]] = {"latents": ("encoder", "prior", "decoder"), "base": ("base",)}
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a diffusion model is sampled: sampler, steps, guidance scale (1 = none) and its log-SNR interval."""
-
-    sampler: str = "ddim"
-    steps: int = 50
-    guidance: float = 1.0
-    guidance_interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What a model takes and gives; scripts ask here instead of knowing magic numbers.
-
-    Attributes:
-        size: (h, w) of x, whose values lie in [-1, 1].
-        channels: channels of x.
-        latent_size: grid of the latent.
-        latent_channels: its channels.
-        latent_logsnr: λ_z(0), the fixed log-SNR of z_0.
-        num_classes: class labels; 0 means that there are none.
-        label_names: their names, where known.
-        sampling: defaults for "base" and "decoder".
-    """
-
-    size: tuple[int, ...]
-    channels: int
-    latent_size: tuple[int, ...]
-    latent_channels: int
-    latent_logsnr: float
-    num_classes: int = 0
-    label_names: tuple[str, ...] = ()
-    sampling: dict[str, Sampling] = field(default_factory=lambda: {"base": Sampling(), "decoder": Sampling()})
-
-    @property
-    def pixels(self) -> int:
-        """H·W (T·H·W for video), the one normaliser of both losses."""
-        return math.prod(self.size)
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        return (self.latent_channels, *self.latent_size)
-
-    @property
-    def latent_dimensions(self) -> int:
-        """c·h·w (c·t·h·w for video), what bits/dimension are counted over."""
-        return math.prod(self.latent_shape)
-
-
-class DiffusionModel(nn.Module):
-    """A network with the noise process it denoises and the weighting it is trained with.
-
-    Args:
-        network: (x_t, logsnr (B,), context, labels) -> prediction; its `num_classes` is 0 if it takes no labels.
-        diffusion: schedule and parametrisation.
-        weighting: w(λ) of its training loss.
-    """
-
-    def __init__(self, network: nn.Module, diffusion: GaussianDiffusion, weighting: Weighting):
-        super().__init__()
-        self.network, self.diffusion, self.weighting = network, diffusion, weighting
-        self.num_classes: int = getattr(network, "num_classes", 0)
-
-    def denoiser(self, context: Tensor | None = None, labels: Tensor | None = None) -> Denoiser:
-        """The network with its conditions bound, (x_t, logsnr) -> prediction."""
-        return lambda x_t, logsnr: self.network(x_t, logsnr, context, labels)
-
-    def sample(
-        self,
-        shape: tuple[int, ...],
-        sampling: Sampling,
-        generator: torch.Generator | None,
-        device: torch.device,
-        context: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> Tensor:
-        """A sample at λ(0), guided by the labels if there are any."""
-        denoiser = self.denoiser(context, labels)
-        if labels is not None:
-            denoiser = guided(denoiser, self.denoiser(context), sampling.guidance, sampling.guidance_interval)
-        return self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device)
+from ulzoo.contract import STAGES, Contract, Sampling, Stage
+from ulzoo.denoising import DiffusionModel
+from ulzoo.diffusion import randn_like
 
 
 @dataclass(frozen=True)
@@ -145,7 +61,7 @@ class UnifiedLatents(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """x -> z_clean (B, c, *latent_size), of x's dtype, without noise: the decoder takes `noise_latents` of it."""
-        expected = (self.contract.channels, *self.contract.size)
+        expected = self.contract.shape
         if x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
         return self.encoder(x).to(x.dtype)  # bfloat16 under autocast, too coarse for noise of a given σ_0
@@ -167,7 +83,7 @@ class UnifiedLatents(nn.Module):
         """z_0 -> x in [-1, 1], by sampling the diffusion decoder over `steps` (the spec's if None)."""
         _no_frames(frames)
         sampling = self._sampling("decoder", steps, None)
-        shape = (len(z_0), self.contract.channels, *self.contract.size)
+        shape = (len(z_0), *self.contract.shape)
         return self.decoder.sample(
             shape, sampling, generator, z_0.device, z_0, self._labels(self.decoder, labels, len(z_0))
         ).clamp(-1, 1)

@@ -7,12 +7,14 @@ import pytest
 import torch
 from torch import nn
 
+from ulzoo.contract import Contract, Sampling
 from ulzoo.data import DataContract
 from ulzoo.data.source import TensorSource
+from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import rate_distortion
 from ulzoo.evaluation.rate_distortion import Protocol
-from ulzoo.model import Contract, DiffusionModel, Sampling, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.nn.conditioning import DenoiserInputs
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.run import open_source

@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from ulzoo.model import STAGES
+from ulzoo.contract import STAGES
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.run import open_source, train
 from ulzoo.training import trainer as trainer_module

@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ulzoo.data.source import Unreadable
 
-class UnreadableImage(ValueError):
-    """A file that cannot be made into RGB pixels; the message names it and says why, in one line."""
+
+class UnreadableImage(Unreadable):
+    """A file that cannot be made into RGB pixels."""
 
 
 def read_rgb(path: str | Path, *, fast: bool = False) -> Image.Image:

@@ -1,4 +1,4 @@
-"""What every source of images offers."""
+"""What every source of images or video clips offers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,27 @@ Sample = tuple[Tensor, int, str]
 SPLITS = ("train", "val")
 
 
+class Unreadable(ValueError):
+    """One example that cannot be read; the message names it and says why, in one line."""
+
+
 def check_split(split: str) -> None:
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'val', not {split!r}")
 
 
 class Source(Dataset[Sample]):
-    """One split of a data set: `source[i]` is (uint8 pixels (C, H, W), label or -1, key), always the same for an `i`.
+    """One split of a data set: `source[i]` is (uint8 pixels, label or -1, key), always the same for an `i`.
+
+    The pixels are (C, H, W) or, for video, (C, T, H, W).
 
     A source is a component: its keyword-only parameters are the keys of a spec's `data`, and the classmethod
     `describe(**keys)` gives the `contract` that an instance of those keys will keep, without touching the disk.
-    `hflip` says whether `batches` may mirror its images.
+    `hflip` says whether `batches` may mirror its images. Where `skips_unreadable`, an example that cannot be read is
+    replaced by the next one, named and counted; elsewhere it is an error.
     """
+
+    skips_unreadable: ClassVar[bool] = False
 
     describe: ClassVar[Callable[..., DataContract]]
     contract: DataContract
@@ -38,6 +47,10 @@ class Source(Dataset[Sample]):
 
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
+
+    def draw(self, index: int, chance: float) -> Sample:
+        """`source[index]`; of a video the clip that `chance` in [0, 1) picks, where `source[index]` is its middle."""
+        return self[index]
 
     @property
     def channels(self) -> int:
@@ -52,8 +65,8 @@ class Source(Dataset[Sample]):
         return self.contract.label_names
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W) of an image, (C, T, H, W) of a clip."""
         return self.contract.shape
 
 

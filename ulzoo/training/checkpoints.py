@@ -9,8 +9,8 @@ from typing import Any, cast
 from torch import Tensor
 
 from ulzoo import tensorfile
+from ulzoo.contract import STAGES, Stage
 from ulzoo.files import remove_unfinished
-from ulzoo.model import STAGES, Stage
 
 KEEP = 2
 NAME = re.compile(rf"({'|'.join(STAGES)})-(\d+)\.safetensors")

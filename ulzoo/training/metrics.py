@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ulzoo.contract import STAGES, Stage
 from ulzoo.files import write_text
-from ulzoo.model import STAGES, Stage
 
 Row = dict[str, Any]
 _ORDER = list(STAGES)

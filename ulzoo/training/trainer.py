@@ -14,9 +14,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Source, batches
+from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import SigmoidWeighting
-from ulzoo.model import STAGES, DiffusionModel, Stage, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.seeds import derive_seed
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints

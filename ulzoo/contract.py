@@ -1,0 +1,70 @@
+"""What a compiled model takes and gives, and which networks each stage trains."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+Stage = Literal["latents", "base"]
+STAGES: dict[Stage, tuple[str, ...]] = {"latents": ("encoder", "prior", "decoder"), "base": ("base",)}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a diffusion model is sampled: sampler, steps, guidance scale (1 = none) and its log-SNR interval."""
+
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance: float = 1.0
+    guidance_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a model takes and gives; scripts ask here instead of knowing magic numbers.
+
+    Attributes:
+        size: (h, w) or (t, h, w) of x, whose values lie in [-1, 1].
+        channels: channels of x.
+        latent_size: grid of the latent.
+        latent_channels: its channels.
+        latent_logsnr: λ_z(0), the fixed log-SNR of z_0.
+        num_classes: class labels; 0 means that there are none.
+        label_names: their names, where known.
+        sampling: defaults for "base" and "decoder".
+        given_frames: the first frames of a clip that the model continues; 0 if it only makes whole clips.
+        frame_rate: frames per second of a clip, where known.
+    """
+
+    size: tuple[int, ...]
+    channels: int
+    latent_size: tuple[int, ...]
+    latent_channels: int
+    latent_logsnr: float
+    num_classes: int = 0
+    label_names: tuple[str, ...] = ()
+    sampling: dict[str, Sampling] = field(default_factory=lambda: {"base": Sampling(), "decoder": Sampling()})
+    given_frames: int = 0
+    frame_rate: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *size) of x."""
+        return (self.channels, *self.size)
+
+    @property
+    def video(self) -> bool:
+        return len(self.size) == 3
+
+    @property
+    def pixels(self) -> int:
+        """H·W (T·H·W for video), the one normaliser of both losses."""
+        return math.prod(self.size)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return (self.latent_channels, *self.latent_size)
+
+    @property
+    def latent_dimensions(self) -> int:
+        """c·h·w (c·t·h·w for video), what bits/dimension are counted over."""
+        return math.prod(self.latent_shape)
