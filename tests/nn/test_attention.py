@@ -5,20 +5,21 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ulzoo.nn.transformer import Attention, Transformer, _attend
+from ulzoo.nn.attention import Attention, Reach, attend
+from ulzoo.nn.transformer import Transformer
 
 
 def test_attention_written_out_is_the_fused_kernel() -> None:
     q, k, v = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     fused = F.scaled_dot_product_attention(q, k, v)
     with patch.object(F, "scaled_dot_product_attention", side_effect=AssertionError("written out on a CPU")):
-        torch.testing.assert_close(_attend(q, k, v), fused)
+        torch.testing.assert_close(attend(q, k, v), fused)
 
 
 def test_many_tokens_take_the_fused_kernel() -> None:
     q, k, v = torch.randn(3, 1, 1, 257, 4, generator=torch.Generator().manual_seed(0))
     with patch.object(F, "scaled_dot_product_attention", return_value=v) as kernel:
-        _attend(q, k, v)
+        attend(q, k, v)
     kernel.assert_called_once()
 
 
@@ -26,9 +27,9 @@ def test_qk_norm_bounds_the_logits() -> None:
     """However large the features, no logit exceeds √head_width times the temperature."""
     torch.manual_seed(0)
     attention = Attention(16, 2, 0.0)
-    with patch("ulzoo.nn.transformer._attend", side_effect=lambda q, k, v: v) as attend:
-        attention(1e3 * torch.randn(2, 6, 16), None)
-    q, k, _ = attend.call_args.args
+    with patch("ulzoo.nn.attention.attend", side_effect=lambda q, k, v, mask: v) as attended:
+        attention(1e3 * torch.randn(2, 6, 16), Reach((2, 3), 0, "all", causal=False))
+    q, k, _, _ = attended.call_args.args
     assert (q @ k.transpose(-1, -2)).abs().max() / 8**0.5 <= 8**0.5 * 1.001
 
 

@@ -59,7 +59,7 @@ def test_the_papers_encoder_downsamples_by_sixteen() -> None:
         (lambda: ViTEncoder((8, 8), 3, 5, (2, 4, 4)), r"latent.downsample \[2, 4, 4\] has 3 dimensions, the grid"),
         (
             lambda: ResNetEncoder((8, 8), 3, 5, (4, 4), patch=2, channels=(8,), blocks=(1,)),
-            r"patch 2 and 1 stages downsample by 2, latent.downsample asks for \[4, 4\]",
+            r"patch \[2, 2\] and 1 stages downsample by \[2, 2\] to \[2, 2\] .* latent.downsample asks for \[4, 4\]",
         ),
         (
             lambda: ResNetEncoder((8, 6), 3, 5, (4, 4), patch=2, channels=(8, 8), blocks=(1, 1)),

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from ulzoo.nn.attention import Reach, rotate
 from ulzoo.nn.grid import divide, enlarge, patchify, rotary_angles, to_grid, to_tokens, unpatchify
-from ulzoo.nn.transformer import Transformer, _rotate
 
 GRIDS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)  # (patches, patch) per axis
 
@@ -57,9 +57,9 @@ def test_divide() -> None:
 
 def rotated(vector: Tensor, size: tuple[int, ...]) -> Tensor:
     """One vector as it looks at every position, (*size, head_width)."""
-    stack = Transformer(size, len(vector), depth=0, heads=1)
+    stack = Reach(size, len(vector), "all", causal=False)
     assert stack.cos is not None and stack.sin is not None
-    return _rotate(vector.expand(len(stack.cos), -1), stack.cos, stack.sin).reshape(*size, -1)
+    return rotate(vector.expand(len(stack.cos), -1), stack.cos, stack.sin).reshape(*size, -1)
 
 
 @pytest.mark.parametrize(("size", "head_width"), [((7,), 8), ((5, 6), 16), ((5, 6), 10), ((3, 4, 5), 16)])

@@ -1,4 +1,4 @@
-"""What a denoiser is told besides x_t: the noise level, a class label, and, for the decoder, the latent z_0."""
+"""What a denoiser is told besides x_t: noise level, class label, given frames and, for the decoder, the latent z_0."""
 
 import math
 from collections.abc import Sequence
@@ -21,6 +21,7 @@ class DenoiserInputs:
         context_channels: its channels.
         num_classes: class labels; 0 means unconditional.
         label_dropout: share of examples whose label is hidden in training, for guidance.
+        given_channels: channels of what is given on the grid of x_t itself; 0 if nothing is.
     """
 
     size: tuple[int, ...]
@@ -29,6 +30,17 @@ class DenoiserInputs:
     context_channels: int = 0
     num_classes: int = 0
     label_dropout: float = 0.0
+    given_channels: int = 0
+
+    @property
+    def all_channels(self) -> int:
+        """Channels of `with_given`."""
+        return self.channels + self.given_channels
+
+
+def with_given(x_t: Tensor, given: Tensor | None) -> Tensor:
+    """x_t and what is given on its grid, as channels: (B, channels + given_channels, *size)."""
+    return x_t if given is None else torch.cat([x_t, given], dim=1)
 
 
 class LogsnrEmbedding(nn.Module):

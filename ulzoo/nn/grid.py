@@ -18,6 +18,16 @@ def divide(size: Sequence[int], by: Sequence[int], what: str) -> tuple[int, ...]
     return tuple(s // b for s, b in zip(size, by, strict=True))
 
 
+def in_space(factor: int, dims: int) -> tuple[int, ...]:
+    """(factor, factor) for (h, w), (1, factor, factor) for (t, h, w)."""
+    return (1,) * (dims - 2) + (factor,) * 2
+
+
+def patch_sides(patch: int | Sequence[int], dims: int) -> tuple[int, ...]:
+    """A patch's extent along every axis: a single number is its side in space, and one frame in time."""
+    return in_space(patch, dims) if isinstance(patch, int) else tuple(patch)
+
+
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
     """(B, C, *size) -> (B, C · prod(patch), *size / patch)."""
     n = len(patch)
@@ -67,16 +77,20 @@ def zero_init(layer: nn.Module) -> nn.Module:
 def rotary_angles(size: Sequence[int], head_width: int, theta: float = 100.0) -> Tensor:
     """Angles of axial rotary positions (arXiv 2104.09864, one share of the head per axis), (N, head_width / 2).
 
-    Pairs that are left when the axes do not share the head evenly get angle 0.
+    An axis of extent 1 has no positions to tell apart and gets no share. Pairs that are left when the axes do not share
+    the head evenly get angle 0.
     """
-    pairs = head_width // (2 * len(size))
+    dims = max(sum(extent > 1 for extent in size), 1)
+    pairs = head_width // (2 * dims)
     if pairs == 0 or head_width % 2:
         raise ValueError(
-            f"positions: rotary ones in {len(size)} dimensions need an even head width of at least {2 * len(size)}, "
+            f"positions: rotary ones in {dims} dimensions need an even head width of at least {2 * dims}, "
             f"got {head_width}"
         )
     frequencies = theta ** (-torch.arange(pairs) / pairs)  # (pairs,)
     axes = torch.meshgrid(*(torch.arange(s, dtype=torch.float32) for s in size), indexing="ij")
-    angles = [axis.reshape(-1, 1) * frequencies for axis in axes]  # dims × (N, pairs)
-    rest = torch.zeros(math.prod(size), head_width // 2 - pairs * len(size))
+    angles = [
+        axis.reshape(-1, 1) * frequencies for axis, extent in zip(axes, size, strict=True) if extent > 1
+    ]  # dims × (N, pairs)
+    rest = torch.zeros(math.prod(size), head_width // 2 - pairs * len(angles))
     return torch.cat([*angles, rest], dim=1)

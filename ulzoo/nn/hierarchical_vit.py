@@ -4,8 +4,9 @@ import math
 
 from torch import Tensor, nn
 
-from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning
-from ulzoo.nn.grid import divide, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.attention import AttentionKind
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 
 
@@ -13,30 +14,34 @@ class HierarchicalViT(nn.Module):
     """Denoiser with one level of transformer blocks per entry of `channels`, each on a grid half as fine as the last.
 
     Half of an outer level's blocks run before the coarser levels and half after them, with a residual skip across;
-    merging and splitting of 2×2 tokens are linear. Not in the paper: how its [6, 16] blocks are shared out, and the
-    skip.
+    merging and splitting of 2×2 tokens are linear, and the frames of a video keep their number. Not in the paper: how
+    its [6, 16] blocks are shared out, and the skip.
 
     Args:
-        patch: side of the patches of x_t that become tokens of the first level.
+        patch: patches of x_t that become tokens of the first level: side in space, or one per axis.
         channels: width of the tokens, finest level first.
         blocks: transformer blocks of each level; even for all but the last.
         head_width: channels of one attention head.
         mlp_ratio: hidden width of the perceptrons over the level's width.
         dropout: dropout on both residual branches.
         positions: rotary or learned position encoding.
+        attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
+        causal: over video: no frame depends on later ones (than those of its own patch, in time).
     """
 
     def __init__(
         self,
         inputs: DenoiserInputs,
         *,
-        patch: int = 1,
+        patch: int | tuple[int, ...] = 1,
         channels: tuple[int, ...] = (512, 1024),
         blocks: tuple[int, ...] = (6, 16),
         head_width: int = 64,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         positions: Positions = "rotary",
+        attention: AttentionKind = "full",
+        causal: bool = False,
     ):
         super().__init__()
         if not channels or len(channels) != len(blocks):
@@ -46,7 +51,7 @@ class HierarchicalViT(nn.Module):
         if any(head_width < 1 or width % head_width for width in channels):
             raise ValueError(f"head_width {head_width} does not divide all of channels {list(channels)}")
         dims = len(inputs.size)
-        self.patch, self.merge = (patch,) * dims, (2,) * dims
+        self.patch, self.merge = patch_sides(patch, dims), in_space(2, dims)
         self.sizes = [divide(inputs.size, self.patch, "patch")]
         for _ in channels[1:]:
             self.sizes.append(divide(self.sizes[-1], self.merge, "the merging of 2×2 tokens"))
@@ -61,14 +66,16 @@ class HierarchicalViT(nn.Module):
                 mlp_ratio=mlp_ratio,
                 dropout=dropout,
                 positions=positions,
+                attention=attention,
+                causal=causal,
             )
 
-        cond_width, fold = channels[-1], 2**dims
+        cond_width, fold = channels[-1], math.prod(self.merge)
         patch_channels = inputs.channels * math.prod(self.patch)
         outer = range(len(channels) - 1)
         self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, cond_width)
-        self.embed = nn.Linear(patch_channels, channels[0])
+        self.embed = nn.Linear(inputs.all_channels * math.prod(self.patch), channels[0])
         self.context = ContextProjection(inputs, self.sizes[0], channels[0]) if inputs.context_channels else None
         self.down = nn.ModuleList(stack(i, blocks[i] // 2) for i in outer)
         self.merges = nn.ModuleList(nn.Linear(fold * channels[i], channels[i + 1]) for i in outer)
@@ -78,10 +85,15 @@ class HierarchicalViT(nn.Module):
         self.out = ModulatedOutput(channels[0], cond_width, patch_channels)
 
     def forward(
-        self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+        self,
+        x_t: Tensor,
+        logsnr: Tensor,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         cond = self.cond(logsnr, labels)
-        tokens = self.embed(to_tokens(patchify(x_t, self.patch)))  # (B, N_0, channels[0])
+        tokens = self.embed(to_tokens(patchify(with_given(x_t, given), self.patch)))  # (B, N_0, channels[0])
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))

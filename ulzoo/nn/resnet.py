@@ -1,30 +1,43 @@
 """Convolutional residual blocks, and the paper's ResNet encoder (paper §4)."""
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.nn.grid import CONV, divide, patchify, zero_init
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
+from ulzoo.nn.grid import CONV, divide, patch_sides, patchify, zero_init
 
-
-def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
-    """Groups of 16 channels or, where that does not divide, of the largest divisor up to 16."""
-    return nn.GroupNorm(channels // math.gcd(channels, 16), channels, affine=affine)
+IMAGE = Convolutions()
 
 
 class ResBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, added to the input; a condition scales and shifts after the second norm."""
+    """Norm, SiLU, convolution, twice, added to the input; a condition scales and shifts after the second norm.
 
-    def __init__(self, dims: int, in_channels: int, out_channels: int, cond_width: int = 0, dropout: float = 0.0):
+    Args:
+        size: the grid, (h, w) or (t, h, w).
+        convolutions: how they treat time.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        in_channels: int,
+        out_channels: int,
+        cond_width: int = 0,
+        dropout: float = 0.0,
+        convolutions: Convolutions = IMAGE,
+    ):
         super().__init__()
-        conv = CONV[dims]
-        self.norm1, self.norm2 = group_norm(in_channels), group_norm(out_channels, affine=cond_width == 0)
-        self.conv1 = conv(in_channels, out_channels, 3, padding=1)
-        self.conv2 = zero_init(conv(out_channels, out_channels, 3, padding=1))
+        self.norm1 = convolutions.norm(size, in_channels)
+        self.norm2 = convolutions.norm(size, out_channels, affine=cond_width == 0)
+        self.conv1 = convolutions.same(size, in_channels, out_channels)
+        self.conv2 = zero_output(convolutions.same(size, out_channels, out_channels))
         self.modulation = zero_init(nn.Linear(cond_width, 2 * out_channels)) if cond_width else None
         self.dropout = nn.Dropout(dropout)
-        self.skip = conv(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+        same_width = in_channels == out_channels
+        self.skip = nn.Identity() if same_width else CONV[len(size)](in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
@@ -37,10 +50,15 @@ class ResBlock(nn.Module):
 class ResNetEncoder(nn.Module):
     """Patches, then one stage of residual blocks per entry of `channels`, the grid halved in between, x -> z_clean.
 
+    Every axis is halved by the first of the steps between stages until latent.downsample is reached, so that time and
+    space may be downsampled by different factors and the last stages may share a grid.
+
     Args:
-        patch: side of the pixel patches folded into channels before the first convolution.
+        patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
         channels: width of each stage, finest first.
         blocks: residual blocks of each stage.
+        convolution: over video: full 3×3×3 kernels, or factorised into 1×3×3 and 3×1×1.
+        causal: over video: no frame of the latent depends on frames of x after those that it stands for.
     """
 
     def __init__(
@@ -50,34 +68,44 @@ class ResNetEncoder(nn.Module):
         out_channels: int,
         downsample: tuple[int, ...],
         *,
-        patch: int = 2,
+        patch: int | tuple[int, ...] = 2,
         channels: tuple[int, ...] = (128, 256, 512, 512),
         blocks: tuple[int, ...] = (2, 2, 2, 3),
+        convolution: ConvolutionKind = "full",
+        causal: bool = False,
     ):
         super().__init__()
         if not channels or len(channels) != len(blocks):
             raise ValueError(f"channels {list(channels)} and blocks {list(blocks)} must have one entry per stage")
-        reached = patch * 2 ** (len(channels) - 1)
-        if any(factor != reached for factor in downsample):
-            raise ValueError(
-                f"patch {patch} and {len(channels)} stages downsample by {reached}, "
-                f"latent.downsample asks for {list(downsample)}"
-            )
-        dims = len(size)
         divide(size, downsample, "latent.downsample")
-        conv = CONV[dims]
-        self.patch = (patch,) * dims
+        self.patch = patch_sides(patch, len(size))
+        grid = divide(size, self.patch, "patch")
+        convolutions = Convolutions(convolution, causal)
         width = channels[0]
-        layers: list[nn.Module] = [conv(in_channels * patch**dims, width, 3, padding=1)]
-        for stage, (stage_width, depth) in enumerate(zip(channels, blocks, strict=True)):
-            if stage > 0:
-                layers.append(conv(width, width, 2, stride=2))
+        layers: list[nn.Module] = [convolutions.same(grid, in_channels * math.prod(self.patch), width)]
+        steps = [(1,) * len(size), *_halvings(downsample, self.patch, len(channels) - 1)]
+        for factor, stage_width, depth in zip(steps, channels, blocks, strict=True):
+            if max(factor) > 1:
+                grid = divide(grid, factor, "latent.downsample")
+                layers.append(shrink(width, width, factor))
             for _ in range(depth):
-                layers.append(ResBlock(dims, width, stage_width))
+                layers.append(ResBlock(grid, width, stage_width, convolutions=convolutions))
                 width = stage_width
         self.layers = nn.Sequential(*layers)
-        self.norm = group_norm(width)
-        self.out = conv(width, out_channels, 3, padding=1)
+        self.norm = convolutions.norm(grid, width)
+        self.out = convolutions.same(grid, width, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(F.silu(self.norm(self.layers(patchify(x, self.patch)))))  # (B, c, *size / downsample)
+
+
+def _halvings(downsample: Sequence[int], patch: Sequence[int], steps: int) -> list[tuple[int, ...]]:
+    """What each of `steps` steps divides each axis by, 1 or 2, so that with the patch it comes to `downsample`."""
+    counts = [(factor // side).bit_length() - 1 for factor, side in zip(downsample, patch, strict=True)]
+    reached = [side * 2**count for side, count in zip(patch, counts, strict=True) if count >= 0]
+    if reached != list(downsample) or max(counts) > steps:
+        raise ValueError(
+            f"patch {list(patch)} and {steps + 1} stages downsample by {list(patch)} to "
+            f"{[side * 2**steps for side in patch]} in powers of two, latent.downsample asks for {list(downsample)}"
+        )
+    return [tuple(2 if step < count else 1 for count in counts) for step in range(steps)]

@@ -1,11 +1,16 @@
 """U-ViT: convolutional stages around a transformer, the paper's decoder (paper §4; arXiv 2301.11093)."""
 
+import math
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning
-from ulzoo.nn.grid import CONV, divide, enlarge, patchify, to_grid, to_tokens, unpatchify, zero_init
-from ulzoo.nn.resnet import ResBlock, group_norm
+from ulzoo.nn.attention import AttentionKind
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
+from ulzoo.nn.grid import CONV, divide, enlarge, patch_sides, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.resnet import ResBlock
 from ulzoo.nn.transformer import Positions, Transformer
 
 
@@ -23,10 +28,11 @@ class UViT(nn.Module):
 
     Each stage ends in a halving of the grid, and its input to that is added back after the matching doubling (one
     residual skip per stage, as in SiD2, arXiv 2410.19324). The context is added after the first convolution and to the
-    middle's tokens. Not in the paper: blocks per stage, and how time and z_0 enter.
+    middle's tokens. Over video the first stages halve time too, until it is as coarse as the context's. Not in the
+    paper: blocks per stage, how time and z_0 enter, and what happens to the frames.
 
     Args:
-        patch: side of the pixel patches folded into channels before the first convolution.
+        patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
         channels: width of each convolution stage, finest first.
         blocks: residual blocks of each stage, on the way down and again on the way up.
         width: channels of the middle's tokens.
@@ -35,13 +41,16 @@ class UViT(nn.Module):
         mlp_ratio: hidden width of the middle's perceptrons over `width`.
         dropout: dropout in the middle and in the coarsest convolution stage.
         positions: rotary or learned position encoding of the middle.
+        convolution: over video: full 3×3×3 kernels, or factorised into 1×3×3 and 3×1×1.
+        attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
+        causal: over video: no frame depends on later ones (than those that one token of the middle stands for).
     """
 
     def __init__(
         self,
         inputs: DenoiserInputs,
         *,
-        patch: int = 2,
+        patch: int | tuple[int, ...] = 2,
         channels: tuple[int, ...] = (128, 256, 512),
         blocks: tuple[int, ...] = (2, 2, 2),
         width: int = 1024,
@@ -50,31 +59,40 @@ class UViT(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         positions: Positions = "rotary",
+        convolution: ConvolutionKind = "full",
+        attention: AttentionKind = "full",
+        causal: bool = False,
     ):
         super().__init__()
         if not channels or len(channels) != len(blocks):
             raise ValueError(f"channels {list(channels)} and blocks {list(blocks)} must have one entry per stage")
         dims = len(inputs.size)
-        conv = CONV[dims]
-        self.patch, self.halving = (patch,) * dims, (2,) * dims
-        outer = divide(inputs.size, self.patch, "patch")
-        self.size = divide(outer, (2 ** len(channels),) * dims, f"the halving by {len(channels)} stages")
-        patch_channels = inputs.channels * patch**dims
+        convolutions = Convolutions(convolution, causal)
+        self.patch = patch_sides(patch, dims)
+        sizes = [divide(inputs.size, self.patch, "patch")]
+        self.halvings = _halvings(sizes[0], inputs.context_size, len(channels))
+        total = [math.prod(factors) for factors in zip(*self.halvings, strict=True)]
+        self.size = divide(sizes[0], total, f"the halving by {len(channels)} stages")
+        for halving in self.halvings:
+            sizes.append(divide(sizes[-1], halving, "the halving"))
+        patch_channels = math.prod(self.patch)
 
         def stage(i: int) -> Stage:
-            coarsest = i == len(channels) - 1
+            rate = dropout if i == len(channels) - 1 else 0.0
             return Stage(
-                ResBlock(dims, channels[i], channels[i], width, dropout if coarsest else 0.0) for _ in range(blocks[i])
+                ResBlock(sizes[i], channels[i], channels[i], width, rate, convolutions) for _ in range(blocks[i])
             )
 
         coarser = [*channels[1:], width]
         self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, width)
-        self.stem = conv(patch_channels, channels[0], 3, padding=1)
+        self.stem = convolutions.same(sizes[0], inputs.all_channels * patch_channels, channels[0])
         has_context = inputs.context_channels > 0
-        self.context_fine = ContextProjection(inputs, outer, channels[0]) if has_context else None
+        self.context_fine = ContextProjection(inputs, sizes[0], channels[0]) if has_context else None
         self.down = nn.ModuleList(stage(i) for i in range(len(channels)))
-        self.shrink = nn.ModuleList(conv(c, d, 2, stride=2) for c, d in zip(channels, coarser, strict=True))
+        self.coarsen = nn.ModuleList(
+            shrink(c, d, halving) for c, d, halving in zip(channels, coarser, self.halvings, strict=True)
+        )
         self.context_middle = ContextProjection(inputs, self.size, width) if has_context else None
         self.middle = Transformer(
             self.size,
@@ -85,29 +103,49 @@ class UViT(nn.Module):
             mlp_ratio=mlp_ratio,
             dropout=dropout,
             positions=positions,
+            attention=attention,
+            causal=causal,
         )
-        self.grow = nn.ModuleList(conv(d, c, 1) for c, d in zip(channels, coarser, strict=True))
+        self.grow = nn.ModuleList(CONV[dims](d, c, 1) for c, d in zip(channels, coarser, strict=True))
         self.up = nn.ModuleList(stage(i) for i in range(len(channels)))
-        self.norm = group_norm(channels[0])
-        self.out = zero_init(conv(channels[0], patch_channels, 3, padding=1))
+        self.norm = convolutions.norm(sizes[0], channels[0])
+        self.out = zero_output(convolutions.same(sizes[0], channels[0], inputs.channels * patch_channels))
 
     def forward(
-        self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+        self,
+        x_t: Tensor,
+        logsnr: Tensor,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         cond = self.cond(logsnr, labels)  # (B, width)
-        h = self.stem(patchify(x_t, self.patch))  # (B, channels[0], *size / patch)
+        h = self.stem(patchify(with_given(x_t, given), self.patch))  # (B, channels[0], *size / patch)
         if self.context_fine is not None:
             assert context is not None
             h = h + self.context_fine(context)
         skips = []
-        for stage, shrink in zip(self.down, self.shrink, strict=True):
+        for stage, coarsen in zip(self.down, self.coarsen, strict=True):
             h = stage(h, cond)
             skips.append(h)
-            h = shrink(h)
+            h = coarsen(h)
         if self.context_middle is not None:
             assert context is not None
             h = h + self.context_middle(context)
         h = to_grid(self.middle(to_tokens(h), cond), self.size)
         for i in reversed(range(len(skips))):
-            h = self.up[i](skips[i] + enlarge(self.grow[i](h), self.halving), cond)
+            h = self.up[i](skips[i] + enlarge(self.grow[i](h), self.halvings[i]), cond)
         return unpatchify(self.out(F.silu(self.norm(h))), self.patch)
+
+
+def _halvings(size: Sequence[int], context_size: Sequence[int], stages: int) -> list[tuple[int, ...]]:
+    """What each stage divides the grid by: 2 in space, and 2 in time while time is finer than the context's."""
+    halvings, frames = [], size[0]
+    for _ in range(stages):
+        in_time = ()
+        if len(size) == 3:
+            finer = bool(context_size) and frames > context_size[0] and frames % 2 == 0
+            in_time = (2,) if finer else (1,)
+            frames //= in_time[0]
+        halvings.append((*in_time, 2, 2))
+    return halvings

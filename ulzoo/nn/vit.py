@@ -5,8 +5,9 @@ import math
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
-from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning
-from ulzoo.nn.grid import divide, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.attention import AttentionKind
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.grid import divide, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 
 
@@ -14,34 +15,38 @@ class ViT(nn.Module):
     """Denoiser with one level of transformer blocks over patches of x_t; a context is added to the tokens.
 
     Args:
-        patch: side of the patches; 1 makes every latent position a token.
+        patch: patches that become tokens: side in space, or one per axis; 1 makes every latent position a token.
         width: channels of the tokens.
         depth: transformer blocks.
         heads: attention heads.
         mlp_ratio: hidden width of the perceptrons over `width`.
         dropout: dropout on both residual branches.
         positions: rotary or learned position encoding.
+        attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
+        causal: over video: no frame depends on later ones (than those of its own patch, in time).
     """
 
     def __init__(
         self,
         inputs: DenoiserInputs,
         *,
-        patch: int = 1,
+        patch: int | tuple[int, ...] = 1,
         width: int = 1024,
         depth: int = 8,
         heads: int = 16,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         positions: Positions = "rotary",
+        attention: AttentionKind = "full",
+        causal: bool = False,
     ):
         super().__init__()
-        self.patch = (patch,) * len(inputs.size)
+        self.patch = patch_sides(patch, len(inputs.size))
         self.size = divide(inputs.size, self.patch, "patch")
         patch_channels = inputs.channels * math.prod(self.patch)
         self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, width)
-        self.embed = nn.Linear(patch_channels, width)
+        self.embed = nn.Linear(inputs.all_channels * math.prod(self.patch), width)
         self.context = ContextProjection(inputs, self.size, width) if inputs.context_channels else None
         self.transformer = Transformer(
             self.size,
@@ -52,14 +57,21 @@ class ViT(nn.Module):
             mlp_ratio=mlp_ratio,
             dropout=dropout,
             positions=positions,
+            attention=attention,
+            causal=causal,
         )
         self.out = ModulatedOutput(width, width, patch_channels)
 
     def forward(
-        self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None, labels: Tensor | None = None
+        self,
+        x_t: Tensor,
+        logsnr: Tensor,
+        context: Tensor | None = None,
+        labels: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         cond = self.cond(logsnr, labels)  # (B, width)
-        tokens = self.embed(to_tokens(patchify(x_t, self.patch)))  # (B, N, width)
+        tokens = self.embed(to_tokens(patchify(with_given(x_t, given), self.patch)))  # (B, N, width)
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
@@ -78,6 +90,8 @@ class ViTEncoder(nn.Module):
         heads: attention heads.
         mlp_ratio: hidden width of the perceptrons over `width`.
         positions: rotary or learned position encoding.
+        attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
+        causal: over video: no frame depends on later ones (than those of its own patch, in time).
     """
 
     def __init__(
@@ -92,12 +106,23 @@ class ViTEncoder(nn.Module):
         heads: int = 6,
         mlp_ratio: float = 4.0,
         positions: Positions = "learned",
+        attention: AttentionKind = "full",
+        causal: bool = False,
     ):
         super().__init__()
         self.patch = tuple(downsample)
         self.size = divide(size, self.patch, "latent.downsample")
         self.embed = nn.Linear(in_channels * math.prod(self.patch), width)
-        self.transformer = Transformer(self.size, width, depth, heads, mlp_ratio=mlp_ratio, positions=positions)
+        self.transformer = Transformer(
+            self.size,
+            width,
+            depth,
+            heads,
+            mlp_ratio=mlp_ratio,
+            positions=positions,
+            attention=attention,
+            causal=causal,
+        )
         self.norm = LayerNorm(width, affine=False)
         self.out = nn.Linear(width, out_channels)
 

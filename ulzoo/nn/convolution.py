@@ -1,0 +1,72 @@
+"""Convolutions and norms over (h, w) and (t, h, w): full or factorised in time, causal or not.
+
+Over a grid of one frame nothing is convolved in time, so that such a video's layers are an image's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import gcd
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ulzoo.nn.grid import CONV
+
+ConvolutionKind = Literal["full", "factorised"]
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """How the convolutions of a network treat time.
+
+    Attributes:
+        kind: "full" kernels of 3×3×3, or "factorised", 1×3×3 and then 3×1×1 (arXiv 1711.11248).
+        causal: no output depends on later frames than its own: time is padded at its beginning only.
+    """
+
+    kind: ConvolutionKind = "full"
+    causal: bool = False
+
+    def same(self, size: Sequence[int], in_channels: int, out_channels: int) -> nn.Module:
+        """A convolution of width 3 that keeps the grid `size`."""
+        if len(size) == 2:
+            return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        if size[0] == 1:
+            return nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
+        past = nn.ConstantPad3d((0, 0, 0, 0, 2 if self.causal else 1, 0 if self.causal else 1), 0.0)
+        if self.kind == "full":
+            return nn.Sequential(past, nn.Conv3d(in_channels, out_channels, 3, padding=(0, 1, 1)))
+        in_time = nn.Conv3d(out_channels, out_channels, (3, 1, 1))
+        with torch.no_grad():  # starts as the frame itself, so that the network starts as an image's on every frame
+            nn.init.dirac_(in_time.weight[:, :, 1:] if self.causal else in_time.weight)
+            if self.causal:
+                in_time.weight[:, :, 0] = 0
+        in_space = nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
+        return nn.Sequential(in_space, past, in_time)
+
+    def norm(self, size: Sequence[int], channels: int, affine: bool = True) -> nn.GroupNorm:
+        """Groups of 16 channels or, where that does not divide, of the largest divisor up to 16."""
+        kind = FrameNorm if self.causal and len(size) == 3 else nn.GroupNorm
+        return kind(channels // gcd(channels, 16), channels, affine=affine)
+
+
+class FrameNorm(nn.GroupNorm):
+    """Group norm of every frame by itself, (B, C, T, H, W): statistics over time would tell of the future."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = super().forward(x.transpose(1, 2).flatten(0, 1))  # (B · T, C, H, W)
+        return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
+
+
+def shrink(in_channels: int, out_channels: int, factor: Sequence[int]) -> nn.Module:
+    """A convolution that makes the grid coarser by whole factors, one kernel beside the other."""
+    return CONV[len(factor)](in_channels, out_channels, tuple(factor), stride=tuple(factor))
+
+
+def zero_output(layer: nn.Module) -> nn.Module:
+    """Zero what a convolution of `Convolutions.same` gives, without cutting the gradient of its first part."""
+    last = layer[-1] if isinstance(layer, nn.Sequential) else layer
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    return layer
