@@ -43,15 +43,19 @@ def compile_model(spec: Spec, device: torch.device | str | None = None) -> Unifi
     latent = spec.latent
     with _located(spec, "latent.downsample"):
         latent_size = divide(size, latent.downsample, "latent.downsample")
+    given = _given_frames(spec, data)
     z = DenoiserInputs(latent_size, latent.channels)
-    x = DenoiserInputs(size, data.channels, latent_size, latent.channels)
+    z_given = replace(z, given_channels=latent.channels + 1 if given else 0)
+    x = DenoiserInputs(
+        size, data.channels, latent_size, latent.channels, given_channels=data.channels + 1 if given else 0
+    )
     with torch.device(device or torch.get_default_device()), torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(spec.train.latents.seed, "init"))
         with _located(spec, "encoder"):
             encoder = ENCODERS.build(spec.encoder, size, data.channels, latent.channels, latent.downsample)
         prior = _diffusion_model(spec, "prior", z, data)
-        decoder = _diffusion_model(spec, "decoder", x, data)
-        base = _diffusion_model(spec, "base", z, data)
+        decoder = _diffusion_model(spec, "decoder", x, data, spec.conditioning.decoder_dropout)
+        base = _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
     contract = Contract(
         size=size,
         channels=data.channels,
@@ -61,6 +65,8 @@ def compile_model(spec: Spec, device: torch.device | str | None = None) -> Unifi
         num_classes=data.num_classes,
         label_names=data.label_names,
         sampling=sampling_defaults(spec),
+        given_frames=given,
+        frame_rate=data.frame_rate,
     )
     return UnifiedLatents(encoder, prior, decoder, base, contract).eval()
 
@@ -70,7 +76,18 @@ def sampling_defaults(spec: Spec) -> dict[str, Sampling]:
     return {name: Sampling(**getattr(spec.sample, name).model_dump()) for name in ("base", "decoder")}
 
 
-def _diffusion_model(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel:
+def _given_frames(spec: Spec, data: DataContract) -> int:
+    given = spec.conditioning.frames
+    if given and data.frames is None:
+        raise spec.error("conditioning.frames", "the data is of images, which have no frames to be given")
+    if data.frames is not None and given >= data.frames:
+        raise spec.error("conditioning.frames", f"{given} of the clip's {data.frames} frames leave none to generate")
+    return given
+
+
+def _diffusion_model(
+    spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float = 0.0
+) -> DiffusionModel:
     config: Diffusion = getattr(spec, part)
     if config.class_conditional:
         if not data.num_classes:
@@ -82,7 +99,7 @@ def _diffusion_model(spec: Spec, part: str, inputs: DenoiserInputs, data: DataCo
         weighting = WEIGHTINGS.build(config.weighting)
     with _located(spec, f"{part}.backbone"):
         network = BACKBONES.build(config.backbone, inputs)
-    return DiffusionModel(network, GaussianDiffusion(schedule, config.prediction), weighting)
+    return DiffusionModel(network, GaussianDiffusion(schedule, config.prediction), weighting, frame_dropout)
 
 
 @contextlib.contextmanager

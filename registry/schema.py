@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator,
 from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.table import Choice, Config, error_at
 from ulzoo.registry.yaml_source import Node, SpecError, dump_yaml, located
-from ulzoo.training.config import Fraction, LatentsStage, PositiveInt, Stage
+from ulzoo.training.config import Count, Fraction, LatentsStage, PositiveInt, Stage
 
 
 class Section(BaseModel):
@@ -29,6 +29,18 @@ class Latent(Section):
         min_length=2, max_length=3, description="image size over latent size, [h, w], or [t, h, w] for video"
     )
     logsnr: float = Field(default=5.0, description="log-SNR of the latent z_0; the prior's and base's λ(0)")
+
+
+class Conditioning(Section):
+    """Frame prediction: the first frames of a clip, given to the base and the decoder, which make the rest."""
+
+    frames: Count = Field(default=0, description="first frames that are given; 0 for none")
+    decoder_dropout: Fraction = Field(
+        default=0.5, description="share of examples whose given frames are hidden from the decoder in training"
+    )
+    base_dropout: Fraction = Field(
+        default=0.1, description="the same for the base; above 0 in both, whole clips can be sampled too"
+    )
 
 
 class Diffusion(Section):
@@ -93,11 +105,12 @@ class Spec(Section):
 
     name: str = Field(description="name of the model; letters, digits, dot, dash and underscore")
     description: str = Field(default="", description="one line on what it is; changes nothing")
-    data: Annotated[Config, Choice(DATASETS)] = Field(description="the images")
+    data: Annotated[Config, Choice(DATASETS)] = Field(description="the images or video clips")
     latent: Latent = Field(description="the latent's shape and noise")
-    encoder: Annotated[Config, Choice(ENCODERS)] = Field(description="image to clean latent")
+    encoder: Annotated[Config, Choice(ENCODERS)] = Field(description="image or clip to clean latent")
+    conditioning: Conditioning = Field(default_factory=Conditioning, description="frame prediction, of video")
     prior: Prior = Field(description="diffusion model of the latent that measures the rate in stage 1")
-    decoder: Diffusion = Field(description="diffusion model of the image given the latent")
+    decoder: Diffusion = Field(description="diffusion model of the image or clip given the latent")
     base: Diffusion = Field(description="diffusion model of the latent that samples it, trained in stage 2")
     train: Train = Field(description="training")
     sample: Samplings = Field(default_factory=Samplings, description="sampling")

@@ -32,7 +32,10 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Summary:
-    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example."""
+    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example.
+
+    `encodings` is how often stage 2 encodes an example: once, and once more what is given of it.
+    """
 
     resolution: tuple[int, ...]
     latent: tuple[int, ...]
@@ -40,11 +43,12 @@ class Summary:
     parameters: dict[str, int]
     flops: dict[str, int]
     saved_bytes: dict[Stage, int]
+    encodings: int = 1
 
     def training_flops(self, stage: Stage) -> int:
-        """Per image: 3 × forward for what is trained, 1 × for a frozen encoder (paper §4)."""
+        """Per image or clip: 3 × forward for what is trained (paper §4), 1 × for every pass of the frozen encoder."""
         trained = 3 * sum(self.flops[name] for name in STAGES[stage])
-        return trained + (self.flops["encoder"] if stage == "base" else 0)
+        return trained + (self.encodings * self.flops["encoder"] if stage == "base" else 0)
 
     def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool) -> int:
         """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA
@@ -88,11 +92,15 @@ def summarize(spec: Spec, memory: bool = True) -> Summary:
     x = torch.zeros(1, contract.channels, *contract.size, device="meta")
     z = torch.zeros(1, *contract.latent_shape, device="meta")
     logsnr = torch.zeros(1, device="meta")
+
+    def given(x_t: Tensor) -> tuple[Tensor, ...]:
+        return (torch.cat([x_t, x_t[:, :1]], dim=1),) if contract.given_frames else ()
+
     calls: dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]] = {
         "encoder": (model.encoder, (x,), z),
         "prior": (model.prior.network, (z, logsnr), z),
-        "decoder": (model.decoder.network, (x, logsnr, z), x),
-        "base": (model.base.network, (z, logsnr), z),
+        "decoder": (model.decoder.network, (x, logsnr, z, None, *given(x)), x),
+        "base": (model.base.network, (z, logsnr, None, None, *given(z)), z),
     }
     blocks: list[BlockRow] = []
     flops = {}
@@ -103,7 +111,9 @@ def summarize(spec: Spec, memory: bool = True) -> Summary:
         blocks += rows
     parameters = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in NETWORKS}
     saved: dict[Stage, int] = {stage: _saved_bytes(model, stage, x) for stage in STAGES if memory}
-    return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, saved)
+    return Summary(
+        contract.size, contract.latent_shape, blocks, parameters, flops, saved, 1 + (contract.given_frames > 0)
+    )
 
 
 def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:

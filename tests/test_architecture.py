@@ -13,7 +13,8 @@ ALLOWED = {
     "nn": {"nn"},
     "contract": set(),
     "denoising": {"diffusion", "contract"},
-    "model": {"diffusion", "nn", "contract", "denoising"},
+    "frames": set(),
+    "model": {"diffusion", "contract", "denoising", "frames", "model"},
     "data": {"data", "files", "pixels", "seeds"},
     "training": {
         "diffusion",

@@ -11,19 +11,27 @@ class DiffusionModel(nn.Module):
     """A network with the noise process it denoises and the weighting it is trained with.
 
     Args:
-        network: (x_t, logsnr (B,), context, labels) -> prediction; its `num_classes` is 0 if it takes no labels.
+        network: (x_t, logsnr (B,), context, labels) -> prediction; its `num_classes` is 0 if it takes no labels. One
+            that continues given frames takes them as a fifth argument.
         diffusion: schedule and parametrisation.
         weighting: w(λ) of its training loss.
+        frame_dropout: share of the examples from which given frames are hidden in training.
     """
 
-    def __init__(self, network: nn.Module, diffusion: GaussianDiffusion, weighting: Weighting):
+    def __init__(
+        self, network: nn.Module, diffusion: GaussianDiffusion, weighting: Weighting, frame_dropout: float = 0.0
+    ):
         super().__init__()
+        self.frame_dropout = frame_dropout
         self.network, self.diffusion, self.weighting = network, diffusion, weighting
         self.num_classes: int = getattr(network, "num_classes", 0)
 
-    def denoiser(self, context: Tensor | None = None, labels: Tensor | None = None) -> Denoiser:
+    def denoiser(
+        self, context: Tensor | None = None, labels: Tensor | None = None, given: Tensor | None = None
+    ) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""
-        return lambda x_t, logsnr: self.network(x_t, logsnr, context, labels)
+        conditions = (context, labels) if given is None else (context, labels, given)
+        return lambda x_t, logsnr: self.network(x_t, logsnr, *conditions)
 
     def sample(
         self,
@@ -33,9 +41,11 @@ class DiffusionModel(nn.Module):
         device: torch.device,
         context: Tensor | None = None,
         labels: Tensor | None = None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """A sample at λ(0), guided by the labels if there are any."""
-        denoiser = self.denoiser(context, labels)
+        denoiser = self.denoiser(context, labels, given)
         if labels is not None:
-            denoiser = guided(denoiser, self.denoiser(context), sampling.guidance, sampling.guidance_interval)
+            without = self.denoiser(context, given=given)
+            denoiser = guided(denoiser, without, sampling.guidance, sampling.guidance_interval)
         return self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device)

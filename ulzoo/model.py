@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ulzoo.contract import STAGES, Contract, Sampling, Stage
 from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import randn_like
+from ulzoo.frames import condition, hide, hold
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,18 @@ class UnifiedLatents(nn.Module):
         labels: Tensor | Sequence[int] | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
-        """z_0 -> x in [-1, 1], by sampling the diffusion decoder over `steps` (the spec's if None)."""
-        _no_frames(frames)
+        """z_0 -> x in [-1, 1], by sampling the diffusion decoder over `steps` (the spec's if None).
+
+        Args:
+            frames: (B, C, k, H, W), the clip's first frames, which the result then begins with.
+        """
+        self._check_frames(self.decoder, frames, len(z_0))
         sampling = self._sampling("decoder", steps, None)
         shape = (len(z_0), *self.contract.shape)
-        return self.decoder.sample(
-            shape, sampling, generator, z_0.device, z_0, self._labels(self.decoder, labels, len(z_0))
-        ).clamp(-1, 1)
+        labels = self._labels(self.decoder, labels, len(z_0))
+        given = self._given_pixels(frames, len(z_0))
+        x = self.decoder.sample(shape, sampling, generator, z_0.device, z_0, labels, given).clamp(-1, 1)
+        return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
 
     @torch.no_grad()
     def reconstruct(
@@ -97,7 +103,7 @@ class UnifiedLatents(nn.Module):
         labels: Tensor | Sequence[int] | None = None,
         frames: Tensor | None = None,
     ) -> Tensor:
-        """x -> z_clean -> z_0 -> x̂ in [-1, 1]."""
+        """x -> z_clean -> z_0 -> x̂ in [-1, 1]; `frames` as in `decode`."""
         return self.decode(self.noise_latents(self.encode(x), generator), steps, generator, labels, frames)
 
     @torch.no_grad()
@@ -109,16 +115,26 @@ class UnifiedLatents(nn.Module):
         steps: int | None = None,
         generator: torch.Generator | None = None,
         network: Literal["base", "prior"] = "base",
+        frames: Tensor | None = None,
     ) -> Tensor:
-        """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse: paper §3)."""
+        """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse: paper §3).
+
+        Args:
+            frames: (n, C, k, H, W), the frames that a base trained for it continues; the prior continues none.
+        """
         model = self._latent_model(network)
+        if network == "prior" and frames is not None:
+            raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
+        self._check_frames(model, frames, n)
         if labels is not None and not model.num_classes:
             raise ValueError(f"the {network} takes no class labels: leave out `labels`")
         if guidance is not None and guidance != 1 and labels is None:
             raise ValueError("guidance leans towards a class: give `labels` with it")
         shape = (n, *self.contract.latent_shape)
         labels = self._labels(model, labels, n)
-        return model.sample(shape, self._sampling("base", steps, guidance), generator, self.device, labels=labels)
+        given = self._given_latents(frames, n) if network == "base" else None
+        sampling = self._sampling("base", steps, guidance)
+        return model.sample(shape, sampling, generator, self.device, labels=labels, given=given)
 
     @torch.no_grad()
     def sample(
@@ -135,13 +151,14 @@ class UnifiedLatents(nn.Module):
         Args:
             n: how many.
             labels: (n,) class labels; None samples without a class.
+            frames: (n, C, k, H, W) in [-1, 1], the first frames of each clip, k of the contract's `given_frames`; the
+                result begins with them. None, where the model was trained for it, makes whole clips.
             guidance: scale of the base's classifier-free guidance; the spec's if None.
             steps: of the base; the decoder keeps the spec's.
             generator: source of all noise.
         """
-        _no_frames(frames)
-        z_0 = self.sample_latents(n, labels, guidance, steps, generator)
-        return self.decode(z_0, generator=generator, labels=labels)
+        z_0 = self.sample_latents(n, labels, guidance, steps, generator, frames=frames)
+        return self.decode(z_0, generator=generator, labels=labels, frames=frames)
 
     @torch.no_grad()
     def rate(
@@ -154,6 +171,8 @@ class UnifiedLatents(nn.Module):
     ) -> Tensor:
         """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not a file size (paper §2, §3).
 
+        A base that continues given frames is told those of x: its bits are what they leave open.
+
         Args:
             samples: draws of (t, ε) per example, with t spread evenly over [0, 1).
         """
@@ -161,7 +180,10 @@ class UnifiedLatents(nn.Module):
         z_clean = self.encode(x).repeat(samples, *[1] * (x.ndim - 1))  # (samples · B, c, ...)
         if labels is not None:
             labels = labels.repeat(samples)
-        nats = self._latent_nats(model, z_clean, self._labels(model, labels, len(z_clean)), generator)
+        given = self._given_latents(self._first_frames(x), len(x)) if network == "base" else None
+        if given is not None:
+            given = given.repeat(samples, *[1] * (x.ndim - 1))
+        nats = self._latent_nats(model, z_clean, self._labels(model, labels, len(z_clean)), generator, given)
         return nats.reshape(samples, len(x)).mean(0) / math.log(2)
 
     # --- what it is trained on ---------------------------------------------------------------------------------------
@@ -189,7 +211,8 @@ class UnifiedLatents(nn.Module):
         z_prior = _scale_gradient(z_clean, prior_gradient)
         rate = self._latent_nats(self.prior, z_prior, self._labels(self.prior, labels), generator)
         z_0 = self.noise_latents(z_clean, generator)
-        denoiser = self.decoder.denoiser(z_0, self._labels(self.decoder, labels))
+        given = self._hidden(self.decoder, self._given_pixels(self._first_frames(x), len(x)), generator)
+        denoiser = self.decoder.denoiser(z_0, self._labels(self.decoder, labels), given)
         distortion = self.decoder.diffusion.loss(denoiser, x, self.decoder.weighting, generator)
         return LatentsLoss(rate, distortion, self.contract.pixels)
 
@@ -197,19 +220,67 @@ class UnifiedLatents(nn.Module):
         """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch."""
         with torch.no_grad():
             z_clean = self.encode(x)
+            given = self._given_latents(self._first_frames(x), len(x))
         base = self._latent_model("base")
-        denoiser = base.denoiser(labels=self._labels(base, labels))
+        given = self._hidden(base, given, generator)
+        denoiser = base.denoiser(labels=self._labels(base, labels), given=given)
         return base.diffusion.loss(denoiser, z_clean, base.weighting, generator).mean() / self.contract.pixels
 
     # -----------------------------------------------------------------------------------------------------------------
 
     def _latent_nats(
-        self, model: DiffusionModel, z_clean: Tensor, labels: Tensor | None, generator: torch.Generator | None
+        self,
+        model: DiffusionModel,
+        z_clean: Tensor,
+        labels: Tensor | None,
+        generator: torch.Generator | None,
+        given: Tensor | None = None,
     ) -> Tensor:
         """Unweighted ELBO with its terminal KL: L_z in nats per example, (B,)."""
-        return model.diffusion.loss(
-            model.denoiser(labels=labels), z_clean, None, generator
-        ) + model.diffusion.terminal_kl(z_clean)
+        denoiser = model.denoiser(labels=labels, given=given)
+        return model.diffusion.loss(denoiser, z_clean, None, generator) + model.diffusion.terminal_kl(z_clean)
+
+    def _first_frames(self, x: Tensor) -> Tensor | None:
+        """The frames of x that are given, and no others, (B, C, k, H, W)."""
+        return x[:, :, : self.contract.given_frames] if self.contract.given_frames else None
+
+    def _given_pixels(self, frames: Tensor | None, n: int) -> Tensor | None:
+        """What the decoder is told of the given frames, (n, C + 1, T, H, W); zeros where none are given."""
+        contract = self.contract
+        if not contract.given_frames:
+            return None
+        if frames is None:
+            return torch.zeros(n, contract.channels + 1, *contract.size, device=self.device)
+        length = contract.size[0]
+        return condition(hold(frames.to(self.device), length), contract.given_frames, length)
+
+    def _given_latents(self, frames: Tensor | None, n: int) -> Tensor | None:
+        """What the base is told of the given frames, (n, c + 1, t, h, w): the encoding of them alone."""
+        contract = self.contract
+        if not contract.given_frames:
+            return None
+        if frames is None:
+            return torch.zeros(n, contract.latent_channels + 1, *contract.latent_size, device=self.device)
+        length = contract.size[0]
+        return condition(self.encode(hold(frames.to(self.device), length)), contract.given_frames, length)
+
+    @staticmethod
+    def _hidden(model: DiffusionModel, given: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
+        return None if given is None else hide(given, model.frame_dropout, generator)
+
+    def _check_frames(self, model: DiffusionModel, frames: Tensor | None, n: int) -> None:
+        """What a caller gives a model to continue fits what it was trained for."""
+        contract = self.contract
+        channels, (*_, height, width) = contract.channels, contract.size
+        expected = (n, channels, contract.given_frames, height, width)
+        if not contract.given_frames:
+            if frames is not None:
+                raise ValueError("this model was not compiled for frame conditioning: leave out `frames`")
+        elif frames is None:
+            if model is not self.prior and model.frame_dropout == 0:
+                raise ValueError(f"this model continues given frames: pass `frames` of shape {expected}")
+        elif frames.shape != expected:
+            raise ValueError(f"frames must have shape {expected}, got {tuple(frames.shape)}")
 
     def _latent_model(self, network: str) -> DiffusionModel:
         if network not in ("prior", "base"):
@@ -243,8 +314,3 @@ class UnifiedLatents(nn.Module):
 def _scale_gradient(x: Tensor, scale: float) -> Tensor:
     """x, with its gradient times `scale`."""
     return x if scale == 1 else x.detach() + scale * (x - x.detach())
-
-
-def _no_frames(frames: Tensor | None) -> None:
-    if frames is not None:
-        raise ValueError("this model was not compiled for frame conditioning: leave out `frames`")

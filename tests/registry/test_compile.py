@@ -66,7 +66,7 @@ WRONG = {  # what replaces what in tiny.yaml -> key and words of the error
     "three dimensions": ("[4, 4]", "[1, 4, 4]", "latent.downsample", "has 3 dimensions"),
     "an encoder that downsamples otherwise": (
         "{kind: vit, width: 32, depth: 1, heads: 2}\nprior",
-        f"{RESNET.replace('patch: 2', 'patch: 4')}\nprior",
+        f"{RESNET.replace('patch: 2', 'patch: 8')}\nprior",
         "encoder.patch",
         "latent.downsample asks for [4, 4]",
     ),

@@ -61,7 +61,8 @@ class FrameNorm(nn.GroupNorm):
 
 def shrink(in_channels: int, out_channels: int, factor: Sequence[int]) -> nn.Module:
     """A convolution that makes the grid coarser by whole factors, one kernel beside the other."""
-    return CONV[len(factor)](in_channels, out_channels, tuple(factor), stride=tuple(factor))
+    conv: type[nn.Module] = CONV[len(factor)]
+    return conv(in_channels, out_channels, tuple(factor), stride=tuple(factor))
 
 
 def zero_output(layer: nn.Module) -> nn.Module:
