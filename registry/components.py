@@ -41,6 +41,7 @@ DATASETS = Table(
     "dataset",
     {
         "emoji3d": "ulzoo.data:Emoji3D",
+        "emoji3d_video": "ulzoo.data:Emoji3DVideo",
         "image_folder": "ulzoo.data:ImageFolder",
         "fashion_mnist": "ulzoo.data:FashionMNIST",
     },

@@ -1,8 +1,9 @@
-"""Where pixels come from: sources of labelled images, and batches of them in a reproducible order."""
+"""Where pixels come from: sources of labelled images and clips, and batches of them in a reproducible order."""
 
 from ulzoo.data.batches import Batch, batches, in_order
 from ulzoo.data.contract import DataContract
 from ulzoo.data.emoji3d import Emoji3D
+from ulzoo.data.emoji3d_video import Emoji3DVideo
 from ulzoo.data.fashion_mnist import FashionMNIST
 from ulzoo.data.image_folder import ImageFolder
 from ulzoo.data.source import Source, TensorSource
@@ -11,6 +12,7 @@ __all__ = [
     "Batch",
     "DataContract",
     "Emoji3D",
+    "Emoji3DVideo",
     "FashionMNIST",
     "ImageFolder",
     "Source",

@@ -1,4 +1,4 @@
-"""The embedded data set: rendered 3D emoji. Source and licence are in `shards/README.md`."""
+"""The embedded pictures: rendered 3D emoji. Source and licence are in `shards/README.md`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import hashlib
 import io
 from collections.abc import Iterator
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import torch
 import webdataset
-from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ulzoo.data.contract import DataContract
@@ -19,6 +19,8 @@ from ulzoo.data.source import TensorSource, check_split
 SHA256 = {
     "emoji3d-64-train.tar": "c70a991131e79a4a9729f00b6a4c5b1f65ad9c60a05f1dadd4deb163ac10a838",
     "emoji3d-64-val.tar": "4d9d864a9559aa1965f7188420aa72d57905ebd54993ecde671bb8c494b9ee9a",
+    "emoji3d-video-64-train.tar": "7194f352a0d7879a224c98ffc634f6dcd9c595f1a18a39f3a75ab90c8472e265",
+    "emoji3d-video-64-val.tar": "f4691571604c63edc8b5db9eae64d507e14ba44ae1e36a33501416cdbdb98942",
 }
 
 LABEL_NAMES = (
@@ -53,10 +55,10 @@ class Emoji3D(TensorSource):
         check_split(split)
         contract = self.describe(resolution=resolution)
         images, labels, keys = [], [], []
-        for key, image, label in read_shard(f"emoji3d-64-{split}.tar"):
-            images.append(np.asarray(image.reduce(64 // resolution)))
-            labels.append(label)
-            keys.append(key)
+        for sample in read_shard(f"emoji3d-64-{split}.tar"):
+            images.append(np.asarray(sample["webp"].reduce(64 // resolution)))
+            labels.append(sample["cls"])
+            keys.append(sample["__key__"])
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
         super().__init__(pixels, labels, keys, contract, hflip)
 
@@ -68,8 +70,11 @@ class Emoji3D(TensorSource):
         return DataContract(channels=3, resolution=resolution, num_classes=len(LABEL_NAMES), label_names=LABEL_NAMES)
 
 
-def read_shard(name: str) -> Iterator[tuple[str, Image.Image, int]]:
-    """The (key, 64×64 RGB image, label) of a shipped shard, in its order, once its SHA-256 is found right."""
+def read_shard(name: str) -> Iterator[dict[str, Any]]:
+    """The samples of a shipped shard in its order, once its SHA-256 is found right.
+
+    Each has `__key__`, the label `cls`, and `webp`, a 64×64 RGB image, or `mp4`, the bytes of a video.
+    """
     path = files("ulzoo.data") / "shards" / name
     content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
@@ -77,5 +82,4 @@ def read_shard(name: str) -> Iterator[tuple[str, Image.Image, int]]:
             f"{path}: SHA-256 is {found[:12]}…, not {SHA256[name][:12]}…: the file is damaged, reinstall ulzoo"
         )
     members = tar_file_expander([{"url": name, "stream": io.BytesIO(content)}])
-    for sample in webdataset.decode("pil")(group_by_keys(members)):
-        yield sample["__key__"], sample["webp"], sample["cls"]
+    yield from webdataset.decode("pil")(group_by_keys(members))
