@@ -58,10 +58,10 @@ def take(video: nn.Module, image: nn.Module) -> None:
 @pytest.mark.parametrize("keys", WAYS)
 @pytest.mark.parametrize("kind", DENOISERS)
 def test_a_denoiser_of_one_frame_is_that_of_an_image(kind: str, keys: dict[str, Any], perturb: Perturb) -> None:
-    image = perturb(denoiser(kind, (8, 12), (4, 6), given=2, **keys))
-    video = denoiser(kind, (1, 8, 12), (1, 4, 6), given=2, **keys)
+    image = perturb(denoiser(kind, (8, 12), (4, 6), given=4, **keys))
+    video = denoiser(kind, (1, 8, 12), (1, 4, 6), given=4, **keys)
     take(video, image)
-    x_t, context, given = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 4, 6), torch.randn(2, 2, 8, 12)
+    x_t, context, given = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 4, 6), torch.randn(2, 4, 8, 12)
     rest = (torch.tensor([-1.0, 2.0]), torch.tensor([0, 2]))
     expected = image(x_t, rest[0], context, rest[1], given)
     found = video(x_t.unsqueeze(2), rest[0], context.unsqueeze(2), rest[1], given.unsqueeze(2))
@@ -228,3 +228,23 @@ def test_what_is_given_counts_where_it_is_given(kind: str, perturb: Perturb) -> 
     other = network(x_t, logsnr, context, None, given)
     assert out.shape == x_t.shape
     assert not torch.allclose(other[0], out[0]) and torch.allclose(other[1], out[1], rtol=1e-4, atol=1e-5)
+
+
+def test_a_clip_that_stands_still_can_be_copied() -> None:
+    """The gain for what is given reaches the output untouched by the width of the network."""
+    network = ViT(DenoiserInputs((4, 8, 8), 3, given_channels=4), patch=(2, 8, 8), width=8, depth=1, heads=2)
+    x_t, given = torch.randn(2, 3, 4, 8, 8), torch.randn(2, 4, 4, 8, 8)
+    assert not network(x_t, torch.zeros(2), given=given).any()
+    assert network.carry.given is not None
+    nn.init.ones_(network.carry.given.bias)
+    torch.testing.assert_close(network(x_t, torch.zeros(2), given=given), given[:, :3])
+
+
+def test_x_t_can_be_carried_over_a_narrow_network(perturb: Perturb) -> None:
+    size, logsnr = (4, 8, 8), torch.tensor([-3.0, 3.0])
+    network = perturb(ViT(DenoiserInputs(size, 3), patch=(2, 8, 8), width=8, depth=1, heads=2, carry=True))
+    torch.nn.init.zeros_(network.out.proj.weight), torch.nn.init.zeros_(network.out.proj.bias)  # type: ignore[union-attr]
+    x_t = torch.randn(1, 3, *size).expand(2, -1, -1, -1, -1)
+    ratio = network(x_t, logsnr) / x_t
+    torch.testing.assert_close(ratio, ratio[..., :1, :1].expand_as(ratio), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(ratio[0], ratio[1])

@@ -6,7 +6,7 @@ from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.nn.attention import AttentionKind
-from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 
@@ -24,6 +24,8 @@ class ViT(nn.Module):
         positions: rotary or learned position encoding.
         attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
         causal: over video: no frame depends on later ones (than those of its own patch, in time).
+        carry: add x_t to the prediction, times a gain that depends on the noise level: for patches of more values than
+            `width`.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class ViT(nn.Module):
         positions: Positions = "rotary",
         attention: AttentionKind = "full",
         causal: bool = False,
+        carry: bool = False,
     ):
         super().__init__()
         self.patch = patch_sides(patch, len(inputs.size))
@@ -61,6 +64,7 @@ class ViT(nn.Module):
             causal=causal,
         )
         self.out = ModulatedOutput(width, width, patch_channels)
+        self.carry = Carry(inputs, width, x_t=carry)
 
     def forward(
         self,
@@ -76,7 +80,8 @@ class ViT(nn.Module):
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
         tokens = self.transformer(tokens, cond)
-        return unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
+        prediction = unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
+        return self.carry(prediction, cond, x_t, given)
 
 
 class ViTEncoder(nn.Module):
