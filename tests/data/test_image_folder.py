@@ -61,7 +61,7 @@ def test_a_split_is_made_where_there_is_none(tmp_path: Path) -> None:
         source = ImageFolder(
             split, root=str(tmp_path), resolution=8, num_classes=2, val_fraction=val_fraction, verify=False
         )
-        return {source._key(path) for path in source.paths}
+        return {source.folders.key(path) for path in source.paths}
 
     train, val = keys("train"), keys("val")
     assert not train & val
