@@ -29,3 +29,11 @@ def tiny(images: Path) -> Callable:
     from ulzoo.registry import load_spec
 
     return lambda *overrides: load_spec(Path(__file__).parent / "tiny.yaml", [f"data.root={images}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def tiny_video() -> Callable:
+    """The spec `tests/tiny_video.yaml`, 8 frames of the embedded clips of which 3 are given, with overrides."""
+    from ulzoo.registry import load_spec
+
+    return lambda *overrides: load_spec(Path(__file__).parent / "tiny_video.yaml", overrides)
