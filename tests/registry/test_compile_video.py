@@ -1,0 +1,63 @@
+"""Compiling video: the clip's shapes are derived, given frames reach the networks, and mistakes are named."""
+
+import pytest
+import torch
+
+from ulzoo.registry import SpecError
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.summary import summarize
+
+
+def test_a_clips_shapes_and_promises_are_derived(tiny_video):
+    model = compile_model(tiny_video())
+    contract = model.contract
+    assert contract.video and contract.size == (8, 32, 32) and contract.pixels == 8 * 32 * 32
+    assert contract.latent_shape == (4, 4, 4, 4) and contract.latent_dimensions == 256
+    assert (contract.given_frames, contract.frame_rate) == (3, 8.0)
+    assert model.encode(torch.zeros(2, 3, 8, 32, 32)).shape == (2, 4, 4, 4, 4)
+    assert (model.decoder.frame_dropout, model.base.frame_dropout, model.prior.frame_dropout) == (0.5, 0.1, 0.0)
+    assert model.sample(2, frames=torch.zeros(2, 3, 3, 32, 32)).shape == (2, 3, 8, 32, 32)
+
+
+def test_without_given_frames_the_networks_take_none(tiny_video):
+    model = compile_model(tiny_video("conditioning.frames=0"))
+    assert model.contract.given_frames == 0
+    assert model.sample(2).shape == (2, 3, 8, 32, 32)
+    given = compile_model(tiny_video())
+    assert given.base.network.embed.in_features == model.base.network.embed.in_features + 5
+    assert given.prior.network.embed.in_features == model.prior.network.embed.in_features
+
+
+def test_a_class_and_given_frames_together(tiny_video):
+    model = compile_model(tiny_video("base.class_conditional=true"))
+    frames = torch.zeros(2, 3, 3, 32, 32)
+    assert model.sample(2, labels=[0, 5], frames=frames, guidance=2.0).shape == (2, 3, 8, 32, 32)
+
+
+def test_the_given_frames_are_encoded_once_more_in_the_second_stage(tiny_video):
+    given, whole = summarize(tiny_video(), memory=False), summarize(tiny_video("conditioning.frames=0"), memory=False)
+    base = 3 * (given.flops["base"] - whole.flops["base"])
+    assert given.training_flops("base") == whole.training_flops("base") + base + given.flops["encoder"]
+    assert given.saved_bytes == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("conditioning.frames=8", "conditioning.frames=8: 8 of the clip's 8 frames leave none to generate"),
+        ("conditioning.frames=-1", "conditioning.frames=-1: must be at least 0, got -1"),
+        ("latent.downsample=[8, 8]", r"latent.downsample=\[8, 8\]: latent.downsample \[8, 8\] has 2 dimensions"),
+        ("latent.downsample=[3, 8, 8]", "does not divide the grid"),
+        ("encoder.convolution=half", "expected 'full' or 'factorised', got 'half'"),
+        ("decoder.backbone.patch=[2, 8]", r"patch \[2, 8\] has 2 dimensions, the grid \[8, 32, 32\] has 3"),
+        ("decoder.backbone.patch=wide", "expected an integer or a list, got 'wide'"),
+    ],
+)
+def test_mistakes_are_named(tiny_video, override, message):
+    with pytest.raises(SpecError, match=message):
+        compile_model(tiny_video(override), "meta")
+
+
+def test_images_have_no_frames_to_be_given(tiny):
+    with pytest.raises(SpecError, match=r"conditioning\.frames=2: the data is of images"):
+        compile_model(tiny("conditioning.frames=2"), "meta")
