@@ -41,8 +41,8 @@ def list_specs(
     out = console()
     out.print(_table(entries, narrow=out.width < NARROW))
     out.print(
-        "\nGFLOPs per image: stage 1 is training encoder, prior and decoder, forward and backward; base is one forward "
-        "step. Figures are of the released weights on validation images.",
+        "\nGFLOPs per image or clip: stage 1 is training encoder, prior and decoder, forward and backward; base is one "
+        "forward step. Figures are of the released weights on validation data.",
         style="dim",
     )
 
@@ -51,7 +51,7 @@ def _table(entries: "list[Entry]", narrow: bool) -> "Table":
     headers = [
         "name",
         "data",
-        "image",
+        "size",
         "latent",
         "params",
         "GFLOPs\nstage1",

@@ -27,4 +27,4 @@ Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="A released model's name, an exported file or a run directory.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]
-Split = Annotated[str, typer.Option(metavar="SPLIT", help="Which images: val or train.")]
+Split = Annotated[str, typer.Option(metavar="SPLIT", help="Which images or clips: val or train.")]

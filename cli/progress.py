@@ -22,21 +22,21 @@ SECONDS_PER_LINE = 20
 
 
 @contextmanager
-def display(console: Console, heading: Sequence[str]) -> Iterator[Watch]:
-    """A watch for `ulzoo.registry.run.train` that prints `heading` when training begins."""
+def display(console: Console, heading: Sequence[str], kind: str = "images") -> Iterator[Watch]:
+    """A watch for `ulzoo.registry.run.train` that prints `heading` when training begins, of "images" or "clips"."""
     if not console.is_terminal:
-        yield _Lines(console, heading)
+        yield _Lines(console, heading, kind)
         return
-    live = _Live(console, heading)
+    live = _Live(console, heading, kind)
     try:
         yield live
     finally:
         live.stop()
 
 
-def figures(row: Row) -> str:
+def figures(row: Row, kind: str = "images") -> str:
     """A row of metrics in words."""
-    parts = [f"{row['images_per_second']:.1f} images/s"]
+    parts = [f"{row['images_per_second']:.1f} {kind}/s"]
     if "rate_bits_per_pixel" in row:
         parts += [f"rate {row['rate_bits_per_pixel']:.4f} bits/pixel", f"distortion {row['distortion']:.4f}"]
     else:
@@ -52,8 +52,8 @@ def _times(elapsed: float, done: int, total: int) -> str:
 class _Lines(Watch):
     """Plain lines."""
 
-    def __init__(self, console: Console, heading: Iterable[str]):
-        self.console = console
+    def __init__(self, console: Console, heading: Iterable[str], kind: str):
+        self.console, self.kind = console, kind
         self.heading = list(heading)
 
     def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
@@ -67,7 +67,7 @@ class _Lines(Watch):
             return
         elapsed = time.monotonic() - self.started
         times = _times(elapsed, step - self.start, self.steps - self.start)
-        self._print(f"{self.name} {step:,}/{self.steps:,}  {figures(row)}  {times}")
+        self._print(f"{self.name} {step:,}/{self.steps:,}  {figures(row, self.kind)}  {times}")
 
     def note(self, message: str) -> None:
         self._open()
@@ -77,7 +77,7 @@ class _Lines(Watch):
     def measured(self, done: int, total: int) -> None:
         if time.monotonic() - self.last > SECONDS_PER_LINE and done < total:
             self.last = time.monotonic()
-            self._print(f"{done}/{total} images  {_times(self.last - self.noted, done, total)}")
+            self._print(f"{done}/{total} {self.kind}  {_times(self.last - self.noted, done, total)}")
 
     def _open(self) -> None:
         for line in self.heading:
@@ -103,8 +103,8 @@ class _Bar(Progress):
 class _Live(Watch):
     """A bar for the stage that runs, with what is above it staying, and a spinner for what comes between."""
 
-    def __init__(self, console: Console, heading: Iterable[str]):
-        self.console = console
+    def __init__(self, console: Console, heading: Iterable[str], kind: str):
+        self.console, self.kind = console, kind
         self.heading = list(heading)
         self.bar: Any = None
         self.status: Status | None = Status("checking the data", console=console)
@@ -129,7 +129,7 @@ class _Live(Watch):
 
     def step(self, step: int, row: Row | None) -> None:
         if row is not None:
-            self.bar.latest = figures(row)
+            self.bar.latest = figures(row, self.kind)
         self.bar.update(self.task, completed=step)
         if step == self.steps:
             self.stop()

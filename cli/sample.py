@@ -1,4 +1,4 @@
-"""`ulzoo sample` and `ulzoo reconstruct`: pictures by one model, or by several side by side."""
+"""`ulzoo sample` and `ulzoo reconstruct`: pictures or films by one model, or by several side by side."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import say
+from ulzoo.cli.terminal import examples, say
 
 if TYPE_CHECKING:
+    from ulzoo.data import Source
+    from ulzoo.model import UnifiedLatents
     from ulzoo.registry.export import Export
 
 SAMPLE_EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo sample emoji32_tiny[/]
   [cyan]ulzoo sample runs/a emoji32_tiny --labels Flags,Food --guidance 2[/]
+  [cyan]ulzoo sample runs/video --n 8 --out clips.gif[/]      clips.png, clips.mp4 and clips.gif
 """
 RECONSTRUCT_EXAMPLES = """
 [bold]Examples[/]
@@ -22,8 +25,15 @@ RECONSTRUCT_EXAMPLES = """
   [cyan]ulzoo reconstruct runs/a runs/b --n 24 --out side_by_side.png[/]
 """
 
-Picture = Annotated[Path, typer.Option(metavar="FILE.png", dir_okay=False, help="The picture to write.")]
-Number = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="How many images of each model.")]
+Picture = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE.png",
+        dir_okay=False,
+        help="The picture to write; of clips a contact sheet, with FILE.mp4 and FILE.webp (or .gif) beside it.",
+    ),
+]
+Number = Annotated[int, typer.Option(metavar="N", min=1, max=4096, help="How many images or clips of each model.")]
 
 
 def sample(
@@ -41,18 +51,45 @@ def sample(
     network: Annotated[
         Literal["base", "prior"], typer.Option(help="What samples the latent: the base, or stage 1's prior.")
     ] = "base",
+    split: Annotated[
+        str, typer.Option(metavar="SPLIT", help="Which clips give the first frames: val or train, of the first model.")
+    ] = "val",
+    whole: Annotated[
+        bool, typer.Option("--whole", help="Make whole clips with a model that also continues given frames.")
+    ] = False,
     out: Picture = Path("samples.png"),
     device: options.Device = None,
 ) -> None:
-    """Draw new images into a PNG."""
-    _check_png(out)
+    """Draw new images into a PNG, new clips into a PNG, an MP4 and an animated WebP or GIF.
+
+    A model that continues given frames gets those of the data's clips, and the truth is drawn above what it makes.
+    """
+    _check_suffix(out)
     from ulzoo.evaluation import save_grid
     from ulzoo.registry.gallery import sample_rows
+    from ulzoo.registry.screening import sampled_clips, save_clips
 
-    loaded = {name: export.model for name, export in _open(models, device).items()}
-    rows = sample_rows(loaded, n, labels=labels, guidance=guidance, steps=steps, seed=seed, network=network)
-    save_grid(out, rows)
-    typer.echo(out)
+    exports = _open(models, device)
+    loaded = {name: export.model for name, export in exports.items()}
+    if not _video(loaded, out):
+        rows = sample_rows(loaded, n, labels=labels, guidance=guidance, steps=steps, seed=seed, network=network)
+        save_grid(out, rows)
+        typer.echo(out)
+        return
+    continued = not whole and network == "base" and any(model.contract.given_frames for model in loaded.values())
+    source = _source(exports, split, n) if continued else None
+    bands = sampled_clips(
+        loaded,
+        source,
+        n,
+        labels=labels,
+        guidance=guidance,
+        steps=steps,
+        seed=seed,
+        network=network,
+        whole=whole,
+    )
+    _say_files(save_clips(out, bands, next(iter(loaded.values())).contract))
 
 
 def reconstruct(
@@ -64,27 +101,58 @@ def reconstruct(
     out: Picture = Path("reconstructions.png"),
     device: options.Device = None,
 ) -> None:
-    """Draw images and what each model makes of them into a PNG, with PSNR and rate.
+    """Draw images or clips, and what each model makes of them, with PSNR and rate.
 
-    The images are the first of the first model's data.
+    They are the first of the first model's data. Clips are drawn into a PNG, an MP4 and an animated WebP or GIF.
     """
-    _check_png(out)
+    _check_suffix(out)
     from ulzoo.evaluation import save_grid
     from ulzoo.registry.gallery import reconstruction_rows
-    from ulzoo.registry.run import open_source
+    from ulzoo.registry.screening import reconstructed_clips, save_clips
 
     exports = _open(models, device)
-    source = open_source(next(iter(exports.values())).spec, split)
+    loaded = {name: export.model for name, export in exports.items()}
+    video = _video(loaded, out)
+    source = _source(exports, split, n)
+    if not video:
+        save_grid(out, reconstruction_rows(loaded, source, n, steps=steps, seed=seed))
+        typer.echo(out)
+        return
+    bands = reconstructed_clips(loaded, source, n, steps=steps, seed=seed)
+    _say_files(save_clips(out, bands, next(iter(loaded.values())).contract))
+
+
+def _check_suffix(out: Path) -> None:
+    if out.suffix.lower() not in (".png", ".mp4", ".webp", ".gif"):
+        raise ValueError(
+            f"{out}: pictures are written as PNG; let the name end in .png (of clips also .mp4, .webp, .gif)"
+        )
+
+
+def _video(models: "dict[str, UnifiedLatents]", out: Path) -> bool:
+    """Whether the models make clips: all of them, or none."""
+    kinds = {name: model.contract.video for name, model in models.items()}
+    if len(set(kinds.values())) > 1:
+        clips, images = (next(name for name, video in kinds.items() if video is wanted) for wanted in (True, False))
+        raise ValueError(f"{clips} makes clips and {images} images: draw them one after the other")
+    if (video := True in kinds.values()) or out.suffix.lower() == ".png":
+        return video
+    raise ValueError(f"{out}: images are written as PNG; let the name end in .png")
+
+
+def _source(exports: "dict[str, Export]", split: str, n: int) -> "Source":
+    from ulzoo.registry.run import open_source
+
+    first = next(iter(exports.values()))
+    source = open_source(first.spec, split)
     if len(source) < n:
-        say(f"warning: there are {len(source)} images in {split}, not {n}")
-    rows = reconstruction_rows({name: e.model for name, e in exports.items()}, source, n, steps=steps, seed=seed)
-    save_grid(out, rows)
-    typer.echo(out)
+        say(f"warning: there are {len(source)} {examples(first.model.contract.size)} in {split}, not {n}")
+    return source
 
 
-def _check_png(out: Path) -> None:
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"{out}: pictures are written as PNG; let the name end in .png")
+def _say_files(paths: "list[Path]") -> None:
+    for path in paths:
+        typer.echo(path)
 
 
 def _open(models: list[str], device: str | None) -> "dict[str, Export]":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import console, gflops, pairs, plain_table, scaled, shape, to_json
+from ulzoo.cli.terminal import console, examples, gflops, pairs, plain_table, scaled, shape, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -73,10 +73,11 @@ def _totals(summary: "Summary") -> "Table":
     dimensions, pixels = math.prod(summary.latent), math.prod(summary.resolution)
     table = pairs()
     training = f"{gflops(summary.training_flops('latents'))} (latents), {gflops(summary.training_flops('base'))} (base)"
-    table.add_row("image", f"{shape(summary.resolution)} pixels")
+    kind = examples(summary.resolution, plural=False)
+    table.add_row(kind, f"{shape(summary.resolution)} pixels")
     table.add_row("latent", f"{shape(summary.latent)}: {dimensions:,} dimensions")
     table.add_row("rate", f"bits/pixel = {dimensions / pixels:g} × bits/dimension (dimensions over pixels)")
     table.add_row("parameters", f"{sum(summary.parameters.values()):,} ({scaled(sum(summary.parameters.values()))})")
-    table.add_row("forward GFLOPs/image", f"{gflops(sum(summary.flops.values()))}, each network once")
-    table.add_row("training GFLOPs/image", training)
+    table.add_row(f"forward GFLOPs/{kind}", f"{gflops(sum(summary.flops.values()))}, each network once")
+    table.add_row(f"training GFLOPs/{kind}", training)
     return table

@@ -63,8 +63,14 @@ def shape(size: Sequence[int]) -> str:
 
 
 def square(size: Sequence[int]) -> str:
-    """(32, 32) -> "32²"."""
-    return f"{size[0]}²" if len(size) == 2 and size[0] == size[1] else shape(size)
+    """(32, 32) -> "32²", (16, 64, 64) -> "16×64²"."""
+    *before, height, width = size
+    return "×".join([*map(str, before), f"{width}²"]) if height == width else shape(size)
+
+
+def examples(size: Sequence[int], plural: bool = True) -> str:
+    """What data of this size are: "images" of (h, w), "clips" of (t, h, w)."""
+    return ("clip" if len(size) == 3 else "image") + "s" * plural
 
 
 def duration(seconds: float) -> str:
@@ -81,8 +87,8 @@ def pairs() -> "Table":
     return table
 
 
-def figures_table(figures: dict[str, float]) -> "Table":
-    """PSNR, and the rate by the prior and by the base, one a line."""
+def figures_table(figures: dict[str, Any]) -> "Table":
+    """PSNR, the rate by the prior and by the base, and what else was measured of clips, one a line."""
     table = pairs()
     table.columns[1].justify = "right"
     table.add_row("PSNR of reconstructions", f"{figures['psnr_db']:.2f} dB")
@@ -90,6 +96,13 @@ def figures_table(figures: dict[str, float]) -> "Table":
         if f"{prefix}bits_per_pixel" in figures:
             table.add_row(f"rate by the {network}", f"{figures[f'{prefix}bits_per_pixel']:.4f} bits/pixel")
             table.add_row("", f"{figures[f'{prefix}bits_per_dimension']:.4f} bits/dimension")
+    for name, words in (("prediction", "PSNR of generated frames"), ("copy_last", "PSNR of the last given, repeated")):
+        if f"{name}_psnr_db" in figures:
+            table.add_row(words, f"{figures[f'{name}_psnr_db']:.2f} dB")
+            table.add_row("  the first two", f"{figures[f'{name}_psnr_db_first_2']:.2f} dB")
+    for name, words in (("fvd", "FVD"), ("fd_transnetv2", "Fréchet distance, TransNetV2 (not FVD)")):
+        if name in figures:
+            table.add_row(words, f"{figures[name]:.4g}")
     return table
 
 

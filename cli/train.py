@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import console, duration, figures_table, gflops, pairs, plain_table, scaled, shape, three
+from ulzoo.cli.terminal import (
+    console,
+    duration,
+    examples,
+    figures_table,
+    gflops,
+    pairs,
+    plain_table,
+    scaled,
+    shape,
+    three,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +52,7 @@ def train(
     device: options.Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; write nothing.")] = False,
 ) -> None:
-    """Train a spec's two stages, measure the result on validation images, draw pictures, export."""
+    """Train a spec's two stages, measure the result on validation data, draw pictures, export."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     from ulzoo.registry import load_spec, run
@@ -64,18 +75,19 @@ def train(
     heading = [
         f"{loaded.name} in {folder}, on {chosen.type}: {scaled(sum(plan.summary.parameters.values()))} parameters"
     ]
-    heading += [_line(planned) for planned in plan.stages]
+    kind = examples(plan.summary.resolution)
+    heading += [_line(planned, kind) for planned in plan.stages]
     try:
-        with display(shown, heading) as watch:
+        with display(shown, heading, kind) as watch:
             result = run.train(loaded, folder, stages=stages, resume=resume, fresh=fresh, device=chosen, watch=watch)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"with --resume it goes on from the last checkpoint in {folder}") from None
-    _print_result(shown, result, time.monotonic() - started)
+    _print_result(shown, result, kind, time.monotonic() - started)
 
 
-def _line(planned: "StagePlan") -> str:
+def _line(planned: "StagePlan", kind: str) -> str:
     return (
-        f"stage {planned.stage}: {planned.steps:,} steps × {planned.batch_size} = {planned.images:,} images, "
+        f"stage {planned.stage}: {planned.steps:,} steps × {planned.batch_size} = {planned.images:,} {kind}, "
         f"{scaled(planned.flops, 'FLOPs')}, about {scaled(planned.memory_bytes, 'B')}, {_precision(planned)}"
     )
 
@@ -95,8 +107,9 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
         images, missing = 0, str(error)
     summary = plan.summary
     shown.print(f"{spec.name}, trained on {device.type}", style="bold")
-    shown.print(f"images {shape(summary.resolution)}, latents {shape(summary.latent)}")
-    networks = plain_table("network", "parameters", "forward GFLOPs/image")
+    kind, one = examples(summary.resolution), examples(summary.resolution, plural=False)
+    shown.print(f"{kind} {shape(summary.resolution)}, latents {shape(summary.latent)}")
+    networks = plain_table("network", "parameters", f"forward GFLOPs/{one}")
     for name, parameters in summary.parameters.items():
         networks.add_row(name, f"{parameters:,}", gflops(summary.flops[name]))
     networks.add_section()
@@ -107,28 +120,29 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
     table = plain_table("stage", *(planned.stage for planned in plan.stages))
     table.add_row("steps", *(f"{planned.steps:,}" for planned in plan.stages))
     table.add_row("batch size", *(f"{planned.batch_size:,}" for planned in plan.stages))
-    table.add_row("images", *(f"{planned.images:,}" for planned in plan.stages))
+    table.add_row(kind, *(f"{planned.images:,}" for planned in plan.stages))
     if images:
         table.add_row("epochs", *(f"{planned.images / images:.1f}" for planned in plan.stages))
-    table.add_row("training GFLOPs/image", *(gflops(planned.flops_per_image) for planned in plan.stages))
+    table.add_row(f"training GFLOPs/{one}", *(gflops(planned.flops_per_image) for planned in plan.stages))
     table.add_row("training PFLOPs", *(three(planned.flops / 1e15) for planned in plan.stages))
     table.add_row("memory of tensors, about", *(scaled(planned.memory_bytes, "B") for planned in plan.stages))
     table.add_row("precision", *(_precision(planned) for planned in plan.stages))
     shown.print(table)
     shown.print()
-    shown.print(f"{images:,} training images at hand" if images else f"data not at hand: {missing}")
+    shown.print(f"{images:,} training {kind} at hand" if images else f"data not at hand: {missing}")
     shown.print(f"{three(plan.flops / 1e15)} PFLOPs in all; nothing was written")
 
 
-def _print_result(shown: "Console", result: "Result", seconds: float) -> None:
+def _print_result(shown: "Console", result: "Result", kind: str, seconds: float) -> None:
     protocol = result.results["protocol"]
     shown.print()
-    shown.print(f"Trained and measured on {protocol['images']} validation images in {duration(seconds)}", style="bold")
+    shown.print(f"Trained and measured on {protocol['images']} validation {kind} in {duration(seconds)}", style="bold")
     shown.print(figures_table(result.results["figures"]))
     shown.print()
     files = pairs()
     for picture in sorted(result.samples.glob("*.png")):
-        files.add_row(picture.stem, str(picture))
+        beside = ", ".join(film.suffix for film in sorted(result.samples.glob(f"{picture.stem}.*")) if film != picture)
+        files.add_row(picture.stem, f"{picture}{beside and f', also {beside}'}")
     files.add_row("figures and protocol", str(result.folder / "figures.json"))
     files.add_row("the model", str(result.export))
     shown.print(files)

@@ -73,23 +73,23 @@ def sample_rows(
     asked = {name: label_numbers(labels, model.contract) if labels else [] for name, model in models.items()}
     rows: list[Row] = []
     for name, model in models.items():
-        parts = _share(n, asked[name])
+        parts = share(n, asked[name])
         numbers = torch.tensor([number for number, count in parts for _ in range(count)]) if asked[name] else None
         pictures = _sample(model, n, numbers, guidance, steps, seed, network)
         for (number, _), part in zip(parts, pictures.split([count for _, count in parts]), strict=True):
-            title = f"{name} · {_label_name(number, model.contract)}" if asked[name] else name
+            title = f"{name} · {label_name(number, model.contract)}" if asked[name] else name
             rows += _wrapped(title, part)
     return rows
 
 
-def _share(n: int, labels: list[int]) -> list[tuple[int, int]]:
+def share(n: int, labels: list[int]) -> list[tuple[int, int]]:
     """(label, how many), adding up to n, none empty."""
     labels = labels or [-1]
     bounds = [n * i // len(labels) for i in range(len(labels) + 1)]
     return [(label, end - start) for label, (start, end) in zip(labels, pairwise(bounds), strict=True) if end > start]
 
 
-def _label_name(number: int, contract: Contract) -> str:
+def label_name(number: int, contract: Contract) -> str:
     return contract.label_names[number] if contract.label_names else f"label {number}"
 
 

@@ -12,13 +12,14 @@ from torch import nn
 
 from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Source, in_order
-from ulzoo.evaluation import rate_distortion, save_grid
+from ulzoo.evaluation import measure, save_grid
 from ulzoo.files import write_text
 from ulzoo.model import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.components import DATASETS
 from ulzoo.registry.export import save_export, versions
 from ulzoo.registry.schema import Spec, changed_on_resume
+from ulzoo.registry.screening import reconstructed_clips, sampled_clips, save_clips
 from ulzoo.registry.spec import spec_from_dict
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
@@ -28,6 +29,8 @@ from ulzoo.training.trainer import Trainer
 
 OURS = ("spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples", "tensorboard")
 EVALUATED_IMAGES = 512
+EVALUATED_CLIPS = 64
+DRAWN_CLIPS = 8
 
 
 class Watch:
@@ -128,15 +131,10 @@ def train(
         _draw(model, held_out, folder / "samples", stage)
     if stages[-1] == "latents":
         model.base = None
-    watch.note("evaluating on validation images")
-    total = min(EVALUATED_IMAGES, len(held_out))
-    results = rate_distortion(
-        model,
-        held_out,
-        data=described_data(spec),
-        limit=total,
-        on_image=lambda done: watch.measured(done, total),
-    )
+    video = model.contract.video
+    watch.note(f"evaluating on validation {'clips' if video else 'images'}")
+    total = min(EVALUATED_CLIPS if video else EVALUATED_IMAGES, len(held_out))
+    results = measure(model, held_out, data=described_data(spec), limit=total, on_image=watch.measured)
     results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     save_export(folder / "model.safetensors", model, spec, results)
@@ -214,6 +212,11 @@ def _clear(folder: Path) -> None:
 
 def _draw(model: UnifiedLatents, source: Source, folder: Path, stage: Stage) -> None:
     """Pictures of what the stage learned: reconstructions of validation images, or samples."""
+    if model.contract.video:
+        name = "reconstructions" if stage == "latents" else "samples"
+        bands = (reconstructed_clips if stage == "latents" else sampled_clips)({name: model}, source, DRAWN_CLIPS)
+        save_clips(folder / f"{name}.png", bands, model.contract)
+        return
     generator = torch.Generator(model.device).manual_seed(0)
     if stage == "latents":
         x = next(in_order(source, 12))["x"].to(model.device)

@@ -35,3 +35,10 @@ def psnr(x: Tensor, y: Tensor) -> Tensor:
     assert x.shape == y.shape, (x.shape, y.shape)
     error = (to_uint8(x).float() - to_uint8(y).float()).square().flatten(1).mean(1)  # (B,)
     return 10 * torch.log10(255**2 / error.clamp(min=1 / 12))
+
+
+def frame_psnr(x: Tensor, y: Tensor) -> Tensor:
+    """`psnr` of every frame of clips: x and y (B, C, T, H, W), the result (B, T)."""
+    assert x.shape == y.shape and x.ndim == 5, (x.shape, y.shape)
+    frames, others = (clips.transpose(1, 2).flatten(0, 1) for clips in (x, y))  # (B · T, C, H, W)
+    return psnr(frames, others).reshape(len(x), -1)

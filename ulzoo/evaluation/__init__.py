@@ -1,6 +1,19 @@
-"""Rate, distortion and pictures, each figure with its protocol."""
+"""Rate, distortion, frame prediction, Fréchet distances, pictures and films, each figure with its protocol."""
 
+from ulzoo.evaluation.films import save_contact_sheet, save_film
+from ulzoo.evaluation.frame_prediction import frame_prediction
+from ulzoo.evaluation.generation import generation_distance
+from ulzoo.evaluation.measure import measure
 from ulzoo.evaluation.pictures import save_grid
 from ulzoo.evaluation.rate_distortion import Protocol, rate_distortion
 
-__all__ = ["Protocol", "rate_distortion", "save_grid"]
+__all__ = [
+    "Protocol",
+    "frame_prediction",
+    "generation_distance",
+    "measure",
+    "rate_distortion",
+    "save_contact_sheet",
+    "save_film",
+    "save_grid",
+]

@@ -7,9 +7,10 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
 from ulzoo.model import UnifiedLatents
-from ulzoo.pixels import psnr
+from ulzoo.pixels import frame_psnr, psnr
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Protocol:
     Attributes:
         data: the spec's data section.
         split: "train" or "val".
-        images: how many, from the split's start.
+        images: how many images, or clips, from the split's start.
         batch_size: images that shared a batch, and with it the noise generator and the strata of t.
         rate_samples: draws of (t, ε) per image for the rate.
         decoder_sampler, decoder_steps: how reconstructions were decoded.
@@ -42,6 +43,38 @@ class Protocol:
     rate: str = "ELBO upper bound on the bits in the latent, not a file size"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClipProtocol(Protocol):
+    """What the figures of a video model depend on besides.
+
+    Attributes:
+        frames: of a clip; bits/pixel are bits over frames × height × width.
+        frame_rate: in frames per second; None where each video keeps its own.
+        clip: which part of a video.
+        resize: how it came to its size.
+        given_frames: first frames that the model continues; what of them entered a figure is said in its text.
+    """
+
+    frames: int
+    frame_rate: float | None
+    clip: str
+    resize: str
+    given_frames: int
+    psnr: str = "mean over clips and frames of the PSNR of each uint8-rounded frame in [0, 255]"
+
+
+def clip_conditions(contract: Contract) -> dict[str, Any]:
+    """What every protocol says of the clips that a figure was measured on."""
+    frames, height, width = contract.size
+    return {
+        "frames": frames,
+        "frame_rate": contract.frame_rate,
+        "clip": "the middle of each video",
+        "resize": f"shortest side to {min(height, width)} pixels, centre crop, as the data section's kind does it",
+        "given_frames": contract.given_frames,
+    }
+
+
 @torch.no_grad()
 def rate_distortion(
     model: UnifiedLatents,
@@ -50,7 +83,7 @@ def rate_distortion(
     data: dict[str, Any],
     split: str = "val",
     limit: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     rate_samples: int = 8,
     decoder_steps: int | None = None,
     seed: int = 0,
@@ -62,15 +95,18 @@ def rate_distortion(
         model: in eval mode.
         source: the split's images.
         data: the spec's data section, for the protocol.
-        limit: how many images; all if None.
+        limit: how many images or clips; all if None.
+        batch_size: 64 images or 8 clips if None.
         decoder_steps: the spec's if None.
-        on_image: told how many images are done, for a display.
+        on_image: told how many images or clips are done, for a display.
 
     Returns:
-        {"figures": {"bits_per_pixel", "bits_per_dimension" (by the prior), "psnr_db" and, with a base,
-        "base_bits_per_pixel", "base_bits_per_dimension"}, "protocol": Protocol as a dict}, ready for JSON.
+        {"figures": {"bits_per_pixel", "bits_per_dimension" (by the prior), "psnr_db", for video "psnr_db_by_frame",
+        and, with a base, "base_bits_per_pixel", "base_bits_per_dimension"}, "protocol": Protocol as a dict}, ready for
+        JSON.
     """
     contract, device = model.contract, model.device
+    batch_size = batch_size or default_batch(contract)
     generator = torch.Generator(device).manual_seed(seed)
     networks = ["prior"] if model.base is None else ["prior", "base"]
     bits: dict[str, list[Tensor]] = {name: [] for name in networks}
@@ -81,18 +117,51 @@ def rate_distortion(
         for name in networks:
             network = cast(Literal["prior", "base"], name)
             bits[name].append(model.rate(x, rate_samples, generator, network, labels))
-        quality.append(psnr(model.reconstruct(x, decoder_steps, generator, labels), x))
+        if contract.video:
+            quality.append(_reconstruction(model, x, decoder_steps, generator, labels))
+        else:
+            quality.append(psnr(model.reconstruct(x, decoder_steps, generator, labels), x))
         on_image(batch["images"])
     images = sum(map(len, quality))
-    figures = {"psnr_db": _mean(quality)}
+    figures: dict[str, Any] = {"psnr_db": _mean(quality)}
+    if contract.video:
+        figures["psnr_db_by_frame"] = torch.cat(quality).cpu().double().mean(0).tolist()
     for name in networks:
         prefix = "" if name == "prior" else "base_"
         figures[f"{prefix}bits_per_pixel"] = _mean(bits[name]) / contract.pixels
         figures[f"{prefix}bits_per_dimension"] = _mean(bits[name]) / contract.latent_dimensions
     sampling = contract.sampling["decoder"]
     steps = sampling.steps if decoder_steps is None else decoder_steps
-    protocol = Protocol(data, split, images, batch_size, rate_samples, sampling.sampler, steps, seed)
-    return {"figures": figures, "protocol": asdict(protocol)}
+    told = (data, split, images, batch_size, rate_samples, sampling.sampler, steps, seed)
+    if not contract.video:
+        return {"figures": figures, "protocol": asdict(Protocol(*told))}
+    protocol = asdict(ClipProtocol(*told, **clip_conditions(contract)))
+    if contract.given_frames and model.base is not None:
+        protocol["rate"] += f"; the base's, of the latent given the first {contract.given_frames} frames"
+    if _needs_frames(model):
+        protocol["psnr"] += f"; the decoder is given the first {contract.given_frames}, which are not counted"
+    return {"figures": figures, "protocol": protocol}
+
+
+def default_batch(contract: Contract) -> int:
+    """Examples at once where nobody says how many."""
+    return 8 if contract.video else 64
+
+
+def _needs_frames(model: UnifiedLatents) -> bool:
+    """Whether the decoder never learned to do without given frames."""
+    return model.contract.given_frames > 0 and model.decoder.frame_dropout == 0
+
+
+def _reconstruction(
+    model: UnifiedLatents, x: Tensor, steps: int | None, generator: torch.Generator, labels: Tensor
+) -> Tensor:
+    """PSNR of each frame that the decoder made, (B, T) or, if it must be given the first k, (B, T - k)."""
+    if not _needs_frames(model):
+        return frame_psnr(model.reconstruct(x, steps, generator, labels), x)
+    given = model.contract.given_frames
+    made = model.reconstruct(x, steps, generator, labels, x[:, :, :given])
+    return frame_psnr(made[:, :, given:], x[:, :, given:])
 
 
 def _mean(parts: list[Tensor]) -> float:

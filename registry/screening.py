@@ -1,0 +1,161 @@
+"""Clips of one or several trained models, and their files: contact sheet and films beside each other."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ulzoo.contract import Contract
+from ulzoo.data import Source, in_order
+from ulzoo.evaluation.films import Band, Clips, save_contact_sheet, save_film
+from ulzoo.model import UnifiedLatents
+from ulzoo.pixels import frame_psnr
+from ulzoo.registry.gallery import label_name, label_numbers, share
+
+AT_ONCE = 8
+FRAME_RATE = 8.0  # where the data does not say
+
+
+def save_clips(path: Path, bands: Sequence[Band], contract: Contract) -> list[Path]:
+    """Write the contact sheet, the MP4 and the animated picture: a GIF if `path` is one, else WebP.
+
+    Returns:
+        the three files, which differ from `path` in the suffix only.
+    """
+    moving = ".gif" if path.suffix.lower() == ".gif" else ".webp"
+    sheet, *films = (path.with_suffix(suffix) for suffix in (".png", ".mp4", moving))
+    save_contact_sheet(sheet, bands)
+    for film in films:
+        save_film(film, bands, contract.frame_rate or FRAME_RATE)
+    return [sheet, *films]
+
+
+def sampled_clips(
+    models: Mapping[str, UnifiedLatents],
+    source: Source | None,
+    n: int,
+    *,
+    labels: str | None = None,
+    guidance: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    network: Literal["base", "prior"] = "base",
+    whole: bool = False,
+) -> list[Band]:
+    """n clips of each model; those that continue frames are given the first ones of the source's clips, which are drawn
+    above what the models make of them.
+
+    Args:
+        models: by the name to write above their clips.
+        source: where frames to be given come from, if any are.
+        labels: see `label_numbers`; shared out evenly.
+        guidance, steps, seed, network: see `ulzoo.registry.gallery.sample_rows`. The prior is never given frames.
+        whole: give no frames, of models that learned to do without.
+
+    Raises:
+        ValueError: labels, a network or a size that a model does not have.
+    """
+    bands: list[Band] = []
+    compared: dict[str, UnifiedLatents] = {}
+    for name, model in models.items():
+        if model.contract.given_frames and network == "base" and not whole:
+            compared[name] = model
+            continue
+        numbers = _numbers(labels, n, model.contract)
+        clips = _sample(model, n, numbers, None, guidance, steps, seed, network)
+        notes = [label_name(number, model.contract) for number in numbers or ()]
+        bands.append([Clips(name, clips.cpu(), notes=notes)])
+    if compared:
+        assert source is not None
+        _check_sizes(compared, source)
+        batch = next(in_order(source, n))
+        x = batch["x"]
+        band = [Clips("truth", x, notes=batch["key"])]
+        for name, model in compared.items():
+            given = model.contract.given_frames
+            numbers = _numbers(labels, len(x), model.contract)
+            clips = _sample(model, len(x), numbers, x[:, :, :given], guidance, steps, seed, network).cpu()
+            decibels = frame_psnr(clips[:, :, given:], x[:, :, given:]).mean(1).tolist()
+            notes = [f"{value:.2f} dB" for value in decibels]
+            if numbers:
+                notes = [f"{label_name(i, model.contract)} · {note}" for i, note in zip(numbers, notes, strict=True)]
+            band.append(Clips(name, clips, given, notes))
+        bands.append(band)
+    return bands
+
+
+@torch.no_grad()
+def reconstructed_clips(
+    models: Mapping[str, UnifiedLatents],
+    source: Source,
+    n: int,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    rate_samples: int = 8,
+) -> list[Band]:
+    """The first n clips of `source`, above each model's reconstructions with their PSNR and rate.
+
+    A decoder that must be given a clip's first frames is given them; others do without.
+
+    Raises:
+        ValueError: a model of clips of another size.
+    """
+    _check_sizes(models, source)
+    batch = next(in_order(source, n))
+    x = batch["x"]
+    band = [Clips("truth", x, notes=batch["key"])]
+    for name, model in models.items():
+        contract = model.contract
+        given = contract.given_frames if model.decoder.frame_dropout == 0 else 0
+        generator = torch.Generator(model.device).manual_seed(seed)
+        made, notes = [], []
+        for some, label in zip(x.split(AT_ONCE), batch["label"].split(AT_ONCE), strict=True):
+            clips, numbers = some.to(model.device), label.to(model.device)
+            bits = model.rate(clips, rate_samples, generator, labels=numbers) / contract.pixels
+            frames = clips[:, :, :given] if given else None
+            decoded = model.reconstruct(clips, steps, generator, numbers, frames)
+            decibels = frame_psnr(decoded[:, :, given:], clips[:, :, given:]).mean(1)
+            made.append(decoded.cpu())
+            notes += [
+                f"{db:.2f} dB · {rate:.3f} bits/pixel"
+                for db, rate in zip(decibels.tolist(), bits.tolist(), strict=True)
+            ]
+        band.append(Clips(name, torch.cat(made), given, notes))
+    return [band]
+
+
+def _numbers(labels: str | None, n: int, contract: Contract) -> list[int]:
+    """n labels in groups of about equal size, or none."""
+    if not labels:
+        return []
+    return [number for number, count in share(n, label_numbers(labels, contract)) for _ in range(count)]
+
+
+def _sample(
+    model: UnifiedLatents,
+    n: int,
+    numbers: list[int],
+    frames: Tensor | None,
+    guidance: float | None,
+    steps: int | None,
+    seed: int,
+    network: Literal["base", "prior"],
+) -> Tensor:
+    generator = torch.Generator(model.device).manual_seed(seed)
+    parts = []
+    for start in range(0, n, AT_ONCE):
+        count = min(AT_ONCE, n - start)
+        some = torch.tensor(numbers[start : start + count]) if numbers else None
+        given = None if frames is None else frames[start : start + count].to(model.device)
+        z_0 = model.sample_latents(count, some, guidance, steps, generator, network, given)
+        parts.append(model.decode(z_0, generator=generator, labels=some, frames=given))
+    return torch.cat(parts)
+
+
+def _check_sizes(models: Mapping[str, UnifiedLatents], source: Source) -> None:
+    for name, model in models.items():
+        if (expected := model.contract.shape) != source.shape:
+            raise ValueError(f"{name}: is a model of clips of shape {expected}, these are {source.shape}")

