@@ -97,9 +97,11 @@ def _diffusion_model(
         schedule = SCHEDULES.build(config.schedule)
     with _located(spec, f"{part}.weighting"):
         weighting = WEIGHTINGS.build(config.weighting)
+    with _located(spec, part):
+        diffusion = GaussianDiffusion(schedule, config.prediction, config.data_std)
     with _located(spec, f"{part}.backbone"):
         network = BACKBONES.build(config.backbone, inputs)
-    return DiffusionModel(network, GaussianDiffusion(schedule, config.prediction), weighting, frame_dropout)
+    return DiffusionModel(network, diffusion, weighting, frame_dropout)
 
 
 @contextlib.contextmanager

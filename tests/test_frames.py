@@ -1,5 +1,6 @@
 """Frame prediction: what is given, that nothing else is, and that the model's doors keep to it."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -104,6 +105,27 @@ def test_the_bases_condition_is_the_encoding_of_the_given_frames_alone(make: Cal
     assert condition is not None and condition.shape == (3, 6, *LATENT_SIZE)
     torch.testing.assert_close(condition[:, :5], model.encode(frames.hold(x[:, :, :GIVEN], 8)))
     assert condition[0, 5, :, 0, 0].tolist() == [1.0, 0.5, 0.0, 0.0]
+
+
+def test_the_guess_is_subtracted_and_given_back(make: Callable[..., UnifiedLatents]) -> None:
+    """A silent network continues a clip by standing still, and pays nothing for a clip that does."""
+    model = make()
+    assert model.base is not None
+    for part, given in (
+        (model.decoder, model._given_pixels(clips()[:, :, :GIVEN], 3)),
+        (model.base, model._given_latents(clips()[:, :, :GIVEN], 3)),
+    ):
+        assert given is not None
+        part.diffusion.data_std = 1e-3  # no more movement than this is thought likely
+        part.network.forward = lambda x_t, *_: torch.zeros_like(x_t)  # type: ignore[method-assign, assignment]
+        guess = given[:, :-1]
+        top = part.diffusion.schedule.logsnr_max
+        alpha, sigma = (1 / (1 + math.exp(-top))) ** 0.5, (1 / (1 + math.exp(top))) ** 0.5
+        z = part.sample(tuple(guess.shape), Sampling("ddpm", 20), seeded(), guess.device, None, None, given)
+        torch.testing.assert_close(z, alpha * guess, rtol=0, atol=6 * sigma)
+        still, moving = part.rate(guess, seeded(), given=given), part.rate(-guess, seeded(), given=given)
+        assert (still < 0.2).all() and (moving > 10).all()
+        torch.testing.assert_close(part.rate(guess, seeded(), given=0 * given), part.rate(guess, seeded()))
 
 
 # --- doors -----------------------------------------------------------------------------------------------------------

@@ -183,7 +183,7 @@ class UnifiedLatents(nn.Module):
         given = self._given_latents(self._first_frames(x), len(x)) if network == "base" else None
         if given is not None:
             given = given.repeat(samples, *[1] * (x.ndim - 1))
-        nats = self._latent_nats(model, z_clean, self._labels(model, labels, len(z_clean)), generator, given)
+        nats = model.rate(z_clean, generator, self._labels(model, labels, len(z_clean)), given)
         return nats.reshape(samples, len(x)).mean(0) / math.log(2)
 
     # --- what it is trained on ---------------------------------------------------------------------------------------
@@ -209,11 +209,11 @@ class UnifiedLatents(nn.Module):
         """
         z_clean = self.encode(x)  # (B, c, ...)
         z_prior = _scale_gradient(z_clean, prior_gradient)
-        rate = self._latent_nats(self.prior, z_prior, self._labels(self.prior, labels), generator)
+        rate = self.prior.rate(z_prior, generator, self._labels(self.prior, labels))
         z_0 = self.noise_latents(z_clean, generator)
         given = self._hidden(self.decoder, self._given_pixels(self._first_frames(x), len(x)), generator)
-        denoiser = self.decoder.denoiser(z_0, self._labels(self.decoder, labels), given)
-        distortion = self.decoder.diffusion.loss(denoiser, x, self.decoder.weighting, generator)
+        decoder_labels = self._labels(self.decoder, labels)
+        distortion = self.decoder.loss(x, self.decoder.weighting, generator, z_0, decoder_labels, given)
         return LatentsLoss(rate, distortion, self.contract.pixels)
 
     def base_loss(self, x: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -223,22 +223,10 @@ class UnifiedLatents(nn.Module):
             given = self._given_latents(self._first_frames(x), len(x))
         base = self._latent_model("base")
         given = self._hidden(base, given, generator)
-        denoiser = base.denoiser(labels=self._labels(base, labels), given=given)
-        return base.diffusion.loss(denoiser, z_clean, base.weighting, generator).mean() / self.contract.pixels
+        nats = base.loss(z_clean, base.weighting, generator, labels=self._labels(base, labels), given=given)
+        return nats.mean() / self.contract.pixels
 
     # -----------------------------------------------------------------------------------------------------------------
-
-    def _latent_nats(
-        self,
-        model: DiffusionModel,
-        z_clean: Tensor,
-        labels: Tensor | None,
-        generator: torch.Generator | None,
-        given: Tensor | None = None,
-    ) -> Tensor:
-        """Unweighted ELBO with its terminal KL: L_z in nats per example, (B,)."""
-        denoiser = model.denoiser(labels=labels, given=given)
-        return model.diffusion.loss(denoiser, z_clean, None, generator) + model.diffusion.terminal_kl(z_clean)
 
     def _first_frames(self, x: Tensor) -> Tensor | None:
         """The frames of x that are given, and no others, (B, C, k, H, W)."""

@@ -230,16 +230,6 @@ def test_what_is_given_counts_where_it_is_given(kind: str, perturb: Perturb) -> 
     assert not torch.allclose(other[0], out[0]) and torch.allclose(other[1], out[1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_clip_that_stands_still_can_be_copied() -> None:
-    """The gain for what is given reaches the output untouched by the width of the network."""
-    network = ViT(DenoiserInputs((4, 8, 8), 3, given_channels=4), patch=(2, 8, 8), width=8, depth=1, heads=2)
-    x_t, given = torch.randn(2, 3, 4, 8, 8), torch.randn(2, 4, 4, 8, 8)
-    assert not network(x_t, torch.zeros(2), given=given).any()
-    assert network.carry.given is not None
-    nn.init.ones_(network.carry.given.bias)
-    torch.testing.assert_close(network(x_t, torch.zeros(2), given=given), given[:, :3])
-
-
 def test_x_t_can_be_carried_over_a_narrow_network(perturb: Perturb) -> None:
     size, logsnr = (4, 8, 8), torch.tensor([-3.0, 3.0])
     network = perturb(ViT(DenoiserInputs(size, 3), patch=(2, 8, 8), width=8, depth=1, heads=2, carry=True))

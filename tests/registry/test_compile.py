@@ -14,9 +14,9 @@ TINY = "tests/tiny.yaml"
 def test_every_packaged_spec_compiles_and_its_shapes_meet(name):
     summary = summarize(load_spec(name))  # which checks every network's output
     spec = load_spec(name)
-    resolution = data_contract(spec).resolution
-    assert summary.resolution == (resolution, resolution)
-    expected = tuple(resolution // factor for factor in spec.latent.downsample)
+    size = data_contract(spec).size
+    assert summary.resolution == size
+    expected = tuple(extent // factor for extent, factor in zip(size, spec.latent.downsample, strict=True))
     assert summary.latent == (spec.latent.channels, *expected)
     assert all(count > 0 for count in (*summary.parameters.values(), *summary.flops.values()))
 

@@ -21,8 +21,7 @@ class DenoiserInputs:
         context_channels: its channels.
         num_classes: class labels; 0 means unconditional.
         label_dropout: share of examples whose label is hidden in training, for guidance.
-        given_channels: channels of what is given on the grid of x_t itself, the first `channels` of them a guess of x;
-            0 if nothing is given.
+        given_channels: channels of what is given on the grid of x_t itself; 0 if nothing is.
     """
 
     size: tuple[int, ...]
@@ -45,27 +44,18 @@ def with_given(x_t: Tensor, given: Tensor | None) -> Tensor:
 
 
 class Carry(nn.Module):
-    """What of x_t and of the given guess of x belongs in the prediction as it is: a gain for every channel and frame.
+    """What of x_t belongs in the prediction as it is: a gain for every channel, which depends on the noise level.
 
-    The gains depend on the noise level and start at zero. So a clip that stands still is copied, and, with x_t too,
-    patches of more values than the network is wide keep their detail: v = α/σ x_t - x/σ, of which a narrow network
-    makes the smooth x only.
+    So patches of more values than the network is wide keep their detail: v = α/σ x_t - x/σ, of which the network need
+    make the smooth x only. The gains start at zero.
     """
 
-    def __init__(self, inputs: DenoiserInputs, cond_width: int, x_t: bool = False):
+    def __init__(self, channels: int, cond_width: int):
         super().__init__()
-        frames = inputs.size[0] if len(inputs.size) == 3 else 1
-        self.shape = (inputs.channels, *inputs.size[:-2][:1], 1, 1)
-        self.x_t = zero_init(nn.Linear(cond_width, inputs.channels * frames)) if x_t else None
-        self.given = zero_init(nn.Linear(cond_width, inputs.channels * frames)) if inputs.given_channels else None
+        self.gain = zero_init(nn.Linear(cond_width, channels))
 
-    def forward(self, prediction: Tensor, cond: Tensor, x_t: Tensor, given: Tensor | None) -> Tensor:
-        if self.x_t is not None:
-            prediction = prediction + self.x_t(cond).unflatten(1, self.shape) * x_t
-        if self.given is not None:
-            assert given is not None
-            prediction = prediction + self.given(cond).unflatten(1, self.shape) * given[:, : self.shape[0]]
-        return prediction
+    def forward(self, cond: Tensor, x_t: Tensor) -> Tensor:
+        return self.gain(cond).reshape(*x_t.shape[:2], *[1] * (x_t.ndim - 2)) * x_t
 
 
 class LogsnrEmbedding(nn.Module):

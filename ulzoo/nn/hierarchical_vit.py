@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from ulzoo.nn.attention import AttentionKind
-from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 
@@ -83,7 +83,6 @@ class HierarchicalViT(nn.Module):
         self.splits = nn.ModuleList(nn.Linear(channels[i + 1], fold * channels[i]) for i in outer)
         self.up = nn.ModuleList(stack(i, blocks[i] // 2) for i in outer)
         self.out = ModulatedOutput(channels[0], cond_width, patch_channels)
-        self.carry = Carry(inputs, cond_width)
 
     def forward(
         self,
@@ -107,5 +106,4 @@ class HierarchicalViT(nn.Module):
         for level in reversed(range(len(skips))):
             finer = unpatchify(to_grid(self.splits[level](tokens), self.sizes[level + 1]), self.merge)
             tokens = self.up[level](skips[level] + to_tokens(finer), cond)
-        prediction = unpatchify(to_grid(self.out(tokens, cond), self.sizes[0]), self.patch)
-        return self.carry(prediction, cond, x_t, given)
+        return unpatchify(to_grid(self.out(tokens, cond), self.sizes[0]), self.patch)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ulzoo.nn.attention import AttentionKind
-from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
 from ulzoo.nn.grid import CONV, divide, enlarge, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.resnet import ResBlock
@@ -110,7 +110,6 @@ class UViT(nn.Module):
         self.up = nn.ModuleList(stage(i) for i in range(len(channels)))
         self.norm = convolutions.norm(sizes[0], channels[0])
         self.out = zero_output(convolutions.same(sizes[0], channels[0], inputs.channels * patch_channels))
-        self.carry = Carry(inputs, width)
 
     def forward(
         self,
@@ -136,8 +135,7 @@ class UViT(nn.Module):
         h = to_grid(self.middle(to_tokens(h), cond), self.size)
         for i in reversed(range(len(skips))):
             h = self.up[i](skips[i] + enlarge(self.grow[i](h), self.halvings[i]), cond)
-        prediction = unpatchify(self.out(F.silu(self.norm(h))), self.patch)
-        return self.carry(prediction, cond, x_t, given)
+        return unpatchify(self.out(F.silu(self.norm(h))), self.patch)
 
 
 def _halvings(size: Sequence[int], context_size: Sequence[int], stages: int) -> list[tuple[int, ...]]:

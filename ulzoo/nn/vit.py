@@ -64,7 +64,7 @@ class ViT(nn.Module):
             causal=causal,
         )
         self.out = ModulatedOutput(width, width, patch_channels)
-        self.carry = Carry(inputs, width, x_t=carry)
+        self.carry = Carry(inputs.channels, width) if carry else None
 
     def forward(
         self,
@@ -81,7 +81,7 @@ class ViT(nn.Module):
             tokens = tokens + to_tokens(self.context(context))
         tokens = self.transformer(tokens, cond)
         prediction = unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
-        return self.carry(prediction, cond, x_t, given)
+        return prediction if self.carry is None else prediction + self.carry(cond, x_t)
 
 
 class ViTEncoder(nn.Module):
