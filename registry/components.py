@@ -44,5 +44,8 @@ DATASETS = Table(
         "emoji3d_video": "ulzoo.data:Emoji3DVideo",
         "image_folder": "ulzoo.data:ImageFolder",
         "fashion_mnist": "ulzoo.data:FashionMNIST",
+        "video_folder": "ulzoo.data:VideoFolder",
+        "video_shards": "ulzoo.data:VideoShards",
+        "kinetics600": "ulzoo.data:Kinetics600",
     },
 )

@@ -6,7 +6,10 @@ from ulzoo.data.emoji3d import Emoji3D
 from ulzoo.data.emoji3d_video import Emoji3DVideo
 from ulzoo.data.fashion_mnist import FashionMNIST
 from ulzoo.data.image_folder import ImageFolder
+from ulzoo.data.kinetics600 import Kinetics600
 from ulzoo.data.source import Source, TensorSource
+from ulzoo.data.video_folder import VideoFolder
+from ulzoo.data.video_shards import VideoShards
 
 __all__ = [
     "Batch",
@@ -15,8 +18,11 @@ __all__ = [
     "Emoji3DVideo",
     "FashionMNIST",
     "ImageFolder",
+    "Kinetics600",
     "Source",
     "TensorSource",
+    "VideoFolder",
+    "VideoShards",
     "batches",
     "in_order",
 ]

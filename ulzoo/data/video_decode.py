@@ -79,7 +79,8 @@ def read_clip(
             return wish.read(file, counted=True)
     except Exception as error:  # FFmpeg's errors come as OSError, ValueError, EOFError, ...
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableVideo(f"{name}: {' '.join(reason.split())}") from error
+        message = f"{name}: {' '.join(reason.split())}"
+        raise UnreadableVideo("".join(c if c.isprintable() else "?" for c in message)) from error
 
 
 def read_video(file: bytes, resolution: int) -> Tensor:
@@ -201,7 +202,7 @@ class _Square:
         self.reformatter = VideoReformatter()  # kept, since setting up the filters costs more than using them
 
     def __call__(self, frame: VideoFrame, pixel_aspect: float) -> np.ndarray:
-        picture = _over_white(frame) if any(part.is_alpha for part in frame.format.components) else frame
+        picture = over_white(frame) if any(part.is_alpha for part in frame.format.components) else frame
         width, height = frame.width * pixel_aspect, frame.height
         scale = self.side / min(width, height)
         width, height = max(self.side, round(width * scale)), max(self.side, round(height * scale))
@@ -209,18 +210,19 @@ class _Square:
             raise ValueError(f"too long and thin: {frame.width}×{frame.height} pixels of {pixel_aspect:g}:1")
         resized = self.reformatter.reformat(picture, width, height, "rgb24", interpolation="BICUBIC", threads=1)
         left, top = (width - self.side) // 2, (height - self.side) // 2
-        return _upright(resized.to_ndarray()[top : top + self.side, left : left + self.side], frame)
+        return upright(resized.to_ndarray()[top : top + self.side, left : left + self.side], frame)
 
 
-def _over_white(frame: VideoFrame) -> VideoFrame:
+def over_white(frame: VideoFrame) -> VideoFrame:
+    """A frame with an alpha channel, laid over white, as RGB."""
     rgba = frame.to_ndarray(format="rgba").astype(np.uint16)
     alpha = rgba[..., 3:]
     over = (rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255
     return VideoFrame.from_ndarray(over.astype(np.uint8), format="rgb24")
 
 
-def _upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """A square (N, N, 3) as the frame's display matrix has it shown; other angles than right ones to the nearest."""
+def upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
+    """Pixels (H, W, 3) as the frame's display matrix has it shown; other angles than right ones to the nearest."""
     matrix = frame.side_data.get(Type.DISPLAYMATRIX)  # type: ignore[call-overload]  # its stub names strings
     if matrix is None:
         return pixels

@@ -1,0 +1,64 @@
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from torch import Tensor
+
+Picture = Callable[[int], np.ndarray]
+
+
+def grey(i: int, width: int = 48, height: int = 32) -> np.ndarray:
+    """Frame `i` of a film of greys that `frame_numbers` can tell apart."""
+    return np.full((height, width, 3), 16 + 8 * i, np.uint8)
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
+    """Makes a video: `film(n, rate=8, picture=..., times=[ms, ...], rotation=90, codec=..., ...)` is its bytes."""
+
+    file: Path = tmp_path_factory.mktemp("film") / "made"  # not in memory: faststart reads it again
+
+    def make(
+        n: int = 24,
+        *,
+        picture: Picture = grey,
+        rate: int = 8,
+        times: Sequence[int] | None = None,
+        codec: str = "libx264",
+        pix_fmt: str = "yuv420p",
+        container: str = "mp4",
+        source_format: str = "rgb24",
+        options: dict[str, str] | None = None,
+        container_options: dict[str, str] | None = None,
+        **of_stream: Any,
+    ) -> bytes:
+        height, width = picture(0).shape[:2]
+        with av.open(file, "w", format=container, options=container_options or {}) as output:
+            stream = output.add_stream(codec, rate=rate, options=options or {})
+            stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            stream.codec_context.thread_count = 1
+            if rotation := of_stream.pop("rotation", None):
+                stream.set_display_rotation(*rotation)
+            for name, value in of_stream.items():
+                setattr(stream, name, value)
+            if times is not None:
+                stream.codec_context.time_base = Fraction(1, 1000)
+            for i in range(n):
+                frame = av.VideoFrame.from_ndarray(picture(i), format=source_format)
+                if times is not None:
+                    frame.pts, frame.time_base = times[i], Fraction(1, 1000)
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode())
+        return file.read_bytes()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def frame_numbers() -> Callable[[Tensor], list[int]]:
+    """Which frames of a film of greys a clip (3, T, H, W) is made of."""
+    return lambda clip: [round((float(value) - 16) / 8) for value in clip.float().mean((0, 2, 3))]
