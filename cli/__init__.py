@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ulzoo.cli import evaluate, export, sample, show, train
+from ulzoo.cli import evaluate, export, prepare, sample, show, train
 from ulzoo.cli import list as list_
 from ulzoo.cli.terminal import say
 from ulzoo.version import __version__
@@ -95,6 +95,7 @@ app.command(epilog=sample.SAMPLE_EXAMPLES)(sample.sample)
 app.command(epilog=sample.RECONSTRUCT_EXAMPLES)(sample.reconstruct)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=export.EXAMPLES)(export.export)
+app.add_typer(prepare.app, name="prepare")
 app.command(epilog=export.SCHEMA_EXAMPLES)(export.schema)
 
 

@@ -1,0 +1,152 @@
+"""`ulzoo prepare`: data sets from the form in which they are published to the one that training reads."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ulzoo.cli.terminal import console, duration, say, scaled
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ulzoo.data.pack import Progress
+
+LINES = 20
+NAMED_FAILURES = 3
+EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo prepare kinetics600 --videos /data/k600 --annotations train.csv --out data/kinetics600[/]
+  [cyan]ulzoo prepare kinetics600 --videos /data/k600 --annotations val.csv --out data/kinetics600 --split val[/]
+  [cyan]ulzoo prepare kinetics600 --out data/kinetics600 --verify[/]
+"""
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+
+@app.callback()
+def prepare() -> None:
+    """Make shards of a data set that you have downloaded."""
+
+
+@app.command(epilog=EXAMPLES)
+def kinetics600(
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the shards go.")],
+    videos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The videos, at any depth: ID_START_END.mp4 with six digits each (trimmed), or ID.mp4 (whole).",
+        ),
+    ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", dir_okay=False, help="label,youtube_id,time_start,time_end and maybe split."),
+    ] = None,
+    split: Annotated[Literal["train", "val"], typer.Option(help="Which rows of the annotations.")] = "train",
+    resolution: Annotated[int, typer.Option(metavar="N", help="Shortest side in pixels, even.")] = 128,
+    frame_rate: Annotated[
+        float | None, typer.Option(metavar="F", help="Frames per second; each video's own if left out.")
+    ] = None,
+    clips_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a tar file.")] = 256,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; one a processor core if left out.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only compare the shards in --out with their manifest, by SHA-256.")
+    ] = False,
+) -> None:
+    """Pack Kinetics-600's videos into shards for `kind: kinetics600`.
+
+    The same command again goes on where it was interrupted, and takes in videos that were missing before.
+    """
+    if verify:
+        if videos or annotations:
+            raise ValueError("--verify reads --out alone: leave out --videos and --annotations")
+        _verify(out)
+        return
+    if videos is None or annotations is None:
+        missing = " and ".join(
+            name for name, path in (("--videos", videos), ("--annotations", annotations)) if path is None
+        )
+        raise ValueError(f"{missing} missing: `ulzoo prepare kinetics600 --help` shows an example")
+
+    from ulzoo.data.kinetics600 import prepare_kinetics600
+    from ulzoo.data.transcode import Encoding
+
+    encoding = Encoding(resolution, frame_rate)
+    try:
+        with _display(console(stderr=True), split) as on_progress:
+            summary = prepare_kinetics600(
+                videos,
+                annotations,
+                out,
+                split,
+                encoding,
+                clips_per_shard=clips_per_shard,
+                workers=workers or _cores(),
+                on_progress=on_progress,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
+    typer.echo(f"{out}: {summary.clips:,} clips of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
+    if summary.failures:
+        some = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:NAMED_FAILURES])
+        more = "; ..." if len(summary.failures) > NAMED_FAILURES else ""
+        say(f"warning: {len(summary.failures):,} clips left out, all named in {out / 'manifest.json'}: {some}{more}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _verify(out: Path) -> None:
+    from ulzoo.data.manifest import verify
+
+    with console(stderr=True).status("verifying") as status:
+        clips = verify(out, lambda done, total: status.update(f"verifying  {done:,}/{total:,} shards"))
+    typer.echo(f"{out}: as its manifest says, {', '.join(f'{n:,} clips of {split}' for split, n in clips.items())}")
+
+
+@contextmanager
+def _display(shown: "Console", split: str) -> "Iterator[Callable[[Progress], None]]":
+    """A bar on a terminal, about twenty lines elsewhere."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    began: tuple[float, int] | None = None  # when the first clip was seen done: workers take seconds to start
+    seen, printed = -1, 0
+    bar: Any = Bar(
+        TextColumn(f"packing {split}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("clips  {task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=shown,
+        transient=True,
+        disable=not shown.is_terminal,
+    )
+    task = bar.add_task("", total=None, figures="")
+
+    def on_progress(progress: "Progress") -> None:
+        nonlocal began, seen, printed
+        if began is None and 0 <= seen < progress.done:
+            began = time.monotonic(), progress.done
+        seen = progress.done
+        elapsed = time.monotonic() - began[0] if began else 0
+        rate = (progress.done - began[1]) / elapsed if began and elapsed else 0
+        figures = f"{rate:.1f} clips/s" + (f"  {progress.failed:,} left out" if progress.failed else "")
+        bar.update(task, total=progress.total, completed=progress.done, figures=figures)
+        step = LINES * progress.done // progress.total
+        if bar.disable and step > printed and rate:
+            left = (progress.total - progress.done) / rate
+            printed = step
+            say(f"{progress.done:,}/{progress.total:,} clips  {figures}  {duration(left)} left")
+
+    with bar:
+        yield on_progress

@@ -1,0 +1,158 @@
+"""What a folder of packed shards holds, by the file `manifest.json` in it, and whether that is still so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ulzoo.files import write_text
+
+NAME = "manifest.json"
+LABELS = "labels.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One finished tar file, and the examples that should be in it and are not.
+
+    Args:
+        name: its file name without ".tar".
+        clips: how many examples are in it.
+        bytes: its size.
+        sha256: of the file.
+        failures: key -> why it is missing.
+    """
+
+    name: str
+    clips: int
+    bytes: int
+    sha256: str
+    failures: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Totals of one split."""
+
+    clips: int
+    bytes: int
+    shards: int
+    failures: dict[str, str]
+
+
+class Manifest:
+    """The manifest of a folder: for every split its settings, shards, failures and totals.
+
+    Args:
+        folder: where it lies, or will.
+
+    Raises:
+        ValueError: a manifest.json that is not one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.splits: dict[str, Any] = {}
+        if self.path.exists():
+            try:
+                self.splits = json.loads(self.path.read_text("utf-8"))["splits"]
+                complete = [entry["complete"] and entry["totals"]["clips"] for entry in self.splits.values()]
+            except (ValueError, KeyError, TypeError, AttributeError):
+                complete = [None]
+            if None in complete:
+                raise ValueError(f"{self.path}: not a manifest of prepared data: remove it")
+
+    def begin(self, split: str, settings: dict[str, Any]) -> None:
+        """Write down that the split is being packed with these settings.
+
+        Raises:
+            ValueError: it was begun with other ones, or the folder holds shards of it that no manifest speaks of.
+        """
+        folder = self.path.parent
+        if split in self.splits:
+            there = self.splits[split]["settings"]
+            keys = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
+            if keys:
+                differ = "; ".join(f"{key} was {there.get(key)}, now {settings.get(key)}" for key in keys)
+                raise ValueError(f"{folder}: {split} was prepared with other settings: {differ}; choose another --out")
+        elif stray := next(folder.glob(f"{split}-*.tar"), None):
+            raise ValueError(f"{stray}: no {NAME} says what it is; choose another --out")
+        self.splits[split] = {"settings": settings, "complete": False}
+        self._write()
+
+    def finish(self, split: str, shards: list[Shard]) -> Summary:
+        """Write down what the split's shards hold."""
+        summary = Summary(
+            clips=sum(shard.clips for shard in shards),
+            bytes=sum(shard.bytes for shard in shards),
+            shards=len(shards),
+            failures={key: reason for shard in shards for key, reason in shard.failures.items()},
+        )
+        rows = [{key: value for key, value in asdict(shard).items() if key != "failures"} for shard in shards]
+        totals = {"clips": summary.clips, "bytes": summary.bytes, "failures": len(summary.failures)}
+        self.splits[split] |= {"complete": True, "totals": totals, "shards": rows, "failures": summary.failures}
+        self._write()
+        return summary
+
+    def _write(self) -> None:
+        write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, int]:
+    """Read every shard again and compare it with the manifest; clips by split.
+
+    Args:
+        folder: prepared data.
+        on_shard: told how many shards of how many are done.
+
+    Raises:
+        ValueError: no manifest, a split that is not complete, or files that are missing or changed.
+    """
+    manifest = Manifest(folder)
+    if not manifest.splits:
+        raise ValueError(f"{folder}: no {NAME} in it, so it is no prepared data")
+    if unfinished := [split for split, entry in manifest.splits.items() if not entry["complete"]]:
+        raise ValueError(f"{folder}: {', '.join(unfinished)} is not complete: run the same preparation again")
+    shards = [shard for entry in manifest.splits.values() for shard in entry["shards"]]
+    wrong = list(_labels_wrong(folder, manifest))
+    with ThreadPoolExecutor() as threads:
+        checks = threads.map(lambda shard: _wrong(folder, shard), shards)
+        for done, found in enumerate(checks, start=1):
+            wrong += found
+            on_shard(done, len(shards))
+    known = {f"{shard['name']}.tar" for shard in shards}
+    wrong += [f"{path.name} is not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known]
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"{folder}: {'; '.join(wrong[:3])}{more} (remove such files and prepare again)")
+    return {split: entry["totals"]["clips"] for split, entry in manifest.splits.items()}
+
+
+def _labels_wrong(folder: Path, manifest: Manifest) -> Iterator[str]:
+    expected = {entry["settings"]["labels_sha256"] for entry in manifest.splits.values()}
+    path = folder / LABELS
+    if not path.exists():
+        yield f"{LABELS} is missing"
+    elif expected != {sha256(path)}:
+        yield f"{LABELS} has another SHA-256 than when it was prepared"
+
+
+def _wrong(folder: Path, shard: dict[str, Any]) -> Iterator[str]:
+    path = folder / f"{shard['name']}.tar"
+    if not path.exists():
+        return iter([f"{path.name} is missing"])
+    if (size := path.stat().st_size) != shard["bytes"]:
+        return iter([f"{path.name} has {size:,} bytes, not {shard['bytes']:,}"])
+    if (found := sha256(path)) != shard["sha256"]:
+        return iter([f"{path.name} has SHA-256 {found[:12]}…, not {shard['sha256'][:12]}…"])
+    return iter([])

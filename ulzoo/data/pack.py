@@ -1,0 +1,262 @@
+"""Packing videos into shards: in parallel, and after any interruption from where it stopped to the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from ulzoo.data.manifest import LABELS, Manifest, Shard, Summary, sha256
+from ulzoo.data.source import Unreadable
+from ulzoo.data.transcode import Encoding, transcode
+from ulzoo.files import remove_unfinished, write_atomically, write_text
+
+NO_VIDEO = "no video that can be opened"
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One example to be packed.
+
+    Args:
+        key: its name in the shard.
+        label: number of its class.
+        video: path of the video; None where there is none.
+        start: seconds in the whole video.
+        end: seconds in the whole video.
+        trimmed: the file holds just that stretch.
+    """
+
+    key: str
+    label: int
+    video: str | None
+    start: float
+    end: float
+    trimmed: bool
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Clips handled so far, those that failed among them, and how many there are."""
+
+    done: int
+    failed: int
+    total: int
+
+
+def pack(
+    clips: Sequence[Clip],
+    labels: Sequence[str],
+    out: Path,
+    split: str,
+    encoding: Encoding,
+    *,
+    clips_per_shard: int,
+    workers: int,
+    on_progress: Callable[[Progress], object] = lambda progress: None,
+) -> Summary:
+    """Write `OUT/SPLIT-00000.tar`, ... with `KEY.mp4` and `KEY.cls`, `labels.json` and `manifest.json`.
+
+    Shard k holds clips k·n to (k+1)·n - 1 of the list, less those that cannot be read, and is a unit of work: written
+    atomically by one process, then described in `SPLIT-0000k.json`. A shard so described, of the same settings and
+    with the size it should have, is not made again, unless a clip failed for want of a video which is there now.
+
+    Args:
+        clips: what to pack, in order.
+        labels: names of the classes.
+        out: the folder; made if there is none.
+        split: "train" or "val".
+        encoding: of the clips.
+        clips_per_shard: n.
+        workers: processes.
+        on_progress: told now and then how far it is.
+
+    Raises:
+        ValueError: prepared with other settings before, a folder that is in use, nothing that can be read.
+        OSError: what the machine refuses, such as a full disk; a worker process that died.
+    """
+    assert clips and clips_per_shard > 0 and workers > 0, (len(clips), clips_per_shard, workers)
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone_in(out):
+        names = json.dumps(list(labels), indent=0, ensure_ascii=False) + "\n"
+        settings = {
+            **encoding.settings(),
+            "clips_per_shard": clips_per_shard,
+            "clips": len(clips),
+            "clips_sha256": _digest([(clip.key, clip.label, clip.start, clip.end) for clip in clips]),
+            "labels_sha256": hashlib.sha256(names.encode()).hexdigest(),
+        }
+        manifest = Manifest(out)
+        manifest.begin(split, settings)
+        write_text(out / LABELS, names)
+        shards = [
+            _Work(out, f"{split}-{k:05d}", tuple(clips[begin : begin + clips_per_shard]), encoding, _digest(settings))
+            for k, begin in enumerate(range(0, len(clips), clips_per_shard))
+        ]
+        unfinished = rf"{split}-\d+\.(tar|json)"
+        remove_unfinished(out, unfinished)
+        try:
+            _work(shards, workers, on_progress)
+        finally:
+            remove_unfinished(out, unfinished)
+        finished = [shard.finished() for shard in shards]
+        assert all(finished)
+        summary = manifest.finish(split, [shard for shard in finished if shard])
+    if not summary.clips:
+        key, reason = next(iter(summary.failures.items()))
+        raise ValueError(f"{out}: not one of {len(clips)} clips of {split} could be packed; the first, {key}: {reason}")
+    return summary
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One shard to be written."""
+
+    out: Path
+    name: str
+    clips: tuple[Clip, ...]
+    encoding: Encoding
+    settings: str
+
+    @property
+    def tar(self) -> Path:
+        return self.out / f"{self.name}.tar"
+
+    @property
+    def sidecar(self) -> Path:
+        return self.out / f"{self.name}.json"
+
+    def finished(self) -> Shard | None:
+        """What was written, if it is what would be written now."""
+        try:
+            described = json.loads(self.sidecar.read_text("utf-8"))
+            if described.pop("settings") != self.settings or self.tar.stat().st_size != described["bytes"]:
+                return None
+            shard = Shard(**described)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        late = any(shard.failures.get(clip.key) == NO_VIDEO and _opens(clip.video) for clip in self.clips)
+        return None if late else shard
+
+    def write(self, on_clip: Callable[[bool], object]) -> None:
+        failures: dict[str, str] = {}
+
+        def write(path: Path) -> None:
+            with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+                for clip in self.clips:
+                    try:
+                        if clip.video is None or not _opens(clip.video):
+                            raise Unreadable(NO_VIDEO)
+                        video = transcode(clip.video, clip.start, clip.end, self.encoding, trimmed=clip.trimmed)
+                    except Unreadable as error:
+                        failures[clip.key] = str(error)
+                    else:
+                        _add(tar, f"{clip.key}.mp4", video)
+                        _add(tar, f"{clip.key}.cls", str(clip.label).encode())
+                    on_clip(clip.key not in failures)
+
+        write_atomically(self.tar, write)
+        count = len(self.clips) - len(failures)
+        shard = Shard(self.name, count, self.tar.stat().st_size, sha256(self.tar), failures)
+        write_text(self.sidecar, json.dumps({"settings": self.settings, **asdict(shard)}, indent=1) + "\n")
+
+
+def _opens(video: str | None) -> bool:
+    return video is not None and os.access(video, os.R_OK)
+
+
+def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)  # of nobody, of 1970: nothing in it but name, size and content
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system lets go when this process ends, however it ends."""
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is preparing data there") from None
+        yield
+
+
+def _work(shards: Sequence[_Work], workers: int, on_progress: Callable[[Progress], object]) -> None:
+    """Write the shards that are not finished."""
+    finished = {shard.name: done for shard in shards if (done := shard.finished())}
+    todo = [shard for shard in shards if shard.name not in finished]
+    total = sum(len(shard.clips) for shard in shards)
+    before = sum(len(shard.clips) for shard in shards if shard.name in finished)
+    failed = sum(len(shard.failures) for shard in finished.values())
+    on_progress(Progress(before, failed, total))
+    if not todo:
+        return
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("q", 2)
+    leash, held = context.Pipe(duplex=False)
+    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _begin, (leash, counts))
+    try:
+        running: set[Future[None]] = {pool.submit(_write, shard) for shard in todo}
+        while running:
+            ended, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
+            for future in ended:
+                future.result()
+            on_progress(Progress(before + counts[0], failed + counts[1], total))
+        pool.shutdown()
+    except BrokenProcessPool:
+        raise OSError(
+            "a worker process died, perhaps for want of memory; finished shards stay: run again with fewer --workers"
+        ) from None
+    finally:
+        held.close()  # workers that are still at it leave at once
+        pool.shutdown(cancel_futures=True)
+        leash.close()
+
+
+_counts: Any = None
+
+
+def _begin(leash: Connection, counts: Any) -> None:
+    """In a worker: leave interrupts to the parent, and end with it."""
+    global _counts
+    if leash.poll():  # the parent went while this process started
+        os._exit(1)
+    _counts = counts
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_follow, args=(leash,), daemon=True).start()
+
+
+def _follow(leash: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        leash.recv()  # nothing ever comes: it ends when the parent lets go or is killed
+    os._exit(1)
+
+
+def _write(shard: _Work) -> None:
+    shard.write(_count)
+
+
+def _count(read: bool) -> None:
+    with _counts.get_lock():
+        _counts[0] += 1
+        _counts[1] += not read
