@@ -47,5 +47,6 @@ DATASETS = Table(
         "video_folder": "ulzoo.data:VideoFolder",
         "video_shards": "ulzoo.data:VideoShards",
         "kinetics600": "ulzoo.data:Kinetics600",
+        "atari": "ulzoo.data:Atari",
     },
 )

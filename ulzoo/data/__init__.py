@@ -1,5 +1,6 @@
 """Where pixels come from: sources of labelled images and clips, and batches of them in a reproducible order."""
 
+from ulzoo.data.atari import Atari
 from ulzoo.data.batches import Batch, batches, in_order
 from ulzoo.data.contract import DataContract
 from ulzoo.data.emoji3d import Emoji3D
@@ -12,6 +13,7 @@ from ulzoo.data.video_folder import VideoFolder
 from ulzoo.data.video_shards import VideoShards
 
 __all__ = [
+    "Atari",
     "Batch",
     "DataContract",
     "Emoji3D",

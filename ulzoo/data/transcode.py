@@ -76,12 +76,12 @@ def transcode(path: str, start: float, end: float, encoding: Encoding, *, trimme
 
     Raises:
         Unreadable: no video in it, damaged, less than two frames in the stretch, frames larger than 8K, more than 250
-            frames per second, another container than MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, Ogg or ASF. The message says
-            why, without the path.
+            frames per second, another container than MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, Ogg or ASF. The message
+            says why, without the path.
     """
     assert 0 <= start < end, (start, end)
     try:
-        with open(path, "rb") as file, av.open(file, options=_GUARDS, metadata_errors="replace") as container:
+        with open(path, "rb") as file, av.open(file, "r", options=_GUARDS, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams or streams[0].codec_context is None:
                 raise Unreadable("no video in it that can be decoded")
