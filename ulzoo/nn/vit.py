@@ -2,11 +2,12 @@
 
 import math
 
+import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.nn.attention import AttentionKind
-from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 
@@ -24,8 +25,8 @@ class ViT(nn.Module):
         positions: rotary or learned position encoding.
         attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
         causal: over video: no frame depends on later ones (than those of its own patch, in time).
-        carry: add x_t to the prediction, times a gain that depends on the noise level: for patches of more values than
-            `width`.
+        carry: add to every patch of the prediction that of x_t, times a gain that its token gives. Where patches hold
+            more values than `width`, v = α/σ x_t - x/σ is then narrow: of it the tokens need make the x only.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class ViT(nn.Module):
             attention=attention,
             causal=causal,
         )
-        self.out = ModulatedOutput(width, width, patch_channels)
-        self.carry = Carry(inputs.channels, width) if carry else None
+        self.carry = carry
+        self.out = ModulatedOutput(width, width, patch_channels + carry)
 
     def forward(
         self,
@@ -79,9 +80,11 @@ class ViT(nn.Module):
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
-        tokens = self.transformer(tokens, cond)
-        prediction = unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
-        return prediction if self.carry is None else prediction + self.carry(cond, x_t)
+        prediction = self.out(self.transformer(tokens, cond), cond)  # (B, N, patch_channels + carry)
+        if self.carry:
+            gain = prediction[..., -1:]
+            prediction = torch.addcmul(prediction[..., :-1], gain, to_tokens(patchify(x_t, self.patch)))
+        return unpatchify(to_grid(prediction, self.size), self.patch)
 
 
 class ViTEncoder(nn.Module):
