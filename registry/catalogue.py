@@ -36,7 +36,7 @@ class Card(BaseModel):
     data: str = Field(description="what it was trained on, and whose work that is")
     command: str = Field(description="the command that trained it")
     trained: str = Field(description="on what machine, for how long")
-    figures: dict[str, float] = Field(description="measured on validation images")
+    figures: dict[str, float | list[float]] = Field(description="measured on validation data")
     protocol: dict[str, Any] = Field(description="how they were measured")
     notes: str = Field(default="", description="what to expect of it")
 

@@ -18,7 +18,7 @@ class Entry:
         parameters: of all four networks.
         gflops_training_per_image: of "latents" and "base", forward and backward.
         gflops_forward: of each network, once, for one image.
-        figures: measured on validation images; {} where no weights are released.
+        figures: measured on validation data; {} where no weights are released.
         pretrained: whether they are.
     """
 
@@ -30,7 +30,7 @@ class Entry:
     parameters: int
     gflops_training_per_image: dict[str, float]
     gflops_forward: dict[str, float]
-    figures: dict[str, float]
+    figures: dict[str, float | list[float]]
     pretrained: bool
 
     def to_dict(self) -> dict[str, Any]:

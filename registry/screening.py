@@ -1,6 +1,7 @@
 """Clips of one or several trained models, and their files: contact sheet and films beside each other."""
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -64,9 +65,11 @@ def sampled_clips(
             compared[name] = model
             continue
         numbers = _numbers(labels, n, model.contract)
-        clips = _sample(model, n, numbers, None, guidance, steps, seed, network)
-        notes = [label_name(number, model.contract) for number in numbers or ()]
-        bands.append([Clips(name, clips.cpu(), notes=notes)])
+        clips = _sample(model, n, numbers, None, guidance, steps, seed, network).cpu()
+        if not numbers:
+            bands.append([Clips(name, clips)])
+        for number, together in groupby(range(len(numbers)), numbers.__getitem__):
+            bands.append([Clips(f"{name} · {label_name(number, model.contract)}", clips[list(together)])])
     if compared:
         assert source is not None
         _check_sizes(compared, source)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulzoo.pixels import PSNR_CAP, from_uint8, psnr, to_uint8
+from ulzoo.pixels import PSNR_CAP, frame_psnr, from_uint8, psnr, to_uint8
 
 ALL = torch.arange(256, dtype=torch.uint8)
 
@@ -65,3 +65,14 @@ def test_no_fewer_errors_no_more_psnr() -> None:
         y.view(-1)[:wrong] = 1
         results.append(psnr(from_uint8(x), from_uint8(y)).item())
     assert results == sorted(results, reverse=True)
+
+
+def test_psnr_of_each_frame() -> None:
+    x = torch.full((2, 3, 4, 5, 5), 100, dtype=torch.uint8)
+    y = x.clone()
+    y[0, :, 1] += 3
+    y[1, :, 3] -= 10
+    result = frame_psnr(from_uint8(x), from_uint8(y))
+    expected = torch.full((2, 4), PSNR_CAP)
+    expected[0, 1], expected[1, 3] = 20 * math.log10(255 / 3), 20 * math.log10(255 / 10)
+    assert torch.allclose(result, expected, atol=0.01)

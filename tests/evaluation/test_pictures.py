@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
-from ulzoo.evaluation import save_grid
+from ulzoo.evaluation import pictures, save_grid
 
 
 def colours(n: int, side: int = 8, channels: int = 3) -> torch.Tensor:
@@ -79,3 +79,18 @@ def test_grey_images(grid):
 
 def test_values_beyond_the_range_are_clipped(grid):
     assert grid([("", torch.full((1, 3, 8, 8), 3.0))]).getpixel((10, 10)) == (255, 255, 255)
+
+
+def test_a_frame_is_drawn_around_pictures_and_not_over_them():
+    rows = [("", colours(3)), ("second", colours(3))]
+    plain, framed = pictures.grid(rows), pictures.grid(rows, framed=[0, 2])
+    orange = (0xE8, 0x59, 0x0C)
+    assert plain.size == framed.size
+    second = 4 + 96 + 4 + 22  # the top of the second row's pictures
+    for x in (1, 102, 201):
+        assert framed.getpixel((x, second + 50)) == orange and plain.getpixel((x, second + 50)) == (255, 255, 255)
+    assert framed.getpixel((302, second + 50)) == (255, 255, 255)
+    changed = ImageChops.difference(plain, framed)
+    for j in range(3):
+        assert changed.crop((4 + 100 * j, second, 100 + 100 * j, second + 96)).getbbox() is None
+    assert changed.crop((0, 0, plain.width, second - 3)).getbbox() is None

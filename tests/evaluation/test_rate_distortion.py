@@ -12,7 +12,7 @@ from ulzoo.data import DataContract
 from ulzoo.data.source import TensorSource
 from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
-from ulzoo.evaluation import rate_distortion
+from ulzoo.evaluation import frame_prediction, measure, rate_distortion
 from ulzoo.evaluation.rate_distortion import Protocol
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn.conditioning import DenoiserInputs
@@ -136,3 +136,100 @@ def test_progress_is_told(tiny):
     done = []
     rate_distortion(model(), source(10), data={}, batch_size=4, limit=9, on_image=done.append)
     assert done == [4, 8, 9]
+
+
+# ---------------------------------------------------------------------------------------------------------------- clips
+
+
+class Halved(nn.Module):
+    """An encoder of clips to (1, T, 2, 2)."""
+
+    def forward(self, x):
+        return nn.functional.avg_pool3d(x.mean(1, keepdim=True), (1, 2, 2))
+
+
+class OptimalClips(Optimal):
+    def forward(self, x_t, logsnr, context=None, labels=None, given=None):
+        return super().forward(x_t.squeeze(1), logsnr).unsqueeze(1)
+
+
+class ConstantClips(Constant):
+    def forward(self, x_t, logsnr, context=None, labels=None, given=None):
+        return super().forward(x_t, logsnr)
+
+
+def clips_model(given: int = 0, paint: float = 0.0, frame_dropout: float = 0.5) -> UnifiedLatents:
+    """The model above, of clips of 3 frames; `paint` is the decoder's, added to the last given frame if there is one."""
+    latent = GaussianDiffusion(CosineSchedule(logsnr_max=LOGSNR), "x")
+    pixels = GaussianDiffusion(CosineSchedule(logsnr_max=20.0), "x")
+    sampling = {"base": Sampling(steps=2), "decoder": Sampling("ddim", 5)}
+    size, latent_size = (3, SIDE, SIDE), (3, 2, 2)
+    contract = Contract(size, 3, latent_size, 1, LOGSNR, sampling=sampling, given_frames=given, frame_rate=8.0)
+    prior, base = (DiffusionModel(OptimalClips(SPREAD), latent, SigmoidWeighting(), 0.5) for _ in range(2))
+    decoder = DiffusionModel(ConstantClips(paint), pixels, SigmoidWeighting(), frame_dropout)
+    return UnifiedLatents(Halved(), prior, decoder, base, contract).eval()
+
+
+def clips(*values: int, n: int = 4) -> TensorSource:
+    """n clips of frames of one grey each."""
+    frames = torch.tensor(values, dtype=torch.uint8).reshape(1, 1, -1, 1, 1).expand(n, 3, -1, SIDE, SIDE)
+    return TensorSource(frames, [-1] * n, [str(i) for i in range(n)], DataContract(3, SIDE, 0, (), len(values), 8.0))
+
+
+def decibels(error: float) -> float:
+    return 20 * math.log10(255 / error)
+
+
+def levels(number: int) -> float:
+    return number / 127.5
+
+
+def test_psnr_of_clips_is_the_mean_of_the_frames_and_not_that_of_the_mean_error():
+    results = rate_distortion(clips_model(paint=levels(100) - 1), clips(101, 110, 150), data={}, rate_samples=1)
+    figures, protocol = results["figures"], results["protocol"]
+    expected = [decibels(1), decibels(10), decibels(50)]
+    assert figures["psnr_db_by_frame"] == pytest.approx(expected, abs=1e-3)
+    assert figures["psnr_db"] == pytest.approx(sum(expected) / 3, abs=1e-3)
+    assert protocol["psnr"].startswith("mean over clips and frames") and json.loads(json.dumps(results)) == results
+    assert [protocol[key] for key in ("images", "frames", "frame_rate", "given_frames")] == [4, 3, 8.0, 0]
+    assert protocol["clip"] == "the middle of each video" and "4 pixels, centre crop" in protocol["resize"]
+
+
+def test_rates_of_clips_are_over_all_frames_pixels():
+    figures = rate_distortion(clips_model(), clips(90, 120, 140), data={})["figures"]
+    assert figures["bits_per_pixel"] == pytest.approx(figures["bits_per_dimension"] * (3 * 4) / (3 * SIDE**2))
+
+
+def test_frames_that_a_decoder_must_be_given_are_not_counted():
+    source = clips(101, 110, 150)
+    results = rate_distortion(clips_model(1, levels(-1), frame_dropout=0), source, data={}, rate_samples=1)
+    assert results["figures"]["psnr_db_by_frame"] == pytest.approx([decibels(10), decibels(50)], abs=1e-3)
+    assert "is given the first 1, which are not counted" in results["protocol"]["psnr"]
+    free = rate_distortion(clips_model(1, levels(-1)), source, data={}, rate_samples=1)
+    assert len(free["figures"]["psnr_db_by_frame"]) == 3 and "not counted" not in free["protocol"]["psnr"]
+    assert "given the first 1 frames" in free["protocol"]["rate"]
+
+
+def test_frame_prediction_beside_standing_still():
+    results = frame_prediction(clips_model(1, levels(-20)), clips(120, 110, 150, n=9), data={}, batch_size=4)
+    figures = results["figures"]
+    for name, errors in {"prediction": (10, 50), "copy_last": (10, 30)}.items():
+        expected = [decibels(error) for error in errors]
+        assert figures[f"{name}_psnr_db_by_frame"] == pytest.approx(expected, abs=1e-3)
+        assert figures[f"{name}_psnr_db"] == pytest.approx(sum(expected) / 2, abs=1e-3)
+        assert figures[f"{name}_psnr_db_first_2"] == pytest.approx(sum(expected) / 2, abs=1e-3)
+    assert results["protocol"]["clips"] == 9 and results["protocol"]["base_steps"] == 2
+    with pytest.raises(ValueError, match="makes whole clips"):
+        frame_prediction(clips_model(), clips(120, 110, 150), data={})
+
+
+def test_everything_at_once_counts_each_part():
+    told = []
+    trained, source = clips_model(1), clips(120, 110, 150, n=5)
+    results = measure(trained, source, data={}, limit=3, batch_size=2, on_image=lambda *done: told.append(done))
+    assert told == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    assert results["figures"].keys() >= {"psnr_db", "prediction_psnr_db", "copy_last_psnr_db", "base_bits_per_pixel"}
+    assert results["protocol"]["frame_prediction"]["clips"] == results["protocol"]["images"] == 3
+    trained.base = None
+    alone = measure(trained, source, data={}, limit=3, batch_size=2)
+    assert "prediction_psnr_db" not in alone["figures"] and "base_bits_per_pixel" not in alone["figures"]

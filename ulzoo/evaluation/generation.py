@@ -106,6 +106,6 @@ def generation_distance(
         warnings.warn(
             f"{features.name} of {fewest} clips: with no more clips than its {features.dimension} dimensions it is far "
             "too large, and comparable only with figures of as many",
-            stacklevel=2,
+            stacklevel=1,
         )
     return {"figures": {features.name: frechet_distance(real, made)}, "protocol": protocol}

