@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulzoo.data import Batch, DataContract, TensorSource, batches, in_order
+from ulzoo.data import Batch, DataContract, Source, TensorSource, batches, in_order
+from ulzoo.data.source import Sample, Unreadable
 from ulzoo.pixels import from_uint8, to_uint8
 
 LENGTH = 11
@@ -100,3 +101,98 @@ def test_in_order(limit: int | None) -> None:
     assert images(stream) == [(pixels.numpy().tobytes(), i % 5, f"k{i}") for i, pixels in enumerate(SOURCE.images[:n])]
     assert [len(batch["key"]) for batch in stream] == [4] * (n // 4) + ([n % 4] if n % 4 else [])
     assert stream == [] or stream[-1]["images"] == n
+
+
+class Clips(Source):
+    """Clips of one frame that shows index and chance; those in `broken` cannot be read."""
+
+    skips_unreadable = True
+    hflip = False
+
+    def __init__(self, length: int = LENGTH, broken: tuple[int, ...] = ()) -> None:
+        self.length, self.broken = length, set(broken)
+        self.contract = DataContract(channels=3, resolution=4, num_classes=0, frames=1)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.draw(index, 0.5)
+
+    def draw(self, index: int, chance: float) -> Sample:
+        if index in self.broken:
+            raise Unreadable(f"k{index}: broken")
+        pixels = torch.full((3, 1, 4, 4), int(256 * chance), dtype=torch.uint8)
+        return pixels, -1, f"k{index}"
+
+
+def shown(stream: list[Batch]) -> list[tuple[str, int]]:
+    """(key, chance in 256ths) clip by clip."""
+    return [
+        (key, int(to_uint8(x).flatten()[0]))
+        for batch in stream
+        for x, key in zip(batch["x"], batch["key"], strict=True)
+    ]
+
+
+def clips(source: Source, n: int, batch_size: int = 4, **options: int) -> list[Batch]:
+    return list(islice(batches(source, batch_size, **{"seed": 0, **options}), n))
+
+
+def test_every_clip_has_a_chance_of_its_own() -> None:
+    stream = shown(clips(Clips(), 100))
+    assert stream == shown(clips(Clips(), 100)) != shown(clips(Clips(), 100, seed=1))
+    chances = torch.tensor([chance for _, chance in stream], dtype=torch.float32)
+    assert chances.min() < 10 and chances.max() > 245 and 118 < chances.mean() < 137
+    by_key = {chance for key, chance in stream if key == "k0"}
+    assert len(by_key) > 20
+    assert shown(clips(Clips(), 5, start=44)) == stream[44:64]
+    assert shown(clips(Clips(), 5, batch_size=3, start=44, workers=2)) == stream[44:59]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_next_that_can_be_read_takes_the_place_of_one_that_cannot(workers: int) -> None:
+    broken = (2, 5, 6, 10)
+    whole, holed = clips(Clips(), 11, workers=workers), clips(Clips(broken=broken), 11, workers=workers)
+    place = {2: 3, 5: 7, 6: 7, 10: 0}
+    expected = [(f"k{place.get(int(key[1:]), int(key[1:]))}", chance) for key, chance in shown(whole)]
+    assert shown(holed) == expected
+    left_out = [batch["left_out"] for batch in holed]
+    assert {index: line for part in left_out for index, line in part.items()} == {i: f"k{i}: broken" for i in broken}
+    for batch, clean in zip(holed, whole, strict=True):
+        there = {int(key[1:]) for key in clean["key"]} & set(broken)
+        assert there <= set(batch["left_out"]) <= there | {6}  # 6 is also met on the way from 5
+        assert clean["left_out"] == {}
+
+
+def test_a_source_that_does_not_skip_raises() -> None:
+    source = Clips(broken=(4,))
+    source.skips_unreadable = False  # type: ignore[misc]
+    for stream in (batches(source, 1, seed=0), in_order(source, 1)):
+        with pytest.raises(Unreadable, match="k4: broken"):
+            list(islice(stream, LENGTH))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_readable_is_an_error(workers: int) -> None:
+    source = Clips(3, broken=(0, 1, 2))
+    for stream in (batches(source, 2, seed=0, workers=workers), in_order(source, 2)):
+        with pytest.raises(ValueError, match=r"none of the 3 examples can be read; one is k\d: broken") as error:
+            next(stream)
+        assert not isinstance(error.value, Unreadable)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 20])
+@pytest.mark.parametrize("limit", [None, 1, 5])
+def test_in_order_leaves_out(batch_size: int, limit: int | None) -> None:
+    broken = (0, 3, 4, LENGTH - 1)
+    stream = list(in_order(Clips(broken=broken), batch_size, limit))
+    left = [i for i in range(LENGTH) if i not in broken][:limit]
+    assert [key for batch in stream for key in batch["key"]] == [f"k{i}" for i in left]
+    assert {chance for _, chance in shown(stream)} == {128}
+    assert [len(batch["key"]) for batch in stream[:-1]] == [batch_size] * (len(stream) - 1)
+    assert [batch["images"] for batch in stream] == [
+        sum(len(batch["key"]) for batch in stream[: i + 1]) for i in range(len(stream))
+    ]
+    met = [i for i in broken if limit is None or i < left[-1]]
+    assert [index for batch in stream for index in batch["left_out"]] == met

@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ulzoo.data.source import Sample, Source
+from ulzoo.data.source import Sample, Source, Unreadable
 from ulzoo.pixels import from_uint8
 from ulzoo.seeds import derive_seed
 
 
 class Batch(TypedDict):
-    """`B` images of a source."""
+    """`B` images or clips of a source."""
 
-    x: Tensor  # (B, C, H, W) float32 in [-1, 1]
+    x: Tensor  # (B, C, H, W) or (B, C, T, H, W) float32 in [-1, 1]
     label: Tensor  # (B,) int64, -1 where there is none
     key: list[str]
     images: int  # how many were seen, this batch included
+    left_out: LeftOut  # examples that could not be read
+
+
+LeftOut = dict[int, str]
+"""Index of an example -> one line that names it and says why it cannot be read."""
 
 
 def batches(
@@ -29,19 +34,22 @@ def batches(
     """Endless shuffled batches, each of `batch_size` images.
 
     Image n = 0, 1, 2, ... of the stream belongs to epoch n // len(source); the epoch's order comes from (seed, epoch)
-    and the image's flip from (seed, n). So a run that resumes at `start` sees what it would have seen, whatever the
-    batch size before and the number of workers. A batch may straddle two epochs.
+    and the image's flip and clip from (seed, n). So a run that resumes at `start` sees what it would have seen,
+    whatever the batch size before and the number of workers. A batch may straddle two epochs.
+
+    Where the source `skips_unreadable`, the next example in the source's order that can be read takes the place of one
+    that cannot, which is told in the batch's `left_out`.
 
     Args:
-        source: the images.
+        source: the images or clips.
         batch_size: images a batch.
-        seed: of orders and flips.
+        seed: of orders, flips and clips.
         start: how many images were seen already.
         augment: mirror images with probability 1/2, where the source allows it.
         workers: processes that read ahead; 0 reads in this one.
 
     Raises:
-        ValueError: what reading an image raises.
+        ValueError: what reading an image raises; or none can be read.
     """
     assert batch_size > 0 and start >= 0 and len(source) > 0, (batch_size, start, len(source))
     loader = DataLoader(
@@ -55,16 +63,39 @@ def batches(
         if isinstance(batch, ValueError):
             raise batch
         start += batch_size
-        yield _finish(batch, start)
+        yield _finish(*batch, start)
 
 
 def in_order(source: Source, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """The source's images (the first `limit` of them) once, in order, as they are. The last batch may be short."""
+    """The source's images (the first `limit` of them) once, in order, as they are. The last batch may be short.
+
+    Of a clip it is the middle. Examples that cannot be read are left out, where the source `skips_unreadable`, and do
+    not count.
+
+    Raises:
+        ValueError: what reading an image raises; or none can be read.
+    """
     assert batch_size > 0, batch_size
-    stop = len(source) if limit is None else min(limit, len(source))
-    for begin in range(0, stop, batch_size):
-        end = min(begin + batch_size, stop)
-        yield _finish(_stack([source[i] for i in range(begin, end)]), end)
+    samples: list[Sample] = []
+    left_out: LeftOut = {}
+    done = 0
+    for index in range(len(source)):
+        if done + len(samples) == limit:
+            break
+        try:
+            sample = source[index]
+        except Unreadable as error:
+            _leave_out(source, left_out, index, error)
+            continue
+        if len(samples) == batch_size:
+            done += batch_size
+            yield _finish(_stack(samples), left_out, done)
+            samples, left_out = [], {}
+        samples.append(sample)
+    if samples:
+        yield _finish(_stack(samples), left_out, done + len(samples))
+    elif left_out:
+        raise _nothing(source, left_out)
 
 
 class _Counters:
@@ -82,7 +113,7 @@ class _Counters:
 
 
 class _Stream(Dataset[Any]):
-    """Image counters to stacked images, in this process or in a worker."""
+    """Image counters to stacked images or clips, in this process or in a worker."""
 
     def __init__(self, source: Source, seed: int, flip: bool) -> None:
         self.source = source
@@ -91,25 +122,48 @@ class _Stream(Dataset[Any]):
         self.epoch = -1
         self.order: list[int] = []
 
-    def __getitems__(self, counters: list[int]) -> _Stacked | ValueError:
+    def __getitems__(self, counters: list[int]) -> tuple[_Stacked, LeftOut] | ValueError:
+        left_out: LeftOut = {}
         try:
-            return _stack([self._sample(n) for n in counters])
+            return _stack([self._sample(n, left_out) for n in counters]), left_out
         except ValueError as error:  # returned, since a loader would wrap a traceback around the user's one line
             return error
 
-    def _sample(self, n: int) -> Sample:
+    def _sample(self, n: int, left_out: LeftOut) -> Sample:
         epoch, position = divmod(n, len(self.source))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
             self.order = torch.randperm(len(self.source), generator=generator).tolist()
             self.epoch = epoch
-        pixels, label, key = self.source[self.order[position]]
+        chance = (derive_seed(self.seed, "clip", n) >> 10) / 2**53
+        pixels, label, key = self._draw(self.order[position], chance, left_out)
         if self.flip and derive_seed(self.seed, "flip", n) & 1:
             pixels = pixels.flip(-1)
         return pixels, label, key
 
+    def _draw(self, index: int, chance: float, left_out: LeftOut) -> Sample:
+        """The example, or the first one after it that can be read."""
+        for step in range(len(self.source)):
+            at = (index + step) % len(self.source)
+            try:
+                return self.source.draw(at, chance)
+            except Unreadable as error:
+                _leave_out(self.source, left_out, at, error)
+        raise _nothing(self.source, left_out)
+
 
 _Stacked = tuple[Tensor, Tensor, list[str]]
+
+
+def _leave_out(source: Source, left_out: LeftOut, index: int, error: Unreadable) -> None:
+    """Note an example that cannot be read. Raises the error where the source does not skip."""
+    if not source.skips_unreadable:
+        raise error
+    left_out[index] = str(error)
+
+
+def _nothing(source: Source, left_out: LeftOut) -> ValueError:
+    return ValueError(f"none of the {len(source)} examples can be read; one is {next(iter(left_out.values()))}")
 
 
 def _stack(samples: list[Sample]) -> _Stacked:
@@ -117,9 +171,9 @@ def _stack(samples: list[Sample]) -> _Stacked:
     return torch.stack(pixels), torch.tensor(labels, dtype=torch.int64), list(keys)
 
 
-def _finish(stacked: _Stacked, images: int) -> Batch:
+def _finish(stacked: _Stacked, left_out: LeftOut, images: int) -> Batch:
     pixels, label, key = stacked
-    return {"x": from_uint8(pixels), "label": label, "key": key, "images": images}
+    return {"x": from_uint8(pixels), "label": label, "key": key, "images": images, "left_out": left_out}
 
 
 def _as_it_is(batch: Any) -> Any:

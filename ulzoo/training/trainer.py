@@ -22,6 +22,7 @@ from ulzoo.model import UnifiedLatents
 from ulzoo.seeds import derive_seed
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.left_out import LeftOut
 from ulzoo.training.metrics import Metrics, Row
 from ulzoo.training.optimization import (
     build_ema,
@@ -73,6 +74,7 @@ class Trainer:
         self.ema = build_ema(self.networks, config)
         self.step = 0
         self.window: dict[str, float] = {}
+        self.left_out = LeftOut(folder)
         self.warned_of_collapse = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -82,6 +84,7 @@ class Trainer:
         self.ema.module.load_state_dict(checkpoint.part("ema."))
         load_optimizer_state(self.optimizer, checkpoint.part("optimizer."), checkpoint.metadata["optimizer"])
         self.step, self.window = checkpoint.step, checkpoint.metadata["window"]
+        self.left_out.load(checkpoint.metadata.get("left_out", {}))
 
     def run(self) -> None:
         """Train up to the config's last step, save it, and put the averaged weights into the model.
@@ -111,6 +114,7 @@ class Trainer:
             asked = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - asked
+            self.left_out.add(batch["left_out"])
             terms = self._step(batch["x"], batch["label"], batch["key"])
             self.step += 1
             for name, value in terms.items():
@@ -186,6 +190,8 @@ class Trainer:
             "images_per_second": images_per_second,
             "data_wait": data_wait,
         }
+        if left_out := self.left_out.write():
+            row["left_out"] = left_out
         self._warn_of_collapse(row)
         return row
 
@@ -216,4 +222,6 @@ class Trainer:
         tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
         images = self.step * self.config.batch_size
         metadata = {"images": images, "window": self.window, "optimizer": state, **self.identity}
+        if self.left_out.found:
+            metadata["left_out"] = self.left_out.state()
         return Checkpoint(self.stage, self.step, tensors, metadata)
