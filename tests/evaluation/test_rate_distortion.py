@@ -159,7 +159,7 @@ class ConstantClips(Constant):
 
 
 def clips_model(given: int = 0, paint: float = 0.0, frame_dropout: float = 0.5) -> UnifiedLatents:
-    """The model above, of clips of 3 frames; `paint` is the decoder's, added to the last given frame if there is one."""
+    """The model above, of clips of 3 frames; the decoder paints `paint`, on the last given frame if there is one."""
     latent = GaussianDiffusion(CosineSchedule(logsnr_max=LOGSNR), "x")
     pixels = GaussianDiffusion(CosineSchedule(logsnr_max=20.0), "x")
     sampling = {"base": Sampling(steps=2), "decoder": Sampling("ddim", 5)}

@@ -1,0 +1,157 @@
+"""The commands on a model of clips: what they write, print and refuse."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import av
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from ulzoo.registry import run as run_module
+from ulzoo.registry.run import train
+
+VIDEO = """
+extends: tiny_video.yaml
+name: clips
+conditioning: {frames: 4}
+data: {frames: 12}
+base: {class_conditional: true}
+train: {latents: {steps: 1}, base: {steps: 1}}
+"""
+FILMS = {".png", ".mp4", ".webp"}
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory) -> Path:
+    """A folder with a finished run of a video model."""
+    from ulzoo.registry import load_spec
+
+    folder, tests = tmp_path_factory.mktemp("clips"), Path(__file__).parents[1]
+    for name in ("tiny.yaml", "tiny_video.yaml"):
+        (folder / name).write_text((tests / name).read_text())
+    (folder / "clips.yaml").write_text(VIDEO)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "EVALUATED_CLIPS", 3)
+        patch.setattr(run_module, "DRAWN_CLIPS", 2)
+        train(load_spec(folder / "clips.yaml"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def inside(clips, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return clips / "run"
+
+
+def test_a_run_draws_films_and_measures_prediction(clips):
+    samples = clips / "run" / "samples"
+    assert {path.name for path in samples.iterdir()} == {
+        f"{name}{suffix}" for name in ("reconstructions", "samples") for suffix in FILMS
+    }
+    results = json.loads((clips / "run" / "figures.json").read_text())
+    assert len(results["figures"]["psnr_db_by_frame"]) == 12
+    assert len(results["figures"]["prediction_psnr_db_by_frame"]) == 8
+    assert results["protocol"]["images"] == results["protocol"]["frame_prediction"]["clips"] == 3
+
+
+def test_train_speaks_of_clips(ulzoo, clips, monkeypatch):
+    monkeypatch.setattr(run_module, "EVALUATED_CLIPS", 2)
+    result = ulzoo("train", clips / "clips.yaml", "--out", clips / "run", "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert "on 2 validation clips" in result.stdout and "image" not in result.stdout
+    assert "samples.png, also .mp4, .webp" in result.stdout
+    for words in ("PSNR of generated frames", "PSNR of the last given, repeated", "the first two"):
+        assert words in result.stdout
+
+
+def test_costs_are_of_clips(ulzoo, clips):
+    dry, shown = ulzoo("train", clips / "clips.yaml", "--dry-run").stdout, ulzoo("show", clips / "clips.yaml").stdout
+    assert "clips 12×32×32" in dry and "training clips at hand" in dry and "GFLOPs/clip" in dry
+    assert "image" not in dry
+    assert "GFLOPs/clip" in shown and "12×32×32 pixels" in shown
+
+
+def test_samples_continue_the_data_s_frames(ulzoo, inside, tmp_path):
+    result = ulzoo("sample", inside, "--n", 2, "--out", "new/x.png")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.split() == ["new/x.png", "new/x.mp4", "new/x.webp"]
+    with Image.open(tmp_path / "new" / "x.png") as sheet:
+        assert sheet.size == (4 + 12 * 68, 4 + 4 * (64 + 4 + 22))  # the truth and the sample, twice
+    with av.open(str(tmp_path / "new" / "x.mp4")) as film:
+        assert len(list(film.decode(video=0))) == 12 and film.streams.video[0].average_rate == 8
+
+
+def test_whole_clips_have_no_truth(ulzoo, inside, tmp_path):
+    result = ulzoo("sample", inside, "--n", 2, "--whole", "--labels", "0,1", "--out", "x.gif")
+    assert result.stdout.split() == ["x.png", "x.mp4", "x.gif"]
+    with Image.open(tmp_path / "x.png") as sheet:
+        assert sheet.size == (4 + 12 * 68, 4 + 2 * (64 + 4 + 22))
+
+
+def test_reconstruct(ulzoo, inside, tmp_path):
+    result = ulzoo("reconstruct", inside, "--n", 1)
+    assert result.exit_code == 0, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {f"reconstructions{suffix}" for suffix in FILMS}
+
+
+def test_evaluate_with_a_distance_that_needs_no_network(ulzoo, inside):
+    args = ("--limit", 2, "--rate-samples", 1, "--frechet", "fd_transnetv2", "--clips", 3, "--reference", "val")
+    result = ulzoo("evaluate", inside, *args, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith("warning: fd_transnetv2 of 3 clips") and result.stderr.count("\n") == 1
+    results = json.loads(result.stdout)
+    assert results["figures"]["fd_transnetv2"] > 0 and "fvd" not in result.stdout.lower().replace("fd_transnetv2", "")
+    protocol = results["protocol"]["frechet"]
+    assert (protocol["reference"], protocol["clips"], protocol["given_frames"]) == ("val", 3, 4)
+
+
+class Detector(nn.Module):
+    """Has FVD's signature and dimension."""
+
+    def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
+        return x.mean(4).mean(3).mean(2)[:, :1] * torch.linspace(0, 1, 400)
+
+
+def test_evaluate_with_fvd_s_detector(ulzoo, inside, tmp_path):
+    torch.jit.script(Detector()).save(tmp_path / "i3d.pt")
+    sha256 = hashlib.sha256((tmp_path / "i3d.pt").read_bytes()).hexdigest()
+    args = ("--limit", 2, "--rate-samples", 1, "--frechet", "fvd", "--clips", 3, "--detector", "i3d.pt")
+    result = ulzoo("evaluate", inside, *args, "--detector-sha256", sha256, "--out", "figures.json")
+    assert result.exit_code == 0, result.stderr
+    assert "FVD" in result.stdout
+    results = json.loads((tmp_path / "figures.json").read_text())
+    assert results["protocol"]["frechet"]["network_sha256"] == sha256 and results["figures"]["fvd"] >= 0
+
+
+REFUSED = {
+    "another hash": (("--frechet", "fvd", "--detector", "x.pt"), "x.pt: its SHA-256 is"),
+    "no detector": (("--frechet", "fvd"), "--download fetches it"),
+    "hash alone": (("--frechet", "fvd", "--detector-sha256", "00"), "belongs to a file"),
+    "detector of another": (("--frechet", "fd_transnetv2", "--download"), "go with --frechet fvd"),
+    "clips of nothing": (("--clips", "5"), "go with --frechet"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_about_distances(ulzoo, inside, tmp_path, monkeypatch, case):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    (tmp_path / "x.pt").write_bytes(b"x")
+    args, words = REFUSED[case]
+    result = ulzoo("evaluate", inside, *args)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_images_and_clips_do_not_mix(ulzoo, inside, trained):
+    image = trained / "run"
+    for args, words in {
+        ("sample", inside, image): "makes clips and",
+        ("reconstruct", image, inside): "makes clips and",
+        ("sample", image, "--out", "x.gif"): "images are written as PNG",
+        ("evaluate", image, "--frechet", "fd_transnetv2"): "a model of images",
+    }.items():
+        result = ulzoo(*args)
+        assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1
