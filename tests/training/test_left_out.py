@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from ulzoo.data import ImageFolder
@@ -32,6 +33,7 @@ def source(tmp_path: Path) -> Skipping:
 
 def trainer(tiny, source: Skipping, folder: Path, *overrides: str) -> Trainer:
     spec = tiny("train.latents.log_every=5", *overrides)
+    torch.manual_seed(0)
     return Trainer(compile_model(spec), "latents", spec.train.latents, source, folder, {})
 
 

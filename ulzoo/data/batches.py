@@ -62,8 +62,9 @@ def batches(
     for batch in loader:
         if isinstance(batch, ValueError):
             raise batch
+        stacked, left_out = batch
         start += batch_size
-        yield _finish(*batch, start)
+        yield _finish(stacked, left_out, start)
 
 
 def in_order(source: Source, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
