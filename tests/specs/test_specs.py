@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 
 from ulzoo.registry import find_specs, json_schema, load_spec
+from ulzoo.registry.summary import summarize
 
 ROOT = Path(__file__).parents[2]
 SPECS = find_specs()
 PAPER = ("imagenet512_small", "imagenet512_medium")
+KINETICS = ("kinetics600_small", "kinetics600_medium")
 
 
-def test_the_five_of_the_zoo_are_there():
+def test_those_of_the_zoo_are_there():
     assert set(SPECS) >= {"emoji32_tiny", "emoji64_small", "fashion32_small", *PAPER}
+    assert set(SPECS) >= {"emoji_video64_tiny", "emoji_video64_small", "atari128_small", *KINETICS}
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -37,6 +40,28 @@ def test_the_papers_autoencoder(name):
     assert prior.weighting.kind == "elbo" and prior.schedule.logsnr_max == 5.0
     assert decoder.backbone.kind == "uvit" and decoder.weighting.kind == "sigmoid"
     assert spec.train.latents.prior_warmup_steps == 0  # not in the paper
+
+
+@pytest.mark.parametrize("name", KINETICS)
+def test_the_papers_kinetics(name):
+    """Paper §4: 16 frames of 128², 4×8×8, 5 frames given and 11 made, the same encoder, prior and decoder."""
+    spec = load_spec(name)
+    assert (spec.data.kind, spec.data.frames, spec.data.resolution) == ("kinetics600", 16, 128)
+    assert spec.latent.downsample == (4, 8, 8) and spec.conditioning.frames == 5
+    image = load_spec("imagenet512_small")
+    for part, keys in {"encoder": ("patch", "channels", "blocks"), "prior": ("width", "depth")}.items():
+        ours, theirs = (getattr(s, part) if part == "encoder" else getattr(s, part).backbone for s in (spec, image))
+        assert all(getattr(ours, key) == getattr(theirs, key) for key in keys)
+    decoder = spec.decoder.backbone
+    assert (decoder.kind, decoder.patch, decoder.channels) == ("uvit", 2, (128, 256, 512))
+    assert (decoder.width, decoder.depth, decoder.dropout) == (1024, 8, 0.1)
+
+
+@pytest.mark.parametrize(("name", "gflops"), [("kinetics600_small", 30.7), ("kinetics600_medium", 161)])
+def test_the_kinetics_bases_cost_what_their_specs_say(name, gflops):
+    text = SPECS[name].read_text("utf-8")
+    assert f"{gflops} GFLOPs forward per clip" in text
+    assert summarize(load_spec(name), memory=False).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.005)
 
 
 def test_the_papers_larger_base():
