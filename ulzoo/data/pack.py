@@ -83,7 +83,7 @@ def pack(
         split: "train" or "val".
         encoding: of the clips.
         clips_per_shard: n.
-        workers: processes.
+        workers: processes; 1 works in this one.
         on_progress: told now and then how far it is.
 
     Raises:
@@ -207,21 +207,42 @@ def _work(shards: Sequence[_Work], workers: int, on_progress: Callable[[Progress
     todo = [shard for shard in shards if shard.name not in finished]
     total = sum(len(shard.clips) for shard in shards)
     before = sum(len(shard.clips) for shard in shards if shard.name in finished)
-    failed = sum(len(shard.failures) for shard in finished.values())
-    on_progress(Progress(before, failed, total))
-    if not todo:
-        return
+    failed_before = sum(len(shard.failures) for shard in finished.values())
+
+    def report(done: int, failed: int) -> None:
+        on_progress(Progress(before + done, failed_before + failed, total))
+
+    report(0, 0)
+    if workers == 1 or len(todo) < 2:
+        _write_here(todo, report)
+    else:
+        _write_in_parallel(todo, workers, report)
+
+
+def _write_here(shards: Sequence[_Work], report: Callable[[int, int], object]) -> None:
+    done = failed = 0
+
+    def on_clip(read: bool) -> None:
+        nonlocal done, failed
+        done, failed = done + 1, failed + (not read)
+        report(done, failed)
+
+    for shard in shards:
+        shard.write(on_clip)
+
+
+def _write_in_parallel(shards: Sequence[_Work], workers: int, report: Callable[[int, int], object]) -> None:
     context = multiprocessing.get_context("spawn")
     counts = context.Array("q", 2)
     leash, held = context.Pipe(duplex=False)
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _begin, (leash, counts))
+    pool = ProcessPoolExecutor(min(workers, len(shards)), context, _begin, (leash, counts))
     try:
-        running: set[Future[None]] = {pool.submit(_write, shard) for shard in todo}
+        running: set[Future[None]] = {pool.submit(_write, shard) for shard in shards}
         while running:
             ended, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
             for future in ended:
                 future.result()
-            on_progress(Progress(before + counts[0], failed + counts[1], total))
+            report(counts[0], counts[1])
         pool.shutdown()
     except BrokenProcessPool:
         raise OSError(

@@ -1,0 +1,164 @@
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ulzoo.data import manifest, pack
+from ulzoo.data.manifest import Summary, verify
+from ulzoo.data.pack import NO_VIDEO, Clip, Progress
+from ulzoo.data.transcode import Encoding
+
+SMALL = Encoding(16)
+KEYS = [f"clip{i}" for i in range(7)]
+
+
+@pytest.fixture
+def videos(tmp_path: Path, film: Callable[..., bytes]) -> Path:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for key in KEYS[:5]:
+        (folder / f"{key}.mp4").write_bytes(film(3 + KEYS.index(key)))
+    (folder / "clip5.mp4").write_bytes(b"no video at all")
+    return folder
+
+
+def clips(videos: Path) -> list[Clip]:
+    """Seven: the last but one is damaged, the last missing."""
+    paths = {path.stem: str(path) for path in videos.iterdir()}
+    return [Clip(key, i % 3, paths.get(key), 0, 10, trimmed=True) for i, key in enumerate(KEYS)]
+
+
+def make(out: Path, clips: list[Clip], split: str = "train", encoding: Encoding = SMALL, **keys: object) -> Summary:
+    options = {"clips_per_shard": 3, "workers": 1, **keys}
+    return pack.pack(clips, ["a", "b", "c"], out, split, encoding, **options)  # type: ignore[arg-type]
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
+    out, seen = tmp_path / "out", []
+    summary = make(out, clips(videos), on_progress=seen.append, workers=2)
+    assert (summary.clips, summary.shards) == (5, 3)
+    assert summary.failures == {"clip5": "Invalid data found when processing input", "clip6": NO_VIDEO}
+    assert seen[0] == Progress(0, 0, 7) and seen[-1] == Progress(7, 2, 7)
+    with tarfile.open(out / "train-00001.tar") as tar:
+        assert tar.getnames() == ["clip3.mp4", "clip3.cls", "clip4.mp4", "clip4.cls"]
+        member = tar.extractfile("clip4.cls")
+        assert member is not None and member.read() == b"1"
+    with tarfile.open(out / "train-00002.tar") as tar:
+        assert tar.getnames() == []
+    assert json.loads((out / "labels.json").read_text()) == ["a", "b", "c"]
+    entry = json.loads((out / "manifest.json").read_text())["splits"]["train"]
+    assert entry["complete"] and entry["settings"]["resolution"] == 16 and entry["settings"]["crf"] == 18
+    assert entry["totals"] == {"clips": 5, "bytes": summary.bytes, "failures": 2}
+    assert entry["failures"] == summary.failures
+    for shard in entry["shards"]:
+        content = (out / f"{shard['name']}.tar").read_bytes()
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (shard["bytes"], shard["sha256"])
+    assert verify(out) == {"train": 5}
+
+    whole = contents(out)  # a second time there is nothing to do, and no process is started
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert make(out, clips(videos)) == summary
+    assert contents(out) == whole and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+
+    (out / "train-00000.json").unlink()  # killed between shard and sidecar
+    (out / "train-00001.tar").write_bytes(b"cut")
+    (out / ".train-00002.tar.tmp").mkdir()
+    (out / ".train-00002.tar.tmp" / "train-00002.tar").write_bytes(b"half")
+    assert make(out, clips(videos)) == summary
+    assert contents(out) == whole
+
+    (videos / "clip6.mp4").write_bytes((videos / "clip0.mp4").read_bytes())  # a missing video arrives
+    more = make(out, clips(videos))
+    assert (more.clips, list(more.failures)) == (6, ["clip5"])
+    assert verify(out) == {"train": 6}
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path, videos: Path) -> None:
+    out = tmp_path / "out"
+    some = clips(videos)[:2]
+    make(out, some)
+    before = contents(out)
+    with pytest.raises(ValueError, match=r"out: train was prepared with other settings: resolution was 16, now 32;"):
+        make(out, some, encoding=Encoding(32))
+    with pytest.raises(ValueError, match=r"frame_rate was None, now 4.0; clips_per_shard was 3, now 5; choose"):
+        make(out, some, encoding=Encoding(16, 4.0), clips_per_shard=5)
+    with pytest.raises(ValueError, match="clips was 2, now 1; clips_sha256 was"):
+        make(out, some[:1])
+    assert contents(out) == before
+
+
+def test_folders_that_are_not_ours(tmp_path: Path, videos: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "train-00000.tar").write_bytes(b"precious")
+    with pytest.raises(ValueError, match=r"train-00000.tar: no manifest.json says what it is; choose another --out"):
+        make(out, clips(videos))
+    assert (out / "train-00000.tar").read_bytes() == b"precious"
+    for text in ("{", "[]", '{"splits": {"train": {}}}', '{"splits": {"train": {"complete": true}}}', '{"splits": 3}'):
+        (out / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=r"manifest.json: not a manifest of prepared data"):
+            make(out, clips(videos))
+
+
+def test_one_process_a_folder(tmp_path: Path, videos: Path) -> None:
+    with pack._alone_in(tmp_path), pytest.raises(ValueError, match="another process is preparing data there"):
+        make(tmp_path, clips(videos))
+
+
+def test_nothing_to_be_read_at_all(tmp_path: Path, videos: Path) -> None:
+    with pytest.raises(ValueError, match=r"not one of 2 clips of train could be packed; the first, clip5: Invalid"):
+        make(tmp_path / "out", clips(videos)[5:])
+
+
+def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"out: no manifest.json in it"):
+        verify(out)
+    make(out, clips(videos)[:4], clips_per_shard=1)
+    good = contents(out)
+
+    def wrong(message: str, **changed: bytes | None) -> None:
+        for name, content in changed.items():
+            path = out / name.replace("__", "-").replace("_", ".")
+            path.unlink() if content is None else path.write_bytes(content)
+        with pytest.raises(ValueError, match=message) as error:
+            verify(out)
+        assert "\n" not in str(error.value)
+        for name, content in good.items():
+            (out / name).write_bytes(content)
+
+    tar = good["train-00000.tar"]
+    wrong(r"train-00000.tar has SHA-256 [0-9a-f]{12}…, not", train__00000_tar=bytes([tar[0] ^ 1]) + tar[1:])
+    wrong("train-00000.tar has 3 bytes, not", train__00000_tar=b"cut")
+    wrong("train-00001.tar is missing", train__00001_tar=None)
+    wrong("labels.json is missing", labels_json=None)
+    wrong("labels.json has another SHA-256", labels_json=b"[]")
+    wrong("and 1 more", **{f"train__0000{i}_tar": b"" for i in range(4)})
+    half = json.loads(good["manifest.json"])
+    half["splits"]["train"]["complete"] = False
+    wrong("train is not complete: run the same preparation again", manifest_json=json.dumps(half).encode())
+    (out / "train-00009.tar").touch()
+    wrong("train-00009.tar is not in the manifest")
+    (out / "train-00009.tar").unlink()
+    seen: list[tuple[int, int]] = []
+    assert manifest.verify(out, lambda *done: seen.append(done)) == {"train": 4}
+    assert seen == [(i, 4) for i in (1, 2, 3, 4)]
+
+
+def test_a_full_disk_is_an_error_and_no_failure(tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = pack._Work(tmp_path, "train-00000", tuple(clips(videos)[:2]), SMALL, "settings")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pack, "_add", full)
+    with pytest.raises(OSError, match="No space left"):
+        work.write(lambda read: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]
