@@ -9,7 +9,7 @@ from torch import nn
 
 from ulzoo.contract import Contract, Sampling
 from ulzoo.data import DataContract
-from ulzoo.data.source import TensorSource
+from ulzoo.data.source import TensorSource, Unreadable
 from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import frame_prediction, measure, rate_distortion
@@ -233,3 +233,23 @@ def test_everything_at_once_counts_each_part():
     trained.base = None
     alone = measure(trained, source, data={}, limit=3, batch_size=2)
     assert "prediction_psnr_db" not in alone["figures"] and "base_bits_per_pixel" not in alone["figures"]
+
+
+class Damaged(TensorSource):
+    """Its second and third clips cannot be read."""
+
+    skips_unreadable = True
+
+    def __getitem__(self, index):
+        if index in (1, 2):
+            raise Unreadable(f"clip {index}: it is cut short")
+        return super().__getitem__(index)
+
+
+def test_what_cannot_be_read_is_left_out_counted_and_named():
+    whole = clips(101, 110, 150, n=5)
+    damaged = Damaged(whole.images, whole.labels, whole.keys, whole.contract)
+    with pytest.warns(UserWarning, match="left out: clip 1: it is cut short and 1 more"):
+        protocol = rate_distortion(clips_model(), damaged, data={}, batch_size=2)["protocol"]
+    assert (protocol["images"], protocol["left_out"]) == (3, 2)
+    assert "left_out" not in rate_distortion(clips_model(), whole, data={})["protocol"]

@@ -8,7 +8,7 @@ import torch
 
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
-from ulzoo.evaluation.rate_distortion import clip_conditions, default_batch
+from ulzoo.evaluation.rate_distortion import clip_conditions, count_left_out, default_batch
 from ulzoo.evaluation.video_features import VideoFeatures
 from ulzoo.model import UnifiedLatents
 from ulzoo.pixels import to_uint8
@@ -64,10 +64,12 @@ def generation_distance(
     compared = min(clips, len(source))
     if compared < 2:
         raise ValueError(f"a Fréchet distance needs at least 2 clips, not {compared}")
+    left_out: dict[int, str] = {}
     generator = torch.Generator(model.device).manual_seed(seed)
     real, made = FeatureStatistics(features.dimension), FeatureStatistics(features.dimension)
     for batch in in_order(source, batch_size, compared):
         real.add(features(to_uint8(batch["x"])))
+        left_out |= batch["left_out"]
         on_image(batch["images"], compared + clips)
     if contract.given_frames:
         while made.count < clips:
@@ -100,6 +102,7 @@ def generation_distance(
         "seed": seed,
         "batch_size": batch_size,
         "distance": "Fréchet distance of Gaussians, covariances divided by N - 1",
+        **count_left_out(left_out),
     }
     if (fewest := min(real.count, made.count)) <= features.dimension:
         protocol["caution"] = f"{fewest} clips for {features.dimension} dimensions: singular, biased upwards"

@@ -1,5 +1,6 @@
 """Rate and distortion of a model on a split: bits/pixel, bits/dimension, PSNR, each under a stated protocol."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
@@ -103,7 +104,7 @@ def rate_distortion(
     Returns:
         {"figures": {"bits_per_pixel", "bits_per_dimension" (by the prior), "psnr_db", for video "psnr_db_by_frame",
         and, with a base, "base_bits_per_pixel", "base_bits_per_dimension"}, "protocol": Protocol as a dict}, ready for
-        JSON.
+        JSON. Where files could not be read, it warns, and the protocol has their number as "left_out".
     """
     contract, device = model.contract, model.device
     batch_size = batch_size or default_batch(contract)
@@ -111,6 +112,7 @@ def rate_distortion(
     networks = ["prior"] if model.base is None else ["prior", "base"]
     bits: dict[str, list[Tensor]] = {name: [] for name in networks}
     quality: list[Tensor] = []
+    left_out: dict[int, str] = {}
     for batch in in_order(source, batch_size, limit):
         x = batch["x"].to(device)
         labels = batch["label"].to(device)
@@ -121,6 +123,7 @@ def rate_distortion(
             quality.append(_reconstruction(model, x, decoder_steps, generator, labels))
         else:
             quality.append(psnr(model.reconstruct(x, decoder_steps, generator, labels), x))
+        left_out |= batch["left_out"]
         on_image(batch["images"])
     images = sum(map(len, quality))
     figures: dict[str, Any] = {"psnr_db": _mean(quality)}
@@ -134,13 +137,22 @@ def rate_distortion(
     steps = sampling.steps if decoder_steps is None else decoder_steps
     told = (data, split, images, batch_size, rate_samples, sampling.sampler, steps, seed)
     if not contract.video:
-        return {"figures": figures, "protocol": asdict(Protocol(*told))}
-    protocol = asdict(ClipProtocol(*told, **clip_conditions(contract)))
+        return {"figures": figures, "protocol": asdict(Protocol(*told)) | count_left_out(left_out)}
+    protocol = asdict(ClipProtocol(*told, **clip_conditions(contract))) | count_left_out(left_out)
     if contract.given_frames and model.base is not None:
         protocol["rate"] += f"; the base's, of the latent given the first {contract.given_frames} frames"
     if _needs_frames(model):
         protocol["psnr"] += f"; the decoder is given the first {contract.given_frames}, which are not counted"
     return {"figures": figures, "protocol": protocol}
+
+
+def count_left_out(left_out: dict[int, str]) -> dict[str, int]:
+    """For a protocol, how many examples could not be read, if any; with a warning that names the first."""
+    if not left_out:
+        return {}
+    more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+    warnings.warn(f"left out: {next(iter(left_out.values()))}{more}", stacklevel=1)
+    return {"left_out": len(left_out)}
 
 
 def default_batch(contract: Contract) -> int:
