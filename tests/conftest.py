@@ -1,4 +1,7 @@
+import tarfile
 from collections.abc import Callable
+from importlib.resources import files
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,3 +40,37 @@ def tiny_video() -> Callable:
     from ulzoo.registry import load_spec
 
     return lambda *overrides: load_spec(Path(__file__).parent / "tiny_video.yaml", overrides)
+
+
+@pytest.fixture(scope="session")
+def kinetics_layout() -> Callable[..., Path]:
+    """`kinetics_layout(root, split, count)`: real clips below `root/videos` as Kinetics' files are found, and its CSV.
+
+    The clips are embedded emoji; the CSV speaks of nine missing videos and a damaged one too. Classes are 0 to 8.
+    """
+
+    def lay_out(root: Path, split: str, count: int) -> Path:
+        contents = {}
+        with tarfile.open(str(files("ulzoo.data") / "shards" / f"emoji3d-video-64-{split}.tar")) as tar:
+            for member in islice(tar, 2 * count):
+                file = tar.extractfile(member)
+                assert file is not None
+                contents[member.name] = file.read()
+        rows = [(f"class {i}", f"{split}-missing{i}") for i in range(9)] + [("class 0", f"{split}-damaged")]
+        videos = {f"{split}-damaged_000005_000015.mp4": bytes(4000)}
+        for i, key in enumerate(sorted(name[:-4] for name in contents if name.endswith(".mp4"))):
+            label, youtube_id = f"class {int(contents[key + '.cls'])}", f"{split}-{i:06d}"
+            trimmed = f"{youtube_id}_000005_000015.mp4"
+            name = [f"{split}/{trimmed}", f"{split}/{label}/{trimmed}", f"{youtube_id}.mp4"][i % 3]
+            videos[name] = contents[key + ".mp4"]
+            rows.append((label, youtube_id))
+        for name, content in videos.items():
+            path = root / "videos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        lines = [f"{label},{youtube_id},5,15,{'validate' if split == 'val' else split}" for label, youtube_id in rows]
+        table = root / f"{split}.csv"
+        table.write_text("\n".join(["label,youtube_id,time_start,time_end,split", *lines]) + "\n")
+        return table
+
+    return lay_out
