@@ -237,7 +237,8 @@ def _write_in_parallel(shards: Sequence[_Work], workers: int, report: Callable[[
     leash, held = context.Pipe(duplex=False)
     pool = ProcessPoolExecutor(min(workers, len(shards)), context, _begin, (leash, counts))
     try:
-        running: set[Future[None]] = {pool.submit(_write, shard) for shard in shards}
+        with _interrupts_held():  # workers start with the first shard, and leave interrupts to this process
+            running: set[Future[None]] = {pool.submit(_write, shard) for shard in shards}
         while running:
             ended, running = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_EXCEPTION)
             for future in ended:
@@ -254,16 +255,25 @@ def _write_in_parallel(shards: Sequence[_Work], workers: int, report: Callable[[
         leash.close()
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let an interrupt wait, for ever in the processes that are started meanwhile."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _counts: Any = None
 
 
 def _begin(leash: Connection, counts: Any) -> None:
-    """In a worker: leave interrupts to the parent, and end with it."""
+    """In a worker: end with the parent."""
     global _counts
     if leash.poll():  # the parent went while this process started
         os._exit(1)
     _counts = counts
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     Thread(target=_follow, args=(leash,), daemon=True).start()
 
 
