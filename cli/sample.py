@@ -124,9 +124,7 @@ def reconstruct(
 
 def _check_suffix(out: Path) -> None:
     if out.suffix.lower() not in (".png", ".mp4", ".webp", ".gif"):
-        raise ValueError(
-            f"{out}: pictures are written as PNG; let the name end in .png (of clips also .mp4, .webp, .gif)"
-        )
+        raise ValueError(f"{out}: pictures are written as PNG; let the name end in .png")
 
 
 def _video(models: "dict[str, UnifiedLatents]", out: Path) -> bool:

@@ -16,6 +16,7 @@ from ulzoo.pixels import frame_psnr
 from ulzoo.registry.gallery import label_name, label_numbers, share
 
 AT_ONCE = 8
+MOST = 128  # clips of a model that a film has room for
 FRAME_RATE = 8.0  # where the data does not say
 
 
@@ -58,6 +59,7 @@ def sampled_clips(
     Raises:
         ValueError: labels, a network or a size that a model does not have.
     """
+    _check_number(n)
     bands: list[Band] = []
     compared: dict[str, UnifiedLatents] = {}
     for name, model in models.items():
@@ -106,6 +108,7 @@ def reconstructed_clips(
     Raises:
         ValueError: a model of clips of another size.
     """
+    _check_number(n)
     _check_sizes(models, source)
     batch = next(in_order(source, n))
     x = batch["x"]
@@ -156,6 +159,11 @@ def _sample(
         z_0 = model.sample_latents(count, some, guidance, steps, generator, network, given)
         parts.append(model.decode(z_0, generator=generator, labels=some, frames=given))
     return torch.cat(parts)
+
+
+def _check_number(n: int) -> None:
+    if n > MOST:
+        raise ValueError(f"films have room for {MOST} clips of each model, not {n}")
 
 
 def _check_sizes(models: Mapping[str, UnifiedLatents], source: Source) -> None:

@@ -142,3 +142,10 @@ def test_grey_clips(tmp_path):
     save_film(tmp_path / "film.webp", [[Clips("", ramp(channels=1))]], 8, min_side=16)
     frames, _ = film(tmp_path / "film.webp")
     assert tuple(frames[5][10, 10]) == (grey_of(ramp(), 0, 5),) * 3
+
+
+def test_a_film_that_is_too_large(tmp_path):
+    bands = [[Clips("", ramp(frames=1))] for _ in range(170)]
+    with pytest.raises(ValueError, match="a film of 104×17004 pixels is too large, 16383 is the most"):
+        save_film(tmp_path / "film.webp", bands, 8)
+    assert not list(tmp_path.iterdir())

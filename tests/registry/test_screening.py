@@ -89,3 +89,9 @@ def test_three_files_lie_side_by_side(tmp_path, asked, moving):
             assert film.streams.video[0].average_rate == shown
         with Image.open(written[2]) as film:
             assert film.n_frames == 4
+
+
+def test_more_clips_than_a_film_has_room_for(model, source):
+    for draw in (sampled_clips, reconstructed_clips):
+        with pytest.raises(ValueError, match="room for 128 clips of each model, not 129"):
+            draw({"a": model}, source, 129)

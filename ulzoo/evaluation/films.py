@@ -17,6 +17,7 @@ from ulzoo.files import write_atomically
 CLIPS_A_ROW = 8
 FRAMES_A_ROW = 16
 CRF = "14"  # of H.264, where 0 is lossless and 23 the encoder's default
+LARGEST = 16383  # pixels a side, of WebP; H.264's encoder takes about as many
 BT709 = 1  # H.264's number for these primaries, curve and matrix
 
 
@@ -79,8 +80,14 @@ def save_film(path: Path, bands: Sequence[Band], frame_rate: float, min_side: in
         bands: as for `save_contact_sheet`; a clip that is shorter than the longest one rests on its last frame.
         frame_rate: frames per second.
         min_side: clips are enlarged by a whole factor to at least this many pixels.
+
+    Raises:
+        ValueError: together they are larger than a film can be.
     """
     sheets = _sheets(bands, min_side)
+    if max(sheets[0].size) > LARGEST:
+        width, height = sheets[0].size
+        raise ValueError(f"a film of {width}×{height} pixels is too large, {LARGEST} is the most: draw fewer clips")
     write = {".mp4": _write_mp4, ".webp": _write_webp, ".gif": _write_gif}[path.suffix.lower()]
     write_atomically(path, lambda aside: write(aside, sheets, frame_rate))
 
