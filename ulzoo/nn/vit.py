@@ -25,8 +25,8 @@ class ViT(nn.Module):
         positions: rotary or learned position encoding.
         attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
         causal: over video: no frame depends on later ones (than those of its own patch, in time).
-        carry: add to every patch of the prediction that of x_t, times a gain that its token gives. Where patches hold
-            more values than `width`, v = α/σ x_t - x/σ is then narrow: of it the tokens need make the x only.
+        belief: for `prediction: x`: every token says a mean of its patch and how sure it is, and x̂ is the mean that x_t
+            leaves of that. For patches of more values than `width`, and where much stands still.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ViT(nn.Module):
         positions: Positions = "rotary",
         attention: AttentionKind = "full",
         causal: bool = False,
-        carry: bool = False,
+        belief: bool = False,
     ):
         super().__init__()
         self.patch = patch_sides(patch, len(inputs.size))
@@ -64,8 +64,8 @@ class ViT(nn.Module):
             attention=attention,
             causal=causal,
         )
-        self.carry = carry
-        self.out = ModulatedOutput(width, width, patch_channels + carry)
+        self.belief = belief
+        self.out = ModulatedOutput(width, width, patch_channels + belief)
 
     def forward(
         self,
@@ -80,11 +80,21 @@ class ViT(nn.Module):
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
-        prediction = self.out(self.transformer(tokens, cond), cond)  # (B, N, patch_channels + carry)
-        if self.carry:
-            gain = prediction[..., -1:]
-            prediction = torch.addcmul(prediction[..., :-1], gain, to_tokens(patchify(x_t, self.patch)))
+        prediction = self.out(self.transformer(tokens, cond), cond)  # (B, N, patch_channels + belief)
+        if self.belief:
+            mean, log_std = prediction.float().split((prediction.shape[-1] - 1, 1), dim=-1)
+            prediction = posterior_mean(mean, log_std, to_tokens(patchify(x_t, self.patch)), logsnr)
         return unpatchify(to_grid(prediction, self.size), self.patch)
+
+
+def posterior_mean(mean: Tensor, log_std: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
+    """x̂ = (σ² m + α s² x_t) / (σ² + α² s²), what x_t leaves of the belief x ~ N(m, s²); s = exp(log_std).
+
+    Where the belief is sure x_t is not listened to, and elsewhere its detail passes by the network, however narrow.
+    """
+    alpha2 = torch.sigmoid(logsnr.float())[:, None, None]
+    variance = log_std.clamp(-6, 2).mul(2).exp()
+    return ((1 - alpha2) * mean + alpha2.sqrt() * variance * x_t) / (1 - alpha2 + alpha2 * variance)
 
 
 class ViTEncoder(nn.Module):
