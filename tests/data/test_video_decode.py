@@ -1,4 +1,5 @@
 import io
+import struct
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -287,6 +288,8 @@ def test_limits(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video_decode, "MAX_WORK", 48 * 32 * 10)
     assert read(film(24), chance=0.0).shape == (3, 4, 16, 16)
     refused("more than 0 billion pixels to decode", film(24), chance=0.9)
+    monkeypatch.setattr(video_decode, "MAX_FRAMES", 23)
+    refused("longer than 23 frames: cut it into parts", film(24), chance=0.0)
     monkeypatch.setattr(video_decode, "MAX_PIXELS", 48 * 32 - 1)
     refused("", film(24), chance=0.0)
 
@@ -294,6 +297,21 @@ def test_limits(film: Film, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_too_long_and_thin(film: Film) -> None:
     video = film(4, picture=lambda i: grey(i, 4000, 2), codec="ffv1", pix_fmt="bgr0", container="matroska")
     refused("too long and thin: 4000×2", video, resolution=256)
+
+
+def test_an_index_of_a_million_frames_in_a_small_file(film: Film) -> None:
+    """Frames of one byte each: without its limit, FFmpeg would seek for minutes."""
+    video = bytearray(film(24))
+    for box, at, values in ((b"stsz", 8, (1, 10**6)), (b"stsc", 16, (10**6,)), (b"stts", 12, (10**6, 1))):
+        assert video.count(box) == 1
+        struct.pack_into(f">{len(values)}I", video, video.index(box) + at, *values)
+    refused("longer than 262144 frames", bytes(video))
+
+
+def test_titles_in_another_encoding_do_no_harm(film: Film, frame_numbers: Numbers) -> None:
+    video = film(24)
+    assert video.count(b"Lavf") == 1
+    assert frame_numbers(read(video.replace(b"Lavf", b"\xff\xfe\xe9\xc3"))) == [10, 11, 12, 13]
 
 
 def test_a_playlist_opens_no_other_file(film: Film, tmp_path: Path) -> None:

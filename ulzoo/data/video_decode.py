@@ -13,8 +13,8 @@ The rules, for files as they are found:
 - The header's word on length and times is believed until it proves wrong; then the frames are counted by decoding.
 - Damage that the decoder meets on the way to the clip or in it leaves the file out: nothing is patched up. A file cut
   short serves as long as its clips lie in what is there.
-- Frames of over `MAX_PIXELS` and clips behind more decoding than `MAX_WORK` leave the file out. No other file and no
-  network address that a file names is ever opened.
+- Frames of over `MAX_PIXELS`, an index of over `MAX_FRAMES` and clips behind more decoding than `MAX_WORK` leave the
+  file out. No other file and no network address that a file names is ever opened.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from torch import Tensor
 from ulzoo.data.source import Unreadable
 
 MAX_PIXELS = 7680 * 4320  # 8K UHD
+MAX_FRAMES = 2**18  # 2.4 hours at 30 frames/s; FFmpeg's seeking may cost their square
 MAX_WORK = 2**35  # pixels decoded for one clip: nine minutes of 1080p at 30 frames/s
 
 
@@ -284,12 +285,14 @@ def _opened(file: str | Path | bytes) -> Iterator[tuple[InputContainer, VideoStr
     options = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "none"}  # nested files and addresses stay shut
     with (
         io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as content,
-        av.open(content, "r", options=options) as container,
+        av.open(content, "r", options=options, metadata_errors="replace") as container,
     ):
         pictures = (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
         stream = next(pictures, None)
         if stream is None or stream.codec_context is None:
             raise ValueError("no video in it that can be decoded")
+        if max(stream.frames, len(stream.index_entries)) > MAX_FRAMES:
+            raise ValueError(f"longer than {MAX_FRAMES} frames: cut it into parts")
         stream.thread_type = "NONE"  # one thread a clip: loaders have a process a core
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
