@@ -97,10 +97,9 @@ def _diffusion_model(
         schedule = SCHEDULES.build(config.schedule)
     with _located(spec, f"{part}.weighting"):
         weighting = WEIGHTINGS.build(config.weighting)
-    with _located(spec, part):
-        diffusion = GaussianDiffusion(schedule, config.prediction, config.data_std)
     with _located(spec, f"{part}.backbone"):
         network = BACKBONES.build(config.backbone, inputs)
+    diffusion = GaussianDiffusion(schedule, config.prediction)
     return DiffusionModel(network, diffusion, weighting, frame_dropout)
 
 

@@ -27,7 +27,16 @@ from ulzoo.training.metrics import Row
 from ulzoo.training.optimization import build_optimizer
 from ulzoo.training.trainer import Trainer
 
-OURS = ("spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples", "tensorboard")
+OURS = (
+    "spec.yaml",
+    "metrics.jsonl",
+    "left_out.txt",
+    "figures.json",
+    "model.safetensors",
+    "checkpoints",
+    "samples",
+    "tensorboard",
+)
 EVALUATED_IMAGES = 512
 EVALUATED_CLIPS = 64
 DRAWN_CLIPS = 8

@@ -51,9 +51,6 @@ class Diffusion(Section):
         default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
     )
     prediction: Literal["x", "eps", "v"] = Field(default="v", description="what the network predicts")
-    data_std: float = Field(
-        default=1.0, gt=0, description="standard deviation of the data that v is made for, EDM's preconditioning"
-    )
     weighting: Annotated[Config, Choice(WEIGHTINGS, default="sigmoid")] = Field(
         default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR"
     )

@@ -81,47 +81,6 @@ def test_any_other_denoiser_pays_more(gaussian_denoiser: MakeDenoiser) -> None:
         assert mean_loss(diffusion, gaussian_denoiser("x", s), 1.0, calls=4) > 1.03 * best
 
 
-@pytest.mark.parametrize("s", [0.1, 0.5, 1.0, 3.0])
-def test_v_made_for_the_datas_deviation_is_zero_at_the_best_denoiser(s: float) -> None:
-    """So a network that says nothing pays exactly the mutual information, and samples have the right variance."""
-    diffusion = GaussianDiffusion(CosineSchedule(logsnr_max=5.0), "v", data_std=s)
-
-    def silent(x_t: Tensor, logsnr: Tensor) -> Tensor:
-        return torch.zeros_like(x_t)
-
-    rate = mean_loss(diffusion, silent, s, terminal=True)
-    assert rate == pytest.approx(0.5 * math.log1p(s**2 * math.exp(5.0)), rel=0.005)
-    z_0 = diffusion.sample(silent, (20000, 1), 200, "ddpm", torch.Generator().manual_seed(0))
-    alpha2 = 1 / (1 + math.exp(-5.0))
-    assert z_0.var().item() == pytest.approx(alpha2 * s**2 + 1 - alpha2, rel=0.06)
-
-
-@pytest.mark.parametrize("s", [0.2, 1.0, 2.0])
-def test_every_parametrisation_means_the_same_loss(s: float) -> None:
-    """The same denoised x̂, told as x and as v made for s, costs the same."""
-    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
-    schedule, weighting = CosineSchedule(logsnr_max=5.0), SigmoidWeighting(bias=1.0, loss_factor=1.5)
-    as_x, as_v = GaussianDiffusion(schedule, "x"), GaussianDiffusion(schedule, "v", data_std=s)
-
-    def v_hat(x_t: Tensor, logsnr: Tensor) -> Tensor:
-        return torch.tanh(x_t) + logsnr[:, None] / 10
-
-    losses = [
-        diffusion.loss(denoiser, x, weighting, torch.Generator().manual_seed(2))
-        for diffusion, denoiser in (
-            (as_v, v_hat),
-            (as_x, lambda x_t, logsnr: as_v.to_x(v_hat(x_t, logsnr), x_t, logsnr)),
-        )
-    ]
-    torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize(("prediction", "s", "words"), [("v", 0.0, "must be positive"), ("x", 0.5, "scales v only")])
-def test_a_wrong_data_std_is_refused(prediction: str, s: float, words: str) -> None:
-    with pytest.raises(ValueError, match=f"^data_std {words}"):
-        GaussianDiffusion(CosineSchedule(), prediction, s)  # type: ignore[arg-type]
-
-
 # --- schedules and weightings ----------------------------------------------------------------------------------------
 
 

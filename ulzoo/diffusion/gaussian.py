@@ -29,24 +29,15 @@ def low_discrepancy_times(
 class GaussianDiffusion:
     """x_t = α x + σ ε with α² = sigmoid(λ), σ² = sigmoid(-λ), and a network that predicts x, ε or v = α ε - σ x.
 
-    With a data_std s other than 1, v = (α s ε - σ x / s) / √D, where D = α² s² + σ²: the preconditioning of EDM (arXiv
-    2206.00364) in these terms, x̂ = α s²/D x_t - s σ/√D v̂. For data of variance s² both v and x_t / √D have variance 1,
-    and v̂ = 0 is the best denoiser that knows no more than s.
-
     Args:
         schedule: λ(t).
         prediction: what the denoiser returns.
-        data_std: s, the standard deviation of x that v is made for.
     """
 
-    def __init__(self, schedule: Schedule, prediction: Prediction = "x", data_std: float = 1.0):
+    def __init__(self, schedule: Schedule, prediction: Prediction = "x"):
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}")
-        if not data_std > 0:
-            raise ValueError(f"data_std must be positive, got {data_std}")
-        if data_std != 1 and prediction != "v":
-            raise ValueError(f"data_std scales v only, the prediction is {prediction!r}: leave it at 1")
-        self.schedule, self.prediction, self.data_std = schedule, prediction, data_std
+        self.schedule, self.prediction = schedule, prediction
 
     def add_noise(self, x: Tensor, logsnr: Tensor, noise: Tensor) -> Tensor:
         """x_t at log-SNR `logsnr` (B,)."""
@@ -60,12 +51,7 @@ class GaussianDiffusion:
         alpha, sigma = alpha_sigma(expand_like(logsnr, x_t))
         if self.prediction == "eps":
             return (x_t - sigma * prediction) / alpha
-        s, total = self.data_std, self._variance(alpha, sigma)
-        return alpha * s**2 / total * x_t - s * sigma / total.sqrt() * prediction
-
-    def _variance(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """D = α² s² + σ², the variance of x_t for data of variance s²."""
-        return (alpha * self.data_std) ** 2 + sigma**2
+        return alpha * x_t - sigma * prediction
 
     def _target(self, x: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
         if self.prediction == "x":
@@ -73,16 +59,15 @@ class GaussianDiffusion:
         if self.prediction == "eps":
             return noise
         alpha, sigma = alpha_sigma(expand_like(logsnr, x))
-        return (alpha * self.data_std * noise - sigma / self.data_std * x) / self._variance(alpha, sigma).sqrt()
+        return alpha * noise - sigma * x
 
     def _loss_weight(self, logsnr: Tensor, weighting: Weighting) -> Tensor:
-        """w(λ) e^λ ‖x - x̂‖² = w(λ) ‖ε - ε̂‖² = w(λ) α² s²/D ‖v - v̂‖², so no parametrisation divides by α or σ."""
+        """w(λ) e^λ ‖x - x̂‖² = w(λ) ‖ε - ε̂‖² = w(λ) α² ‖v - v̂‖², so no parametrisation divides by α or σ."""
         if self.prediction == "x":
             return weighting.times_snr(logsnr)
         if self.prediction == "eps":
             return weighting(logsnr)
-        alpha, sigma = alpha_sigma(logsnr)
-        return weighting(logsnr) * (alpha * self.data_std) ** 2 / self._variance(alpha, sigma)
+        return weighting(logsnr) * torch.sigmoid(logsnr)
 
     def loss(
         self,
