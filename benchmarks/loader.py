@@ -1,0 +1,169 @@
+"""Clips a second of the loader beside plain PyAV on the same files.
+
+    python benchmarks/loader.py [--clips 300] [--rounds 5] [--leak 10000] [--out benchmarks/results/loader.json]
+
+Two sets of videos: the embedded emoji as they are (64×64, yuv444p, 8 frames/s), and films made of them: 256×144,
+yuv420p, 8 seconds at 24 frames/s with a keyframe every 48, read at 128×128. Plain PyAV opens the same files in the same
+order, seeks to the keyframe before the same 16 frames, decodes up to their end and turns them to RGB at their own size;
+with 2 workers it is two processes that send nothing back. Loader and plain take turns, each is the median of its
+rounds. Then RSS is measured over `--leak` clips, of which every tenth cannot be read. Exit status 1 if a ratio is below
+0.9 or memory grows by over 20 MB.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from ulzoo.data import VideoFolder, batches
+from ulzoo.data.emoji3d import read_shard
+from ulzoo.data.video_decode import UnreadableVideo, place, read_clip, read_video
+from ulzoo.registry.export import versions
+from ulzoo.seeds import derive_seed
+
+FRAMES, BATCH, SEED, GROWTH_MB = 16, 10, 0, 20
+Pick = tuple[str, float]
+
+
+def write_embedded(folder: Path) -> None:
+    for sample in read_shard("emoji3d-video-64-train.tar"):
+        (folder / f"{sample['__key__']}.mp4").write_bytes(sample["mp4"])
+
+
+def write_films(folder: Path, count: int = 24) -> None:
+    """Emoji that wander over a grey ground."""
+    for sample in islice(read_shard("emoji3d-video-64-train.tar"), count):
+        video = read_video(sample["mp4"], 64)
+        large = interpolate(video.movedim(1, 0).float(), 144).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        with av.open(folder / f"{sample['__key__']}.mp4", "w") as output:
+            stream = output.add_stream("libx264", rate=24, options={"g": "48"})
+            stream.width, stream.height, stream.pix_fmt = 256, 144, "yuv420p"
+            for i in range(192):
+                picture = np.full((144, 256, 3), 200, np.uint8)
+                left = round(56 * (1 + np.sin(i / 20)))
+                picture[:, left : left + 144] = large[i // 3 % len(large)]
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            output.mux(stream.encode())
+
+
+def picks(source: VideoFolder, count: int) -> list[Pick]:
+    """The files and chances of the loader's first `count` clips."""
+    found: list[Pick] = []
+    for epoch in range(count // len(source) + 1):
+        generator = torch.Generator().manual_seed(derive_seed(SEED, "order", epoch))
+        for index in torch.randperm(len(source), generator=generator).tolist():
+            found.append((source.files[index][0], (derive_seed(SEED, "clip", len(found)) >> 10) / 2**53))
+    return found[:count]
+
+
+def plain(wanted: list[Pick]) -> int:
+    """RGB frames of these clips through PyAV as its documentation shows it."""
+    clips = 0
+    for path, chance in wanted:
+        with av.open(path) as container:
+            stream = container.streams.video[0]
+            rate = stream.average_rate
+            first = place(stream.frames, FRAMES, chance)
+            container.seek(int(first / rate / stream.time_base), stream=stream)
+            pixels = []
+            for frame in container.decode(stream):
+                if frame.time > (first - 0.5) / rate:
+                    pixels.append(frame.to_ndarray(format="rgb24"))
+                    if len(pixels) == FRAMES:
+                        break
+        clips += np.stack(pixels).shape[0] == FRAMES
+    return clips
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def compare(root: Path, resolution: int, clips: int, rounds: int, workers: int) -> dict[str, Any]:
+    """Clips/s of both, in turn, after a round that is not counted."""
+    source = VideoFolder("train", root=str(root), resolution=resolution, frames=FRAMES, hflip=False)
+    wanted = picks(source, clips)
+    stream = batches(source, BATCH, seed=SEED, workers=workers)
+    first = next(stream)
+    assert first["key"] == [source.folders.key(path) for path, _ in wanted[:BATCH]]
+    times: dict[str, list[float]] = {"loader": [], "plain": []}
+    with ProcessPoolExecutor(max(workers, 1)) as pool:
+        for _ in range(rounds + 1):
+            times["loader"].append(seconds(lambda: list(islice(stream, clips // BATCH))))
+            if workers:
+                parts = [wanted[i::workers] for i in range(workers)]
+                times["plain"].append(seconds(lambda parts=parts: list(pool.map(plain, parts))))
+            else:
+                times["plain"].append(seconds(lambda: plain(wanted)))
+    rates = {name: round(clips / statistics.median(values[1:]), 1) for name, values in times.items()}
+    return {
+        "workers": workers,
+        "loader_clips_per_second": rates["loader"],
+        "plain_clips_per_second": rates["plain"],
+        "ratio": round(rates["loader"] / rates["plain"], 2),
+    }
+
+
+def resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def leak(clips: int) -> dict[str, Any]:
+    """Growth of the resident memory from a fifth of `clips` on."""
+    files = [sample["mp4"] for sample in islice(read_shard("emoji3d-video-64-train.tar"), 100)]
+    files[::10] = [file[:-500] for file in files[::10]]
+    unreadable, early = 0, 0.0
+    for n in range(clips):
+        if n == clips // 5:
+            early = resident_mb()
+        try:
+            read_clip(files[n % 100], str(n), frames=FRAMES, resolution=64, chance=n / clips)
+        except UnreadableVideo:
+            unreadable += 1
+    assert unreadable == clips // 10, unreadable
+    return {"clips": clips, "unreadable": unreadable, "growth_mb": round(resident_mb() - early, 1)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--leak", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/loader.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name, write, resolution in (("emoji, 64×64", write_embedded, 64), ("films, 256×144", write_films, 128)):
+        with tempfile.TemporaryDirectory() as folder:
+            for split in ("train", "val"):
+                (Path(folder) / split).mkdir()
+            write(Path(folder) / "train")
+            for workers in (0, 2):
+                row = compare(Path(folder), resolution, arguments.clips, arguments.rounds, workers)
+                rows.append({"videos": name, "resolution": resolution, **row})
+                print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
+    memory = leak(arguments.leak)
+    print(json.dumps(memory))
+    machine = {**versions(), "av": av.__version__, "device": "cpu"}
+    content = {"frames": FRAMES, "rounds": arguments.rounds, "machine": machine, "rows": rows, "memory": memory}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return int(min(row["ratio"] for row in rows) < 0.9 or memory["growth_mb"] > GROWTH_MB)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
