@@ -16,15 +16,16 @@ def test_the_mean_of_the_posterior(std: float) -> None:
     alpha2 = torch.sigmoid(LOGSNR)[:, None, None]
     prior, seen = std**-2, alpha2 / (1 - alpha2)
     expected = (prior * mean + seen * x_t / alpha2.sqrt()) / (prior + seen)
-    found = posterior_mean(mean, torch.full((5, 7, 1), std).log(), x_t, LOGSNR)
+    found = posterior_mean(mean, torch.full((5, 7, 1), std), x_t, LOGSNR)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_every_token_has_its_own() -> None:
-    network = ViT(DenoiserInputs((4, 8, 8), 3), patch=(2, 8, 8), width=8, depth=1, heads=2, belief=True)
+    network = ViT(DenoiserInputs((4, 8, 8), 3), patch=(2, 8, 8), width=8, depth=1, heads=2, belief=0.5)
     x_t, logsnr = torch.randn(2, 3, 4, 8, 8), torch.tensor([-1.0, 2.0])
     alpha2 = torch.sigmoid(logsnr)[:, None, None, None, None]
-    torch.testing.assert_close(network(x_t, logsnr), alpha2.sqrt() * x_t)  # a fresh network believes in N(0, 1)
+    fresh = alpha2.sqrt() * 0.25 / (1 - 0.75 * alpha2) * x_t  # which believes in N(0, 0.5²)
+    torch.testing.assert_close(network(x_t, logsnr), fresh)
     with torch.no_grad():
         network.out.proj.weight[-1] = torch.randn(8)  # deviations only
     gain = network(x_t, logsnr) / x_t

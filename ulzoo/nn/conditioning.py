@@ -21,7 +21,7 @@ class DenoiserInputs:
         context_channels: its channels.
         num_classes: class labels; 0 means unconditional.
         label_dropout: share of examples whose label is hidden in training, for guidance.
-        given_channels: channels of what is given on the grid of x_t itself; 0 if nothing is.
+        given_channels: channels of what is given on the grid of x_t itself, of which the last is a mask; 0 for nothing.
     """
 
     size: tuple[int, ...]
@@ -61,7 +61,7 @@ class LogsnrEmbedding(nn.Module):
 
 
 class VectorConditioning(nn.Module):
-    """Sum of the log-SNR embedding and the label embedding, (B, width).
+    """Sum of the log-SNR embedding, the label embedding and, if anything is given, an embedding of that, (B, width).
 
     Each example's label is dropped by a coin of its own in training; label -1, or None for all, is the dropped label.
     """
@@ -71,9 +71,14 @@ class VectorConditioning(nn.Module):
         self.logsnr = LogsnrEmbedding(width)
         self.num_classes, self.label_dropout = inputs.num_classes, inputs.label_dropout
         self.labels = nn.Embedding(inputs.num_classes + 1, width) if inputs.num_classes else None
+        self.given = nn.Embedding(2, width) if inputs.given_channels else None
 
-    def forward(self, logsnr: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, logsnr: Tensor, labels: Tensor | None, given: Tensor | None = None) -> Tensor:
         cond = self.logsnr(logsnr)
+        if self.given is not None:
+            assert given is not None
+            known = given[:, -1].flatten(1).any(dim=1).long()  # (B,), by the mask
+            cond = cond + self.given(known)
         if self.labels is not None:
             if labels is None:
                 labels = torch.full(logsnr.shape, -1, device=logsnr.device)

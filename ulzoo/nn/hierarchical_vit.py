@@ -92,7 +92,7 @@ class HierarchicalViT(nn.Module):
         labels: Tensor | None = None,
         given: Tensor | None = None,
     ) -> Tensor:
-        cond = self.cond(logsnr, labels)
+        cond = self.cond(logsnr, labels, given)
         tokens = self.embed(to_tokens(patchify(with_given(x_t, given), self.patch)))  # (B, N_0, channels[0])
         if self.context is not None:
             assert context is not None

@@ -119,7 +119,7 @@ class UViT(nn.Module):
         labels: Tensor | None = None,
         given: Tensor | None = None,
     ) -> Tensor:
-        cond = self.cond(logsnr, labels)  # (B, width)
+        cond = self.cond(logsnr, labels, given)  # (B, width)
         h = self.stem(patchify(with_given(x_t, given), self.patch))  # (B, channels[0], *size / patch)
         if self.context_fine is not None:
             assert context is not None

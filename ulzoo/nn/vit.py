@@ -25,8 +25,9 @@ class ViT(nn.Module):
         positions: rotary or learned position encoding.
         attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
         causal: over video: no frame depends on later ones (than those of its own patch, in time).
-        belief: for `prediction: x`: every token says a mean of its patch and how sure it is, and x̂ is the mean that x_t
-            leaves of that. For patches of more values than `width`, and where much stands still.
+        belief: for `prediction: x`: every token says how far its patch may be from the guess, which mean it expects in
+            that unit, and x̂ is what x_t leaves of that belief. The number is where the distance starts. For patches of
+            more values than `width`, and for video, where much stands still.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ViT(nn.Module):
         positions: Positions = "rotary",
         attention: AttentionKind = "full",
         causal: bool = False,
-        belief: bool = False,
+        belief: float | None = None,
     ):
         super().__init__()
         self.patch = patch_sides(patch, len(inputs.size))
@@ -64,8 +65,10 @@ class ViT(nn.Module):
             attention=attention,
             causal=causal,
         )
+        if belief is not None and belief <= 0:
+            raise ValueError(f"belief {belief} must be positive, a standard deviation of x")
         self.belief = belief
-        self.out = ModulatedOutput(width, width, patch_channels + belief)
+        self.out = ModulatedOutput(width, width, patch_channels + (belief is not None))
 
     def forward(
         self,
@@ -75,26 +78,26 @@ class ViT(nn.Module):
         labels: Tensor | None = None,
         given: Tensor | None = None,
     ) -> Tensor:
-        cond = self.cond(logsnr, labels)  # (B, width)
+        cond = self.cond(logsnr, labels, given)  # (B, width)
         tokens = self.embed(to_tokens(patchify(with_given(x_t, given), self.patch)))  # (B, N, width)
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
-        prediction = self.out(self.transformer(tokens, cond), cond)  # (B, N, patch_channels + belief)
-        if self.belief:
+        prediction = self.out(self.transformer(tokens, cond), cond)  # (B, N, patch_channels), one more with a belief
+        if self.belief is not None:
             mean, log_std = prediction.float().split((prediction.shape[-1] - 1, 1), dim=-1)
-            prediction = posterior_mean(mean, log_std, to_tokens(patchify(x_t, self.patch)), logsnr)
+            std = self.belief * log_std.clamp(-5, 5).exp()
+            prediction = posterior_mean(std * mean, std, to_tokens(patchify(x_t, self.patch)), logsnr)
         return unpatchify(to_grid(prediction, self.size), self.patch)
 
 
-def posterior_mean(mean: Tensor, log_std: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
-    """x̂ = (σ² m + α s² x_t) / (σ² + α² s²), what x_t leaves of the belief x ~ N(m, s²); s = exp(log_std).
+def posterior_mean(mean: Tensor, std: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
+    """x̂ = (σ² m + α s² x_t) / (σ² + α² s²), what x_t leaves of the belief x ~ N(m, s²).
 
     Where the belief is sure x_t is not listened to, and elsewhere its detail passes by the network, however narrow.
     """
     alpha2 = torch.sigmoid(logsnr.float())[:, None, None]
-    variance = log_std.clamp(-6, 2).mul(2).exp()
-    return ((1 - alpha2) * mean + alpha2.sqrt() * variance * x_t) / (1 - alpha2 + alpha2 * variance)
+    return ((1 - alpha2) * mean + alpha2.sqrt() * std**2 * x_t) / (1 - alpha2 + alpha2 * std**2)
 
 
 class ViTEncoder(nn.Module):
