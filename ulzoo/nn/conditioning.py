@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ulzoo.nn.grid import enlarge, patchify
+from ulzoo.nn.grid import enlarge, patchify, zero_init
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,21 @@ class DenoiserInputs:
 def with_given(x_t: Tensor, given: Tensor | None) -> Tensor:
     """x_t and what is given on its grid, as channels: (B, channels + given_channels, *size)."""
     return x_t if given is None else torch.cat([x_t, given], dim=1)
+
+
+class Carry(nn.Module):
+    """What of x_t belongs in the prediction as it is: a gain for every channel, which depends on the conditions.
+
+    So patches of more values than the network is wide keep their detail: of v = α/σ x_t - x/σ the network need make the
+    smooth x only. The gains start at zero.
+    """
+
+    def __init__(self, channels: int, cond_width: int):
+        super().__init__()
+        self.gain = zero_init(nn.Linear(cond_width, channels))
+
+    def forward(self, cond: Tensor, x_t: Tensor) -> Tensor:
+        return self.gain(cond).reshape(*x_t.shape[:2], *[1] * (x_t.ndim - 2)) * x_t
 
 
 class LogsnrEmbedding(nn.Module):

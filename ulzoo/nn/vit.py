@@ -2,12 +2,11 @@
 
 import math
 
-import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.nn.attention import AttentionKind
-from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
+from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
 
@@ -25,9 +24,8 @@ class ViT(nn.Module):
         positions: rotary or learned position encoding.
         attention: over video: full, or factorised, by turns over a frame's tokens and over a place's in all frames.
         causal: over video: no frame depends on later ones (than those of its own patch, in time).
-        belief: for `prediction: x`: every token says how far its patch may be from the guess, which mean it expects in
-            that unit, and x̂ is what x_t leaves of that belief. The number is where the distance starts. For patches of
-            more values than `width`, and for video, where much stands still.
+        carry: add x_t to the prediction, times a gain for every channel that depends on the conditions: for
+            patches of more values than `width`.
     """
 
     def __init__(
@@ -43,7 +41,7 @@ class ViT(nn.Module):
         positions: Positions = "rotary",
         attention: AttentionKind = "full",
         causal: bool = False,
-        belief: float | None = None,
+        carry: bool = False,
     ):
         super().__init__()
         self.patch = patch_sides(patch, len(inputs.size))
@@ -65,10 +63,8 @@ class ViT(nn.Module):
             attention=attention,
             causal=causal,
         )
-        if belief is not None and belief <= 0:
-            raise ValueError(f"belief {belief} must be positive, a standard deviation of x")
-        self.belief = belief
-        self.out = ModulatedOutput(width, width, patch_channels + (belief is not None))
+        self.out = ModulatedOutput(width, width, patch_channels)
+        self.carry = Carry(inputs.channels, width) if carry else None
 
     def forward(
         self,
@@ -83,21 +79,9 @@ class ViT(nn.Module):
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
-        prediction = self.out(self.transformer(tokens, cond), cond)  # (B, N, patch_channels), one more with a belief
-        if self.belief is not None:
-            mean, log_std = prediction.float().split((prediction.shape[-1] - 1, 1), dim=-1)
-            std = self.belief * log_std.clamp(-5, 5).exp()
-            prediction = posterior_mean(std * mean, std, to_tokens(patchify(x_t, self.patch)), logsnr)
-        return unpatchify(to_grid(prediction, self.size), self.patch)
-
-
-def posterior_mean(mean: Tensor, std: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
-    """x̂ = (σ² m + α s² x_t) / (σ² + α² s²), what x_t leaves of the belief x ~ N(m, s²).
-
-    Where the belief is sure x_t is not listened to, and elsewhere its detail passes by the network, however narrow.
-    """
-    alpha2 = torch.sigmoid(logsnr.float())[:, None, None]
-    return ((1 - alpha2) * mean + alpha2.sqrt() * std**2 * x_t) / (1 - alpha2 + alpha2 * std**2)
+        tokens = self.transformer(tokens, cond)
+        prediction = unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
+        return prediction if self.carry is None else prediction + self.carry(cond, x_t)
 
 
 class ViTEncoder(nn.Module):
