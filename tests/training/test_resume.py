@@ -118,3 +118,13 @@ def test_a_longer_run_goes_on(tiny, assert_same_run, tmp_path):
     train(long, tmp_path / "run", stages=("latents",), resume=True)
     train(long, tmp_path / "at once", stages=("latents",))
     assert_same_run(tmp_path / "run", tmp_path / "at once")
+
+
+def test_kills_of_a_run_on_video(tiny_video, train_and_kill, assert_same_run, tmp_path):
+    """Clips are drawn, and given frames hidden, as if nothing had happened."""
+    spec = tiny_video()
+    train(spec, tmp_path / "whole")
+    assert train_and_kill(spec, tmp_path / "run", ["at", "latents", 3])
+    assert train_and_kill(spec, tmp_path / "run", ["at", "base", 5], resume=True)
+    train(spec, tmp_path / "run", resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
