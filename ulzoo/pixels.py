@@ -8,10 +8,11 @@ from torch import Tensor
 PSNR_CAP = 58.92  # dB; 10 log10(255² / (1/12)), the PSNR of an image against itself rounded to uint8
 
 
-def from_uint8(pixels: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1], any shape."""
+def from_uint8(pixels: Tensor, out: Tensor | None = None) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1], any shape; in `out` if given."""
     assert pixels.dtype == torch.uint8, pixels.dtype
-    return pixels.float() / 127.5 - 1
+    x = pixels.float() if out is None else out.copy_(pixels)
+    return x.div_(127.5).sub_(1)
 
 
 def to_uint8(x: Tensor) -> Tensor:

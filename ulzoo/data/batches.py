@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -174,7 +175,8 @@ def _stack(samples: list[Sample]) -> _Stacked:
 
 def _finish(stacked: _Stacked, left_out: LeftOut, images: int) -> Batch:
     pixels, label, key = stacked
-    return {"x": from_uint8(pixels), "label": label, "key": key, "images": images, "left_out": left_out}
+    memory = torch.from_numpy(np.empty(pixels.shape, np.float32))  # in huge pages, unlike torch.empty: faster
+    return {"x": from_uint8(pixels, memory), "label": label, "key": key, "images": images, "left_out": left_out}
 
 
 def _as_it_is(batch: Any) -> Any:

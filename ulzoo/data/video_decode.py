@@ -5,8 +5,8 @@ The rules, for files as they are found:
 - The video is the file's first picture stream that is not cover art; a file without one is left out.
 - It is turned and mirrored as its display matrix says, its pixels are made square, transparency is laid over white,
   grey and more than 8 bits become 8-bit RGB by the file's own matrix and range. HDR is not tone-mapped.
-- The shorter side is resized to the resolution by swscale's bicubic filter, which widens as it shrinks; then the
-  middle is cut out.
+- The shorter side is resized to the resolution by swscale's area filter: averages where it shrinks, linear where it
+  enlarges. Then the middle is cut out.
 - With a frame rate, a clip's frames are those shown at even steps of time, whatever the times of the file's frames;
   without one, they are the file's own frames in the order shown.
 - A file that is shorter than a clip is left out.
@@ -143,7 +143,8 @@ class _Wish:
                 begin, slack = timeline.start + first / self.frame_rate, _half_tick(stream)
             if first and not counted:
                 container.seek(int(begin / (stream.time_base or 1)), stream=stream)
-            decoded = self._decode(container, stream, timeline.rate)
+            unneeded = begin if self.frame_rate is None and not counted else None
+            decoded = self._decode(container, stream, timeline.rate, unneeded)
             head = next(decoded, None)
             if head is None or head[0] > begin + slack:
                 raise ValueError("its frames are not where its header says")
@@ -183,16 +184,25 @@ class _Wish:
         return _Timeline(times[0], times[-1] + duration, len(times), rate, tuple(times))
 
     def _decode(
-        self, container: InputContainer, stream: VideoStream, rate: float
+        self, container: InputContainer, stream: VideoStream, rate: float, unneeded: float | None = None
     ) -> Iterator[tuple[float, VideoFrame]]:
-        """Frames in the order shown with their times. Raises on damage and when it gets too much."""
-        for index, frame in enumerate(container.decode(stream)):
-            self.work += frame.width * frame.height
-            if self.work > MAX_WORK:
-                raise ValueError(f"its clip lies behind more than {MAX_WORK / 1e9:.0f} billion pixels to decode")
-            if frame.is_corrupt:
-                raise ValueError("damaged frames")
-            yield index / rate if frame.time is None else frame.time, frame
+        """Frames in the order shown with their times; of those before `unneeded` only what others are decoded from.
+
+        Raises on damage and when it gets too much.
+        """
+        index = 0
+        for packet in container.demux(stream):
+            if unneeded is not None:
+                early = packet.pts is not None and float(packet.pts * packet.time_base) < unneeded
+                stream.codec_context.skip_frame = "NONREF" if early else "DEFAULT"
+            for frame in packet.decode():
+                self.work += frame.width * frame.height
+                if self.work > MAX_WORK:
+                    raise ValueError(f"its clip lies behind more than {MAX_WORK / 1e9:.0f} billion pixels to decode")
+                if frame.is_corrupt:
+                    raise ValueError("damaged frames")
+                yield index / rate if frame.time is None else frame.time, frame
+                index += 1
 
 
 class _Square:
@@ -209,7 +219,7 @@ class _Square:
         width, height = max(self.side, round(width * scale)), max(self.side, round(height * scale))
         if width * height > MAX_PIXELS:
             raise ValueError(f"too long and thin: {frame.width}×{frame.height} pixels of {pixel_aspect:g}:1")
-        resized = self.reformatter.reformat(picture, width, height, "rgb24", interpolation="BICUBIC", threads=1)
+        resized = self.reformatter.reformat(picture, width, height, "rgb24", interpolation="AREA", threads=1)
         left, top = (width - self.side) // 2, (height - self.side) // 2
         return upright(resized.to_ndarray()[top : top + self.side, left : left + self.side], frame)
 
