@@ -75,7 +75,7 @@ def sample_rows(
     for name, model in models.items():
         parts = share(n, asked[name])
         numbers = torch.tensor([number for number, count in parts for _ in range(count)]) if asked[name] else None
-        pictures = _sample(model, n, numbers, guidance, steps, seed, network)
+        pictures = draw(model, n, numbers, guidance, steps, seed, network)
         for (number, _), part in zip(parts, pictures.split([count for _, count in parts]), strict=True):
             title = f"{name} · {label_name(number, model.contract)}" if asked[name] else name
             rows += _wrapped(title, part)
@@ -93,7 +93,7 @@ def label_name(number: int, contract: Contract) -> str:
     return contract.label_names[number] if contract.label_names else f"label {number}"
 
 
-def _sample(
+def draw(
     model: UnifiedLatents,
     n: int,
     labels: Tensor | None,
@@ -101,14 +101,18 @@ def _sample(
     steps: int | None,
     seed: int,
     network: Literal["base", "prior"],
+    frames: Tensor | None = None,
+    at_once: int = AT_ONCE,
 ) -> Tensor:
+    """n samples on the model's device, `at_once` at a time from one generator."""
     generator = torch.Generator(model.device).manual_seed(seed)
     parts = []
-    for start in range(0, n, AT_ONCE):
-        some = None if labels is None else labels[start : start + AT_ONCE]
-        count = min(AT_ONCE, n - start)
-        z_0 = model.sample_latents(count, some, guidance, steps, generator, network)
-        parts.append(model.decode(z_0, generator=generator, labels=some))
+    for start in range(0, n, at_once):
+        some = slice(start, min(start + at_once, n))
+        these = None if labels is None else labels[some]
+        given = None if frames is None else frames[some].to(model.device)
+        z_0 = model.sample_latents(some.stop - start, these, guidance, steps, generator, network, given)
+        parts.append(model.decode(z_0, generator=generator, labels=these, frames=given))
     return torch.cat(parts)
 
 

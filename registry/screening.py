@@ -13,7 +13,7 @@ from ulzoo.data import Source, in_order
 from ulzoo.evaluation.films import Band, Clips, save_contact_sheet, save_film
 from ulzoo.model import UnifiedLatents
 from ulzoo.pixels import frame_psnr
-from ulzoo.registry.gallery import label_name, label_numbers, share
+from ulzoo.registry.gallery import draw, label_name, label_numbers, share
 
 AT_ONCE = 8
 MOST = 128  # clips of a model that a film has room for
@@ -67,7 +67,7 @@ def sampled_clips(
             compared[name] = model
             continue
         numbers = _numbers(labels, n, model.contract)
-        clips = _sample(model, n, numbers, None, guidance, steps, seed, network).cpu()
+        clips = draw(model, n, _tensor(numbers), guidance, steps, seed, network, at_once=AT_ONCE).cpu()
         if not numbers:
             bands.append([Clips(name, clips)])
         for number, together in groupby(range(len(numbers)), numbers.__getitem__):
@@ -81,7 +81,8 @@ def sampled_clips(
         for name, model in compared.items():
             given = model.contract.given_frames
             numbers = _numbers(labels, len(x), model.contract)
-            clips = _sample(model, len(x), numbers, x[:, :, :given], guidance, steps, seed, network).cpu()
+            frames = x[:, :, :given]
+            clips = draw(model, len(x), _tensor(numbers), guidance, steps, seed, network, frames, AT_ONCE).cpu()
             decibels = frame_psnr(clips[:, :, given:], x[:, :, given:]).mean(1).tolist()
             notes = [f"{value:.2f} dB" for value in decibels]
             if numbers:
@@ -140,25 +141,8 @@ def _numbers(labels: str | None, n: int, contract: Contract) -> list[int]:
     return [number for number, count in share(n, label_numbers(labels, contract)) for _ in range(count)]
 
 
-def _sample(
-    model: UnifiedLatents,
-    n: int,
-    numbers: list[int],
-    frames: Tensor | None,
-    guidance: float | None,
-    steps: int | None,
-    seed: int,
-    network: Literal["base", "prior"],
-) -> Tensor:
-    generator = torch.Generator(model.device).manual_seed(seed)
-    parts = []
-    for start in range(0, n, AT_ONCE):
-        count = min(AT_ONCE, n - start)
-        some = torch.tensor(numbers[start : start + count]) if numbers else None
-        given = None if frames is None else frames[start : start + count].to(model.device)
-        z_0 = model.sample_latents(count, some, guidance, steps, generator, network, given)
-        parts.append(model.decode(z_0, generator=generator, labels=some, frames=given))
-    return torch.cat(parts)
+def _tensor(numbers: list[int]) -> Tensor | None:
+    return torch.tensor(numbers) if numbers else None
 
 
 def _check_number(n: int) -> None:

@@ -90,8 +90,7 @@ def test_hiding_is_by_example_and_takes_the_mask_along() -> None:
 def test_nothing_of_the_future_reaches_the_condition(make: Callable[..., UnifiedLatents], network: str) -> None:
     """The gradient of what a network is told with respect to the frames that it is to make is exactly zero."""
     model, x = make(), clips().requires_grad_(True)
-    given = model._given_pixels if network == "decoder" else model._given_latents
-    condition = given(model._first_frames(x), len(x))
+    condition = model._given(network, model._first_frames(x), len(x))  # type: ignore[arg-type]
     assert condition is not None
     condition.square().sum().backward()
     assert x.grad is not None
@@ -101,7 +100,7 @@ def test_nothing_of_the_future_reaches_the_condition(make: Callable[..., Unified
 
 def test_the_bases_condition_is_the_encoding_of_the_given_frames_alone(make: Callable[..., UnifiedLatents]) -> None:
     model, x = make(), clips()
-    condition = model._given_latents(model._first_frames(x), len(x))
+    condition = model._given("base", model._first_frames(x), len(x))
     assert condition is not None and condition.shape == (3, 6, *LATENT_SIZE)
     torch.testing.assert_close(condition[:, :5], model.encode(frames.hold(x[:, :, :GIVEN], 8)))
     assert condition[0, 5, :, 0, 0].tolist() == [1.0, 0.5, 0.0, 0.0]
@@ -112,8 +111,8 @@ def test_the_guess_is_subtracted_and_given_back(make: Callable[..., UnifiedLaten
     model = make()
     assert model.base is not None
     for part, given in (
-        (model.decoder, model._given_pixels(clips()[:, :, :GIVEN], 3)),
-        (model.base, model._given_latents(clips()[:, :, :GIVEN], 3)),
+        (model.decoder, model._given("decoder", clips()[:, :, :GIVEN], 3)),
+        (model.base, model._given("base", clips()[:, :, :GIVEN], 3)),
     ):
         assert given is not None
         part.diffusion.prediction = "x"
@@ -158,7 +157,7 @@ def test_the_rate_by_the_base_is_told_the_given_frames(make: Callable[..., Unifi
     assert model.base is not None
     model.base.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[4]))
     assert model.rate(x, samples=2, network="base", generator=seeded()).shape == (3,)
-    expected = model._given_latents(x[:, :, :GIVEN], 3)
+    expected = model._given("base", x[:, :, :GIVEN], 3)
     assert expected is not None and torch.equal(seen[0], expected.repeat(2, 1, 1, 1, 1))
 
 

@@ -90,7 +90,7 @@ class UnifiedLatents(nn.Module):
         sampling = self._sampling("decoder", steps, None)
         shape = (len(z_0), *self.contract.shape)
         labels = self._labels(self.decoder, labels, len(z_0))
-        given = self._given_pixels(frames, len(z_0))
+        given = self._given("decoder", frames, len(z_0))
         x = self.decoder.sample(shape, sampling, generator, z_0.device, z_0, labels, given).clamp(-1, 1)
         return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
 
@@ -132,7 +132,7 @@ class UnifiedLatents(nn.Module):
             raise ValueError("guidance leans towards a class: give `labels` with it")
         shape = (n, *self.contract.latent_shape)
         labels = self._labels(model, labels, n)
-        given = self._given_latents(frames, n) if network == "base" else None
+        given = self._given("base", frames, n) if network == "base" else None
         sampling = self._sampling("base", steps, guidance)
         return model.sample(shape, sampling, generator, self.device, labels=labels, given=given)
 
@@ -180,7 +180,7 @@ class UnifiedLatents(nn.Module):
         z_clean = self.encode(x).repeat(samples, *[1] * (x.ndim - 1))  # (samples · B, c, ...)
         if labels is not None:
             labels = labels.repeat(samples)
-        given = self._given_latents(self._first_frames(x), len(x)) if network == "base" else None
+        given = self._given("base", self._first_frames(x), len(x)) if network == "base" else None
         if given is not None:
             given = given.repeat(samples, *[1] * (x.ndim - 1))
         nats = model.rate(z_clean, generator, self._labels(model, labels, len(z_clean)), given)
@@ -211,7 +211,7 @@ class UnifiedLatents(nn.Module):
         z_prior = _scale_gradient(z_clean, prior_gradient)
         rate = self.prior.rate(z_prior, generator, self._labels(self.prior, labels))
         z_0 = self.noise_latents(z_clean, generator)
-        given = self._hidden(self.decoder, self._given_pixels(self._first_frames(x), len(x)), generator)
+        given = self._hidden(self.decoder, self._given("decoder", self._first_frames(x), len(x)), generator)
         decoder_labels = self._labels(self.decoder, labels)
         distortion = self.decoder.loss(x, self.decoder.weighting, generator, z_0, decoder_labels, given)
         return LatentsLoss(rate, distortion, self.contract.pixels)
@@ -220,7 +220,7 @@ class UnifiedLatents(nn.Module):
         """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch."""
         with torch.no_grad():
             z_clean = self.encode(x)
-            given = self._given_latents(self._first_frames(x), len(x))
+            given = self._given("base", self._first_frames(x), len(x))
         base = self._latent_model("base")
         given = self._hidden(base, given, generator)
         nats = base.loss(z_clean, base.weighting, generator, labels=self._labels(base, labels), given=given)
@@ -232,25 +232,20 @@ class UnifiedLatents(nn.Module):
         """The frames of x that are given, and no others, (B, C, k, H, W)."""
         return x[:, :, : self.contract.given_frames] if self.contract.given_frames else None
 
-    def _given_pixels(self, frames: Tensor | None, n: int) -> Tensor | None:
-        """What the decoder is told of the given frames, (n, C + 1, T, H, W); zeros where none are given."""
-        contract = self.contract
-        if not contract.given_frames:
-            return None
-        if frames is None:
-            return torch.zeros(n, contract.channels + 1, *contract.size, device=self.device)
-        length = contract.size[0]
-        return condition(hold(frames.to(self.device), length), contract.given_frames, length)
+    def _given(self, part: Literal["decoder", "base"], frames: Tensor | None, n: int) -> Tensor | None:
+        """What a network is told of the given frames, zeros where none are; None if it continues none.
 
-    def _given_latents(self, frames: Tensor | None, n: int) -> Tensor | None:
-        """What the base is told of the given frames, (n, c + 1, t, h, w): the encoding of them alone."""
+        The held clip for the decoder, (n, C + 1, T, H, W), its encoding for the base, (n, c + 1, t, h, w).
+        """
         contract = self.contract
         if not contract.given_frames:
             return None
         if frames is None:
-            return torch.zeros(n, contract.latent_channels + 1, *contract.latent_size, device=self.device)
-        length = contract.size[0]
-        return condition(self.encode(hold(frames.to(self.device), length)), contract.given_frames, length)
+            channels, *size = contract.shape if part == "decoder" else contract.latent_shape
+            return torch.zeros(n, channels + 1, *size, device=self.device)
+        held = hold(frames.to(self.device), contract.size[0])
+        guess = held if part == "decoder" else self.encode(held)
+        return condition(guess, contract.given_frames, contract.size[0])
 
     @staticmethod
     def _hidden(model: DiffusionModel, given: Tensor | None, generator: torch.Generator | None) -> Tensor | None:
