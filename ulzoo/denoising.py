@@ -41,7 +41,6 @@ class DiffusionModel(nn.Module):
     def loss(
         self,
         x: Tensor,
-        weighting: Weighting,
         generator: torch.Generator | None = None,
         context: Tensor | None = None,
         labels: Tensor | None = None,
@@ -49,7 +48,7 @@ class DiffusionModel(nn.Module):
     ) -> Tensor:
         """Weighted nats per example, (B,), without the terminal KL, which does not train a network."""
         denoiser = self.denoiser(context, labels, given)
-        return self.diffusion.loss(denoiser, x - _guess(given, x.shape[1]), weighting, generator)
+        return self.diffusion.loss(denoiser, x - _guess(given, x.shape[1]), self.weighting, generator)
 
     def rate(
         self,

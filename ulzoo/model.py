@@ -213,7 +213,7 @@ class UnifiedLatents(nn.Module):
         z_0 = self.noise_latents(z_clean, generator)
         given = self._hidden(self.decoder, self._given("decoder", self._first_frames(x), len(x)), generator)
         decoder_labels = self._labels(self.decoder, labels)
-        distortion = self.decoder.loss(x, self.decoder.weighting, generator, z_0, decoder_labels, given)
+        distortion = self.decoder.loss(x, generator, z_0, decoder_labels, given)
         return LatentsLoss(rate, distortion, self.contract.pixels)
 
     def base_loss(self, x: Tensor, labels: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
@@ -223,7 +223,7 @@ class UnifiedLatents(nn.Module):
             given = self._given("base", self._first_frames(x), len(x))
         base = self._latent_model("base")
         given = self._hidden(base, given, generator)
-        nats = base.loss(z_clean, base.weighting, generator, labels=self._labels(base, labels), given=given)
+        nats = base.loss(z_clean, generator, labels=self._labels(base, labels), given=given)
         return nats.mean() / self.contract.pixels
 
     # -----------------------------------------------------------------------------------------------------------------

@@ -34,16 +34,17 @@ class Convolutions:
             return nn.Conv2d(in_channels, out_channels, 3, padding=1)
         if size[0] == 1:
             return nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
-        past = nn.ConstantPad3d((0, 0, 0, 0, 2 if self.causal else 1, 0 if self.causal else 1), 0.0)
+        past = [nn.ConstantPad3d((0, 0, 0, 0, 2, 0), 0.0)] if self.causal else []  # else the convolution pads itself
+        around = 0 if self.causal else 1
         if self.kind == "full":
-            return nn.Sequential(past, nn.Conv3d(in_channels, out_channels, 3, padding=(0, 1, 1)))
-        in_time = nn.Conv3d(out_channels, out_channels, (3, 1, 1))
+            return nn.Sequential(*past, nn.Conv3d(in_channels, out_channels, 3, padding=(around, 1, 1)))
+        in_time = nn.Conv3d(out_channels, out_channels, (3, 1, 1), padding=(around, 0, 0))
         with torch.no_grad():  # starts as the frame itself, so that the network starts as an image's on every frame
             nn.init.dirac_(in_time.weight[:, :, 1:] if self.causal else in_time.weight)
             if self.causal:
                 in_time.weight[:, :, 0] = 0
         in_space = nn.Conv3d(in_channels, out_channels, (1, 3, 3), padding=(0, 1, 1))
-        return nn.Sequential(in_space, past, in_time)
+        return nn.Sequential(in_space, *past, in_time)
 
     def norm(self, size: Sequence[int], channels: int, affine: bool = True) -> nn.GroupNorm:
         """Groups of 16 channels or, where that does not divide, of the largest divisor up to 16."""
