@@ -1,7 +1,6 @@
 """The zoo: specs by name, released models by name, and every way to get a model."""
 
 import fnmatch
-import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from ulzoo.files import sha256
 from ulzoo.registry.schema import Spec, diff
 from ulzoo.registry.spec import find_specs, load_spec
 from ulzoo.registry.table import suggest
@@ -135,6 +135,6 @@ def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str
 def _check_hash(card: Card) -> None:
     if not card.path.is_file():
         raise ValueError(f"{card.path}: the released weights are missing from this installation; reinstall ulzoo")
-    found = hashlib.sha256(card.path.read_bytes()).hexdigest()
+    found = sha256(card.path)
     if found != card.sha256:
         raise ValueError(f"{card.path}: SHA-256 is {found[:12]}…, its card says {card.sha256[:12]}…; reinstall ulzoo")

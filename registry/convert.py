@@ -1,12 +1,12 @@
 """Exports of what training left, a run or one of its checkpoints, and of exports in another precision."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ulzoo import tensorfile
+from ulzoo.files import sha256
 from ulzoo.registry.export import Dtype, load_export, save_export
 from ulzoo.registry.run import restore
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
@@ -35,8 +35,7 @@ class Exported:
 
     @property
     def sha256(self) -> str:
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256(self.path)
 
 
 def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:

