@@ -10,12 +10,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "diffusion": {"diffusion"},
-    "nn": {"nn"},
+    "nn": {"nn", "text"},
     "contract": set(),
     "denoising": {"diffusion", "contract"},
     "frames": set(),
+    "text": set(),
     "model": {"diffusion", "contract", "denoising", "frames", "model"},
-    "data": {"data", "files", "pixels", "seeds"},
+    "data": {"data", "files", "pixels", "seeds", "text"},
     "training": {
         "diffusion",
         "nn",
