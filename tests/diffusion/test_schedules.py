@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ulzoo.diffusion import CosineSchedule, InterpolatedCosineSchedule, LinearSchedule, Schedule, ShiftedCosineSchedule
+from ulzoo.diffusion import (
+    CosineSchedule,
+    InterpolatedCosineSchedule,
+    LinearSchedule,
+    Schedule,
+    ShiftedCosineSchedule,
+    time_of,
+)
 
 CLASSES: list[Callable[..., Schedule]] = [
     LinearSchedule,
@@ -129,3 +136,15 @@ def test_refuses_ends_that_do_not_fall(kind: Callable[..., Schedule], ends: tupl
 def test_interpolation_refuses_to_rise() -> None:
     with pytest.raises(ValueError, match="low must be at most high"):
         InterpolatedCosineSchedule(low=1.0, high=0.0)
+
+
+@given(schedules(), st.floats(0, 1))
+def test_the_time_of_a_logsnr_is_the_inverse(schedule: Schedule, at: float) -> None:
+    t = torch.tensor([at], dtype=torch.float64)
+    logsnr = schedule.logsnr(t)
+    torch.testing.assert_close(schedule.logsnr(time_of(schedule, logsnr)), logsnr, rtol=1e-6, atol=1e-6)
+
+
+def test_the_time_of_a_logsnr_beyond_the_ends() -> None:
+    schedule = CosineSchedule(logsnr_min=-10, logsnr_max=5)
+    assert time_of(schedule, torch.tensor([6.0, 5.0, -10.0, -11.0])).tolist() == [0, 0, 1, 1]

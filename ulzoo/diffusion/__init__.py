@@ -1,8 +1,9 @@
 """The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
-from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, low_discrepancy_times
+from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, low_discrepancy_times, normal_kl
 from ulzoo.diffusion.guidance import guided
 from ulzoo.diffusion.noise import expand_like, randn_like
+from ulzoo.diffusion.random_logsnr import TruncatedLogistic
 from ulzoo.diffusion.samplers import SAMPLERS
 from ulzoo.diffusion.schedules import (
     CosineSchedule,
@@ -10,6 +11,7 @@ from ulzoo.diffusion.schedules import (
     LinearSchedule,
     Schedule,
     ShiftedCosineSchedule,
+    time_of,
 )
 from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, Weighting
 
@@ -24,9 +26,12 @@ __all__ = [
     "Schedule",
     "ShiftedCosineSchedule",
     "SigmoidWeighting",
+    "TruncatedLogistic",
     "Weighting",
     "expand_like",
     "guided",
     "low_discrepancy_times",
+    "normal_kl",
     "randn_like",
+    "time_of",
 ]

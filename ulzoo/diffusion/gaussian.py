@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ulzoo.diffusion.noise import alpha_sigma, expand_like, randn_like
 from ulzoo.diffusion.samplers import SAMPLERS
-from ulzoo.diffusion.schedules import Schedule
+from ulzoo.diffusion.schedules import Schedule, time_of
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
 
 Prediction = Literal["x", "eps", "v"]
@@ -24,6 +24,13 @@ def low_discrepancy_times(
     """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1)."""
     offset = torch.rand((), generator=generator, device=device)
     return (offset + torch.arange(n, device=device) / n) % 1  # (n,)
+
+
+def normal_kl(x: Tensor, logsnr: Tensor | float) -> Tensor:
+    """KL(N(α x, σ² I) ‖ N(0, I)) in nats per example, (B,), of x (B, ...) noised to `logsnr`, a number or (B,)."""
+    level = expand_like(torch.as_tensor(logsnr, dtype=x.dtype, device=x.device), x)
+    per_dimension = (torch.sigmoid(level) * (x.square() - 1) + F.softplus(level)) / 2
+    return per_dimension.flatten(1).sum(1)
 
 
 class GaussianDiffusion:
@@ -75,6 +82,7 @@ class GaussianDiffusion:
         x: Tensor,
         weighting: Weighting | None = None,
         generator: torch.Generator | None = None,
+        logsnr_max: Tensor | None = None,
     ) -> Tensor:
         """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (paper §2; L_z without its terminal KL).
 
@@ -83,23 +91,27 @@ class GaussianDiffusion:
             x: clean data, (B, ...); gradients reach it both through x_t and through the target.
             weighting: w(λ); the ELBO's w = 1 if None.
             generator: source of t and ε, on the device of `x`.
+            logsnr_max: (B,), where each example's process begins; λ(0) for all if None.
 
         Returns:
             nats per example, summed over dimensions, (B,).
         """
         t = low_discrepancy_times(len(x), generator, x.device)
+        span: Tensor | float = 1.0
+        if logsnr_max is not None:
+            start = time_of(self.schedule, logsnr_max)
+            span = 1 - start
+            t = start + span * t
         logsnr = self.schedule.logsnr(t)
         noise = randn_like(x, generator)
         prediction = denoiser(self.add_noise(x, logsnr, noise), logsnr)
         error = (self._target(x, noise, logsnr) - prediction).float().square().flatten(1).sum(1)
         weight = self._loss_weight(logsnr, weighting or _ELBO)
-        return -self.schedule.dlogsnr_dt(t) * weight / 2 * error  # (B,)
+        return -self.schedule.dlogsnr_dt(t) * span * weight / 2 * error  # (B,)
 
     def terminal_kl(self, x: Tensor) -> Tensor:
         """KL(N(α_1 x, σ_1² I) ‖ N(0, I)) in nats per example, (B,): what is still visible of x at t = 1."""
-        logsnr = torch.tensor(self.schedule.logsnr_min, dtype=x.dtype, device=x.device)
-        per_dimension = (torch.sigmoid(logsnr) * (x.square() - 1) + F.softplus(logsnr)) / 2
-        return per_dimension.flatten(1).sum(1)
+        return normal_kl(x, self.schedule.logsnr_min)
 
     @torch.no_grad()
     def sample(

@@ -21,6 +21,16 @@ class Schedule(Protocol):
     def dlogsnr_dt(self, t: Tensor) -> Tensor: ...
 
 
+def time_of(schedule: Schedule, logsnr: Tensor) -> Tensor:
+    """The time at which λ(t) is `logsnr`, elementwise, by bisection to the last bit; 0 above λ(0), 1 below λ(1)."""
+    low, high = torch.zeros_like(logsnr), torch.ones_like(logsnr)
+    for _ in range(torch.finfo(logsnr.dtype).bits):
+        middle = (low + high) / 2
+        cleaner = schedule.logsnr(middle) > logsnr
+        low, high = torch.where(cleaner, middle, low), torch.where(cleaner, high, middle)
+    return torch.where(logsnr >= schedule.logsnr_max, 0.0, high)
+
+
 def _check_ends(logsnr_min: float, logsnr_max: float) -> None:
     if not (math.isfinite(logsnr_min) and math.isfinite(logsnr_max) and logsnr_min < logsnr_max):
         raise ValueError(f"logsnr_min must be below logsnr_max, got {logsnr_min} and {logsnr_max}")
