@@ -1,0 +1,97 @@
+"""Files by name or path: the YAML of a packaged spec or a user's own, merged over what it extends."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from ulzoo.registry.table import suggest
+from ulzoo.registry.yaml_source import Node, SpecError, located, merge, read_yaml
+
+
+def is_path(text: str) -> bool:
+    """Whether a user who writes this means a file, not a packaged name."""
+    return text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text
+
+
+@dataclass(frozen=True)
+class Library:
+    """YAML files of one sort, packaged or anywhere.
+
+    Args:
+        noun: what one of them is called in errors.
+        find: the packaged ones, name -> file. A name may hold a slash.
+    """
+
+    noun: str
+    find: Callable[[], dict[str, Path]]
+
+    def read(self, name_or_path: str | os.PathLike[str]) -> Node:
+        """The mapping of a packaged name or a file, over those that it extends. SpecError for whatever is wrong."""
+        text = os.fspath(name_or_path)
+        if not isinstance(name_or_path, os.PathLike) and (text in self.find() or not is_path(text)):
+            return self._extended(*self._packaged(text), chain=())
+        path = Path(text)
+        if not os.path.exists(path):
+            raise SpecError(f"{text}: no such file{self._nearby(path)}")
+        return self._extended(path, text, chain=())
+
+    def _packaged(self, name: str) -> tuple[Path, str]:
+        """File and shown name of a packaged one."""
+        found = self.find()
+        if name not in found:
+            raise SpecError(f"there is no {self.noun} named {name!r}{suggest(name, found)}")
+        return found[name], _shown(found[name])
+
+    def _nearby(self, path: Path) -> str:
+        """What a missing file may have been meant to be: a packaged one, or a file beside it."""
+        packaged = {Path(name).name: name for name in self.find()} | {name: name for name in self.find()}
+        if path.stem in packaged:
+            return f"; the {self.noun} {packaged[path.stem]!r} is packaged: give its name alone"
+        folder = path.parent
+        names = {entry.stem: entry.name for entry in sorted(folder.glob("*.y*ml"))} if os.path.isdir(folder) else {}
+        if close := get_close_matches(path.stem, names, n=1):
+            return f"; did you mean {str(folder / names[close[0]])!r}?"
+        if close := get_close_matches(path.stem, packaged, n=1) or get_close_matches(str(path), packaged, n=1):
+            return f"; did you mean the packaged {self.noun} {packaged[close[0]]!r}?"
+        return ""
+
+    def _extended(self, path: Path, shown: str, chain: tuple[tuple[Path, str], ...]) -> Node:
+        """The file's mapping over that of the one it extends, and so on up; `chain` is who extends whom so far."""
+        node = read_yaml(path, shown)
+        chain = (*chain, (path.resolve(), shown))
+        assert isinstance(node.value, dict)
+        if "extends" not in node.value:
+            return node
+        link = node.value["extends"]
+        own = Node({key: value for key, value in node.value.items() if key != "extends"}, node.where)
+
+        def refuse(message: str) -> SpecError:
+            names = " -> ".join(name for _, name in chain) if len(chain) > 1 else ""
+            return located(node, ("extends",), message + (f" ({names})" if names else ""))
+
+        if not isinstance(link.value, str):
+            raise refuse(f"expected the name or path of one {self.noun}")
+        target = link.value
+        if target not in self.find() and is_path(target):
+            parent, parent_shown = path.parent / target, os.path.normpath(os.path.join(os.path.dirname(shown), target))
+            if not os.path.exists(parent):
+                raise refuse(f"no such file {parent_shown!r}{self._nearby(Path(parent_shown))}")
+        else:
+            try:
+                parent, parent_shown = self._packaged(target)
+            except SpecError as error:
+                raise refuse(str(error)) from None
+        if parent.resolve() in [seen for seen, _ in chain]:
+            circle = " -> ".join([*(name for _, name in chain), parent_shown])
+            raise located(node, ("extends",), f"circular: {circle}")
+        return merge(self._extended(parent, parent_shown, chain), own)
+
+
+def _shown(path: Path) -> str:
+    """The path as a person would type it: relative to the working directory where it lies below."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
