@@ -1,6 +1,7 @@
 """Every encoder and backbone, tiny, over two and three dimensions through the same classes."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -29,14 +30,12 @@ def size(request: pytest.FixtureRequest) -> tuple[int, ...]:
 
 @pytest.fixture(params=list(BACKBONES))
 def make_backbone(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
-    """(size, context=False, num_classes=0, label_dropout=0) -> a backbone of each kind with 3 channels."""
+    """(size, context=False, further `DenoiserInputs`) -> a backbone of each kind with 3 channels."""
 
-    def make(
-        size: tuple[int, ...], context: bool = False, num_classes: int = 0, label_dropout: float = 0.0
-    ) -> nn.Module:
+    def make(size: tuple[int, ...], context: bool = False, **inputs: Any) -> nn.Module:
         torch.manual_seed(0)
         at = (tuple(s // 4 for s in size), 5) if context else ((), 0)
-        return BACKBONES[request.param](DenoiserInputs(size, 3, *at, num_classes, label_dropout))
+        return BACKBONES[request.param](DenoiserInputs(size, 3, *at, **inputs))
 
     return make
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ulzoo.nn import DenoiserInputs
-from ulzoo.nn.conditioning import ContextProjection, LogsnrEmbedding
+from ulzoo.nn.conditioning import ContextProjection, LogsnrEmbedding, VectorConditioning
 
 Size = tuple[int, ...]
 
@@ -55,3 +55,22 @@ def test_noise_level_keeps_its_precision_under_autocast() -> None:
         fast = embed(logsnr).float()
     torch.testing.assert_close(fast, embed(logsnr), rtol=0.05, atol=0.02)
     assert torch.equal(embed(logsnr.bfloat16()), embed(logsnr.bfloat16().float()))
+
+
+def test_both_noise_levels_are_told_and_told_apart() -> None:
+    """The decoder's own and its latent's (paper App. B): a sum of two embeddings, each of its own."""
+    torch.manual_seed(0)
+    cond = VectorConditioning(DenoiserInputs((4, 4), 1, (2, 2), 3, context_logsnr=True), 16)
+    low, high = torch.tensor([-2.0]), torch.tensor([4.0])
+    told = [cond(a, None, context_logsnr=b) for a, b in ((low, low), (low, high), (high, low), (high, high))]
+    for i, one in enumerate(told):
+        for other in told[i + 1 :]:
+            assert (one - other).abs().max() > 0.01
+    assert cond.context_logsnr is not None
+    expected = torch.nn.functional.silu(cond.logsnr(low) + cond.context_logsnr(high))
+    assert torch.equal(told[1], expected)
+
+
+def test_what_is_not_told_has_no_parameters() -> None:
+    cond = VectorConditioning(DenoiserInputs((4, 4), 1, (2, 2), 3), 8)
+    assert {name.partition(".")[0] for name, _ in cond.named_parameters()} == {"logsnr"}

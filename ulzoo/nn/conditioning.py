@@ -1,4 +1,7 @@
-"""What a denoiser is told besides x_t: noise level, class label, given frames and, for the decoder, the latent z_0."""
+"""What a denoiser is told besides x_t: noise level, class label, given frames and, for the decoder, the latent z_0.
+
+Text has a file of its own, `text_conditioning.py`.
+"""
 
 import math
 from collections.abc import Sequence
@@ -22,6 +25,10 @@ class DenoiserInputs:
         num_classes: class labels; 0 means unconditional.
         label_dropout: share of examples whose label is hidden in training, for guidance.
         given_channels: channels of what is given on the grid of x_t itself, of which the last is a mask; 0 for nothing.
+        text_tokens: the most tokens of a text.
+        text_width: channels of their embeddings; 0 means no text.
+        text_dropout: share of examples whose text is hidden in training, for guidance.
+        context_logsnr: whether the log-SNR of the context is told.
     """
 
     size: tuple[int, ...]
@@ -31,6 +38,10 @@ class DenoiserInputs:
     num_classes: int = 0
     label_dropout: float = 0.0
     given_channels: int = 0
+    text_tokens: int = 0
+    text_width: int = 0
+    text_dropout: float = 0.0
+    context_logsnr: bool = False
 
     @property
     def all_channels(self) -> int:
@@ -76,9 +87,11 @@ class LogsnrEmbedding(nn.Module):
 
 
 class VectorConditioning(nn.Module):
-    """Sum of the log-SNR embedding, the label embedding and, if anything is given, an embedding of that, (B, width).
+    """Sum of the embeddings of the log-SNR, of the label, of whether anything is given and of the context's log-SNR, of
+    those that there are, (B, width).
 
-    Each example's label is dropped by a coin of its own in training; label -1, or None for all, is the dropped label.
+    The last is what a decoder is told of latents of several noise levels (paper App. B). Each example's label
+    is dropped by a coin of its own in training; label -1, or None for all, is the dropped label.
     """
 
     def __init__(self, inputs: DenoiserInputs, width: int):
@@ -87,9 +100,19 @@ class VectorConditioning(nn.Module):
         self.num_classes, self.label_dropout = inputs.num_classes, inputs.label_dropout
         self.labels = nn.Embedding(inputs.num_classes + 1, width) if inputs.num_classes else None
         self.given = nn.Embedding(2, width) if inputs.given_channels else None
+        self.context_logsnr = LogsnrEmbedding(width) if inputs.context_logsnr else None
 
-    def forward(self, logsnr: Tensor, labels: Tensor | None, given: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logsnr: Tensor,
+        labels: Tensor | None,
+        given: Tensor | None = None,
+        context_logsnr: Tensor | None = None,
+    ) -> Tensor:
         cond = self.logsnr(logsnr)
+        if self.context_logsnr is not None:
+            assert context_logsnr is not None
+            cond = cond + self.context_logsnr(context_logsnr)
         if self.given is not None:
             assert given is not None
             known = given[:, -1].flatten(1).any(dim=1).long()  # (B,), by the mask

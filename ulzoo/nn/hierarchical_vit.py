@@ -7,15 +7,17 @@ from torch import Tensor, nn
 from ulzoo.nn.attention import AttentionKind
 from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.text_conditioning import TextTokens
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
+from ulzoo.text import Text
 
 
 class HierarchicalViT(nn.Module):
     """Denoiser with one level of transformer blocks per entry of `channels`, each on a grid half as fine as the last.
 
     Half of an outer level's blocks run before the coarser levels and half after them, with a residual skip across;
-    merging and splitting of 2×2 tokens are linear, and the frames of a video keep their number. Not in the paper: how
-    its [6, 16] blocks are shared out, and the skip.
+    merging and splitting of 2×2 tokens are linear, and the frames of a video keep their number. A text is attended to
+    in every block of every level. Not in the paper: how its [6, 16] blocks are shared out, the skip, and the text.
 
     Args:
         patch: patches of x_t that become tokens of the first level: side in space, or one per axis.
@@ -63,6 +65,7 @@ class HierarchicalViT(nn.Module):
                 depth,
                 channels[level] // head_width,
                 cond_width=cond_width,
+                text_width=cond_width if inputs.text_width else 0,
                 mlp_ratio=mlp_ratio,
                 dropout=dropout,
                 positions=positions,
@@ -83,6 +86,7 @@ class HierarchicalViT(nn.Module):
         self.splits = nn.ModuleList(nn.Linear(channels[i + 1], fold * channels[i]) for i in outer)
         self.up = nn.ModuleList(stack(i, blocks[i] // 2) for i in outer)
         self.out = ModulatedOutput(channels[0], cond_width, patch_channels)
+        self.text = TextTokens(inputs, cond_width) if inputs.text_width else None
 
     def forward(
         self,
@@ -91,19 +95,22 @@ class HierarchicalViT(nn.Module):
         context: Tensor | None = None,
         labels: Tensor | None = None,
         given: Tensor | None = None,
+        text: Text | None = None,
+        context_logsnr: Tensor | None = None,
     ) -> Tensor:
-        cond = self.cond(logsnr, labels, given)
+        cond = self.cond(logsnr, labels, given, context_logsnr)
+        read = None if self.text is None else self.text(text, len(x_t))
         tokens = self.embed(to_tokens(patchify(with_given(x_t, given), self.patch)))  # (B, N_0, channels[0])
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
         skips = []
         for level, (stack, merge) in enumerate(zip(self.down, self.merges, strict=True)):
-            tokens = stack(tokens, cond)
+            tokens = stack(tokens, cond, read)
             skips.append(tokens)
             tokens = merge(to_tokens(patchify(to_grid(tokens, self.sizes[level]), self.merge)))
-        tokens = self.middle(tokens, cond)
+        tokens = self.middle(tokens, cond, read)
         for level in reversed(range(len(skips))):
             finer = unpatchify(to_grid(self.splits[level](tokens), self.sizes[level + 1]), self.merge)
-            tokens = self.up[level](skips[level] + to_tokens(finer), cond)
+            tokens = self.up[level](skips[level] + to_tokens(finer), cond, read)
         return unpatchify(to_grid(self.out(tokens, cond), self.sizes[0]), self.patch)

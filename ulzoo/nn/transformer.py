@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ulzoo.nn.attention import Attention, AttentionKind, Reach, reaches
 from ulzoo.nn.grid import zero_init
+from ulzoo.nn.text_conditioning import CrossAttention
+from ulzoo.text import Text
 
 Positions = Literal["rotary", "learned"]
 
@@ -18,24 +20,35 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and MLP, each a residual branch behind a norm, with shift, scale and gate from outside or without."""
+    """Attention and MLP, each a residual branch behind a norm, with shift, scale and gate from outside or without.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, modulated: bool):
+    Between them, with `text_width`, a residual branch of cross-attention to a text, behind a norm only.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, modulated: bool, text_width: int):
         super().__init__()
         self.norm = LayerNorm(width, affine=False)
         self.attention = Attention(width, heads, dropout)
         self.mlp = Mlp(width, int(width * mlp_ratio), drop=dropout)
+        self.cross_attention = CrossAttention(width, text_width, heads, dropout) if text_width else None
         if not modulated:
             zero_init(self.attention.proj)
             zero_init(self.mlp.fc2)
 
-    def forward(self, x: Tensor, reach: Reach, modulation: Sequence[Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, reach: Reach, modulation: Sequence[Tensor] | None, text: Text | None) -> Tensor:
         if modulation is None:
-            x = x + self.attention(self.norm(x), reach)
+            x = self._read(x + self.attention(self.norm(x), reach), text)
             return x + self.mlp(self.norm(x))
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation  # each (B, 1, width)
         x = torch.addcmul(x, gate1, self.attention(modulate(self.norm(x), shift1, scale1), reach))
+        x = self._read(x, text)
         return torch.addcmul(x, gate2, self.mlp(modulate(self.norm(x), shift2, scale2)))
+
+    def _read(self, x: Tensor, text: Text | None) -> Tensor:
+        if self.cross_attention is None:
+            return x
+        assert text is not None
+        return x + self.cross_attention(self.norm(x), text)
 
 
 class Transformer(nn.Module):
@@ -43,6 +56,7 @@ class Transformer(nn.Module):
 
     With `cond_width` the blocks have adaLN-zero modulation (arXiv 2212.09748); its projection is shared by the stack
     and each block adds an offset of its own (adaLN-single, arXiv 2310.00426), which keeps small models small.
+    With `text_width` every block reads a text of that width, which `TextTokens` makes.
     Over (t, h, w), factorised attention is by turns over the tokens of a frame and over a place's in all frames.
     """
 
@@ -54,6 +68,7 @@ class Transformer(nn.Module):
         heads: int,
         *,
         cond_width: int = 0,
+        text_width: int = 0,
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         positions: Positions = "rotary",
@@ -61,7 +76,9 @@ class Transformer(nn.Module):
         causal: bool = False,
     ):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, cond_width > 0) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(width, heads, mlp_ratio, dropout, cond_width > 0, text_width) for _ in range(depth)
+        )
         rotary = positions == "rotary"
         self.reaches = nn.ModuleList(reaches(size, width // heads if rotary else 0, attention, causal))
         tokens = torch.Size(size).numel()
@@ -70,13 +87,13 @@ class Transformer(nn.Module):
             self.modulation = zero_init(nn.Linear(cond_width, 6 * width))
             self.offsets = nn.Parameter(torch.zeros(depth, 6 * width))
 
-    def forward(self, tokens: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cond: Tensor | None = None, text: Text | None = None) -> Tensor:
         if self.positions is not None:
             tokens = tokens + self.positions
         shared = None if cond is None else self.modulation(cond)  # (B, 6 · width)
         for i, block in enumerate(self.blocks):
             modulation = None if shared is None else (shared + self.offsets[i]).unsqueeze(1).chunk(6, dim=-1)
-            tokens = block(tokens, self.reaches[i % len(self.reaches)], modulation)
+            tokens = block(tokens, self.reaches[i % len(self.reaches)], modulation, text)
         return tokens
 
 

@@ -11,7 +11,9 @@ from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorCondi
 from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
 from ulzoo.nn.grid import CONV, divide, enlarge, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.resnet import ResBlock
+from ulzoo.nn.text_conditioning import TextTokens
 from ulzoo.nn.transformer import Positions, Transformer
+from ulzoo.text import Text
 
 
 class Stage(nn.ModuleList):
@@ -28,8 +30,8 @@ class UViT(nn.Module):
 
     Each stage ends in a halving of the grid, and its input to that is added back after the matching doubling (one
     residual skip per stage, as in SiD2, arXiv 2410.19324). The context is added after the first convolution and to the
-    middle's tokens. Over video the first stages halve time too, until it is as coarse as the context's. Not in the
-    paper: blocks per stage, how time and z_0 enter, and what happens to the frames.
+    middle's tokens; a text is attended to in the middle. Over video the first stages halve time too, until it is as
+    coarse as the context's. Not in the paper: blocks per stage, how time and z_0 enter, and what happens to the frames.
 
     Args:
         patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
@@ -100,6 +102,7 @@ class UViT(nn.Module):
             depth,
             heads,
             cond_width=width,
+            text_width=width if inputs.text_width else 0,
             mlp_ratio=mlp_ratio,
             dropout=dropout,
             positions=positions,
@@ -110,6 +113,7 @@ class UViT(nn.Module):
         self.up = nn.ModuleList(stage(i) for i in range(len(channels)))
         self.norm = convolutions.norm(sizes[0], channels[0])
         self.out = zero_output(convolutions.same(sizes[0], channels[0], inputs.channels * patch_channels))
+        self.text = TextTokens(inputs, width) if inputs.text_width else None
 
     def forward(
         self,
@@ -118,8 +122,10 @@ class UViT(nn.Module):
         context: Tensor | None = None,
         labels: Tensor | None = None,
         given: Tensor | None = None,
+        text: Text | None = None,
+        context_logsnr: Tensor | None = None,
     ) -> Tensor:
-        cond = self.cond(logsnr, labels, given)  # (B, width)
+        cond = self.cond(logsnr, labels, given, context_logsnr)  # (B, width)
         h = self.stem(patchify(with_given(x_t, given), self.patch))  # (B, channels[0], *size / patch)
         if self.context_fine is not None:
             assert context is not None
@@ -132,7 +138,8 @@ class UViT(nn.Module):
         if self.context_middle is not None:
             assert context is not None
             h = h + self.context_middle(context)
-        h = to_grid(self.middle(to_tokens(h), cond), self.size)
+        read = None if self.text is None else self.text(text, len(x_t))
+        h = to_grid(self.middle(to_tokens(h), cond, read), self.size)
         for i in reversed(range(len(skips))):
             h = self.up[i](skips[i] + enlarge(self.grow[i](h), self.halvings[i]), cond)
         return unpatchify(self.out(F.silu(self.norm(h))), self.patch)

@@ -8,11 +8,14 @@ from torch import Tensor, nn
 from ulzoo.nn.attention import AttentionKind
 from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, patch_sides, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.text_conditioning import TextTokens
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
+from ulzoo.text import Text
 
 
 class ViT(nn.Module):
-    """Denoiser with one level of transformer blocks over patches of x_t; a context is added to the tokens.
+    """Denoiser with one level of transformer blocks over patches of x_t; a context is added to the tokens, a text is
+    attended to.
 
     Args:
         patch: patches that become tokens: side in space, or one per axis; 1 makes every latent position a token.
@@ -57,6 +60,7 @@ class ViT(nn.Module):
             depth,
             heads,
             cond_width=width,
+            text_width=width if inputs.text_width else 0,
             mlp_ratio=mlp_ratio,
             dropout=dropout,
             positions=positions,
@@ -65,6 +69,7 @@ class ViT(nn.Module):
         )
         self.out = ModulatedOutput(width, width, patch_channels)
         self.carry = Carry(inputs.channels, width) if carry else None
+        self.text = TextTokens(inputs, width) if inputs.text_width else None
 
     def forward(
         self,
@@ -73,13 +78,16 @@ class ViT(nn.Module):
         context: Tensor | None = None,
         labels: Tensor | None = None,
         given: Tensor | None = None,
+        text: Text | None = None,
+        context_logsnr: Tensor | None = None,
     ) -> Tensor:
-        cond = self.cond(logsnr, labels, given)  # (B, width)
+        cond = self.cond(logsnr, labels, given, context_logsnr)  # (B, width)
         tokens = self.embed(to_tokens(patchify(with_given(x_t, given), self.patch)))  # (B, N, width)
         if self.context is not None:
             assert context is not None
             tokens = tokens + to_tokens(self.context(context))
-        tokens = self.transformer(tokens, cond)
+        read = None if self.text is None else self.text(text, len(x_t))
+        tokens = self.transformer(tokens, cond, read)
         prediction = unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
         return prediction if self.carry is None else prediction + self.carry(cond, x_t)
 
