@@ -22,7 +22,7 @@ def test_clips_of_games() -> None:
     assert (len(train), len(val)) == (40, 4)
     assert train.contract == val.contract
     assert (train.shape, train.label_names, train.contract.frame_rate) == ((3, 4, 32, 32), ("pong", "breakout"), 15.0)
-    clip, label, key = train[3]
+    clip, label, key, _ = train[3]
     assert (clip.dtype, clip.shape, label, key) == (torch.uint8, train.shape, 1, "train/breakout/0000003")
     assert clip.is_contiguous() and clip.float().std() > 20
     assert val[3][2] == "val/breakout/0000003" and not torch.equal(val[3][0], clip)

@@ -43,8 +43,9 @@ def test_a_batch() -> None:
     assert first["x"].shape == (4, 3, 4, 4) and first["x"].dtype == torch.float32
     assert first["label"].dtype == torch.int64 and first["label"].shape == (4,)
     assert (first["images"], second["images"]) == (12, 16)
+    assert first["text"] is None
     for x, label, key in zip(first["x"], first["label"], first["key"], strict=True):
-        pixels, expected, _ = SOURCE[int(key[1:])]
+        pixels, expected, _, _ = SOURCE[int(key[1:])]
         assert label == expected
         assert torch.equal(x, from_uint8(pixels)) or torch.equal(x, from_uint8(pixels.flip(-1)))
 
@@ -123,7 +124,7 @@ class Clips(Source):
         if index in self.broken:
             raise Unreadable(f"k{index}: broken")
         pixels = torch.full((3, 1, 4, 4), int(256 * chance), dtype=torch.uint8)
-        return pixels, -1, f"k{index}"
+        return Sample(pixels, -1, f"k{index}")
 
 
 def shown(stream: list[Batch]) -> list[tuple[str, int]]:

@@ -40,7 +40,7 @@ def test_from_videos_to_batches(prepared: Path) -> None:
         label, youtube_id, *_ = line.split(",")
         wanted[youtube_id] = int(label.removeprefix("class "))
     for i in range(12):
-        _, label, key = train[i]
+        _, label, key, _ = train[i]
         assert wanted[key.removesuffix("_000005_000015")] == label
     batch = next(islice(batches(train, 6, seed=0), 1))
     assert batch["x"].shape == (6, 3, 4, 32, 32) and batch["x"].std() > 0.1

@@ -30,14 +30,14 @@ def test_classes_and_formats(videos: Path, frame_numbers: Callable[[Tensor], lis
     val = VideoFolder("val", root=str(videos), resolution=16, frames=4, num_classes=2)
     assert (len(train), len(val)) == (5, 4)
     read = [val[i] for i in range(4)]
-    assert [(label, key) for _, label, key in read] == [
+    assert [(label, key) for _, label, key, _ in read] == [
         (0, "val/a/0.mp4"),
         (0, "val/a/1.MKV"),
         (1, "val/b/3.ts"),
         (1, "val/b/deep/2.avi"),
     ]
-    assert all(clip.dtype == torch.uint8 and clip.shape == val.shape == (3, 4, 16, 16) for clip, _, _ in read)
-    assert [frame_numbers(clip) for clip, _, _ in read][:3] == [[8, 9, 10, 11]] * 3
+    assert all(clip.dtype == torch.uint8 and clip.shape == val.shape == (3, 4, 16, 16) for clip, *_ in read)
+    assert [frame_numbers(clip) for clip, *_ in read][:3] == [[8, 9, 10, 11]] * 3
     assert frame_numbers(val.draw(0, 0.0)[0]) == [0, 1, 2, 3]
     assert train.contract == val.contract and train.label_names == ("a", "b") and train.skips_unreadable
     with pytest.raises(UnreadableVideo, match=r"train/b/4\.webm: "):

@@ -53,7 +53,7 @@ def test_reads_every_video_with_its_label(root: Path, frame_numbers: Callable[[T
     source = opened(root)
     assert len(source) == 6 and len(opened(root, "val")) == 1
     for i in (5, 0, 3):
-        clip, label, key = source[i]
+        clip, label, key, _ = source[i]
         assert (label, key) == (i % 3, f"v{i}")
         assert clip.shape == source.shape == (3, 4, 16, 16)
         middle = (16 + i - 4) // 2

@@ -110,7 +110,7 @@ class Atari(Source):
             for action in chance.choices(emulator.actions, k=frames)
         ]
         clip = torch.from_numpy(np.stack(pictures)).permute(3, 0, 1, 2).contiguous()  # (3, T, H, W)
-        return clip, label, f"{self.split}/{game}/{index:07d}"
+        return Sample(clip, label, f"{self.split}/{game}/{index:07d}")
 
 
 class _Emulator:

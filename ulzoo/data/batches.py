@@ -10,17 +10,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Sample, Source, Unreadable
 from ulzoo.pixels import from_uint8
 from ulzoo.seeds import derive_seed
+from ulzoo.text import Text, pad
 
 
 class Batch(TypedDict):
-    """`B` images or clips of a source."""
+    """`B` images or clips of a source, and their captions."""
 
     x: Tensor  # (B, C, H, W) or (B, C, T, H, W) float32 in [-1, 1]
     label: Tensor  # (B,) int64, -1 where there is none
     key: list[str]
+    text: Text | None  # (B, L, D) token embeddings and their mask, where the source's contract has text
     images: int  # how many were seen, this batch included
     left_out: LeftOut  # examples that could not be read
 
@@ -91,11 +94,11 @@ def in_order(source: Source, batch_size: int, limit: int | None = None) -> Itera
             continue
         if len(samples) == batch_size:
             done += batch_size
-            yield _finish(_stack(samples), left_out, done)
+            yield _finish(_stack(samples, source.contract), left_out, done)
             samples, left_out = [], {}
         samples.append(sample)
     if samples:
-        yield _finish(_stack(samples), left_out, done + len(samples))
+        yield _finish(_stack(samples, source.contract), left_out, done + len(samples))
     elif left_out:
         raise _nothing(source, left_out)
 
@@ -127,7 +130,7 @@ class _Stream(Dataset[Any]):
     def __getitems__(self, counters: list[int]) -> tuple[_Stacked, LeftOut] | ValueError:
         left_out: LeftOut = {}
         try:
-            return _stack([self._sample(n, left_out) for n in counters]), left_out
+            return _stack([self._sample(n, left_out) for n in counters], self.source.contract), left_out
         except ValueError as error:  # returned, since a loader would wrap a traceback around the user's one line
             return error
 
@@ -138,10 +141,10 @@ class _Stream(Dataset[Any]):
             self.order = torch.randperm(len(self.source), generator=generator).tolist()
             self.epoch = epoch
         chance = (derive_seed(self.seed, "clip", n) >> 10) / 2**53
-        pixels, label, key = self._draw(self.order[position], chance, left_out)
+        sample = self._draw(self.order[position], chance, left_out)
         if self.flip and derive_seed(self.seed, "flip", n) & 1:
-            pixels = pixels.flip(-1)
-        return pixels, label, key
+            return sample._replace(pixels=sample.pixels.flip(-1))
+        return sample
 
     def _draw(self, index: int, chance: float, left_out: LeftOut) -> Sample:
         """The example, or the first one after it that can be read."""
@@ -154,7 +157,7 @@ class _Stream(Dataset[Any]):
         raise _nothing(self.source, left_out)
 
 
-_Stacked = tuple[Tensor, Tensor, list[str]]
+_Stacked = tuple[Tensor, Tensor, list[str], Text | None]
 
 
 def _leave_out(source: Source, left_out: LeftOut, index: int, error: Unreadable) -> None:
@@ -168,15 +171,21 @@ def _nothing(source: Source, left_out: LeftOut) -> ValueError:
     return ValueError(f"none of the {len(source)} examples can be read; one is {next(iter(left_out.values()))}")
 
 
-def _stack(samples: list[Sample]) -> _Stacked:
-    pixels, labels, keys = zip(*samples, strict=True)
-    return torch.stack(pixels), torch.tensor(labels, dtype=torch.int64), list(keys)
+def _stack(samples: list[Sample], contract: DataContract) -> _Stacked:
+    pixels, labels, keys, captions = zip(*samples, strict=True)
+    text = None
+    if contract.text_tokens:
+        for key, caption in zip(keys, captions, strict=True):
+            assert caption is not None and caption.shape[1:] == (contract.text_width,), key
+        text = pad(list(captions), contract.text_tokens)
+    return torch.stack(pixels), torch.tensor(labels, dtype=torch.int64), list(keys), text
 
 
 def _finish(stacked: _Stacked, left_out: LeftOut, images: int) -> Batch:
-    pixels, label, key = stacked
+    pixels, label, key, text = stacked
     memory = torch.from_numpy(np.empty(pixels.shape, np.float32))  # in huge pages, unlike torch.empty: faster
-    return {"x": from_uint8(pixels, memory), "label": label, "key": key, "images": images, "left_out": left_out}
+    x = from_uint8(pixels, memory)
+    return {"x": x, "label": label, "key": key, "text": text, "images": images, "left_out": left_out}
 
 
 def _as_it_is(batch: Any) -> Any:

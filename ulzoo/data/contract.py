@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataContract:
-    """The shape of a source's images or clips and what their labels mean.
+    """The shape of a source's images or clips, what their labels mean and how their captions come.
 
     Args:
         channels: 3 for RGB, 1 for grey.
@@ -16,6 +16,8 @@ class DataContract:
         label_names: one name a class; () where only the data itself knows them.
         frames: frames of a clip; None for images.
         frame_rate: frames of a clip per second; None for images, and where it differs between videos.
+        text_tokens: token embeddings that a caption is cut or padded to; 0 where there are no captions.
+        text_width: values of an embedding; 0 where there are no captions.
     """
 
     channels: int
@@ -24,6 +26,8 @@ class DataContract:
     label_names: tuple[str, ...] = ()
     frames: int | None = None
     frame_rate: float | None = None
+    text_tokens: int = 0
+    text_width: int = 0
 
     @property
     def size(self) -> tuple[int, ...]:

@@ -65,7 +65,7 @@ class Emoji3DVideo(Source):
     def _clip(self, index: int, chance: float | None) -> Sample:
         video, frames = self.videos[index], self.contract.size[0]
         first = place(video.shape[1], frames, chance)
-        return video[:, first : first + frames], self.labels[index], self.keys[index]
+        return Sample(video[:, first : first + frames], self.labels[index], self.keys[index])
 
 
 def _halved(video: Tensor) -> Tensor:

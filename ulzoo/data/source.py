@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ulzoo.data.contract import DataContract
 
-Sample = tuple[Tensor, int, str]
-
 SPLITS = ("train", "val")
+
+
+class Sample(NamedTuple):
+    """One example of a source.
+
+    Attributes:
+        pixels: uint8 (C, H, W) or, for video, (C, T, H, W).
+        label: -1 where there is none.
+        key: what messages call it.
+        text: (L, text_width) token embeddings of its caption, L being its own; None where the contract has no text.
+    """
+
+    pixels: Tensor
+    label: int
+    key: str
+    text: Tensor | None = None
 
 
 class Unreadable(ValueError):
@@ -26,9 +40,7 @@ def check_split(split: str) -> None:
 
 
 class Source(Dataset[Sample]):
-    """One split of a data set: `source[i]` is (uint8 pixels, label or -1, key), always the same for an `i`.
-
-    The pixels are (C, H, W) or, for video, (C, T, H, W).
+    """One split of a data set: `source[i]` is a `Sample`, always the same for an `i`.
 
     A source is a component: its keyword-only parameters are the keys of a spec's `data`, and the classmethod
     `describe(**keys)` gives the `contract` that an instance of those keys will keep, without touching the disk.
@@ -79,21 +91,31 @@ class TensorSource(Source):
         keys: N names.
         contract: what images and labels keep.
         hflip: whether `batches` may mirror the images.
+        captions: N captions as token embeddings, where the contract has text.
     """
 
     def __init__(
-        self, images: Tensor, labels: Sequence[int], keys: Sequence[str], contract: DataContract, hflip: bool = False
+        self,
+        images: Tensor,
+        labels: Sequence[int],
+        keys: Sequence[str],
+        contract: DataContract,
+        hflip: bool = False,
+        captions: Sequence[Tensor] | None = None,
     ) -> None:
         assert len(images) == len(labels) == len(keys), (len(images), len(labels), len(keys))
+        assert (captions is None) == (contract.text_tokens == 0) and len(captions or images) == len(images)
         assert images.shape[1:] == contract.shape, (images.shape, contract.shape)
         self.images = images
         self.labels = labels
         self.keys = keys
         self.contract = contract
         self.hflip = hflip
+        self.captions = captions
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.images[index], self.labels[index], self.keys[index]
+        text = self.captions[index] if self.captions else None
+        return Sample(self.images[index], self.labels[index], self.keys[index], text)

@@ -77,4 +77,4 @@ class VideoSource(Source):
         clip = read_clip(
             video.file, video.name, frames=frames, resolution=resolution, frame_rate=rate, stride=stride, chance=chance
         )
-        return clip, video.label, video.key
+        return Sample(clip, video.label, video.key)
