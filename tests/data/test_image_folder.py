@@ -29,14 +29,14 @@ def test_train_and_val_folders_with_classes(tmp_path: Path) -> None:
     train = ImageFolder("train", root=str(tmp_path), resolution=8, num_classes=2)
     val = ImageFolder("val", root=str(tmp_path), resolution=8, num_classes=2)
     assert (len(train), len(val)) == (6, 1)
-    pixels, label, key = val[0]
+    pixels, label, key, _ = val[0]
     assert (label, key) == (1, "val/green/000.png")
     assert pixels.dtype == torch.uint8 and pixels.shape == train.shape == (3, 8, 8)
     assert pixels.flatten(1).unique(dim=1).flatten().tolist() == [0, 255, 0]
     assert [train[i][1] for i in range(6)] == [0, 0, 0, 1, 1, 1]
     assert train.contract == val.contract
     assert train.label_names == ("blue", "green")
-    described = ImageFolder.describe(resolution=8, num_classes=2, root="/nowhere")
+    described = ImageFolder.describe(resolution=8, num_classes=2, text_tokens=None, text_width=None, root="/nowhere")
     assert (described.shape, described.num_classes, described.label_names) == (train.shape, 2, ())
 
 
@@ -45,7 +45,7 @@ def test_images_at_any_depth_without_labels(tmp_path: Path) -> None:
     fill(tmp_path / "train" / "deep" / "er", n=1)
     fill(tmp_path / "val", n=1)
     source = ImageFolder("train", root=str(tmp_path), resolution=8)
-    assert sorted(source[i][1:] for i in range(3)) == [
+    assert sorted(source[i][1:3] for i in range(3)) == [
         (-1, "train/000.png"),
         (-1, "train/001.png"),
         (-1, "train/deep/er/000.png"),

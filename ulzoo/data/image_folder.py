@@ -14,8 +14,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ulzoo.data.class_folders import ClassFolders, check_num_classes
 from ulzoo.data.contract import DataContract
-from ulzoo.data.decode import UnreadableImage, read_rgb, square
-from ulzoo.data.source import Sample, Source
+from ulzoo.data.decode import read_rgb, square
+from ulzoo.data.source import Sample, Source, Unreadable
+from ulzoo.data.text_file import check_text, read_text, text_path
 
 
 class ImageFolder(Source):
@@ -25,6 +26,9 @@ class ImageFolder(Source):
     `root` held out. An image's key is its path below `root`.
 
     Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.decode` for colours and sizes.
+
+    Captions are token embeddings that a text encoder of the user's made: NAME.npy beside each image NAME.jpg, an array
+    (L, `text_width`) of float16 or float32, L being its own. The ones beyond `text_tokens` are cut off.
 
     Args:
         split: "train" or "val".
@@ -36,10 +40,12 @@ class ImageFolder(Source):
         verify: read every image through once before anything starts. Without it a damaged image is met only when its
             turn comes.
         skip_unreadable: leave out, with a warning, the images that cannot be read; otherwise they are an error.
+        text_tokens: token embeddings of a caption that are used; null for images without captions.
+        text_width: values of an embedding; null for images without captions.
 
     Raises:
-        ValueError: no such folder, no images in it, not `num_classes` class folders, unreadable images, or keys that
-            make no sense.
+        ValueError: no such folder, no images in it, not `num_classes` class folders, unreadable images or
+            captions, or keys that make no sense.
     """
 
     def __init__(
@@ -53,12 +59,17 @@ class ImageFolder(Source):
         val_fraction: float = 0.1,
         verify: bool = True,
         skip_unreadable: bool = False,
+        text_tokens: int | None = None,
+        text_width: int | None = None,
     ) -> None:
-        contract = self.describe(resolution=resolution, num_classes=num_classes)
+        contract = self.describe(
+            resolution=resolution, num_classes=num_classes, text_tokens=text_tokens, text_width=text_width
+        )
         if skip_unreadable and not verify:
             raise ValueError("skip_unreadable finds its images by verify: set verify to true")
         self.folders = ClassFolders(Path(root).expanduser(), "images", IMG_EXTENSIONS, num_classes, val_fraction)
         self.hflip = hflip
+        self.contract = contract
         files, label_names = self.folders.split(split)
         if verify:
             files = self._verified(files, skip_unreadable)
@@ -67,26 +78,39 @@ class ImageFolder(Source):
         self.contract = replace(contract, label_names=label_names)
 
     @classmethod
-    def describe(cls, *, resolution: int, num_classes: int | None, **_: object) -> DataContract:
-        """The contract of these keys, with `label_names` left to the disk. Raises ValueError on a number below 1."""
+    def describe(
+        cls, *, resolution: int, num_classes: int | None, text_tokens: int | None, text_width: int | None, **_: object
+    ) -> DataContract:
+        """The contract of these keys, with `label_names` left to the disk.
+
+        Raises ValueError on a number below 1, or one of `text_tokens` and `text_width` without the other.
+        """
         if resolution < 1:
             raise ValueError(f"resolution must be at least 1, not {resolution}")
         check_num_classes(num_classes, "images")
-        return DataContract(channels=3, resolution=resolution, num_classes=num_classes or 0)
+        text = {"text_tokens": text_tokens, "text_width": text_width}
+        for key, value in text.items():
+            if value is None and any(text.values()):
+                raise ValueError(f"{key} is missing: captions need both text_tokens and text_width")
+            if value is not None and value < 1:
+                raise ValueError(f"{key} must be at least 1, or null for images without captions, not {value}")
+        return DataContract(3, resolution, num_classes or 0, text_tokens=text_tokens or 0, text_width=text_width or 0)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
-        """Raises UnreadableImage, a ValueError that names the file."""
+        """Raises Unreadable, a ValueError that names the file."""
         path = self.paths[index]
         image = square(read_rgb(path), self.contract.resolution)
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
-        return pixels, self.labels[index], self.folders.key(path)
+        tokens, width = self.contract.text_tokens, self.contract.text_width
+        text = read_text(text_path(path), width, tokens) if tokens else None
+        return Sample(pixels, self.labels[index], self.folders.key(path), text)
 
     def _verified(self, files: Sequence[tuple[str, int]], skip_unreadable: bool) -> list[tuple[str, int]]:
         with ThreadPoolExecutor() as threads:
-            errors = list(threads.map(_error, (path for path, _ in files)))
+            errors = list(threads.map(self._error, (path for path, _ in files)))
         unreadable = [error for error in errors if error]
         if not unreadable:
             return list(files)
@@ -98,11 +122,12 @@ class ImageFolder(Source):
         warnings.warn(f"{count} and are left out: {'; '.join(unreadable[:3])}", stacklevel=3)
         return [file for file, error in zip(files, errors, strict=True) if not error]
 
-
-def _error(path: str) -> str | None:
-    """What is wrong with an image file, if anything."""
-    try:
-        read_rgb(path, fast=True)
-    except UnreadableImage as error:
-        return str(error)
-    return None
+    def _error(self, path: str) -> str | None:
+        """What is wrong with an image file, or its caption's, if anything."""
+        try:
+            read_rgb(path, fast=True)
+            if self.contract.text_tokens:
+                check_text(text_path(path), self.contract.text_width)
+        except Unreadable as error:
+            return str(error)
+        return None
