@@ -2,6 +2,7 @@ import io
 import json
 import tarfile
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def test_is_what_the_shard_holds_in_its_order(val64: Emoji3D) -> None:
     names = [name.removesuffix(".webp") for name in content if name.endswith(".webp")]
     assert len(val64) == len(names) == 327
     for i in (0, 1, 100, 326):
-        pixels, label, key = val64[i]
+        pixels, label, key, _ = val64[i]
         assert key == names[i]
         assert label == int(content[f"{key}.cls"])
         expected = np.asarray(Image.open(io.BytesIO(content[f"{key}.webp"])))
@@ -38,7 +39,7 @@ def test_is_what_the_shard_holds_in_its_order(val64: Emoji3D) -> None:
 
 def test_keeps_its_contract(train32: Emoji3D, val64: Emoji3D) -> None:
     for source, resolution in ((train32, 32), (val64, 64)):
-        assert source.contract == Emoji3D.describe(resolution=resolution, hflip=True)
+        assert source.contract == Emoji3D.describe(resolution=resolution, hflip=True, captions=False, classes=None)
         assert source.shape == (3, resolution, resolution) == tuple(source[0][0].shape)
         assert source.images.dtype == torch.uint8
         assert source.channels == 3
@@ -75,7 +76,25 @@ def test_a_damaged_shard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Emoji3D("val")
 
 
-@pytest.mark.parametrize(("split", "resolution", "message"), [("val", 48, "32 or 64, not 48"), ("test", 32, "'test'")])
-def test_bad_keys(split: str, resolution: int, message: str) -> None:
+def test_some_classes_are_those_images_with_their_labels(val64: Emoji3D) -> None:
+    some = Emoji3D("val", classes=(8, 2))
+    there = [i for i, label in enumerate(val64.labels) if label in (2, 8)]
+    assert some.keys == [val64.keys[i] for i in there] and some.labels == [val64.labels[i] for i in there]
+    assert torch.equal(some.images, val64.images[there])
+    assert set(some.labels) == {2, 8} and len(some) == 8 + 27
+    assert some.contract == val64.contract
+
+
+@pytest.mark.parametrize(
+    ("split", "keys", "message"),
+    [
+        ("val", {"resolution": 48}, "32 or 64, not 48"),
+        ("test", {}, "'test'"),
+        ("val", {"classes": ()}, r"classes must be labels from 0 to 8, one or more, or null for all, not \[\]"),
+        ("val", {"classes": (1, 9)}, r"classes must .* not \[1, 9\]"),
+        ("val", {"classes": (-1,)}, r"classes must .* not \[-1\]"),
+    ],
+)
+def test_bad_keys(split: str, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Emoji3D(split, resolution=resolution)
+        Emoji3D(split, **keys)

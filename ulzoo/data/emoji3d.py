@@ -14,6 +14,7 @@ import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ulzoo.data.contract import DataContract
+from ulzoo.data.name_captions import TOKENS, WIDTH, name_caption
 from ulzoo.data.source import TensorSource, check_split
 
 SHA256 = {
@@ -46,28 +47,48 @@ class Emoji3D(TensorSource):
         split: "train" or "val".
         resolution: 64 as rendered, or 32, the averages of its 2×2 boxes.
         hflip: mirror every second training image at random.
+        captions: give each image its Unicode name, every word as a vector of its spelling: see
+            `ulzoo.data.name_captions`. It stands in for a text encoder, and is none.
+        classes: only the images of these labels, which keep their numbers; null for all.
 
     Raises:
-        ValueError: another resolution, or a shard that is not the one released.
+        ValueError: another resolution, unknown classes, or a shard that is not the one released.
     """
 
-    def __init__(self, split: str, *, resolution: int = 64, hflip: bool = True) -> None:
+    def __init__(
+        self,
+        split: str,
+        *,
+        resolution: int = 64,
+        hflip: bool = True,
+        captions: bool = False,
+        classes: tuple[int, ...] | None = None,
+    ) -> None:
         check_split(split)
-        contract = self.describe(resolution=resolution)
+        contract = self.describe(resolution=resolution, captions=captions, classes=classes)
         images, labels, keys = [], [], []
         for sample in read_shard(f"emoji3d-64-{split}.tar"):
+            if classes is not None and sample["cls"] not in classes:
+                continue
             images.append(np.asarray(sample["webp"].reduce(64 // resolution)))
             labels.append(sample["cls"])
             keys.append(sample["__key__"])
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
-        super().__init__(pixels, labels, keys, contract, hflip)
+        text = [name_caption(key) for key in keys] if captions else None
+        super().__init__(pixels, labels, keys, contract, hflip, text)
 
     @classmethod
-    def describe(cls, *, resolution: int, **_: object) -> DataContract:
-        """The contract of these keys. Raises ValueError on a resolution other than 32 or 64."""
+    def describe(cls, *, resolution: int, captions: bool, classes: tuple[int, ...] | None, **_: object) -> DataContract:
+        """The contract of these keys. Raises ValueError on a resolution other than 32 or 64, or unknown classes."""
         if resolution not in (32, 64):
             raise ValueError(f"resolution must be 32 or 64, not {resolution}")
-        return DataContract(channels=3, resolution=resolution, num_classes=len(LABEL_NAMES), label_names=LABEL_NAMES)
+        if classes is not None and (not classes or not set(classes) <= set(range(len(LABEL_NAMES)))):
+            raise ValueError(
+                f"classes must be labels from 0 to {len(LABEL_NAMES) - 1}, one or more, or null for all, "
+                f"not {list(classes)}"
+            )
+        tokens, width = (TOKENS, WIDTH) if captions else (0, 0)
+        return DataContract(3, resolution, len(LABEL_NAMES), LABEL_NAMES, text_tokens=tokens, text_width=width)
 
 
 def read_shard(name: str) -> Iterator[dict[str, Any]]:
