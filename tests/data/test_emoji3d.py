@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from ulzoo.data import Emoji3D, emoji3d
+from ulzoo.registry.components import DATASETS
 
 SHARDS = files("ulzoo.data") / "shards"
 
@@ -98,3 +99,9 @@ def test_some_classes_are_those_images_with_their_labels(val64: Emoji3D) -> None
 def test_bad_keys(split: str, keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Emoji3D(split, **keys)
+
+
+def test_keys_as_a_spec_has_them() -> None:
+    config = DATASETS.config("emoji3d").model_validate({"kind": "emoji3d", "classes": [2, 8], "captions": True})
+    source = DATASETS.build(config, "val")
+    assert (len(source), source.contract.text_width) == (35, 64)

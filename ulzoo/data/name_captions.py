@@ -77,7 +77,7 @@ def _words(points: list[int]) -> Iterator[str]:
             if point in SKIN_TONES:
                 yield from ("skin", unicodedata.name(chr(point)).lower().split()[-1])
             elif point not in UNSAID:
-                name = UNICODE_15.get(point) or unicodedata.name(chr(point), f"{point:x}")
+                name = UNICODE_15.get(point, unicodedata.name(chr(point), f"{point:x}"))
                 yield from name.lower().split()
 
 
