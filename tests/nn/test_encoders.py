@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ulzoo.nn import ResNetEncoder, ViTEncoder
+from ulzoo.nn.resnet import ResBlock
 
 Size = tuple[int, ...]
 Make = Callable[[Size], nn.Module]
@@ -52,14 +53,76 @@ def test_the_papers_encoder_downsamples_by_sixteen() -> None:
     assert z_clean.shape == (1, 32, 32, 32)
 
 
+STAGES = {  # latent.downsample -> (width, blocks, the grid is halved before it) of each stage, blocks: [2, 2, 2, 3]
+    4: [(8, 2, False), (12, 2, True), (20, 2, False), (20, 3, False)],
+    8: [(8, 2, False), (12, 2, True), (20, 2, True), (20, 3, False)],
+    16: [(8, 2, False), (12, 2, True), (20, 2, True), (20, 3, True)],
+    32: [(8, 2, False), (12, 2, True), (20, 2, True), (20, 2, True), (20, 3, True)],
+    64: [(8, 2, False), (12, 2, True), (20, 2, True), (20, 2, True), (20, 2, True), (20, 3, True)],
+}
+
+
+def parameters_by_hand(stages: list[tuple[int, int, bool]], latent_channels: int) -> int:
+    """Of a ResNet encoder of images of 3 channels in patches of 2×2."""
+
+    def conv(kernel: int, c_in: int, c_out: int) -> int:
+        return kernel**2 * c_in * c_out + c_out
+
+    width = stages[0][0]
+    total = conv(3, 3 * 4, width)
+    for stage_width, depth, halved in stages:
+        total += conv(2, width, width) if halved else 0
+        for _ in range(depth):
+            norms = 2 * width + 2 * stage_width
+            skip = conv(1, width, stage_width) if width != stage_width else 0
+            total += norms + conv(3, width, stage_width) + conv(3, stage_width, stage_width) + skip
+            width = stage_width
+    return total + 2 * width + conv(3, width, latent_channels)
+
+
+@pytest.mark.parametrize("channels", [4, 64])
+@pytest.mark.parametrize("downsample", STAGES)
+def test_one_spec_reaches_every_shape_of_the_latent(downsample: int, channels: int) -> None:
+    encoder = ResNetEncoder((64, 128), 3, channels, (downsample,) * 2, channels=(8, 12, 20, 20), blocks=(2, 2, 2, 3))
+    z_clean = encoder(torch.zeros(1, 3, 64, 128))
+    assert z_clean.shape == (1, channels, 64 // downsample, 128 // downsample)
+    assert sum(p.numel() for p in encoder.parameters()) == parameters_by_hand(STAGES[downsample], channels)
+
+
+def test_further_stages_have_the_blocks_of_the_last_but_one_and_the_last_keeps_its_own() -> None:
+    encoder = ResNetEncoder((64, 64), 3, 5, (32, 32), channels=(8, 12, 12), blocks=(1, 2, 3))
+    grids: list[int] = []
+    for block in encoder.modules():
+        if isinstance(block, ResBlock):
+            block.register_forward_hook(lambda *call: grids.append(call[2].shape[2]))
+    encoder(torch.zeros(1, 3, 64, 64))
+    assert grids == [32, 16, 16, 8, 8, 4, 4, 2, 2, 2]
+
+
+def test_a_single_stage_goes_on_with_its_own_blocks() -> None:
+    encoder = ResNetEncoder((32, 32), 3, 5, (8, 8), channels=(8,), blocks=(2,))
+    stages = [(8, 2, False), (8, 2, True), (8, 2, True)]
+    assert encoder(torch.zeros(1, 3, 32, 32)).shape == (1, 5, 4, 4)
+    assert sum(p.numel() for p in encoder.parameters()) == parameters_by_hand(stages, 5)
+
+
+def test_time_stops_being_halved_where_space_goes_on() -> None:
+    encoder = ResNetEncoder((4, 32, 16), 3, 5, (2, 16, 8), channels=(8, 8), blocks=(1, 1))
+    assert encoder(torch.zeros(1, 3, 4, 32, 16)).shape == (1, 5, 2, 2, 2)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ViTEncoder((8, 6), 3, 5, (4, 4)), r"latent.downsample \[4, 4\] does not divide the grid \[8, 6\]"),
         (lambda: ViTEncoder((8, 8), 3, 5, (2, 4, 4)), r"latent.downsample \[2, 4, 4\] has 3 dimensions, the grid"),
         (
-            lambda: ResNetEncoder((8, 8), 3, 5, (4, 4), patch=2, channels=(8,), blocks=(1,)),
-            r"patch \[2, 2\] and 1 stages downsample by \[2, 2\] to \[2, 2\] .* latent.downsample asks for \[4, 4\]",
+            lambda: ResNetEncoder((8, 8), 3, 5, (4, 4), patch=8, channels=(8,), blocks=(1,)),
+            r"^patch \[8, 8\] times powers of two does not come to .* latent.downsample asks for \[4, 4\]$",
+        ),
+        (
+            lambda: ResNetEncoder((12, 12), 3, 5, (6, 6), patch=2, channels=(8,), blocks=(1,)),
+            r"^patch \[2, 2\] times powers of two .* latent.downsample asks for \[6, 6\]$",
         ),
         (
             lambda: ResNetEncoder((8, 6), 3, 5, (4, 4), patch=2, channels=(8, 8), blocks=(1, 1)),

@@ -51,12 +51,14 @@ class ResNetEncoder(nn.Module):
     """Patches, then one stage of residual blocks per entry of `channels`, the grid halved in between, x -> z_clean.
 
     Every axis is halved by the first of the steps between stages until latent.downsample is reached, so that time and
-    space may be downsampled by different factors and the last stages may share a grid.
+    space may be downsampled by different factors and the last stages may share a grid. Where latent.downsample asks for
+    more halvings than there are steps, the last width goes on in further stages, each with the blocks of the last but
+    one, so that one spec serves every shape of the latent (paper, Table 4; how, is not in the paper).
 
     Args:
         patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
         channels: width of each stage, finest first.
-        blocks: residual blocks of each stage.
+        blocks: residual blocks of each stage; the last entry is the last stage's, however many there are.
         convolution: over video: full 3×3×3 kernels, or factorised into 1×3×3 and 3×1×1.
         causal: over video: no frame of the latent depends on frames of x after those that it stands for.
     """
@@ -83,8 +85,11 @@ class ResNetEncoder(nn.Module):
         convolutions = Convolutions(convolution, causal)
         width = channels[0]
         layers: list[nn.Module] = [convolutions.same(grid, in_channels * math.prod(self.patch), width)]
-        steps = [(1,) * len(size), *_halvings(downsample, self.patch, len(channels) - 1)]
-        for factor, stage_width, depth in zip(steps, channels, blocks, strict=True):
+        halvings = _halvings(downsample, self.patch, len(channels) - 1)
+        further = len(halvings) - (len(channels) - 1)
+        widths = [*channels, *channels[-1:] * further]
+        depths = [*blocks[:-1], *blocks[-2:][:1] * further, blocks[-1]]
+        for factor, stage_width, depth in zip([(1,) * len(size), *halvings], widths, depths, strict=True):
             if max(factor) > 1:
                 grid = divide(grid, factor, "latent.downsample")
                 layers.append(shrink(width, width, factor))
@@ -99,13 +104,13 @@ class ResNetEncoder(nn.Module):
         return self.out(F.silu(self.norm(self.layers(patchify(x, self.patch)))))  # (B, c, *size / downsample)
 
 
-def _halvings(downsample: Sequence[int], patch: Sequence[int], steps: int) -> list[tuple[int, ...]]:
-    """What each of `steps` steps divides each axis by, 1 or 2, so that with the patch it comes to `downsample`."""
+def _halvings(downsample: Sequence[int], patch: Sequence[int], least: int) -> list[tuple[int, ...]]:
+    """What each step divides each axis by, 1 or 2, so that with the patch it comes to `downsample`; `least` steps."""
     counts = [(factor // side).bit_length() - 1 for factor, side in zip(downsample, patch, strict=True)]
     reached = [side * 2**count for side, count in zip(patch, counts, strict=True) if count >= 0]
-    if reached != list(downsample) or max(counts) > steps:
+    if reached != list(downsample):
         raise ValueError(
-            f"patch {list(patch)} and {steps + 1} stages downsample by {list(patch)} to "
-            f"{[side * 2**steps for side in patch]} in powers of two, latent.downsample asks for {list(downsample)}"
+            f"patch {list(patch)} times powers of two does not come to what is wanted: "
+            f"latent.downsample asks for {list(downsample)}"
         )
-    return [tuple(2 if step < count else 1 for count in counts) for step in range(steps)]
+    return [tuple(2 if step < count else 1 for count in counts) for step in range(max(least, *counts))]
