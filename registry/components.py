@@ -7,6 +7,8 @@ ENCODERS = Table(
     {
         "resnet": "ulzoo.nn:ResNetEncoder",
         "vit": "ulzoo.nn:ViTEncoder",
+        "identity": "ulzoo.nn:IdentityEncoder",
+        "diffusers_autoencoder": "ulzoo.nn:DiffusersAutoencoder",
     },
 )
 
