@@ -10,10 +10,12 @@ _HOMES = {
     "cards": "catalogue",
     "create_model": "catalogue",
     "find_specs": "spec",
+    "find_sweeps": "spec",
     "json_schema": "schema",
     "list_models": "catalogue",
     "load": "catalogue",
     "load_spec": "spec",
+    "load_sweep": "sweep",
     "open_model": "catalogue",
     "spec_from_dict": "spec",
 }

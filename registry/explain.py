@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,6 +34,9 @@ def _reinterpreted(raw: Any, value: Any, path: KeyPath) -> Iterable[tuple[KeyPat
     if isinstance(value, BaseModel) and isinstance(raw, Mapping):
         for key in raw:
             yield from _reinterpreted(raw[key], getattr(value, key), (*path, key))
+    elif isinstance(value, Mapping) and isinstance(raw, Mapping):
+        for key in raw:
+            yield from _reinterpreted(raw[key], value[key], (*path, key))
     elif isinstance(value, tuple | list) and isinstance(raw, tuple | list):
         for index, pair in enumerate(zip(raw, value, strict=True)):
             yield from _reinterpreted(*pair, (*path, index))
@@ -91,7 +94,8 @@ def _explain(model: type[BaseModel], error: ValidationError, data: Any, source: 
             options = re.findall(r"'([^']*)'", context["expected"])
             problems[path] = (1, f"expected {context['expected']}, got {_got(value)}{_close(value, options)}")
         elif kind in _BOUNDS:
-            got = context.get("actual_length") or _got(value)
+            length = context.get("actual_length")
+            got = _got(value) if length is None else length
             problems[path] = (1, f"{_BOUNDS[kind].format(**context)}, got {got}")
         elif words := _EXPECTED.get(kind, _EXPECTED.get(kind.split("_")[0])):
             expected.setdefault(path, []).append(words)
@@ -133,13 +137,23 @@ def _keys_at(model: Any, path: KeyPath, data: Any) -> list[str]:
         data = data[key]
         if isinstance(model, type) and issubclass(model, BaseModel):
             field = model.model_fields[str(key)]
-            choice = next((mark for mark in field.metadata if isinstance(mark, Choice)), None)
-            model = choice.table.config(choice.kind_of(data)) if choice else field.annotation
+            model = _meant(field.annotation, field.metadata, data)
         else:  # a mapping or list of models
-            model = get_args(model)[-1]
-        if get_origin(model) in (Union, UnionType):
-            model = next(member for member in get_args(model) if member is not NoneType)
+            model = _meant(get_args(model)[-1], (), data)
     return list(model.model_fields)
+
+
+def _meant(annotation: Any, marks: Iterable[Any], data: Mapping[str, Any]) -> Any:
+    """What `data` is checked against: the component or the member of a union that its `kind` names."""
+    if choice := next((mark for mark in marks if isinstance(mark, Choice)), None):
+        return choice.table.config(choice.kind_of(data))
+    if get_origin(annotation) is Annotated:
+        return _meant(annotation.__origin__, annotation.__metadata__, data)
+    if get_origin(annotation) not in (Union, UnionType):
+        return annotation
+    members = [_meant(member, (), data) for member in get_args(annotation) if member is not NoneType]
+    kinds = {kind: member for member in members[1:] for kind in get_args(member.model_fields["kind"].annotation)}
+    return kinds.get(data.get("kind"), members[0])
 
 
 def _close(value: Any, options: list[str]) -> str:

@@ -12,7 +12,16 @@ from ulzoo.registry.library import Library
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.yaml_source import Node, SpecError, located, merge, parse_override
 
-__all__ = ["SPECS", "SpecError", "find_specs", "load_spec", "located", "spec_from_dict", "spec_from_source"]
+__all__ = [
+    "SPECS",
+    "SpecError",
+    "find_specs",
+    "find_sweeps",
+    "load_spec",
+    "located",
+    "spec_from_dict",
+    "spec_from_source",
+]
 
 
 def find_specs() -> dict[str, Path]:
@@ -21,15 +30,31 @@ def find_specs() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+def find_sweeps() -> dict[str, Path]:
+    """The packaged sweeps, such as "paper/table2_loss_factor" -> file: the YAML in folders below the specs."""
+    folder = Path(str(files("ulzoo.specs")))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*/**/*.yaml"))}
+
+
 SPECS = Library("spec", find_specs)
 
 
 def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Spec:
     """The spec of a packaged name or a file (`x.yaml`, or anything with a slash), with `a.b=c` overrides applied.
 
+    `paper/table2_loss_factor:1.9` is the point 1.9 of that sweep.
+
     Raises:
         SpecError: whatever is wrong, in one line.
     """
+    text = os.fspath(name_or_path)
+    sweep, colon, point = text.rpartition(":")
+    if colon and (sweep in find_sweeps() or os.path.isfile(sweep)):
+        from ulzoo.registry.sweep import load_sweep
+
+        return load_sweep(sweep).resolve_point(point, overrides)
+    if text in find_sweeps():
+        raise SpecError(f"{text} is a sweep: give one of its points, as {text}:POINT; `ulzoo show {text}` lists them")
     return spec_from_source(SPECS.read(name_or_path), [parse_override(text) for text in overrides])
 
 

@@ -5,7 +5,7 @@ The dialect is YAML 1.1 read the way a person means it: `1e-4` is a number, only
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Node:
             return {key: node.plain() for key, node in self.value.items()}
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
-    def place(self, path: KeyPath) -> str:
-        """Where `path` stands, or its nearest ancestor that is written anywhere."""
+    def at(self, path: KeyPath) -> "Node":
+        """The value at `path`, or its nearest ancestor that is written anywhere."""
         node = self
         for key in path:
             if isinstance(node.value, dict) and key in node.value:
@@ -55,7 +55,11 @@ class Node:
                 node = node.value[key]
             else:
                 break
-        return node.where
+        return node
+
+    def place(self, path: KeyPath) -> str:
+        """Where `path` stands, or its nearest ancestor that is written anywhere."""
+        return self.at(path).where
 
 
 def merge(parent: Node, child: Node) -> Node:
@@ -110,9 +114,13 @@ def parse_override(text: str) -> Node:
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise SpecError(f"{where}: write key.path=value, as in train.latents.steps=100")
-    node = parse_yaml(value, where, lines=False)
+    return nested(keys, parse_yaml(value, where, lines=False))
+
+
+def nested(keys: Sequence[str], node: Node) -> Node:
+    """`node` at the key path `keys`, below mappings that were only passed through."""
     for key in reversed(keys):
-        node = Node({key: node}, where, bridge=True)
+        node = Node({key: node}, node.where, bridge=True)
     return node
 
 
