@@ -6,6 +6,7 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, UViT, ViT
 from ulzoo.nn.text_conditioning import CrossAttention, TextTokens
@@ -234,6 +235,27 @@ def test_all_tokens_of_a_video_read_where_attention_is_factorised(perturb: Pertu
     x_t, logsnr = torch.randn(2, 3, 4, 4, 4), torch.zeros(2)
     change = network(x_t, logsnr, text=made_text(3, 0)) - network(x_t, logsnr)
     assert change[0].abs().amax(0).min() > 0 and torch.allclose(change[1], torch.zeros(()), atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["vit", "uvit"])
+def test_what_a_text_costs_by_hand(backbone: str) -> None:
+    """Its projection; in each of 3 blocks queries and output, keys and values, and attention's two products."""
+
+    def flops(inputs: DenoiserInputs, **told: Text) -> int:
+        with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network: nn.Module
+            if backbone == "vit":
+                network = ViT(inputs, width=24, depth=3, heads=2)
+            else:
+                network = UViT(inputs, patch=1, channels=(8,), blocks=(1,), width=24, depth=3, heads=2)
+            network(torch.empty(1, 3, 8, 8), torch.empty(1), **told)
+        return counter.get_total_flops()
+
+    n, read, w = 64 if backbone == "vit" else 16, 1 + 5, 24
+    block = n * 2 * w * w + read * w * 2 * w + 2 * n * read * w
+    text = Text(torch.empty(1, 5, 7, device="meta"), torch.empty(1, 5, dtype=torch.bool, device="meta"))
+    added = flops(DenoiserInputs((8, 8), 3, **WITH_TEXT), text=text) - flops(DenoiserInputs((8, 8), 3))
+    assert added == 2 * (5 * 7 * w + 3 * block)
 
 
 def test_bfloat16_autocast_is_close_to_single_precision(make_backbone: Make, size: Size, perturb: Perturb) -> None:
