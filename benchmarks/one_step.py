@@ -20,6 +20,7 @@ import torch
 
 from ulzoo.contract import STAGES, Stage
 from ulzoo.files import write_text
+from ulzoo.objectives import stage_loss
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.device import pick_device
@@ -39,7 +40,7 @@ def one_step(name: str, stage: Stage, batch: int, device: torch.device) -> dict[
     average = build_ema(networks, getattr(spec.train, stage))
     x = torch.rand(batch, *model.contract.shape, device=device) * 2 - 1
     started = time.perf_counter()
-    loss = model.latents_loss(x).total if stage == "latents" else model.base_loss(x)
+    loss = stage_loss(model, stage, x)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()

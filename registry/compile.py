@@ -7,40 +7,55 @@ from dataclasses import replace
 from typing import cast
 
 import torch
+from torch import nn
 
-from ulzoo.contract import Contract, Sampling
+from ulzoo.contract import Contract, Sampling, Stage
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Source
 from ulzoo.denoising import DiffusionModel
-from ulzoo.diffusion import GaussianDiffusion
+from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.grid import divide
+from ulzoo.priors import DiffusionPrior, NormalPrior
+from ulzoo.registry import sections
 from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
-from ulzoo.registry.schema import Diffusion, Spec
+from ulzoo.registry.schema import Spec
+from ulzoo.registry.sections import Diffusion, Network
+from ulzoo.registry.table import Config
+from ulzoo.regression import RegressionDecoder
 from ulzoo.seeds import derive_seed
 
 
-def data_contract(spec: Spec) -> DataContract:
-    """What the spec's data will look like, without touching it."""
-    keys = spec.data.model_dump(exclude={"kind"})
-    with _located(spec, "data"):
-        source = cast(type[Source], DATASETS.get(spec.data.kind))
-        return source.describe(**keys)
+def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
+    """What the spec's data (that of `stage`, if it has its own) will look like, without touching it."""
+    config, path = stage_data(spec, stage)
+    with _located(spec, path):
+        source = cast(type[Source], DATASETS.get(config.kind))
+        return source.describe(**config.model_dump(exclude={"kind"}))
 
 
-def compile_model(spec: Spec, device: torch.device | str | None = None) -> UnifiedLatents:
-    """Build the four networks with fresh weights, seeded by `train.latents.seed`, in eval mode.
+def stage_data(spec: Spec, stage: Stage | None) -> tuple[Config, str]:
+    """The data section that a stage is trained on, and its key path."""
+    latents = spec.train.latents
+    if stage == "latents" and latents is not None and latents.data is not None:
+        return latents.data, "train.latents.data"
+    return spec.data, "data"
+
+
+def compile_model(spec: Spec, device: torch.device | str | None = None, pretrained: bool = True) -> UnifiedLatents:
+    """Build the networks with fresh weights, seeded by the first stage's `seed`, in eval mode.
 
     Args:
         device: where; "meta" checks and measures a model without memory for it. None is PyTorch's default device.
+        pretrained: read the weights of an encoder that comes with some; False where all weights are loaded anyway.
 
     Raises:
         SpecError: parts that do not fit, with the key that is to blame.
     """
     data = data_contract(spec)
-    size = data.size
-    latent = spec.latent
+    size, latent = data.size, spec.latent
+    _check_other_data(spec, data)
     with _located(spec, "latent.downsample"):
         latent_size = divide(size, latent.downsample, "latent.downsample")
     given = _given_frames(spec, data)
@@ -49,13 +64,24 @@ def compile_model(spec: Spec, device: torch.device | str | None = None) -> Unifi
     x = DenoiserInputs(
         size, data.channels, latent_size, latent.channels, given_channels=data.channels + 1 if given else 0
     )
-    with torch.device(device or torch.get_default_device()), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(spec.train.latents.seed, "init"))
+    device = torch.device(device) if device else torch.get_default_device()
+    with device, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(getattr(spec.train, spec.stages[0]).seed, "init"))
         with _located(spec, "encoder"):
-            encoder = ENCODERS.build(spec.encoder, size, data.channels, latent.channels, latent.downsample)
-        prior = _diffusion_model(spec, "prior", z, data)
-        decoder = _diffusion_model(spec, "decoder", x, data, spec.conditioning.decoder_dropout)
-        base = _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
+            channels = latent.channels * (2 if latent.variance == "learned" else 1)
+            encoder = ENCODERS.build(spec.encoder, size, data.channels, channels, latent.downsample)
+        if spec.decoder is None and spec.final_decoder is None and not hasattr(encoder, "decode"):
+            raise spec.error(
+                "decoder", f"encoder {spec.encoder.kind!r} does not decode by itself: give a final_decoder"
+            )
+        prior = _prior(spec, z, data)
+        decoder, final_decoder = (
+            _decoder(spec, part, x, data, spec.conditioning.decoder_dropout) for part in ("decoder", "final_decoder")
+        )
+        base = spec.base and _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
+    if pretrained and device.type != "meta" and hasattr(encoder, "load_pretrained"):
+        with _located(spec, "encoder"):
+            encoder.load_pretrained()
     contract = Contract(
         size=size,
         channels=data.channels,
@@ -67,13 +93,28 @@ def compile_model(spec: Spec, device: torch.device | str | None = None) -> Unifi
         sampling=sampling_defaults(spec),
         given_frames=given,
         frame_rate=data.frame_rate,
+        learned_variance=latent.variance == "learned",
+        single_stage=spec.base is None,
+        text_tokens=data.text_tokens,
+        text_width=data.text_width,
     )
-    return UnifiedLatents(encoder, prior, decoder, base, contract).eval()
+    random_logsnr = _random_logsnr(spec, prior)
+    return UnifiedLatents(encoder, prior, decoder, base, contract, final_decoder, random_logsnr).eval()
 
 
 def sampling_defaults(spec: Spec) -> dict[str, Sampling]:
     """How a model of this spec samples its base and its decoder unless told otherwise."""
     return {name: Sampling(**getattr(spec.sample, name).model_dump()) for name in ("base", "decoder")}
+
+
+def _check_other_data(spec: Spec, data: DataContract) -> None:
+    """Stage 1 may be trained on other data, of the same shape."""
+    other, (_, path) = data_contract(spec, "latents"), stage_data(spec, "latents")
+    if other.shape != data.shape:
+        raise spec.error(path, f"has examples of shape {other.shape}, data has {data.shape}")
+    for part, network in {"prior": spec.prior, "decoder": spec.decoder}.items():
+        if path != "data" and isinstance(network, Network) and (network.class_conditional or network.text_conditional):
+            raise spec.error(path, f"labels and captions may mean another thing there: {part} must not be given any")
 
 
 def _given_frames(spec: Spec, data: DataContract) -> int:
@@ -85,22 +126,69 @@ def _given_frames(spec: Spec, data: DataContract) -> int:
     return given
 
 
+def _random_logsnr(spec: Spec, prior: nn.Module | None) -> TruncatedLogistic | None:
+    """What draws the latent's log-SNR between the prior's λ(1) and λ_z(0), if anything does."""
+    if spec.latent.logsnr_bias is None:
+        return None
+    assert isinstance(prior, DiffusionPrior)
+    with _located(spec, "latent"):
+        return TruncatedLogistic(spec.latent.logsnr_bias, prior.diffusion.schedule.logsnr_min, spec.latent.logsnr)
+
+
+def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionPrior | NormalPrior | None:
+    config = spec.prior
+    if isinstance(config, sections.NormalPrior):
+        return NormalPrior(spec.latent.logsnr, config.weight)
+    if config is None:
+        return None
+    network, diffusion = _network(spec, "prior", inputs, data), _diffusion(spec, "prior")
+    return DiffusionPrior(network, diffusion, config.stop_gradient, config.normal_kl, config.text_conditional)
+
+
+def _decoder(
+    spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float
+) -> DiffusionModel | RegressionDecoder | None:
+    config = getattr(spec, part)
+    if config is None:
+        return None
+    inputs = replace(inputs, context_logsnr=config.latent_logsnr)
+    if isinstance(config, sections.RegressionDecoder):
+        network = _network(spec, part, inputs, data)
+        return RegressionDecoder(network, config.weight, frame_dropout, config.text_conditional, config.latent_logsnr)
+    return _diffusion_model(spec, part, inputs, data, frame_dropout)
+
+
 def _diffusion_model(
-    spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float = 0.0
+    spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float
 ) -> DiffusionModel:
     config: Diffusion = getattr(spec, part)
+    network, diffusion = _network(spec, part, inputs, data), _diffusion(spec, part)
+    with _located(spec, f"{part}.weighting"):
+        weighting = WEIGHTINGS.build(config.weighting)
+    return DiffusionModel(network, diffusion, weighting, frame_dropout, config.text_conditional, inputs.context_logsnr)
+
+
+def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:
+    config: Diffusion = getattr(spec, part)
+    with _located(spec, f"{part}.schedule"):
+        schedule = SCHEDULES.build(config.schedule)
+    return GaussianDiffusion(schedule, config.prediction)
+
+
+def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) -> nn.Module:
+    config: Network = getattr(spec, part)
     if config.class_conditional:
         if not data.num_classes:
             raise spec.error(f"{part}.class_conditional", "the data has no class labels")
         inputs = replace(inputs, num_classes=data.num_classes, label_dropout=config.label_dropout)
-    with _located(spec, f"{part}.schedule"):
-        schedule = SCHEDULES.build(config.schedule)
-    with _located(spec, f"{part}.weighting"):
-        weighting = WEIGHTINGS.build(config.weighting)
+    if config.text_conditional:
+        if not data.text_width:
+            raise spec.error(f"{part}.text_conditional", "the data has no captions: no width of text embeddings")
+        inputs = replace(
+            inputs, text_tokens=data.text_tokens, text_width=data.text_width, text_dropout=config.text_dropout
+        )
     with _located(spec, f"{part}.backbone"):
-        network = BACKBONES.build(config.backbone, inputs)
-    diffusion = GaussianDiffusion(schedule, config.prediction)
-    return DiffusionModel(network, diffusion, weighting, frame_dropout)
+        return BACKBONES.build(config.backbone, inputs)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Exports: one safetensors file with the weights, the resolved spec and the figures, all that `ulzoo.load` needs."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -7,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from ulzoo import tensorfile
+from ulzoo.contract import STAGES
 from ulzoo.model import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.schema import Spec
@@ -33,7 +35,7 @@ def save_export(
     metadata = {
         "spec": spec.to_dict(),
         "spec_hash": spec.hash,
-        "stages": ["latents"] if model.base is None else ["latents", "base"],
+        "stages": list(model.stages),
         "results": results,
         "dtype": dtype,
         "versions": versions(),
@@ -50,17 +52,22 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     content = tensorfile.read(path, "export", device)
     try:
         spec = spec_from_dict(content.metadata["spec"])
-        model = compile_model(spec, device)
+        model = compile_model(spec, device, pretrained=False)
     except ValueError as error:
         raise ValueError(f"{path}: its spec does not fit this version of ulzoo: {error}") from None
-    if "base" not in content.metadata["stages"]:
-        model.base = None
+    leave_untrained(model, content.metadata["stages"])
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in content.tensors.items()})
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise ValueError(f"{path}: its weights do not fit its spec in this version of ulzoo: {first}") from None
     return Export(model, spec, content.metadata["results"])
+
+
+def leave_untrained(model: UnifiedLatents, stages: Collection[str]) -> None:
+    """Take away what later stages than `stages` train, so that nothing untrained is used."""
+    for stage in set(model.stages) - set(stages):
+        setattr(model, STAGES[stage][-1], None)
 
 
 def versions() -> dict[str, str]:

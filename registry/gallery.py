@@ -146,8 +146,11 @@ def reconstruction_rows(
     for name, model in models.items():
         on_device, labels = x.to(model.device), batch["label"].to(model.device)
         generator = torch.Generator(model.device).manual_seed(seed)
-        bits = model.rate(on_device, rate_samples, generator, labels=labels).mean().item() / model.contract.pixels
-        decoded = model.reconstruct(on_device, steps, generator, labels)
+        bits = (
+            model.rate(on_device, rate_samples, generator, labels=labels, text=batch["text"]).mean().item()
+            / model.contract.pixels
+        )
+        decoded = model.reconstruct(on_device, steps, generator, labels, text=batch["text"])
         decibels = psnr(decoded, on_device).mean().item()
         drawn.append(_wrapped(f"{name} · {decibels:.2f} dB · {bits:.3f} bits/pixel", decoded))
     return list(chain.from_iterable(zip(*drawn, strict=True)))  # rows of one stretch of images stay together

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from ulzoo.data import Source, in_order
 from ulzoo.evaluation import measure, save_grid
 from ulzoo.files import write_text
 from ulzoo.model import UnifiedLatents
-from ulzoo.registry.compile import compile_model
+from ulzoo.registry.compile import compile_model, stage_data
 from ulzoo.registry.components import DATASETS
-from ulzoo.registry.export import save_export, versions
+from ulzoo.registry.export import leave_untrained, save_export, versions
 from ulzoo.registry.schema import Spec, changed_on_resume
 from ulzoo.registry.screening import reconstructed_clips, sampled_clips, save_clips
 from ulzoo.registry.spec import spec_from_dict
@@ -70,23 +71,24 @@ class Result:
         return self.folder / "samples"
 
 
-def open_source(spec: Spec, split: str) -> Source:
-    """One split of the spec's data.
+def open_source(spec: Spec, split: str, stage: Stage | None = None) -> Source:
+    """One split of the spec's data, or of what `stage` is trained on.
 
     Raises:
         SpecError: the data is missing or damaged.
     """
+    config, path = stage_data(spec, stage)
     try:
-        return DATASETS.build(spec.data, split)
+        return DATASETS.build(config, split)
     except ValueError as error:
-        raise spec.error("data", str(error)) from None
+        raise spec.error(path, str(error)) from None
 
 
 def train(
     spec: Spec,
     folder: Path,
     *,
-    stages: tuple[Stage, ...] = ("latents", "base"),
+    stages: tuple[Stage, ...] | None = None,
     resume: bool = False,
     fresh: bool = False,
     device: torch.device | str = "cpu",
@@ -97,7 +99,7 @@ def train(
     Args:
         spec: what to train.
         folder: the run directory; made if need be, after everything that can be checked was checked.
-        stages: in this order; "base" alone needs a finished "latents" in `folder`.
+        stages: one of the spec's, which needs those before it finished in `folder`, or all of them if None.
         resume: go on from the newest whole checkpoint.
         fresh: remove an earlier run first.
         device: where to train.
@@ -109,6 +111,9 @@ def train(
     """
     assert not (resume and fresh)
     watch = watch or Watch()
+    stages = stages or spec.stages
+    if missing := [stage for stage in stages if stage not in spec.stages]:
+        raise ValueError(f"{spec.name} has no stage {missing[0]!r}; it has {', '.join(spec.stages)}")
     done = _found(folder, spec, stages, resume, fresh)
     for stage in stages:
         try:
@@ -117,7 +122,8 @@ def train(
             raise spec.error(f"train.{stage}.optimizer", str(error)) from None
     if spec.train.tensorboard and not find_spec("tensorboard"):
         raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
-    source, held_out = open_source(spec, "train"), open_source(spec, "val")
+    sources = {stage_data(spec, stage)[1]: open_source(spec, "train", stage) for stage in stages}
+    held_out = open_source(spec, "val")
     model = compile_model(spec, device)
     if fresh:
         _clear(folder)
@@ -125,21 +131,24 @@ def train(
     if resume:
         watch.note(f"resuming {done.stage} at step {done.step}" if done else f"nothing to resume in {folder}, starting")
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
-    if done and done.stage == "latents" and stages == ("base",):
+    order = spec.stages
+    if done and done.stage not in stages:
+        for name in chain(*(STAGES[stage] for stage in order[: order.index(done.stage)])):
+            getattr(model, name).load_state_dict(done.part(f"model.{name}."))
         _load_averages(model, done)
         done = None
     for stage in stages:
-        if done and done.stage == "base" and stage == "latents":
+        if done and order.index(done.stage) > order.index(stage):
             continue
         config: configs.Stage = getattr(spec.train, stage)
+        source = sources[stage_data(spec, stage)[1]]
         trainer = Trainer(model, stage, config, source, folder, identity, spec.train.tensorboard, watch.step)
         if done and done.stage == stage:
             trainer.resume(done)
         watch.stage(stage, config, trainer.step)
         trainer.run()
         _draw(model, held_out, folder / "samples", stage)
-    if stages[-1] == "latents":
-        model.base = None
+    leave_untrained(model, order[: order.index(stages[-1]) + 1])
     video = model.contract.video
     watch.note(f"evaluating on validation {'clips' if video else 'images'}")
     total = min(EVALUATED_CLIPS if video else EVALUATED_IMAGES, len(held_out))
@@ -151,13 +160,12 @@ def train(
 
 
 def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:
-    """The model that a training checkpoint stands for, with averaged weights; without a base after the first stage."""
+    """The model that a training checkpoint stands for, with averaged weights; without what later stages train."""
     spec = spec_from_dict(checkpoint.metadata["spec"])
-    model = compile_model(spec, device)
+    model = compile_model(spec, device, pretrained=False)
     model.load_state_dict(checkpoint.part("model."))
     _load_averages(model, checkpoint)
-    if checkpoint.stage == "latents":
-        model.base = None
+    leave_untrained(model, spec.stages[: spec.stages.index(checkpoint.stage) + 1])
     return model, spec
 
 
@@ -165,33 +173,39 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
     """The checkpoint to go on from, after the folder's state was found to allow what was asked."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: is a file, not a run directory")
-    checkpoints = Checkpoints(folder / "checkpoints")
-    files = checkpoints.files()
+    order = spec.stages
+    before: Stage | None = order[order.index(stages[0]) - 1] if stages[0] != order[0] else None
     if fresh:
-        if stages == ("base",):
-            raise ValueError(f"{folder}: --fresh would remove the first stage that --stage base needs")
+        if before:
+            raise ValueError(f"{folder}: --fresh would remove the stage {before} that --stage {stages[0]} needs")
         return None
-    wanted: Stage | None = "latents" if stages == ("latents",) else None
-    reached = {stage for stage, _, _ in files}
-    if stages == ("latents",) and "base" in reached:
-        raise ValueError(f"{folder}: its second stage stands on the first; leave out --stage, or use another --out")
-    if stages == ("base",) and "base" not in reached:
-        wanted = "latents"
-        if not files:
-            raise ValueError(f"{folder}: no first stage to build on; run `ulzoo train … --stage latents` there first")
-    elif files and not resume:
+    checkpoints = Checkpoints(folder / "checkpoints")
+    reached = {stage for stage, _, _ in checkpoints.files()}
+    if later := [stage for stage in order[order.index(stages[-1]) + 1 :] if stage in reached]:
+        raise ValueError(
+            f"{folder}: its stage {later[0]} stands on {stages[-1]}; leave out --stage, or use another --out"
+        )
+    standing = before is not None and stages[0] not in reached  # on the stage before, which must be finished
+    if standing and before not in reached:
+        raise ValueError(f"{folder}: no stage {before} to build on; run `ulzoo train … --stage {before}` there first")
+    if reached and not resume and not standing:
         raise ValueError(f"{folder}: holds a run already; add --resume to go on with it or --fresh to start over")
-    done = checkpoints.latest(wanted)
+    done = checkpoints.latest(before if standing else stages[-1] if len(stages) == 1 else None)
     if done is None:
         return None
     old = spec_from_dict(done.metadata["spec"])
     changes = changed_on_resume(old, spec)
-    if stages == ("base",) and done.stage == "latents":
-        changes = [change for change in changes if not change.startswith(("base.", "train.base.", "name:"))]
-        if done.step < old.train.latents.steps:
-            raise ValueError(f"{folder}: its first stage stopped at step {done.step}; finish it (--stage latents)")
-    if (done.stage == "base" or stages == ("base",)) and old.train.latents.steps != spec.train.latents.steps:
-        changes.append(f"train.latents.steps: {old.train.latents.steps} -> {spec.train.latents.steps}")
+    if standing:
+        free = [
+            f"{part}." for stage in order[order.index(stages[0]) :] for part in (STAGES[stage][-1], f"train.{stage}")
+        ]
+        changes = [change for change in changes if not change.startswith((*free, "name:"))]
+        if done.step < getattr(old.train, done.stage).steps:
+            raise ValueError(f"{folder}: its stage {before} stopped at step {done.step}; finish it (--stage {before})")
+    for stage in order[: order.index(done.stage) + standing]:
+        was, asked = getattr(old.train, stage).steps, getattr(spec.train, stage).steps
+        if was != asked:
+            changes.append(f"train.{stage}.steps: {was} -> {asked}")
     if changes:
         more = f" (and {len(changes) - 1} more)" if len(changes) > 1 else ""
         raise ValueError(f"{folder}: its run had another spec, {changes[0]}{more}; use --fresh or another --out")
@@ -221,19 +235,22 @@ def _clear(folder: Path) -> None:
 
 def _draw(model: UnifiedLatents, source: Source, folder: Path, stage: Stage) -> None:
     """Pictures of what the stage learned: reconstructions of validation images, or samples."""
+    reconstructs = stage != "base"
     if model.contract.video:
-        name = "reconstructions" if stage == "latents" else "samples"
-        bands = (reconstructed_clips if stage == "latents" else sampled_clips)({name: model}, source, DRAWN_CLIPS)
+        name = "reconstructions" if reconstructs else "samples"
+        bands = (reconstructed_clips if reconstructs else sampled_clips)({name: model}, source, DRAWN_CLIPS)
         save_clips(folder / f"{name}.png", bands, model.contract)
         return
-    generator = torch.Generator(model.device).manual_seed(0)
-    if stage == "latents":
-        x = next(in_order(source, 12))["x"].to(model.device)
-        rows = [("validation images", x), ("reconstructions", model.reconstruct(x, generator=generator))]
-        save_grid(folder / "reconstructions.png", rows)
-    else:
-        samples = model.sample(48, generator=generator)
-        rows = [("" if i else "samples", row) for i, row in enumerate(samples.chunk(4))]
+    if reconstructs:
+        batch = next(in_order(source, 12))
+        x, generator = batch["x"].to(model.device), torch.Generator(model.device).manual_seed(0)
+        made = model.reconstruct(x, generator=generator, labels=batch["label"], text=batch["text"])
+        save_grid(folder / "reconstructions.png", [("validation images", x), ("reconstructions", made)])
+    if not reconstructs or model.contract.single_stage:
+        text = next(in_order(source, 48))["text"]
+        generator = torch.Generator(model.device).manual_seed(0)
+        samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text)
+        rows = [("" if i else "samples", row) for i, row in enumerate(samples.split(12))]
         save_grid(folder / "samples.png", rows)
 
 

@@ -1,103 +1,33 @@
-"""What a spec is: every key that is not a component's own, its type, bounds, default and help."""
+"""What a spec is: its sections, what must agree between them, its hash."""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
+from ulzoo.contract import STAGES
+from ulzoo.contract import Stage as StageName
+from ulzoo.registry.components import DATASETS, ENCODERS
+from ulzoo.registry.sections import (
+    Conditioning,
+    Decoder,
+    Diffusion,
+    DiffusionDecoder,
+    DiffusionPrior,
+    Latent,
+    NormalPrior,
+    Prior,
+    Sampling,
+    Samplings,
+    Section,
+    Train,
+)
 from ulzoo.registry.table import Choice, Config, error_at
 from ulzoo.registry.yaml_source import Node, SpecError, dump_yaml, located
-from ulzoo.training.config import Count, Fraction, LatentsStage, PositiveInt, Stage
-
-
-class Section(BaseModel):
-    """A mapping of the spec: frozen, unknown keys refused, only finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Latent(Section):
-    """The latent: its channels, its size against the image's, its noise."""
-
-    channels: PositiveInt = Field(description="channels of the latent")
-    downsample: tuple[PositiveInt, ...] = Field(
-        min_length=2, max_length=3, description="image size over latent size, [h, w], or [t, h, w] for video"
-    )
-    logsnr: float = Field(default=5.0, description="log-SNR of the latent z_0; the prior's and base's λ(0)")
-
-
-class Conditioning(Section):
-    """Frame prediction: the first frames of a clip, given to the base and the decoder, which make the rest."""
-
-    frames: Count = Field(default=0, description="first frames that are given; 0 for none")
-    decoder_dropout: Fraction = Field(
-        default=0.5, description="share of examples whose given frames are hidden from the decoder in training"
-    )
-    base_dropout: Fraction = Field(
-        default=0.1, description="the same for the base; above 0 in both, whole clips can be sampled too"
-    )
-
-
-class Diffusion(Section):
-    """One diffusion model: network, noise schedule, parametrisation, loss weight."""
-
-    backbone: Annotated[Config, Choice(BACKBONES)] = Field(description="the network")
-    schedule: Annotated[Config, Choice(SCHEDULES, default="cosine")] = Field(
-        default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
-    )
-    prediction: Literal["x", "eps", "v"] = Field(default="v", description="what the network predicts")
-    weighting: Annotated[Config, Choice(WEIGHTINGS, default="sigmoid")] = Field(
-        default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR"
-    )
-    class_conditional: bool = Field(default=False, description="give the network the class label")
-    label_dropout: Fraction = Field(default=0.1, description="share of examples whose label is hidden, for guidance")
-
-
-class Prior(Diffusion):
-    """The prior, whose loss is the rate: only the unweighted ELBO bounds it."""
-
-    weighting: Annotated[
-        Config,
-        Choice(WEIGHTINGS, default="elbo", only=("elbo",), why="under another weight the encoder hides information"),
-    ] = Field(default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR: elbo")
-
-
-class Train(Section):
-    """The two stages of training."""
-
-    latents: LatentsStage = Field(description="stage 1: encoder, prior and decoder, jointly")
-    base: Stage = Field(description="stage 2: the base model on the frozen encoder's latents")
-    tensorboard: bool = Field(default=False, description="write TensorBoard events beside metrics.jsonl")
-
-
-class Sampling(Section):
-    """How one diffusion model is sampled unless the caller says otherwise."""
-
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(default="ddim", description="the sampler")
-    steps: PositiveInt = Field(default=50, description="network evaluations, or twice as many under guidance")
-    guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 for none")
-    guidance_interval: tuple[float, float] | None = Field(
-        default=None, description="guide only where the log-SNR lies in [low, high]; null for everywhere"
-    )
-
-    @field_validator("guidance_interval")
-    @classmethod
-    def _ordered(cls, interval: tuple[float, float] | None) -> tuple[float, float] | None:
-        if interval and interval[0] >= interval[1]:
-            raise ValueError(f"the low end {interval[0]:g} is not below the high end {interval[1]:g}")
-        return interval
-
-
-class Samplings(Section):
-    """Sampling of the latent and of the image."""
-
-    base: Sampling = Field(default_factory=Sampling, description="how the base samples the latent")
-    decoder: Sampling = Field(default_factory=Sampling, description="how the decoder samples the image")
 
 
 class Spec(Section):
@@ -109,9 +39,14 @@ class Spec(Section):
     latent: Latent = Field(description="the latent's shape and noise")
     encoder: Annotated[Config, Choice(ENCODERS)] = Field(description="image or clip to clean latent")
     conditioning: Conditioning = Field(default_factory=Conditioning, description="frame prediction, of video")
-    prior: Prior = Field(description="diffusion model of the latent that measures the rate in stage 1")
-    decoder: Diffusion = Field(description="diffusion model of the image or clip given the latent")
-    base: Diffusion = Field(description="diffusion model of the latent that samples it, trained in stage 2")
+    prior: Prior | None = Field(description="measures the rate in stage 1; null: the encoder is not trained")
+    decoder: Decoder | None = Field(description="the image or clip given the latent; null: the encoder decodes itself")
+    final_decoder: DiffusionDecoder | None = Field(
+        default=None, description="a decoder that is trained on the frozen latents and then takes the decoder's place"
+    )
+    base: Diffusion | None = Field(
+        description="diffusion model of the latent that samples it, trained in stage 2; null: the prior samples"
+    )
     train: Train = Field(description="training")
     sample: Samplings = Field(default_factory=Samplings, description="sampling")
 
@@ -140,6 +75,8 @@ class Spec(Section):
         given = dict(data)
         for part in ("prior", "base"):
             model = given.get(part)
+            if isinstance(model, Mapping) and model.get("kind") == "normal":
+                continue
             if isinstance(model, Mapping) and isinstance(schedule := model.get("schedule", {}), Mapping):
                 given[part] = {**model, "schedule": {"logsnr_max": logsnr, **schedule}}
         return given
@@ -147,6 +84,8 @@ class Spec(Section):
     @model_validator(mode="after")
     def _one_logsnr(self) -> "Spec":
         for part, model in (("prior", self.prior), ("base", self.base)):
+            if not isinstance(model, Diffusion):
+                continue
             logsnr_max = getattr(model.schedule, "logsnr_max", self.latent.logsnr)
             if logsnr_max != self.latent.logsnr:
                 raise error_at(
@@ -154,6 +93,18 @@ class Spec(Section):
                     f"{logsnr_max:g} is not latent.logsnr, {self.latent.logsnr:g}; leave it out, it is derived",
                 )
         return self
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "Spec":
+        for path, message in nonsense(self):
+            raise error_at(tuple(path.split(".")), message)
+        return self
+
+    @property
+    def stages(self) -> tuple[StageName, ...]:
+        """The stages of training that this spec has, in order."""
+        parts = {"latents": self.prior, "decoder": self.final_decoder, "base": self.base}
+        return tuple(stage for stage in STAGES if parts[stage] is not None)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.to_dict() == other.to_dict()
@@ -199,11 +150,50 @@ def diff(a: Spec, b: Spec) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
+    """Combinations of keys that are fine alone and mean nothing together: (key path, why and what to do)."""
+    prior, decoder, base = spec.prior, spec.decoder, spec.base
+    if prior is None and decoder is not None:
+        yield "decoder", "without a prior no stage trains it: set it to null, or use final_decoder"
+    if prior is not None and decoder is None:
+        yield "decoder", "a prior trains the encoder with a decoder: give one, or set prior to null"
+    if prior is None and base is None:
+        yield "base", "nothing samples: with prior null there must be a base"
+    if isinstance(prior, NormalPrior) and base is None:
+        yield "prior.kind", "single-stage training (base null) samples from the prior, which must be a diffusion model"
+    if isinstance(prior, DiffusionPrior) and prior.stop_gradient and prior.normal_kl == 0:
+        yield "prior.stop_gradient", "nothing would bound the latent: give prior.normal_kl a small weight"
+    if spec.latent.variance == "learned" and prior is None:
+        yield "latent.variance", "an encoder that is not trained cannot learn it"
+    if spec.latent.logsnr_bias is not None:
+        if base is not None:
+            yield "latent.logsnr_bias", "is for single-stage training: set base and train.base to null"
+        if decoder is not None and not decoder.latent_logsnr:
+            yield "decoder.latent_logsnr", "must be true where latent.logsnr_bias draws the latent's log-SNR"
+    if spec.conditioning.frames and base is None:
+        yield "conditioning.frames", "the base continues frames: there must be one"
+    for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():
+        given, needed = getattr(spec.train, stage) is not None, getattr(spec, part) is not None
+        if needed and not given:
+            yield "train", f"missing key {stage!r}: how {part} is trained"
+        if given and not needed:
+            yield f"train.{stage}", f"there is no {part} to train: set it to null"
+    sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
+    for name, network in sampled.items():
+        sampling: Sampling = getattr(spec.sample, name)
+        if sampling.guidance != 1 and not (isinstance(network, Diffusion) and network.guidable):
+            why = "needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
+            yield f"sample.{name}.guidance", f"{why}; set it to 1"
+
+
 RESUMABLE = (
     "description",
     "data.root",
     "data.download",
     "data.verify",
+    "train.latents.data.root",
+    "train.latents.data.download",
+    "train.latents.data.verify",
     "sample.*",
     "train.tensorboard",
     "train.*.steps",

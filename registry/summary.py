@@ -1,22 +1,26 @@
 """What a spec amounts to, measured on the meta device: blocks, parameters, FLOPs, memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.model import UnifiedLatents
+from ulzoo.contract import STAGES, Contract, Stage
+from ulzoo.denoising import Conditional, Conditions
+from ulzoo.model import Decoder, UnifiedLatents
 from ulzoo.nn.transformer import Transformer
+from ulzoo.objectives import stage_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.schema import Spec
+from ulzoo.text import Text
 
 NETWORKS = tuple(chain(*STAGES.values()))
+"""Every network that a model may have; a summary speaks of those that it has."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class BlockRow:
 class Summary:
     """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example.
 
-    `encodings` is how often stage 2 encodes an example: once, and once more what is given of it.
+    `encodings` is how often stage 2 encodes an example: once, and once more what is given of it. `stages` are those of
+    training that the spec has.
     """
 
     resolution: tuple[int, ...]
@@ -44,16 +49,18 @@ class Summary:
     flops: dict[str, int]
     saved_bytes: dict[Stage, int]
     encodings: int = 1
+    stages: tuple[Stage, ...] = ("latents", "base")
 
     def training_flops(self, stage: Stage) -> int:
         """Per image or clip: 3 × forward for what is trained (paper §4), 1 × for every pass of the frozen encoder."""
-        trained = 3 * sum(self.flops[name] for name in STAGES[stage])
-        return trained + (self.encodings * self.flops["encoder"] if stage == "base" else 0)
+        trained = 3 * sum(self.flops.get(name, 0) for name in STAGES[stage])
+        encodings = {"latents": 0, "decoder": 1, "base": self.encodings}[stage]
+        return trained + encodings * self.flops["encoder"]
 
     def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool) -> int:
         """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA
         in fp32, and what autograd keeps of a batch (half of it in bf16)."""
-        trained = sum(self.parameters[name] for name in STAGES[stage])
+        trained = sum(self.parameters.get(name, 0) for name in STAGES[stage])
         activations = self.saved_bytes[stage] * batch_size // (2 if bf16 else 1)
         return 4 * sum(self.parameters.values()) + 16 * trained + activations
 
@@ -63,7 +70,7 @@ class Summary:
             "latent": list(self.latent),
             "parameters": {**self.parameters, "total": sum(self.parameters.values())},
             "gflops_forward": {name: flops / 1e9 for name, flops in self.flops.items()},
-            "gflops_training_per_image": {stage: self.training_flops(stage) / 1e9 for stage in STAGES},
+            "gflops_training_per_image": {stage: self.training_flops(stage) / 1e9 for stage in self.stages},
             "blocks": [
                 {
                     "path": row.path,
@@ -87,33 +94,56 @@ def summarize(spec: Spec, memory: bool = True) -> Summary:
         SpecError: parts that do not fit.
     """
     model = compile_model(spec, "meta")
-    assert model.base is not None
     contract = model.contract
     x = torch.zeros(1, contract.channels, *contract.size, device="meta")
     z = torch.zeros(1, *contract.latent_shape, device="meta")
-    logsnr = torch.zeros(1, device="meta")
-
-    def given(x_t: Tensor) -> tuple[Tensor, ...]:
-        return (torch.cat([x_t, x_t[:, :1]], dim=1),) if contract.given_frames else ()
-
-    calls: dict[str, tuple[nn.Module, tuple[Any, ...], Tensor]] = {
-        "encoder": (model.encoder, (x,), z),
-        "prior": (model.prior.network, (z, logsnr), z),
-        "decoder": (model.decoder.network, (x, logsnr, z, None, *given(x)), x),
-        "base": (model.base.network, (z, logsnr, None, None, *given(z)), z),
-    }
+    features = torch.cat([z, z], dim=1) if contract.learned_variance else z
     blocks: list[BlockRow] = []
-    flops = {}
-    for name, (network, inputs, expected) in calls.items():
-        rows, flops[name], output = _measure(name, network, inputs)
+    flops, parameters = {}, {}
+    for name in NETWORKS:
+        part: nn.Module | None = getattr(model, name)
+        if part is None:
+            continue
+        parameters[name] = sum(p.numel() for p in part.parameters())
+        if isinstance(part, Conditional):
+            x_t = x if "decoder" in name else z
+            rows, flops[name], output = _measure(
+                name, part.network, (x_t, x.new_zeros(1)), _conditions(model, part, x_t)
+            )
+            expected = x_t
+        elif name == "encoder":
+            rows, flops[name], output = _measure(name, part, (x,), {})
+            expected = features
+        else:  # a normal prior
+            flops[name] = 0
+            continue
         if output.shape != expected.shape:
             raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
         blocks += rows
-    parameters = {name: sum(p.numel() for p in getattr(model, name).parameters()) for name in NETWORKS}
-    saved: dict[Stage, int] = {stage: _saved_bytes(model, stage, x) for stage in STAGES if memory}
-    return Summary(
-        contract.size, contract.latent_shape, blocks, parameters, flops, saved, 1 + (contract.given_frames > 0)
-    )
+    saved: dict[Stage, int] = {stage: training_bytes(model, stage, x) for stage in model.stages if memory}
+    encodings = 1 + (contract.given_frames > 0)
+    return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, saved, encodings, model.stages)
+
+
+def _conditions(model: UnifiedLatents, part: Conditional, x_t: Tensor) -> Conditions:
+    """Whatever a network may be told, for one example; labels cost nothing."""
+    contract, conditions = model.contract, Conditions()
+    if part in (model.decoder, model.final_decoder):
+        z_0 = x_t.new_zeros(1, *contract.latent_shape)
+        conditions = model.decoding(cast(Decoder, part), z_0, x_t.new_zeros(1), None, None)
+    if part.takes_text and (text := _text(contract, x_t.device)):
+        conditions["text"] = text
+    if contract.given_frames and part is not model.prior:
+        conditions["given"] = torch.cat([x_t, x_t[:, :1]], dim=1)
+    return conditions
+
+
+def _text(contract: Contract, device: torch.device) -> Text | None:
+    """One full caption, if there are any."""
+    if not contract.text_width:
+        return None
+    tokens = torch.zeros(1, contract.text_tokens, contract.text_width, device=device)
+    return Text(tokens, tokens.new_ones(1, contract.text_tokens, dtype=torch.bool))
 
 
 def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:
@@ -135,12 +165,14 @@ def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:
     return folded
 
 
-def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[BlockRow], int, Tensor]:
+def _measure(
+    name: str, network: nn.Module, inputs: tuple[Tensor, ...], conditions: Conditions
+) -> tuple[list[BlockRow], int, Tensor]:
     outputs: dict[nn.Module, Tensor] = {}
     paths = dict(_blocks(network, name))
     hooks = [block.register_forward_hook(lambda m, _, out: outputs.setdefault(m, out)) for block in paths.values()]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = network(*inputs)
+        output = network(*inputs, **conditions)
     for hook in hooks:
         hook.remove()
     counts, root = counter.get_flop_counts(), type(network).__name__
@@ -167,9 +199,13 @@ def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             yield f"{path}.{name}", child
 
 
-def _saved_bytes(model: UnifiedLatents, stage: Stage, x: Tensor) -> int:
-    """Bytes that autograd keeps between forward and backward for one example, weights not counted."""
+def training_bytes(model: UnifiedLatents, stage: Stage, x: Tensor) -> int:
+    """Bytes that autograd keeps between forward and backward of a stage's loss on x, weights not counted."""
     model.prepare(stage)
+    return _saved_bytes(model, lambda: stage_loss(model, stage, x, text=_text(model.contract, x.device)))
+
+
+def _saved_bytes(model: nn.Module, loss: Callable[[], Tensor]) -> int:
     weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.UntypedStorage] = {}  # alive until they are counted, so that no address is given out twice
 
@@ -180,6 +216,5 @@ def _saved_bytes(model: UnifiedLatents, stage: Stage, x: Tensor) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = model.latents_loss(x).total if stage == "latents" else model.base_loss(x)
-    assert math.prod(loss.shape) == 1
+        assert math.prod(loss().shape) == 1
     return sum(storage.nbytes() for storage in kept.values())

@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from ulzoo import frames
+from ulzoo.conditions import held_clip
 from ulzoo.contract import Contract, Sampling
 from ulzoo.denoising import DiffusionModel
-from ulzoo.diffusion import CosineSchedule, ElboWeighting, GaussianDiffusion, SigmoidWeighting
+from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ResNetEncoder, UViT, ViT
+from ulzoo.objectives import base_loss, latents_loss
+from ulzoo.priors import DiffusionPrior
 
 SIZE, LATENT_SIZE, GIVEN = (8, 8, 8), (4, 2, 2), 3
 
@@ -39,7 +42,7 @@ def make() -> Callable[..., UnifiedLatents]:
         decoder = UViT(x, patch=2, channels=(8,), blocks=(1,), **small)  # type: ignore[arg-type]
         model = UnifiedLatents(
             ResNetEncoder(SIZE, 3, 5, (2, 4, 4), channels=(8, 8), blocks=(1, 1)),
-            DiffusionModel(ViT(z, **small), latents, ElboWeighting()),  # type: ignore[arg-type]
+            DiffusionPrior(ViT(z, **small), latents),  # type: ignore[arg-type]
             DiffusionModel(decoder, GaussianDiffusion(CosineSchedule(), "v"), SigmoidWeighting(), dropout),
             DiffusionModel(ViT(z_base, **small), latents, SigmoidWeighting(), dropout),  # type: ignore[arg-type]
             Contract(
@@ -59,6 +62,12 @@ def make() -> Callable[..., UnifiedLatents]:
         return model.eval()
 
     return make
+
+
+def told(model: UnifiedLatents, network: str, given: Tensor) -> Tensor:
+    """What the decoder or the base is told of given frames."""
+    n, contract = len(given), model.contract
+    return model.held(given, n) if network == "base" else held_clip(given, n, contract, model.device, None)
 
 
 # --- what is given ---------------------------------------------------------------------------------------------------
@@ -90,8 +99,7 @@ def test_hiding_is_by_example_and_takes_the_mask_along() -> None:
 def test_nothing_of_the_future_reaches_the_condition(make: Callable[..., UnifiedLatents], network: str) -> None:
     """The gradient of what a network is told with respect to the frames that it is to make is exactly zero."""
     model, x = make(), clips().requires_grad_(True)
-    condition = model._given(network, model._first_frames(x), len(x))  # type: ignore[arg-type]
-    assert condition is not None
+    condition = told(model, network, x[:, :, :GIVEN])
     condition.square().sum().backward()
     assert x.grad is not None
     assert (x.grad[:, :, GIVEN:] == 0).all()
@@ -100,8 +108,8 @@ def test_nothing_of_the_future_reaches_the_condition(make: Callable[..., Unified
 
 def test_the_bases_condition_is_the_encoding_of_the_given_frames_alone(make: Callable[..., UnifiedLatents]) -> None:
     model, x = make(), clips()
-    condition = model._given("base", model._first_frames(x), len(x))
-    assert condition is not None and condition.shape == (3, 6, *LATENT_SIZE)
+    condition = told(model, "base", x[:, :, :GIVEN])
+    assert condition.shape == (3, 6, *LATENT_SIZE)
     torch.testing.assert_close(condition[:, :5], model.encode(frames.hold(x[:, :, :GIVEN], 8)))
     assert condition[0, 5, :, 0, 0].tolist() == [1.0, 0.5, 0.0, 0.0]
 
@@ -111,16 +119,16 @@ def test_the_guess_is_subtracted_and_given_back(make: Callable[..., UnifiedLaten
     model = make()
     assert model.base is not None
     for part, given in (
-        (model.decoder, model._given("decoder", clips()[:, :, :GIVEN], 3)),
-        (model.base, model._given("base", clips()[:, :, :GIVEN], 3)),
+        (model.decoder, told(model, "decoder", clips()[:, :, :GIVEN])),
+        (model.base, told(model, "base", clips()[:, :, :GIVEN])),
     ):
-        assert given is not None
+        assert isinstance(part, DiffusionModel)
         part.diffusion.prediction = "x"
-        part.network.forward = lambda x_t, *_: torch.zeros_like(x_t)  # type: ignore[method-assign, assignment]
+        part.network.forward = lambda x_t, *_, **__: torch.zeros_like(x_t)  # type: ignore[method-assign, assignment]
         guess = given[:, :-1]
         top = part.diffusion.schedule.logsnr_max
         alpha, sigma = (1 / (1 + math.exp(-top))) ** 0.5, (1 / (1 + math.exp(top))) ** 0.5
-        z = part.sample(tuple(guess.shape), Sampling("ddpm", 20), seeded(), guess.device, None, None, given)
+        z = part.sample(tuple(guess.shape), Sampling("ddpm", 20), seeded(), guess.device, given=given)
         torch.testing.assert_close(z, alpha * guess, rtol=0, atol=6 * sigma)
         still, moving = part.rate(guess, seeded(), given=given), part.rate(-guess, seeded(), given=given)
         assert (still < 0.2).all() and (moving > 10).all()
@@ -155,10 +163,9 @@ def test_the_rate_by_the_base_is_told_the_given_frames(make: Callable[..., Unifi
     model, x = make(), clips()
     seen: list[Tensor] = []
     assert model.base is not None
-    model.base.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[4]))
+    model.base.network.register_forward_pre_hook(lambda module, _, told: seen.append(told["given"]), with_kwargs=True)
     assert model.rate(x, samples=2, network="base", generator=seeded()).shape == (3,)
-    expected = model._given("base", x[:, :, :GIVEN], 3)
-    assert expected is not None and torch.equal(seen[0], expected.repeat(2, 1, 1, 1, 1))
+    assert torch.equal(seen[0], told(model, "base", x[:, :, :GIVEN]).repeat(2, 1, 1, 1, 1))
 
 
 def test_both_stages_train_with_frames_given_and_hidden(make: Callable[..., UnifiedLatents]) -> None:
@@ -167,12 +174,14 @@ def test_both_stages_train_with_frames_given_and_hidden(make: Callable[..., Unif
     seen: dict[str, Tensor] = {}
     for name in ("decoder", "base"):
         network = getattr(model, name).network
-        network.register_forward_pre_hook(lambda module, inputs, name=name: seen.__setitem__(name, inputs[4]))
+        network.register_forward_pre_hook(
+            lambda module, _, told, name=name: seen.__setitem__(name, told["given"]), with_kwargs=True
+        )
     model.prepare("latents")
-    model.latents_loss(x, generator=seeded()).total.backward()
+    latents_loss(model, x, generator=seeded()).total.backward()
     model.prepare("base")
     model.zero_grad()
-    model.base_loss(x, generator=seeded()).backward()
+    base_loss(model, x, generator=seeded()).backward()
     for given in seen.values():
         hidden = given.flatten(1).abs().sum(1) == 0
         assert 0 < hidden.sum() < 8

@@ -11,7 +11,6 @@ from ulzoo.contract import Contract, Sampling
 from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import (
     CosineSchedule,
-    ElboWeighting,
     GaussianDiffusion,
     LinearSchedule,
     SigmoidWeighting,
@@ -19,6 +18,8 @@ from ulzoo.diffusion import (
 )
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ViT, ViTEncoder
+from ulzoo.objectives import base_loss, latents_loss
+from ulzoo.priors import DiffusionPrior
 
 LOGSNR = 5.0
 ALPHA2 = 1 / (1 + math.exp(-LOGSNR))
@@ -41,7 +42,7 @@ def tiny(num_classes: int = 0, guidance: float = 1.0, seed: int = 0) -> UnifiedL
 
     model = UnifiedLatents(
         ViTEncoder(SIZE, 3, 5, (2, 2), **small),  # type: ignore[arg-type]
-        DiffusionModel(vit(z), latent_diffusion(), ElboWeighting()),
+        DiffusionPrior(vit(z), latent_diffusion()),
         DiffusionModel(vit(x, patch=2), GaussianDiffusion(CosineSchedule(), "v"), SigmoidWeighting()),
         DiffusionModel(vit(z), latent_diffusion(), SigmoidWeighting()),
         Contract(
@@ -86,7 +87,7 @@ class GaussianPrior(nn.Module):
         super().__init__()
         self.variance = variance
 
-    def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None, labels: Tensor | None) -> Tensor:
+    def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None) -> Tensor:
         alpha2, sigma2 = torch.sigmoid(logsnr), torch.sigmoid(-logsnr)
         variance = self.variance()
         gain = (alpha2 * sigma2).sqrt() * (1 - variance) / (alpha2 * variance + sigma2)
@@ -101,7 +102,7 @@ class GaussianDecoder(nn.Module):
         self.gain = gain
         self.seen: list[Tensor] = []
 
-    def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None, labels: Tensor | None) -> Tensor:
+    def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None) -> Tensor:
         assert context is not None
         self.seen.append(context)
         gain, snr = self.gain(), expand_like(logsnr.exp(), x_t)
@@ -119,7 +120,7 @@ def closed_form(gain: float = 1.0, weighting: SigmoidWeighting | None = None, ch
 
     return UnifiedLatents(
         encoder,
-        DiffusionModel(GaussianPrior(lambda: fixed() ** 2), latent_diffusion(), ElboWeighting()),
+        DiffusionPrior(GaussianPrior(lambda: fixed() ** 2), latent_diffusion()),
         DiffusionModel(
             GaussianDecoder(fixed), GaussianDiffusion(LinearSchedule(), "x"), weighting or SigmoidWeighting()
         ),
@@ -155,8 +156,8 @@ def test_doors_follow_their_generator() -> None:
         lambda g: model.reconstruct(x, generator=g),
         lambda g: model.sample(3, generator=g),
         lambda g: model.rate(x, generator=g),
-        lambda g: model.latents_loss(x, generator=g).total,
-        lambda g: model.base_loss(x, generator=g),
+        lambda g: latents_loss(model, x, generator=g).total,
+        lambda g: base_loss(model, x, generator=g),
     ]
     for door in doors:
         assert torch.equal(door(seeded(1)), door(seeded(1)))
@@ -207,7 +208,7 @@ def test_labels_are_checked_where_a_user_gives_them() -> None:
             model.sample(2, labels=[0, wrong])
     with pytest.raises(ValueError, match="the base takes no class labels"):
         tiny().sample(2, labels=[0, 1])
-    with pytest.raises(ValueError, match="guidance leans towards a class: give `labels` with it"):
+    with pytest.raises(ValueError, match="guidance leans towards a class or a text"):
         model.sample(2, guidance=2.0)
 
 
@@ -215,7 +216,7 @@ def test_labels_of_a_batch_are_ignored_by_a_model_without_classes() -> None:
     model, x, labels = tiny(), images(), torch.zeros(6, dtype=torch.long)
     assert torch.equal(model.rate(x, labels=labels, generator=seeded()), model.rate(x, generator=seeded()))
     assert model.reconstruct(x, labels=labels).shape == x.shape
-    assert model.latents_loss(x, labels).total.isfinite() and model.base_loss(x, labels).isfinite()
+    assert latents_loss(model, x, labels).total.isfinite() and base_loss(model, x, labels).isfinite()
 
 
 def test_labels_count_where_there_are_classes() -> None:
@@ -233,7 +234,7 @@ def test_a_wrong_image_is_refused(shape: tuple[int, ...]) -> None:
 
 
 def test_prior_and_base_must_end_at_the_latents_logsnr() -> None:
-    good, bad = (DiffusionModel(nn.Identity(), latent_diffusion(top), ElboWeighting()) for top in (LOGSNR, 4.0))
+    good, bad = (DiffusionPrior(nn.Identity(), latent_diffusion(top)) for top in (LOGSNR, 4.0))
     decoder = DiffusionModel(nn.Identity(), GaussianDiffusion(CosineSchedule()), SigmoidWeighting())
     contract = Contract(SIZE, 3, LATENT_SIZE, 5, LOGSNR)
     with pytest.raises(ValueError, match=r"the prior's λ\(0\) is 4.0, the latent's log-SNR 5.0"):
@@ -278,7 +279,7 @@ def test_the_latent_keeps_single_precision_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         z_clean = model.encode(x)
         assert z_clean.dtype == model.noise_latents(z_clean).dtype == torch.float32
-        loss = model.latents_loss(x, generator=seeded())
+        loss = latents_loss(model, x, generator=seeded())
         bits = model.rate(x, generator=seeded())
     assert loss.rate.dtype == loss.distortion.dtype == bits.dtype == torch.float32
     torch.testing.assert_close(bits, model.rate(x, generator=seeded()), rtol=0.05, atol=0.5)
@@ -287,7 +288,7 @@ def test_the_latent_keeps_single_precision_under_autocast() -> None:
 def test_decoder_sees_z_0_and_never_z_clean() -> None:
     model = closed_form(gain=2.0)
     x = torch.randn(512, 1, *SIZE, generator=seeded())
-    model.latents_loss(x, generator=seeded(1))
+    latents_loss(model, x, generator=seeded(1))
     model.reconstruct(x, steps=1, generator=seeded(2))
     network = model.decoder.network
     assert isinstance(network, GaussianDecoder) and len(network.seen) == 2
@@ -330,7 +331,7 @@ def test_rate_is_the_loss_in_bits_with_its_terminal_kl() -> None:
     prior = model.prior
     nats = prior.diffusion.loss(prior.denoiser(), z_clean, None, seeded(3)) + prior.diffusion.terminal_kl(z_clean)
     torch.testing.assert_close(model.rate(x, generator=seeded(3)), nats / math.log(2))
-    torch.testing.assert_close(model.latents_loss(x, generator=seeded(3)).rate, nats)
+    torch.testing.assert_close(latents_loss(model, x, generator=seeded(3)).rate, nats)
 
 
 def test_samples_of_one_example_share_its_label() -> None:
@@ -370,7 +371,7 @@ def test_prior_gradient_scales_what_the_rate_tells_the_encoder() -> None:
     model, x = tiny(), images()
 
     def gradient(scale: float) -> Tensor:
-        return encoder_gradient(model, model.latents_loss(x, generator=seeded(), prior_gradient=scale).rate.sum())
+        return encoder_gradient(model, latents_loss(model, x, generator=seeded(), prior_gradient=scale).rate.sum())
 
     full = gradient(1.0)
     assert full.abs().max() > 0
@@ -380,7 +381,7 @@ def test_prior_gradient_scales_what_the_rate_tells_the_encoder() -> None:
 
 def test_prior_gradient_changes_neither_the_losses_nor_what_the_prior_and_distortion_learn() -> None:
     model, x = tiny(), images()
-    full, none = (model.latents_loss(x, generator=seeded(), prior_gradient=scale) for scale in (1.0, 0.0))
+    full, none = (latents_loss(model, x, generator=seeded(), prior_gradient=scale) for scale in (1.0, 0.0))
     assert torch.equal(full.rate, none.rate) and torch.equal(full.distortion, none.distortion)
     parameters = list(model.prior.parameters())
     for a, b in zip(
@@ -396,12 +397,12 @@ def test_prior_gradient_changes_neither_the_losses_nor_what_the_prior_and_distor
 def test_both_losses_share_one_normaliser() -> None:
     """Pixels, whatever the latent's size: else the loss factor means nothing."""
     model = tiny()
-    loss = model.latents_loss(images(), generator=seeded())
+    loss = latents_loss(model, images(), generator=seeded())
     assert loss.pixels == 64 and loss.rate.shape == loss.distortion.shape == (6,)
     torch.testing.assert_close(loss.total, (loss.rate + loss.distortion).mean() / 64)
     base = base_of(model)
     nats = base.diffusion.loss(base.denoiser(), model.encode(images()), base.weighting, seeded())
-    torch.testing.assert_close(model.base_loss(images(), generator=seeded()), nats.mean() / 64)
+    torch.testing.assert_close(base_loss(model, images(), generator=seeded()), nats.mean() / 64)
 
 
 def test_distortion_is_the_weighted_loss_of_the_decoder() -> None:
@@ -409,7 +410,7 @@ def test_distortion_is_the_weighted_loss_of_the_decoder() -> None:
     weighting = SigmoidWeighting(bias=1.0, loss_factor=1.5)
     model = closed_form(0.5, weighting)
     x = torch.randn(4000, 1, *SIZE, generator=seeded())
-    loss = model.latents_loss(x, generator=seeded(1))
+    loss = latents_loss(model, x, generator=seeded(1))
     assert loss.distortion.mean().item() / 64 == pytest.approx(distortion(0.5, weighting), rel=0.01)
     assert loss.rate.mean().item() / 64 == pytest.approx(0.5 * math.log1p(0.25 * math.exp(LOGSNR)), rel=0.01)
 
@@ -421,7 +422,7 @@ def test_stage_one_trains_its_three_networks() -> None:
     assert {id(p) for p in parameters} == {id(p) for p in expected}
     assert model.encoder.training and model.prior.training and model.decoder.training
     assert not base_of(model).training
-    model.latents_loss(images()).total.backward()
+    latents_loss(model, images()).total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters)
     assert all(p.grad is None for p in base_of(model).parameters())
 
@@ -435,7 +436,7 @@ def test_stage_two_freezes_the_rest() -> None:
     frozen = (model.encoder, model.prior, model.decoder)
     assert base_of(model).training and base_of(model).network.training
     assert not any(module.training for part in frozen for module in part.modules())
-    model.base_loss(images(), torch.arange(6) % 3).backward()
+    base_loss(model, images(), torch.arange(6) % 3).backward()
     assert all(p.grad is None and not p.requires_grad for part in frozen for p in part.parameters())
     assert all(p.grad is not None for p in parameters)
 
@@ -446,12 +447,12 @@ def test_base_targets_are_noised_from_z_clean() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Recorder(nn.Module):
-        def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None, labels: Tensor | None) -> Tensor:
+        def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None) -> Tensor:
             seen.append((x_t, logsnr))
             return x_t
 
     model.base = DiffusionModel(Recorder(), latent_diffusion(), SigmoidWeighting())
-    model.base_loss(torch.randn(4096, 1, *SIZE, generator=seeded()), generator=seeded(1))
+    base_loss(model, torch.randn(4096, 1, *SIZE, generator=seeded()), generator=seeded(1))
     ((x_t, logsnr),) = seen
     torch.testing.assert_close(x_t.flatten(1).var(1) / torch.sigmoid(-logsnr), torch.ones(4096), rtol=1, atol=0)
     cleanest = logsnr > LOGSNR - 0.3
@@ -489,7 +490,7 @@ def test_loss_factor_decides_between_collapse_and_information() -> None:
             network.seen.clear()
             x = torch.randn(64, 1, *SIZE, generator=generator)
             optimizer.zero_grad()
-            model.latents_loss(x, generator=generator).total.backward()
+            latents_loss(model, x, generator=generator).total.backward()
             optimizer.step()
         x = torch.randn(512, 1, *SIZE, generator=generator)
         nats = model.rate(x, 4, generator).mean().item() * math.log(2) / 64

@@ -1,11 +1,16 @@
 """What a compiled model takes and gives, and which networks each stage trains."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-Stage = Literal["latents", "base"]
-STAGES: dict[Stage, tuple[str, ...]] = {"latents": ("encoder", "prior", "decoder"), "base": ("base",)}
+Stage = Literal["latents", "decoder", "base"]
+STAGES: dict[Stage, tuple[str, ...]] = {
+    "latents": ("encoder", "prior", "decoder"),
+    "decoder": ("final_decoder",),
+    "base": ("base",),
+}
+"""What each stage trains, in order; a model has the stages whose last network it has."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,9 @@ class Contract:
         sampling: defaults for "base" and "decoder".
         given_frames: the first frames of a clip that the model continues; 0 if it only makes whole clips.
         frame_rate: frames per second of a clip, where known.
+        learned_variance: the encoder has a variance of its own (paper, Table 6 D).
+        single_stage: there is no base: what was trained with the encoder samples too (paper, Appendix B).
+        text_tokens, text_width: shape of a caption's embeddings; 0 where there are no captions.
     """
 
     size: tuple[int, ...]
@@ -45,6 +53,10 @@ class Contract:
     sampling: dict[str, Sampling] = field(default_factory=lambda: {"base": Sampling(), "decoder": Sampling()})
     given_frames: int = 0
     frame_rate: float | None = None
+    learned_variance: bool = False
+    single_stage: bool = False
+    text_tokens: int = 0
+    text_width: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,3 +80,12 @@ class Contract:
     def latent_dimensions(self) -> int:
         """c·h·w (c·t·h·w for video), what bits/dimension are counted over."""
         return math.prod(self.latent_shape)
+
+    def sampling_with(self, network: Literal["base", "decoder"], steps: int | None, guidance: float | None) -> Sampling:
+        """How the network is sampled, by default but for what is not None."""
+        default = self.sampling[network]
+        return replace(
+            default,
+            steps=default.steps if steps is None else steps,
+            guidance=default.guidance if guidance is None else guidance,
+        )

@@ -1,14 +1,54 @@
 """A network, the noise process it denoises, and the weighting it is trained with."""
 
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
 from ulzoo.diffusion import Denoiser, GaussianDiffusion, Weighting, guided
 from ulzoo.diffusion.noise import alpha_sigma
+from ulzoo.text import Text
 
 
-class DiffusionModel(nn.Module):
+class Conditions(TypedDict, total=False):
+    """What a network is told besides x_t and its log-SNR; what does not apply is left out.
+
+    Attributes:
+        context: z_0 for a decoder, (B, c, *latent_size).
+        context_logsnr: its log-SNR, (B,), for a decoder that asks.
+        labels: (B,), -1 for no class.
+        text: captions; None for none.
+        given: what is given of x itself, on its grid, the last channel a mask.
+    """
+
+    context: Tensor
+    context_logsnr: Tensor
+    labels: Tensor
+    text: Text
+    given: Tensor
+
+
+class Conditional(nn.Module):
+    """A network and which conditions it takes.
+
+    Args:
+        network: (x_t, logsnr (B,), **conditions) -> prediction; its `num_classes` is 0 if it takes no labels.
+        frame_dropout: share of the examples from which given frames are hidden in training.
+        takes_text: whether it is told of captions.
+        takes_logsnr: whether it is told of the log-SNR of its context.
+    """
+
+    def __init__(
+        self, network: nn.Module, frame_dropout: float = 0.0, takes_text: bool = False, takes_logsnr: bool = False
+    ):
+        super().__init__()
+        self.network, self.frame_dropout = network, frame_dropout
+        self.takes_text, self.takes_logsnr = takes_text, takes_logsnr
+        self.num_classes: int = getattr(network, "num_classes", 0)
+
+
+class DiffusionModel(Conditional):
     """A network with the noise process it denoises and the weighting it is trained with.
 
     Of what is `given` the first channels are a guess of x, and the process is of the difference of x to that guess (for
@@ -16,52 +56,47 @@ class DiffusionModel(nn.Module):
     but where the guess is good there is little left to say.
 
     Args:
-        network: (x_t, logsnr (B,), context, labels) -> prediction; its `num_classes` is 0 if it takes no labels. One
-            that continues given frames takes them as a fifth argument.
+        network: see `Conditional`, as for the other arguments.
         diffusion: schedule and parametrisation.
         weighting: w(λ) of its training loss.
-        frame_dropout: share of the examples from which given frames are hidden in training.
     """
 
     def __init__(
-        self, network: nn.Module, diffusion: GaussianDiffusion, weighting: Weighting, frame_dropout: float = 0.0
-    ):
-        super().__init__()
-        self.frame_dropout = frame_dropout
-        self.network, self.diffusion, self.weighting = network, diffusion, weighting
-        self.num_classes: int = getattr(network, "num_classes", 0)
-
-    def denoiser(
-        self, context: Tensor | None = None, labels: Tensor | None = None, given: Tensor | None = None
-    ) -> Denoiser:
-        """The network with its conditions bound, (x_t, logsnr) -> prediction."""
-        conditions = (context, labels) if given is None else (context, labels, given)
-        return lambda x_t, logsnr: self.network(x_t, logsnr, *conditions)
-
-    def loss(
         self,
-        x: Tensor,
-        generator: torch.Generator | None = None,
-        context: Tensor | None = None,
-        labels: Tensor | None = None,
-        given: Tensor | None = None,
-    ) -> Tensor:
+        network: nn.Module,
+        diffusion: GaussianDiffusion,
+        weighting: Weighting,
+        frame_dropout: float = 0.0,
+        takes_text: bool = False,
+        takes_logsnr: bool = False,
+    ):
+        super().__init__(network, frame_dropout, takes_text, takes_logsnr)
+        self.diffusion, self.weighting = diffusion, weighting
+
+    def denoiser(self, **conditions: Unpack[Conditions]) -> Denoiser:
+        """The network with its conditions bound, (x_t, logsnr) -> prediction."""
+        return lambda x_t, logsnr: self.network(x_t, logsnr, **conditions)
+
+    def loss(self, x: Tensor, generator: torch.Generator | None = None, **conditions: Unpack[Conditions]) -> Tensor:
         """Weighted nats per example, (B,), without the terminal KL, which does not train a network."""
-        denoiser = self.denoiser(context, labels, given)
-        return self.diffusion.loss(denoiser, x - _guess(given, x.shape[1]), self.weighting, generator)
+        x = x - guess(conditions, x.shape[1])
+        return self.diffusion.loss(self.denoiser(**conditions), x, self.weighting, generator)
 
     def rate(
         self,
         x: Tensor,
         generator: torch.Generator | None = None,
-        labels: Tensor | None = None,
-        given: Tensor | None = None,
+        logsnr_max: Tensor | None = None,
+        **conditions: Unpack[Conditions],
     ) -> Tensor:
-        """Nats per example, (B,): the unweighted ELBO with its terminal KL (paper §2), whose gradient reaches x."""
-        x = x - _guess(given, x.shape[1])
-        return self.diffusion.loss(self.denoiser(labels=labels, given=given), x, None, generator) + (
-            self.diffusion.terminal_kl(x)
-        )
+        """Nats per example, (B,): the unweighted ELBO with its terminal KL (paper §2), whose gradient reaches x.
+
+        Args:
+            logsnr_max: (B,), the log-SNR of the latent that is coded; λ(0) if None.
+        """
+        x = x - guess(conditions, x.shape[1])
+        nats = self.diffusion.loss(self.denoiser(**conditions), x, None, generator, logsnr_max)
+        return nats + self.diffusion.terminal_kl(x)
 
     def sample(
         self,
@@ -69,20 +104,19 @@ class DiffusionModel(nn.Module):
         sampling: Sampling,
         generator: torch.Generator | None,
         device: torch.device,
-        context: Tensor | None = None,
-        labels: Tensor | None = None,
-        given: Tensor | None = None,
+        **conditions: Unpack[Conditions],
     ) -> Tensor:
-        """A sample at λ(0), guided by the labels if there are any."""
-        denoiser = self.denoiser(context, labels, given)
-        if labels is not None:
-            without = self.denoiser(context, given=given)
-            denoiser = guided(denoiser, without, sampling.guidance, sampling.guidance_interval)
+        """A sample at λ(0), guided by labels and text if there are any."""
+        denoiser = self.denoiser(**conditions)
+        if "labels" in conditions or "text" in conditions:
+            without = {name: value for name, value in conditions.items() if name not in ("labels", "text")}
+            unconditional = self.denoiser(**without)  # type: ignore[arg-type]
+            denoiser = guided(denoiser, unconditional, sampling.guidance, sampling.guidance_interval)
         x_0 = self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device)
         alpha, _ = alpha_sigma(x_0.new_tensor(self.diffusion.schedule.logsnr_max))
-        return x_0 + alpha * _guess(given, shape[1])
+        return x_0 + alpha * guess(conditions, shape[1])
 
 
-def _guess(given: Tensor | None, channels: int) -> Tensor | float:
+def guess(conditions: Conditions, channels: int) -> Tensor | float:
     """The part of what is given that is a guess of x, zero where it is hidden."""
-    return 0.0 if given is None else given[:, :channels]
+    return conditions["given"][:, :channels] if "given" in conditions else 0.0

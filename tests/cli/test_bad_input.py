@@ -66,7 +66,7 @@ ARGUMENTS = {
     "hub": (("sample", "hf://someone/something"), "not in this version"),
     "nothing to export": (("export", ".", "--out", "a.safetensors"), "holds no training checkpoints"),
     "not a checkpoint": (("export", "tiny.yaml", "--out", "a.safetensors"), "not a whole safetensors file"),
-    "base without latents": (("train", "tiny.yaml", "--stage", "base"), "no first stage to build on"),
+    "base without latents": (("train", "tiny.yaml", "--stage", "base"), "no stage latents to build on"),
 }
 
 
@@ -89,7 +89,7 @@ RUNS = {
     ),
     "fresh base": (
         ("train", "tiny.yaml", "--out", "run", "--stage", "base", "--fresh"),
-        "would remove the first stage",
+        "would remove the stage latents",
     ),
     "out is a file": (("train", "tiny.yaml", "--out", "tiny.yaml"), "is a file, not a run directory"),
     "checkpoint for export": (

@@ -132,7 +132,7 @@ def test_the_first_stage_may_not_change_under_the_second(short, tmp_path):
 
 
 def test_the_second_stage_needs_a_finished_first(short, tmp_path):
-    assert "no first stage to build on" in refused(short(), tmp_path / "new", stages=("base",))
+    assert "no stage latents to build on" in refused(short(), tmp_path / "new", stages=("base",))
     (tmp_path / "run").mkdir()
     train(short("train.latents.steps=2"), tmp_path / "run", stages=("latents",))
     # as if it had been stopped there
@@ -140,13 +140,13 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     stopped = Checkpoints(path.parent).latest()
     Checkpoints(path.parent).save(dataclasses.replace(stopped, metadata=stopped.metadata | {"spec": short().to_dict()}))
     message = refused(short(), tmp_path / "run", stages=("base",))
-    assert "its first stage stopped at step 2" in message and "--stage latents" in message
+    assert "its stage latents stopped at step 2" in message and "--stage latents" in message
 
 
 def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
-    assert "second stage stands on the first" in refused(short(), run, stages=("latents",), resume=True)
+    assert "its stage base stands on latents" in refused(short(), run, stages=("latents",), resume=True)
     assert "train.latents.steps: 4 -> 8" in refused(short("train.latents.steps=8"), run, resume=True)
-    assert "would remove the first stage" in refused(short(), run, stages=("base",), fresh=True)
+    assert "would remove the stage latents" in refused(short(), run, stages=("base",), fresh=True)
 
 
 # --------------------------------------------------------------------------------------------------- resume and refusal

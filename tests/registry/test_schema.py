@@ -122,7 +122,7 @@ def test_diff_names_what_differs(spec):
 
 def test_resuming_allows_length_logging_and_hardware_only(spec):
     allowed = changed(
-        description="x", sample__base__steps=7, sample__decoder__guidance=2, train__tensorboard=True,
+        description="x", sample__base__steps=7, sample__decoder__sampler="ddpm", train__tensorboard=True,
         train__latents__steps=5, train__base__log_every=1, train__base__checkpoint_every=9,
         train__latents__compile=True, train__base__workers=3,
     )  # fmt: skip
@@ -138,7 +138,8 @@ def test_every_pattern_of_the_allow_list_matches_a_key():
 
     sources = [{"kind": "emoji3d"}, {"kind": "image_folder", "root": "x", "resolution": 32},
                {"kind": "fashion_mnist", "root": "x"}]  # fmt: skip
-    paths = [path for data in sources for path in flatten(spec_from_dict(changed(data=data)).to_dict())]
+    specs = [changed(data=data) for data in sources] + [changed(train__latents__data=data) for data in sources]
+    paths = [path for spec in specs for path in flatten(spec_from_dict(spec).to_dict())]
     assert not [pattern for pattern in RESUMABLE if not any(fnmatchcase(path, pattern) for path in paths)]
 
 

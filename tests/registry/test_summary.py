@@ -7,7 +7,7 @@ from torch.profiler import ProfilerActivity, profile
 from ulzoo.data.source import TensorSource
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model, data_contract
-from ulzoo.registry.summary import Summary, _saved_bytes, summarize
+from ulzoo.registry.summary import Summary, _saved_bytes, summarize, training_bytes
 from ulzoo.training.trainer import Trainer
 
 
@@ -86,16 +86,14 @@ def test_saved_bytes_of_a_linear_layer_by_hand(tiny):
             super().__init__()
             self.a, self.b = torch.nn.Linear(10, 20), torch.nn.Linear(20, 30)
 
-        def prepare(self, stage):
-            pass
-
-        def base_loss(self, x):
+        def forward(self, x):
             h = self.a(x)  # keeps x: 10 floats
             return (self.b(h) * h.sum()).square().sum()  # h: 20; b(h) : 30, the sum: 1; their product: 30
 
     for device in ("cpu", "meta"):
         with torch.device(device):
-            assert _saved_bytes(Toy(), "base", torch.zeros(1, 10)) == 4 * (10 + 20 + 30 + 1 + 30)
+            toy, x = Toy(), torch.zeros(1, 10)
+            assert _saved_bytes(toy, lambda toy=toy, x=x: toy(x)) == 4 * (10 + 20 + 30 + 1 + 30)
 
 
 @pytest.mark.parametrize("stage", ["latents", "base"])
@@ -104,7 +102,7 @@ def test_saved_bytes_on_meta_are_near_those_of_the_real_model(stage, tiny):
     found = []
     for device in ("meta", "cpu"):
         model = compile_model(tiny(), device)
-        found.append(_saved_bytes(model, stage, torch.zeros(1, 3, 16, 16, device=device)))
+        found.append(training_bytes(model, stage, torch.zeros(1, 3, 16, 16, device=device)))
     assert found[0] == pytest.approx(found[1], rel=0.3)
 
 

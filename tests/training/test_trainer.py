@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ulzoo.contract import STAGES
+from ulzoo.data import Batch
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.run import open_source, train
 from ulzoo.training import trainer as trainer_module
@@ -37,9 +38,9 @@ def rows(trainer: Trainer) -> list[dict]:
     return read_rows(trainer.folder / "metrics.jsonl")
 
 
-def batch(trainer: Trainer, n: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return torch.rand(n, 3, 16, 16, generator=generator) * 2 - 1, torch.arange(n) % 2
+def batch(n: int = 8) -> Batch:
+    x = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    return {"x": x, "label": torch.arange(n) % 2, "text": None, "key": [], "images": n, "left_out": {}}
 
 
 # ------------------------------------------------------------------------------------------------------------- the step
@@ -50,10 +51,10 @@ def test_a_batch_in_parts_has_the_gradient_of_the_batch(trainer, monkeypatch):
 
     def gradients(accumulate: int) -> list[torch.Tensor]:
         one = trainer("latents", *STILL, f"train.latents.accumulate={accumulate}", "train.latents.grad_clip=null")
-        monkeypatch.setattr(one, "_loss", lambda x, labels: {"loss": one.model.encode(x).square().mean()})
+        monkeypatch.setattr(one, "_loss", lambda x, *_: {"loss": one.model.encode(x).square().mean()})
         monkeypatch.setattr(one.optimizer, "step", lambda: None)
         monkeypatch.setattr(one.optimizer, "zero_grad", lambda: None)
-        one._step(*batch(one), [])
+        one._step(batch())
         return [parameter.grad for parameter in one.model.encoder.parameters()]
 
     whole, parts = gradients(1), gradients(4)
@@ -65,7 +66,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_batch(trainer, monkeypatch):
 def test_parts_have_noise_of_their_own(trainer):
     one, seen = trainer("latents", "train.latents.accumulate=4"), []
     one.model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    one._step(*batch(one), [])
+    one._step(batch())
     assert len(seen) == 4 and len({tuple(logsnr.tolist()) for logsnr in seen}) == 4
 
 
@@ -75,7 +76,7 @@ def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(*batch(one), [])
+    values = one._step(batch())
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
     assert values["grad_norm"] > 0.01
 
@@ -85,7 +86,7 @@ def test_no_clipping(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(*batch(one), [])
+    values = one._step(batch())
     assert norms[0] == pytest.approx(values["grad_norm"], rel=1e-5)
 
 
@@ -94,7 +95,7 @@ def test_only_the_stage_is_trained(stage, trainer):
     one = trainer(stage)
     before = copy.deepcopy(one.model.state_dict())
     for _ in range(3):
-        one._step(*batch(one), [])
+        one._step(batch())
         one.step += 1
     changed = {
         name.partition(".")[0] for name, new in one.model.state_dict().items() if not torch.equal(new, before[name])
@@ -106,17 +107,19 @@ def test_the_learning_rate_is_that_of_the_step(trainer):
     one, seen = trainer("latents", "train.latents.warmup_steps=4", "train.latents.lr=0.4"), []
     one.optimizer.register_step_pre_hook(lambda *_: seen.append({group["lr"] for group in one.optimizer.param_groups}))
     for _ in range(5):
-        one._step(*batch(one), [])
+        one._step(batch())
         one.step += 1
     assert [lr for lrs in seen for lr in lrs] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
 
 
 def test_the_priors_gradient_is_warmed_up(trainer, monkeypatch):
     one, seen = trainer("latents", "train.latents.prior_warmup_steps=2"), []
-    whole = one.model.latents_loss
-    monkeypatch.setattr(one.model, "latents_loss", lambda *a, **k: seen.append(k["prior_gradient"]) or whole(*a, **k))
+    whole = trainer_module.latents_loss
+    monkeypatch.setattr(
+        trainer_module, "latents_loss", lambda *a, **k: seen.append(k["prior_gradient"]) or whole(*a, **k)
+    )
     for _ in range(4):
-        one._step(*batch(one), [])
+        one._step(batch())
         one.step += 1
     assert seen == [0, 0.5, 1, 1]
     assert trainer("latents", "train.latents.prior_warmup_steps=0").config.prior_warmup_steps == 0
@@ -124,13 +127,13 @@ def test_the_priors_gradient_is_warmed_up(trainer, monkeypatch):
 
 def test_without_its_gradient_the_prior_still_learns_but_the_encoder_does_not_hear(trainer, monkeypatch):
     one = trainer("latents", "train.latents.prior_warmup_steps=1")
-    x, labels = batch(one)
+    x, labels = batch()["x"], batch()["label"]
 
     def encoder_gradient(step: int) -> torch.Tensor:
         one.step = step
         one.model.zero_grad()
         torch.manual_seed(0)
-        one._loss(x, labels)["rate_bits_per_pixel"].backward()
+        one._loss(x, labels, None)["rate_bits_per_pixel"].backward()
         assert one.model.prior.network.out.proj.weight.grad.abs().max() > 0
         gradient = one.model.encoder.out.weight.grad
         return torch.zeros(1) if gradient is None else gradient
@@ -290,11 +293,11 @@ def test_a_broken_image_is_named(trainer):
     bad = one.source[7][2]
     step, poisoned = one._step, []
 
-    def hurt(x, labels, keys):
-        if bad in keys:
-            x[keys.index(bad)] = float("nan")
+    def hurt(batch):
+        if bad in (keys := batch["key"]):
+            batch["x"][keys.index(bad)] = float("nan")
             poisoned.append(keys)
-        return step(x, labels, keys)
+        return step(batch)
 
     one._step = hurt
     with pytest.raises(NonFiniteLoss) as error:

@@ -3,15 +3,16 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
-from ulzoo.model import UnifiedLatents
+from ulzoo.model import LatentNetwork, UnifiedLatents
 from ulzoo.pixels import frame_psnr, psnr
+from ulzoo.text import Text
 
 
 @dataclass(frozen=True)
@@ -102,27 +103,27 @@ def rate_distortion(
         on_image: told how many images or clips are done, for a display.
 
     Returns:
-        {"figures": {"bits_per_pixel", "bits_per_dimension" (by the prior), "psnr_db", for video "psnr_db_by_frame",
-        and, with a base, "base_bits_per_pixel", "base_bits_per_dimension"}, "protocol": Protocol as a dict}, ready for
+        {"figures": {"psnr_db", with a prior "bits_per_pixel", "bits_per_dimension", for video "psnr_db_by_frame", and,
+        with a base, "base_bits_per_pixel", "base_bits_per_dimension"}, "protocol": Protocol as a dict}, ready for
         JSON. Where files could not be read, it warns, and the protocol has their number as "left_out".
     """
     contract, device = model.contract, model.device
     batch_size = batch_size or default_batch(contract)
     generator = torch.Generator(device).manual_seed(seed)
-    networks = ["prior"] if model.base is None else ["prior", "base"]
+    networks: list[LatentNetwork] = [name for name in ("prior", "base") if getattr(model, name) is not None]
     bits: dict[str, list[Tensor]] = {name: [] for name in networks}
     quality: list[Tensor] = []
     left_out: dict[int, str] = {}
     for batch in in_order(source, batch_size, limit):
         x = batch["x"].to(device)
         labels = batch["label"].to(device)
+        text = batch["text"] and batch["text"].map(lambda tensor: tensor.to(device))
         for name in networks:
-            network = cast(Literal["prior", "base"], name)
-            bits[name].append(model.rate(x, rate_samples, generator, network, labels))
+            bits[name].append(model.rate(x, rate_samples, generator, name, labels, text))
         if contract.video:
-            quality.append(_reconstruction(model, x, decoder_steps, generator, labels))
+            quality.append(_reconstruction(model, x, decoder_steps, generator, labels, text))
         else:
-            quality.append(psnr(model.reconstruct(x, decoder_steps, generator, labels), x))
+            quality.append(psnr(model.reconstruct(x, decoder_steps, generator, labels, text=text), x))
         left_out |= batch["left_out"]
         on_image(batch["images"])
     images = sum(map(len, quality))
@@ -161,11 +162,16 @@ def default_batch(contract: Contract) -> int:
 
 
 def _reconstruction(
-    model: UnifiedLatents, x: Tensor, steps: int | None, generator: torch.Generator, labels: Tensor
+    model: UnifiedLatents,
+    x: Tensor,
+    steps: int | None,
+    generator: torch.Generator,
+    labels: Tensor,
+    text: Text | None,
 ) -> Tensor:
     """PSNR of each frame that the decoder made, (B, T) or, if it must be given the first k, (B, T - k)."""
     given = model.frames_needed
-    made = model.reconstruct(x, steps, generator, labels, x[:, :, :given] if given else None)
+    made = model.reconstruct(x, steps, generator, labels, x[:, :, :given] if given else None, text)
     return frame_psnr(made[:, :, given:], x[:, :, given:])
 
 

@@ -1,4 +1,4 @@
-"""The one trainer, for both stages: data, loss, step, average, log, checkpoint.
+"""The one trainer, for every stage: data, loss, step, average, log, checkpoint.
 
 Randomness is seeded anew at every step from (seed, stage, image counter), so a run that resumes needs no saved
 generator and, on the CPU, ends in the same bits as one that was never stopped.
@@ -15,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import STAGES, Stage
-from ulzoo.data import Source, batches
-from ulzoo.denoising import DiffusionModel
+from ulzoo.data import Batch, Source, batches
+from ulzoo.denoising import Conditional, DiffusionModel
 from ulzoo.diffusion import SigmoidWeighting
 from ulzoo.model import UnifiedLatents
+from ulzoo.objectives import latents_loss, stage_loss
+from ulzoo.regression import RegressionDecoder
 from ulzoo.seeds import derive_seed
+from ulzoo.text import Text
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
 from ulzoo.training.left_out import LeftOut
@@ -45,7 +48,7 @@ class Trainer:
 
     Args:
         model: on its device; the stage's networks are put in training mode, the others frozen.
-        stage: "latents" or "base".
+        stage: "latents", "decoder" or "base".
         config: the stage's keys of the spec.
         source: training images.
         folder: run directory, for checkpoints and metrics.
@@ -94,7 +97,7 @@ class Trainer:
         """
         if self.config.compile:
             for part in self.networks.values():
-                (part.network if isinstance(part, DiffusionModel) else part).compile()
+                (part.network if isinstance(part, Conditional) else part).compile()
         metrics = Metrics(self.folder, self.stage, self.step, self.tensorboard)
         try:
             if self.step < self.config.steps:
@@ -115,7 +118,7 @@ class Trainer:
             batch = next(stream)
             waited += time.perf_counter() - asked
             self.left_out.add(batch["left_out"])
-            terms = self._step(batch["x"], batch["label"], batch["key"])
+            terms = self._step(batch)
             self.step += 1
             for name, value in terms.items():
                 self.window[name] = self.window.get(name, 0.0) + value
@@ -131,36 +134,38 @@ class Trainer:
                 self.checkpoints.save(self._checkpoint())
             self.on_step(self.step, row)
 
-    def _step(self, x: Tensor, labels: Tensor, keys: list[str]) -> dict[str, float]:
+    def _step(self, batch: Batch) -> dict[str, float]:
         """One optimizer step; the terms of its loss."""
         config, device = self.config, self.model.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        x, labels = x.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        size = config.batch_size // config.accumulate
         sums: dict[str, Tensor] = {}
-        for part, (x_part, labels_part) in enumerate(
-            zip(x.chunk(config.accumulate), labels.chunk(config.accumulate), strict=True)
-        ):
+        for part in range(config.accumulate):
+            some = slice(part * size, (part + 1) * size)
+            x, labels = (batch[name][some].to(device, non_blocking=True) for name in ("x", "label"))
+            text = batch["text"] and batch["text"].map(lambda t, some=some: t[some].to(device, non_blocking=True))
             torch.manual_seed(derive_seed(config.seed, self.stage, "noise", self.step * config.batch_size, part))
             with autocast(config.precision, device):
-                terms = self._loss(x_part, labels_part)
+                terms = self._loss(x, labels, text)
             (terms["loss"] / config.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
         limit = float("inf") if config.grad_clip is None else config.grad_clip
         sums["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, limit)
         values = dict(zip(sums, torch.stack([value.float() for value in sums.values()]).tolist(), strict=True))
-        self._check_finite(values, keys)
+        self._check_finite(values, batch["key"])
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.networks, self.step)
         return values
 
-    def _loss(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        if self.stage == "base":
-            return {"loss": self.model.base_loss(x, labels)}
+    def _loss(self, x: Tensor, labels: Tensor, text: Text | None) -> dict[str, Tensor]:
+        if self.stage != "latents":
+            return {"loss": stage_loss(self.model, self.stage, x, labels, text)}
         warmup = cast(configs.LatentsStage, self.config).prior_warmup_steps
-        loss = self.model.latents_loss(x, labels, prior_gradient=min(1.0, self.step / warmup) if warmup else 1.0)
+        gradient = min(1.0, self.step / warmup) if warmup else 1.0
+        loss = latents_loss(self.model, x, labels, text, prior_gradient=gradient)
         pixels = loss.pixels
         return {
             "loss": loss.total,
@@ -203,18 +208,22 @@ class Trainer:
         dimensions_per_pixel = contract.latent_dimensions / contract.pixels
         bits = row["rate_bits_per_pixel"]
         if bits / dimensions_per_pixel < COLLAPSED_BITS_PER_DIMENSION:
-            weighting = self.model.decoder.weighting
-            knobs = (
-                f" (now {weighting.loss_factor:g} and {weighting.bias:g})"
-                if isinstance(weighting, SigmoidWeighting)
-                else ""
-            )
             warnings.warn(
                 f"step {self.step}: the rate is {bits:.4f} bits/pixel, the latent is collapsing; "
-                f"raise decoder.weighting.loss_factor or decoder.weighting.bias{knobs}",
+                f"raise {self._knobs()}",
                 stacklevel=2,
             )
             self.warned_of_collapse = True
+
+    def _knobs(self) -> str:
+        """The keys that keep the rate up, and where they stand."""
+        decoder = self.model.decoder
+        if isinstance(decoder, RegressionDecoder):
+            return f"decoder.weight (now {decoder.weight:g})"
+        knobs = "decoder.weighting.loss_factor or decoder.weighting.bias"
+        if isinstance(decoder, DiffusionModel) and isinstance(weighting := decoder.weighting, SigmoidWeighting):
+            return f"{knobs} (now {weighting.loss_factor:g} and {weighting.bias:g})"
+        return knobs
 
     def _checkpoint(self) -> Checkpoint:
         moments, state = optimizer_state(self.optimizer)
