@@ -53,7 +53,7 @@ class Library:
         names = {entry.stem: entry.name for entry in sorted(folder.glob("*.y*ml"))} if os.path.isdir(folder) else {}
         if close := get_close_matches(path.stem, names, n=1):
             return f"; did you mean {str(folder / names[close[0]])!r}?"
-        if close := get_close_matches(path.stem, packaged, n=1) or get_close_matches(str(path), packaged, n=1):
+        if close := get_close_matches(str(path), packaged, n=1) or get_close_matches(path.stem, packaged, n=1):
             return f"; did you mean the packaged {self.noun} {packaged[close[0]]!r}?"
         return ""
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import reduce
 from importlib.resources import files
 from pathlib import Path
@@ -47,14 +48,16 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
     Raises:
         SpecError: whatever is wrong, in one line.
     """
+    from ulzoo.registry.sweep import is_sweep, load_sweep
+
     text = os.fspath(name_or_path)
     sweep, colon, point = text.rpartition(":")
-    if colon and (sweep in find_sweeps() or os.path.isfile(sweep)):
-        from ulzoo.registry.sweep import load_sweep
-
+    if colon and is_sweep(sweep):
         return load_sweep(sweep).resolve_point(point, overrides)
-    if text in find_sweeps():
+    if is_sweep(text):
         raise SpecError(f"{text} is a sweep: give one of its points, as {text}:POINT; `ulzoo show {text}` lists them")
+    if "/" in text and not os.path.exists(text) and (close := get_close_matches(text, find_sweeps(), n=1)):
+        raise SpecError(f"{text}: no such file; did you mean a point of the packaged sweep {close[0]!r}?")
     return spec_from_source(SPECS.read(name_or_path), [parse_override(text) for text in overrides])
 
 

@@ -177,7 +177,7 @@ def is_sweep(name_or_path: str | os.PathLike[str]) -> bool:
         return False
     keys = read_yaml(Path(name_or_path), os.fspath(name_or_path)).value
     assert isinstance(keys, dict)
-    return not keys.keys().isdisjoint(Sweep.model_fields.keys() - Spec.model_fields.keys())
+    return not keys.keys().isdisjoint({"spec", "set", "points", "grid"})
 
 
 def load_sweep(name_or_path: str | os.PathLike[str]) -> Sweep:
