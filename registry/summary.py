@@ -170,7 +170,11 @@ def _measure(
 ) -> tuple[list[BlockRow], int, Tensor]:
     outputs: dict[nn.Module, Tensor] = {}
     paths = dict(_blocks(network, name))
-    hooks = [block.register_forward_hook(lambda m, _, out: outputs.setdefault(m, out)) for block in paths.values()]
+
+    def keep(block: nn.Module, _: Any, output: Tensor | Text) -> None:
+        outputs.setdefault(block, output.tokens if isinstance(output, Text) else output)
+
+    hooks = [block.register_forward_hook(keep) for block in paths.values()]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         output = network(*inputs, **conditions)
     for hook in hooks:
