@@ -1,6 +1,7 @@
 """The packaged specs as files: help for editors, the paper's numbers where it gives them."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,28 @@ def test_the_kinetics_bases_cost_what_their_specs_say(name, gflops):
 def test_the_papers_larger_base():
     backbone = load_spec("imagenet512_medium").base.backbone
     assert (backbone.kind, backbone.channels, backbone.blocks) == ("hierarchical_vit", (512, 1024), (6, 16))
+
+
+@pytest.mark.parametrize(("resolution", "bias"), [(64, 2.0), (128, 0.0), (256, -1.0), (512, -3.0)])
+@pytest.mark.parametrize("size", ["small", "medium"])
+def test_imagenet_by_resolution(resolution, bias, size):
+    """The biases reported for SiD2, and simple diffusion's shifts, 2 log(noise resolution / resolution)."""
+    spec = load_spec(f"imagenet{resolution}_{size}")
+    assert spec.data.resolution == resolution and spec.decoder.weighting.bias == bias
+    schedule = spec.decoder.schedule
+    assert schedule.low == pytest.approx(2 * math.log(32 / resolution), abs=1e-8)
+    assert schedule.high == pytest.approx(2 * math.log(min(256, resolution) / resolution), abs=1e-8)
+    assert spec.base.backbone == load_spec(f"imagenet512_{size}").base.backbone
+
+
+@pytest.mark.parametrize("gflops", [100, 300, 970])
+def test_text_to_image_bases_cost_what_they_should(gflops):
+    """Paper §4, and the baselines of Table 1 at the same cost, all within 2 %."""
+    specs = {kind: load_spec(f"paper/table1_text2image:{kind}-{gflops}g") for kind in ("ul", "pixels", "sd_latents")}
+    assert specs["ul"] == load_spec(f"text2image512_{gflops}g")
+    for spec in specs.values():
+        assert spec.base.text_conditional and spec.sample.base.guidance == 2.0
+        assert summarize(spec, memory=False).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.02)
 
 
 def test_the_schema_beside_the_specs_is_current():
