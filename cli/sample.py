@@ -49,10 +49,14 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps that sample the latent; else the spec's.")] = None,
     seed: options.Seed = 0,
     network: Annotated[
-        Literal["base", "prior"], typer.Option(help="What samples the latent: the base, or stage 1's prior.")
-    ] = "base",
+        Literal["base", "prior"] | None,
+        typer.Option(
+            help="What samples the latent: the base, or stage 1's prior; the base if there is one."
+        ),
+    ] = None,
     split: Annotated[
-        str, typer.Option(metavar="SPLIT", help="Which clips give the first frames: val or train, of the first model.")
+        str,
+        typer.Option(metavar="SPLIT", help="Where first frames or captions come from: val or train."),
     ] = "val",
     whole: Annotated[
         bool, typer.Option("--whole", help="Make whole clips with a model that also continues given frames.")
@@ -72,11 +76,13 @@ def sample(
     exports = _open(models, device)
     loaded = {name: export.model for name, export in exports.items()}
     if not _video(loaded, out):
-        rows = sample_rows(loaded, n, labels=labels, guidance=guidance, steps=steps, seed=seed, network=network)
-        save_grid(out, rows)
+        captioned = any(model.contract.text_width for model in loaded.values())
+        source = _source(exports, split, n) if captioned else None
+        told = {"labels": labels, "guidance": guidance, "steps": steps, "seed": seed, "network": network}
+        save_grid(out, sample_rows(loaded, n, **told, source=source))
         typer.echo(out)
         return
-    continued = not whole and network == "base" and any(model.contract.given_frames for model in loaded.values())
+    continued = not whole and network != "prior" and any(model.contract.given_frames for model in loaded.values())
     source = _source(exports, split, n) if continued else None
     bands = sampled_clips(
         loaded,

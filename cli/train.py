@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ulzoo.contract import Stage
     from ulzoo.registry import Spec
     from ulzoo.registry.plan import Plan, StagePlan
     from ulzoo.registry.run import Result
@@ -40,8 +39,8 @@ EXAMPLES = """
 def train(
     spec: options.Spec,
     stage: Annotated[
-        Literal["latents", "base", "all"],
-        typer.Option(help="Stage 1 (encoder, prior, decoder), stage 2 (base), or one after the other."),
+        Literal["latents", "decoder", "base", "all"],
+        typer.Option(help="Stage 1 (encoder, prior, decoder), a final decoder, stage 2 (base), or all that there are."),
     ] = "all",
     overrides: options.Set = None,
     out: Annotated[
@@ -52,7 +51,7 @@ def train(
     device: options.Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; write nothing.")] = False,
 ) -> None:
-    """Train a spec's two stages, measure the result on validation data, draw pictures, export."""
+    """Train a spec's stages, measure the result on validation data, draw pictures, export."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     from ulzoo.registry import load_spec, run
@@ -62,8 +61,7 @@ def train(
     started = time.monotonic()
     loaded = load_spec(spec, overrides or ())
     chosen = pick_device(device)
-    stages: tuple[Stage, ...] = ("latents", "base") if stage == "all" else (stage,)
-    plan = plan_training(loaded, stages, chosen)
+    plan = plan_training(loaded, stage, chosen)
     folder = out or Path("runs") / loaded.name
     shown = console()
     if dry_run:
@@ -79,7 +77,7 @@ def train(
     heading += [_line(planned, kind) for planned in plan.stages]
     try:
         with display(shown, heading, kind) as watch:
-            result = run.train(loaded, folder, stages=stages, resume=resume, fresh=fresh, device=chosen, watch=watch)
+            result = run.train(loaded, folder, stage=stage, resume=resume, fresh=fresh, device=chosen, watch=watch)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"with --resume it goes on from the last checkpoint in {folder}") from None
     _print_result(shown, result, kind, time.monotonic() - started)

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from itertools import chain, pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,9 +10,10 @@ from torch import Tensor
 from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.pictures import Row
-from ulzoo.model import UnifiedLatents
+from ulzoo.model import LatentNetwork, UnifiedLatents
 from ulzoo.pixels import psnr
 from ulzoo.registry.table import suggest
+from ulzoo.text import Text
 
 COLUMNS = 12
 AT_ONCE = 64
@@ -55,9 +55,12 @@ def sample_rows(
     guidance: float | None = None,
     steps: int | None = None,
     seed: int = 0,
-    network: Literal["base", "prior"] = "base",
+    network: LatentNetwork | None = None,
+    source: Source | None = None,
 ) -> list[Row]:
     """n samples of each model; with labels, shared out evenly among them, each on rows of its own.
+
+    A model that was trained with captions gets those of the first examples of `source`, if there is one.
 
     Args:
         models: by the name to write above their rows.
@@ -65,17 +68,20 @@ def sample_rows(
         guidance: scale; needs labels.
         steps: of the network that samples the latent.
         seed: every model starts from the same.
-        network: what samples the latent.
+        network: what samples the latent; see `UnifiedLatents.sample_latents`.
+        source: where captions come from.
 
     Raises:
         ValueError: labels or a network that a model does not have.
     """
     asked = {name: label_numbers(labels, model.contract) if labels else [] for name, model in models.items()}
+    text = None if source is None else next(in_order(source, n))["text"]
     rows: list[Row] = []
     for name, model in models.items():
         parts = share(n, asked[name])
         numbers = torch.tensor([number for number, count in parts for _ in range(count)]) if asked[name] else None
-        pictures = draw(model, n, numbers, guidance, steps, seed, network)
+        captions = text if model.contract.text_width else None
+        pictures = draw(model, n, numbers, guidance, steps, seed, network, text=captions)
         for (number, _), part in zip(parts, pictures.split([count for _, count in parts]), strict=True):
             title = f"{name} · {label_name(number, model.contract)}" if asked[name] else name
             rows += _wrapped(title, part)
@@ -100,8 +106,9 @@ def draw(
     guidance: float | None,
     steps: int | None,
     seed: int,
-    network: Literal["base", "prior"],
+    network: LatentNetwork | None,
     frames: Tensor | None = None,
+    text: Text | None = None,
     at_once: int = AT_ONCE,
 ) -> Tensor:
     """n samples on the model's device, `at_once` at a time from one generator."""
@@ -111,8 +118,9 @@ def draw(
         some = slice(start, min(start + at_once, n))
         these = None if labels is None else labels[some]
         given = None if frames is None else frames[some].to(model.device)
-        z_0 = model.sample_latents(some.stop - start, these, guidance, steps, generator, network, given)
-        parts.append(model.decode(z_0, generator=generator, labels=these, frames=given))
+        told = text and text.map(lambda tensor, some=some: tensor[some])
+        z_0 = model.sample_latents(some.stop - start, these, guidance, steps, generator, network, given, told)
+        parts.append(model.decode(z_0, generator=generator, labels=these, frames=given, text=told))
     return torch.cat(parts)
 
 
@@ -145,12 +153,10 @@ def reconstruction_rows(
     drawn = [_wrapped("originals", x)]
     for name, model in models.items():
         on_device, labels = x.to(model.device), batch["label"].to(model.device)
+        told = {"labels": labels, "text": batch["text"]}
         generator = torch.Generator(model.device).manual_seed(seed)
-        bits = (
-            model.rate(on_device, rate_samples, generator, labels=labels, text=batch["text"]).mean().item()
-            / model.contract.pixels
-        )
-        decoded = model.reconstruct(on_device, steps, generator, labels, text=batch["text"])
+        bits = model.rate(on_device, rate_samples, generator, **told).mean().item() / model.contract.pixels
+        decoded = model.reconstruct(on_device, steps, generator, **told)
         decibels = psnr(decoded, on_device).mean().item()
         drawn.append(_wrapped(f"{name} · {decibels:.2f} dB · {bits:.3f} bits/pixel", decoded))
     return list(chain.from_iterable(zip(*drawn, strict=True)))  # rows of one stretch of images stay together

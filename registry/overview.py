@@ -15,8 +15,8 @@ class Entry:
     Attributes:
         data: kind of its data.
         resolution, latent: sizes of the image (h, w) and the latent (c, h, w).
-        parameters: of all four networks.
-        gflops_training_per_image: of "latents" and "base", forward and backward.
+        parameters: of all networks.
+        gflops_training_per_image: by stage, forward and backward.
         gflops_forward: of each network, once, for one image.
         figures: measured on validation data; {} where no weights are released.
         pretrained: whether they are.
@@ -32,6 +32,16 @@ class Entry:
     gflops_forward: dict[str, float]
     figures: dict[str, float | list[float]]
     pretrained: bool
+
+    @property
+    def stage1(self) -> float:
+        """Training GFLOPs per image of the first stage; 0 without one."""
+        return self.gflops_training_per_image.get("latents", 0.0)
+
+    @property
+    def base(self) -> float:
+        """Forward GFLOPs of the base; 0 without one."""
+        return self.gflops_forward.get("base", 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

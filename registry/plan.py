@@ -52,21 +52,21 @@ class Plan:
         return sum(stage.flops for stage in self.stages)
 
 
-def plan_training(spec: Spec, stages: tuple[Stage, ...], device: torch.device) -> Plan:
-    """The plan of `ulzoo train`; compiling on `meta` checks that the spec's parts fit.
+def plan_training(spec: Spec, stage: str, device: torch.device) -> Plan:
+    """The plan of `ulzoo train` with this --stage; compiling on `meta` checks that the spec's parts fit.
 
     Raises:
-        SpecError: they do not.
+        ValueError: they do not, or there is no such stage.
     """
     summary = summarize(spec)
     planned = []
-    for stage in stages:
-        config: configs.Stage = getattr(spec.train, stage)
+    for name in spec.asked_stages(stage):
+        config: configs.Stage = getattr(spec.train, name)
         used = config.precision if has_bf16(device) else "fp32"
         part = config.batch_size // config.accumulate
-        memory = summary.memory_bytes(stage, part, used == "bf16")
-        flops = summary.training_flops(stage)
-        planned.append(StagePlan(stage, config.steps, config.batch_size, config.precision, used, flops, memory))
+        memory = summary.memory_bytes(name, part, used == "bf16")
+        flops = summary.training_flops(name)
+        planned.append(StagePlan(name, config.steps, config.batch_size, config.precision, used, flops, memory))
     return Plan(summary, tuple(planned))
 
 

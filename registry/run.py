@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -88,18 +88,18 @@ def train(
     spec: Spec,
     folder: Path,
     *,
-    stages: tuple[Stage, ...] | None = None,
+    stage: Stage | Literal["all"] = "all",
     resume: bool = False,
     fresh: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
 ) -> Result:
-    """Train `stages` of `spec` in `folder`, evaluate on validation images, export.
+    """Train a spec in `folder`, evaluate on validation images, export.
 
     Args:
         spec: what to train.
         folder: the run directory; made if need be, after everything that can be checked was checked.
-        stages: one of the spec's, which needs those before it finished in `folder`, or all of them if None.
+        stage: one of the spec's, which needs those before it finished in `folder`, or all of them.
         resume: go on from the newest whole checkpoint.
         fresh: remove an earlier run first.
         device: where to train.
@@ -111,18 +111,16 @@ def train(
     """
     assert not (resume and fresh)
     watch = watch or Watch()
-    stages = stages or spec.stages
-    if missing := [stage for stage in stages if stage not in spec.stages]:
-        raise ValueError(f"{spec.name} has no stage {missing[0]!r}; it has {', '.join(spec.stages)}")
+    stages = spec.asked_stages(stage)
     done = _found(folder, spec, stages, resume, fresh)
-    for stage in stages:
+    for name in stages:
         try:
-            build_optimizer(nn.Linear(1, 1), getattr(spec.train, stage))
+            build_optimizer(nn.Linear(1, 1), getattr(spec.train, name))
         except ValueError as error:
-            raise spec.error(f"train.{stage}.optimizer", str(error)) from None
+            raise spec.error(f"train.{name}.optimizer", str(error)) from None
     if spec.train.tensorboard and not find_spec("tensorboard"):
         raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
-    sources = {stage_data(spec, stage)[1]: open_source(spec, "train", stage) for stage in stages}
+    sources = {stage_data(spec, name)[1]: open_source(spec, "train", name) for name in stages}
     held_out = open_source(spec, "val")
     model = compile_model(spec, device)
     if fresh:
@@ -133,21 +131,21 @@ def train(
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
     order = spec.stages
     if done and done.stage not in stages:
-        for name in chain(*(STAGES[stage] for stage in order[: order.index(done.stage)])):
-            getattr(model, name).load_state_dict(done.part(f"model.{name}."))
+        for network in chain(*(STAGES[earlier] for earlier in order[: order.index(done.stage)])):
+            getattr(model, network).load_state_dict(done.part(f"model.{network}."))
         _load_averages(model, done)
         done = None
-    for stage in stages:
-        if done and order.index(done.stage) > order.index(stage):
+    for name in stages:
+        if done and order.index(done.stage) > order.index(name):
             continue
-        config: configs.Stage = getattr(spec.train, stage)
-        source = sources[stage_data(spec, stage)[1]]
-        trainer = Trainer(model, stage, config, source, folder, identity, spec.train.tensorboard, watch.step)
-        if done and done.stage == stage:
+        config: configs.Stage = getattr(spec.train, name)
+        source = sources[stage_data(spec, name)[1]]
+        trainer = Trainer(model, name, config, source, folder, identity, spec.train.tensorboard, watch.step)
+        if done and done.stage == name:
             trainer.resume(done)
-        watch.stage(stage, config, trainer.step)
+        watch.stage(name, config, trainer.step)
         trainer.run()
-        _draw(model, held_out, folder / "samples", stage)
+        _draw(model, held_out, folder / "samples", name)
     leave_untrained(model, order[: order.index(stages[-1]) + 1])
     video = model.contract.video
     watch.note(f"evaluating on validation {'clips' if video else 'images'}")

@@ -106,6 +106,12 @@ class Spec(Section):
         parts = {"latents": self.prior, "decoder": self.final_decoder, "base": self.base}
         return tuple(stage for stage in STAGES if parts[stage] is not None)
 
+    def asked_stages(self, stage: str = "all") -> tuple[StageName, ...]:
+        """All stages, or one of them. ValueError if this spec has no such stage."""
+        if stage != "all" and stage not in self.stages:
+            raise ValueError(f"{self.name} has no stage {stage!r}, it has {' and '.join(self.stages)}")
+        return tuple(name for name in self.stages if stage in ("all", name))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.to_dict() == other.to_dict()
 

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.films import Band, Clips, save_contact_sheet, save_film
-from ulzoo.model import UnifiedLatents
+from ulzoo.model import LatentNetwork, UnifiedLatents
 from ulzoo.pixels import frame_psnr
 from ulzoo.registry.gallery import draw, label_name, label_numbers, share
 
@@ -43,7 +42,7 @@ def sampled_clips(
     guidance: float | None = None,
     steps: int | None = None,
     seed: int = 0,
-    network: Literal["base", "prior"] = "base",
+    network: LatentNetwork | None = None,
     whole: bool = False,
 ) -> list[Band]:
     """n clips of each model; those that continue frames are given the first ones of the source's clips, which are drawn
@@ -63,7 +62,7 @@ def sampled_clips(
     bands: list[Band] = []
     compared: dict[str, UnifiedLatents] = {}
     for name, model in models.items():
-        if model.contract.given_frames and network == "base" and not whole:
+        if model.contract.given_frames and network != "prior" and not whole:
             compared[name] = model
             continue
         numbers = _numbers(labels, n, model.contract)
@@ -82,7 +81,7 @@ def sampled_clips(
             given = model.contract.given_frames
             numbers = _numbers(labels, len(x), model.contract)
             frames = x[:, :, :given]
-            clips = draw(model, len(x), _tensor(numbers), guidance, steps, seed, network, frames, AT_ONCE).cpu()
+            clips = draw(model, len(x), _tensor(numbers), guidance, steps, seed, network, frames, at_once=AT_ONCE).cpu()
             decibels = frame_psnr(clips[:, :, given:], x[:, :, given:]).mean(1).tolist()
             notes = [f"{value:.2f} dB" for value in decibels]
             if numbers:

@@ -76,7 +76,7 @@ def test_a_watch_hears_of_every_step(short, tmp_path):
         def step(self, step, row):
             heard.append((step, row and row["step"]))
 
-    train(short("train.latents.log_every=3"), tmp_path / "run", stages=("latents",), watch=Ear())
+    train(short("train.latents.log_every=3"), tmp_path / "run", stage="latents", watch=Ear())
     assert heard == [("latents", 4, 0), (1, None), (2, None), (3, 3), (4, 4)]
 
 
@@ -92,10 +92,10 @@ def test_restored_checkpoints_are_the_exported_models(finished):
 
 
 def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
-    train(short(), tmp_path, stages=("latents",))
+    train(short(), tmp_path, stage="latents")
     first = tensorfile.read(tmp_path / "model.safetensors", "export")
     assert first.metadata["stages"] == ["latents"] and not any(name.startswith("base.") for name in first.tensors)
-    train(short(), tmp_path, stages=("base",))
+    train(short(), tmp_path, stage="base")
     at_once = tensorfile.read(finished / "model.safetensors", "export")
     assert tensorfile.read(tmp_path / "model.safetensors", "export").metadata == at_once.metadata
     second = tensorfile.read(tmp_path / "model.safetensors", "export").tensors
@@ -114,39 +114,39 @@ def test_the_first_stage_is_frozen_in_training_too(finished):
 
 
 def test_the_base_may_change_between_the_stages(short, tmp_path):
-    train(short(), tmp_path, stages=("latents",))
+    train(short(), tmp_path, stage="latents")
     first = tensorfile.read(tmp_path / "model.safetensors", "export").tensors
     other = short("base.backbone.width=48", "train.base.optimizer=muon", "name=other")
-    train(other, tmp_path, stages=("base",))
+    train(other, tmp_path, stage="base")
     second = tensorfile.read(tmp_path / "model.safetensors", "export")
     assert second.metadata["spec"] == other.to_dict()
     assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.items())
     third = short("base.backbone.width=64", "train.base.optimizer=muon", "name=other")
-    assert "base.backbone.width: 48 -> 64" in refused(third, tmp_path, stages=("base",), resume=True)
+    assert "base.backbone.width: 48 -> 64" in refused(third, tmp_path, stage="base", resume=True)
 
 
 def test_the_first_stage_may_not_change_under_the_second(short, tmp_path):
-    train(short(), tmp_path, stages=("latents",))
-    assert "encoder.width: 32 -> 48" in refused(short("encoder.width=48"), tmp_path, stages=("base",))
-    assert "train.latents.steps: 4 -> 6" in refused(short("train.latents.steps=6"), tmp_path, stages=("base",))
+    train(short(), tmp_path, stage="latents")
+    assert "encoder.width: 32 -> 48" in refused(short("encoder.width=48"), tmp_path, stage="base")
+    assert "train.latents.steps: 4 -> 6" in refused(short("train.latents.steps=6"), tmp_path, stage="base")
 
 
 def test_the_second_stage_needs_a_finished_first(short, tmp_path):
-    assert "no stage latents to build on" in refused(short(), tmp_path / "new", stages=("base",))
+    assert "no stage latents to build on" in refused(short(), tmp_path / "new", stage="base")
     (tmp_path / "run").mkdir()
-    train(short("train.latents.steps=2"), tmp_path / "run", stages=("latents",))
+    train(short("train.latents.steps=2"), tmp_path / "run", stage="latents")
     # as if it had been stopped there
     path = tmp_path / "run/checkpoints/latents-00000002.safetensors"
     stopped = Checkpoints(path.parent).latest()
     Checkpoints(path.parent).save(dataclasses.replace(stopped, metadata=stopped.metadata | {"spec": short().to_dict()}))
-    message = refused(short(), tmp_path / "run", stages=("base",))
+    message = refused(short(), tmp_path / "run", stage="base")
     assert "its stage latents stopped at step 2" in message and "--stage latents" in message
 
 
 def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
-    assert "its stage base stands on latents" in refused(short(), run, stages=("latents",), resume=True)
+    assert "its stage base stands on latents" in refused(short(), run, stage="latents", resume=True)
     assert "train.latents.steps: 4 -> 8" in refused(short("train.latents.steps=8"), run, resume=True)
-    assert "would remove the stage latents" in refused(short(), run, stages=("base",), fresh=True)
+    assert "would remove the stage latents" in refused(short(), run, stage="base", fresh=True)
 
 
 # --------------------------------------------------------------------------------------------------- resume and refusal
@@ -154,7 +154,7 @@ def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
 
 def test_a_folder_with_a_run_is_not_written_to_unasked(short, run):
     assert "holds a run already; add --resume" in refused(short(), run)
-    assert "holds a run already; add --resume" in refused(short(), run, stages=("base",))
+    assert "holds a run already; add --resume" in refused(short(), run, stage="base")
 
 
 def test_a_file_is_no_run_directory(short, tmp_path):
@@ -207,7 +207,7 @@ def test_resuming_nothing_starts(short, tmp_path, finished):
 def test_fresh_removes_the_run_and_nothing_else(short, run):
     (run / "notes.txt").write_text("mine")
     (run / "tensorboard").mkdir()
-    train(short("train.base.seed=1"), run, stages=("latents",), fresh=True)
+    train(short("train.base.seed=1"), run, stage="latents", fresh=True)
     assert (run / "notes.txt").read_text() == "mine"
     assert not (run / "tensorboard").exists()
     assert {path.name for path in (run / "checkpoints").iterdir()} == {

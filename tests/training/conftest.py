@@ -26,7 +26,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def train_and_kill() -> Iterator[Callable]:
-    """train_and_kill(spec, folder, kill, resume=False, stages=both): see killed.py; True if the kill came in time."""
+    """train_and_kill(spec, folder, kill, resume=False, stage="all"): see killed.py; True if the kill came in time."""
     script = Path(__file__).parent / "killed.py"
     process = subprocess.Popen(
         [sys.executable, script],
@@ -36,8 +36,8 @@ def train_and_kill() -> Iterator[Callable]:
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
-    def call(spec, folder, kill, resume=False, stages=("latents", "base")) -> bool:
-        job = {"spec": spec.to_dict(), "folder": str(folder), "kill": kill, "resume": resume, "stages": stages}
+    def call(spec, folder, kill, resume=False, stage="all") -> bool:
+        job = {"spec": spec.to_dict(), "folder": str(folder), "kill": kill, "resume": resume, "stage": stage}
         print(json.dumps(job), file=process.stdin, flush=True)
         code = int(process.stdout.readline())
         assert code in (0, -signal.SIGKILL)

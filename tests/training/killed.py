@@ -62,9 +62,8 @@ for line in sys.stdin:
     if (child := os.fork()) == 0:
         kill = job["kill"] or ["never"]
         arm(kill)
-        stages = tuple(job["stages"])
         spec = spec_from_dict(job["spec"])
-        run.train(spec, Path(job["folder"]), stages=stages, resume=job["resume"], watch=Killer(kill))
+        run.train(spec, Path(job["folder"]), stage=job["stage"], resume=job["resume"], watch=Killer(kill))
         sys.stdout.flush()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -97,7 +97,7 @@ def test_rows_come_once_and_in_order(tiny, train_and_kill, tmp_path):
 
 
 def test_workers_change_nothing(tiny, reference, tmp_path):
-    train(tiny("train.latents.workers=2"), tmp_path / "run", stages=("latents",))
+    train(tiny("train.latents.workers=2"), tmp_path / "run", stage="latents")
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     expected = [row for row in read_rows(reference() / "metrics.jsonl") if row["stage"] == "latents"]
     assert len(rows) == 8
@@ -105,7 +105,7 @@ def test_workers_change_nothing(tiny, reference, tmp_path):
 
 
 def test_another_seed_is_another_run(tiny, reference, tmp_path):
-    train(tiny("train.latents.seed=1", "train.latents.steps=3"), tmp_path / "run", stages=("latents",))
+    train(tiny("train.latents.seed=1", "train.latents.steps=3"), tmp_path / "run", stage="latents")
     (row,) = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert row["loss"] != read_rows(reference() / "metrics.jsonl")[0]["loss"]
 
@@ -114,9 +114,9 @@ def test_a_longer_run_goes_on(tiny, assert_same_run, tmp_path):
     """With the constant rate the first 20 steps of 30 are the 20 steps of a shorter run."""
     options = ("train.latents.decay=constant", "train.latents.log_every=10")
     short, long = (tiny(*options, f"train.latents.steps={n}") for n in (20, 30))
-    train(short, tmp_path / "run", stages=("latents",))
-    train(long, tmp_path / "run", stages=("latents",), resume=True)
-    train(long, tmp_path / "at once", stages=("latents",))
+    train(short, tmp_path / "run", stage="latents")
+    train(long, tmp_path / "run", stage="latents", resume=True)
+    train(long, tmp_path / "at once", stage="latents")
     assert_same_run(tmp_path / "run", tmp_path / "at once")
 
 

@@ -339,11 +339,11 @@ def test_a_run_whose_decoder_does_not_count_collapses(tiny, tmp_path):
     spec = tiny(*knobs, "prior.backbone.dropout=0", "train.latents.steps=500", "train.latents.log_every=25")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(spec, tmp_path / "run", stages=("latents",))
+        train(spec, tmp_path / "run", stage="latents")
     assert len(collapse_warnings(caught)) == 1
 
 
 def test_a_healthy_run_does_not(tiny, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(tiny("train.latents.steps=40", "train.latents.checkpoint_every=1000"), tmp_path, stages=("latents",))
+        train(tiny("train.latents.steps=40", "train.latents.checkpoint_every=1000"), tmp_path, stage="latents")
