@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import ulzoo
 from ulzoo.cli import app
-from ulzoo.registry import Spec
+from ulzoo.registry import Spec, find_sweeps
 from ulzoo.registry.run import train
 
 ROOT = Path(__file__).parents[1]
@@ -60,3 +60,8 @@ def test_its_table_lists_every_spec() -> None:
     for name in ulzoo.list_models():
         assert f"`{name}`" in README
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(ulzoo.list_models())
+
+
+def test_its_other_table_lists_every_sweep() -> None:
+    for name in find_sweeps():
+        assert f"`{name}`" in README

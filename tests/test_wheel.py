@@ -36,6 +36,8 @@ def test_it_carries_data_specs_weights_and_licences(wheel: Path) -> None:
     for name in (
         "ulzoo/specs/emoji32_tiny.yaml",
         "ulzoo/specs/schema.json",
+        "ulzoo/specs/paper/table2_loss_factor.yaml",
+        "ulzoo/specs/paper/small/table2_loss_factor.yaml",
         "ulzoo/registry/cards/emoji32_tiny.yaml",
         "ulzoo/registry/weights/emoji32_tiny.safetensors",
         "ulzoo/data/shards/emoji3d-64-val.tar",
