@@ -1,6 +1,6 @@
 """Trains in a process of its own that is killed with SIGKILL; a script, so that torch is imported once for many kills.
 
-Reads one job a line, {"spec", "folder", "stages", "resume", "kill"}, forks a child that trains, prints its exit code.
+Reads one job a line, {"spec", "folder", "stage", "resume", "kill"}, forks a child that trains, prints its exit code.
 `kill` is ["after", seconds], counted from the first step, ["at", stage, step], ["writing", n, "half" or "whole"], the
 n-th checkpoint, before it is in its place, ["between"], the stages, or null.
 """
