@@ -175,7 +175,7 @@ def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
         if base is not None:
             yield "latent.logsnr_bias", "is for single-stage training: set base and train.base to null"
         if decoder is not None and not decoder.latent_logsnr:
-            yield "decoder.latent_logsnr", "must be true where latent.logsnr_bias draws the latent's log-SNR"
+            yield "decoder.latent_logsnr", "latent_logsnr must be true where latent.logsnr_bias draws the latent's log-SNR"
     if spec.conditioning.frames and base is None:
         yield "conditioning.frames", "the base continues frames: there must be one"
     for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():
@@ -188,7 +188,7 @@ def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
     for name, network in sampled.items():
         sampling: Sampling = getattr(spec.sample, name)
         if sampling.guidance != 1 and not (isinstance(network, Diffusion) and network.guidable):
-            why = "needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
+            why = "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
             yield f"sample.{name}.guidance", f"{why}; set it to 1"
 
 

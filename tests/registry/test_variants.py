@@ -1,0 +1,458 @@
+"""Every variant of the paper's experiments from a spec to a trained, exported and loaded model; what makes no sense."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import ulzoo
+from ulzoo.contract import STAGES
+from ulzoo.data import in_order
+from ulzoo.objectives import decoder_loss, latents_loss
+from ulzoo.posterior import Posterior
+from ulzoo.registry import SpecError, load_spec
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.run import open_source, restore, train
+from ulzoo.registry.summary import summarize
+from ulzoo.training.checkpoints import Checkpoints
+
+SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
+MSE = f"decoder={{kind: mse, backbone: {SMALL}, weight: 50}}"
+SINGLE = ("base=null", "train.base=null")
+RANDOM = (*SINGLE, "latent.logsnr_bias=0", "decoder.latent_logsnr=true")
+FINAL = (
+    f"final_decoder={{backbone: {SMALL}}}",
+    "train.decoder={steps: 4, batch_size: 8, lr: 2e-3, checkpoint_every: 2, ema: 0.9}",
+)
+PIXELS = (
+    "encoder={kind: identity}",
+    "latent={channels: 3, downsample: [1, 1], logsnr: 10}",
+    "prior=null",
+    "decoder=null",
+    "train.latents=null",
+    f"base={{backbone: {SMALL}}}",
+)
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "normal prior": ("prior={kind: normal, weight: 0.5}",),
+    "no prior gradient": ("prior.stop_gradient=true", "prior.normal_kl=0.01"),
+    "logsnr 10": ("latent.logsnr=10",),
+    "learned variance": ("latent.variance=learned",),
+    "regression": (MSE,),
+    "regression, then diffusion": (MSE, *FINAL),
+    "regression told the log-SNR": (f"decoder={{kind: mse, backbone: {SMALL}, latent_logsnr: true}}",),
+    "single stage": (*SINGLE, "prior.class_conditional=true", "sample.base.guidance=2"),
+    "random log-SNR": RANDOM,
+    "random log-SNR, learned variance": (*RANDOM, "latent.variance=learned"),
+    "decoder told the log-SNR": ("decoder.latent_logsnr=true",),
+    "labels everywhere": ("prior.class_conditional=true", "decoder.class_conditional=true"),
+    "pixels": PIXELS,
+}
+
+
+@pytest.fixture(scope="module")
+def variant(tiny):
+    """The spec of a variant, or of overrides, with short stages."""
+
+    def make(name: str, *overrides: str):
+        chosen = VARIANTS[name]
+        short = ["train.base.steps=4"] if "train.base=null" not in chosen else []
+        short += ["train.latents.steps=4"] if "train.latents=null" not in chosen else []
+        return tiny(*chosen, *short, *overrides)
+
+    return make
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = (ulzoo.load(folder).state_dict() for folder in (a, b))
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_trains_exports_loads_and_samples(name, variant, tmp_path):
+    spec = variant(name)
+    result = train(spec, tmp_path)
+    figures = result.results["figures"]
+    assert all(torch.tensor(value).isfinite().all() for value in figures.values())
+    assert ("bits_per_pixel" in figures) == (spec.prior is not None)
+    assert ("base_bits_per_pixel" in figures) == (spec.base is not None)
+    loaded = ulzoo.load(tmp_path)
+    assert loaded.stages == spec.stages
+    restored, _ = restore(Checkpoints(tmp_path / "checkpoints").latest())
+    images = [m.sample(2, generator=torch.Generator().manual_seed(0)) for m in (loaded, restored)]
+    assert images[0].shape == (2, 3, 16, 16) and torch.equal(*images)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_it_is_measured_on_meta(name, variant):
+    """Parameters as of the real model, and the whole of every stage's cost."""
+    spec = variant(name)
+    summary, model = summarize(spec), compile_model(spec)
+    assert sum(summary.parameters.values()) == sum(p.numel() for p in model.parameters())
+    assert summary.stages == spec.stages == model.stages
+    for stage in spec.stages:
+        trained = 3 * sum(summary.flops.get(network, 0) for network in STAGES[stage])
+        assert summary.training_flops(stage) == trained + (summary.flops["encoder"] if stage != "latents" else 0)
+        assert summary.memory_bytes(stage, 8, False) > 0
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "pixels"])
+def test_its_loss_reaches_all_that_it_trains(name, variant):
+    """Every parameter of the stage but those of zero outputs' inputs gets a gradient once outputs are not zero."""
+    spec = variant(name)
+    model = compile_model(spec)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(
+                0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+            )
+    model.prepare("latents")
+    batch = next(in_order(open_source(spec, "train"), 8))
+    latents_loss(model, batch["x"], batch["label"]).total.backward()
+    for network in STAGES["latents"]:
+        for path, parameter in getattr(model, network).named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{network}.{path}"
+    assert max(p.grad.abs().max() for p in model.encoder.parameters()) > 0
+    assert all(
+        p.grad is None for name in ("base", "final_decoder") if (m := getattr(model, name)) for p in m.parameters()
+    )
+
+
+# ------------------------------------------------------------------------------------------- single-stage training (B)
+
+
+def test_the_decoder_sees_and_is_told_each_latents_own_logsnr(variant):
+    """z_0 = α z_clean + σ ε at the drawn log-SNR, which is also what the prior codes from."""
+    model = compile_model(variant("random log-SNR"))
+    seen: dict[str, object] = {}
+    model.decoder.network.register_forward_pre_hook(lambda m, _, told: seen.update(told), with_kwargs=True)
+    model.prior.rate = lambda z, generator, logsnr_max=None, **_: (
+        seen.update(prior=logsnr_max, z=z),
+        z.square().flatten(1).sum(1),
+    )[1]
+    x = torch.zeros(4096, 3, 16, 16)
+    latents_loss(model, x, generator=torch.Generator().manual_seed(0))
+    logsnr = seen["context_logsnr"]
+    assert torch.equal(logsnr, seen["prior"]) and logsnr.std() > 0.5 and logsnr.max() <= 5
+    residual = seen["context"] - torch.sigmoid(logsnr).sqrt().reshape(-1, 1, 1, 1) * seen["z"]
+    for low, high in ((-6.0, -2.0), (-1.0, 1.0), (2.0, 5.0)):
+        chosen = (logsnr > low) & (logsnr < high)
+        expected = torch.sigmoid(-logsnr[chosen]).mean().item()
+        assert residual[chosen].square().mean().item() == pytest.approx(expected, rel=0.05)
+
+
+def test_at_inference_the_latent_is_at_its_own_logsnr(variant):
+    model = compile_model(variant("random log-SNR"))
+    seen = []
+    model.decoder.network.register_forward_pre_hook(
+        lambda m, _, told: seen.append(told["context_logsnr"]), with_kwargs=True
+    )
+    model.sample(3)
+    assert all(torch.equal(levels, torch.full((3,), 5.0)) for levels in seen)
+
+
+def test_a_single_stages_prior_samples_by_itself_and_has_no_base(variant):
+    model = compile_model(variant("single stage"))
+    seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
+    assert torch.equal(model.sample_latents(2, [0, 1], generator=seeds[0]),
+                       model.sample_latents(2, [0, 1], generator=seeds[1], network="prior"))  # fmt: skip
+    with pytest.raises(ValueError, match="no base"):
+        model.sample_latents(2, network="base")
+
+
+# ------------------------------------------------------------------------------------------------- learned variance (D)
+
+
+def test_the_latent_of_a_learned_variance_is_drawn(variant):
+    model = compile_model(variant("learned variance"))
+    x = torch.rand(2, 3, 16, 16)
+    a, b = (model.encode(x, torch.Generator().manual_seed(i)) for i in (0, 1))
+    assert a.shape == (2, *model.contract.latent_shape) and not torch.equal(a, b)
+    posterior = model.posterior(x)
+    assert isinstance(posterior, Posterior) and posterior.log_variance is not None
+    assert torch.equal(
+        compile_model(variant("normal prior")).encode(x), compile_model(variant("normal prior")).encode(x)
+    )
+
+
+def test_its_rate_is_less_by_the_entropy(variant):
+    model = compile_model(variant("learned variance"))
+    x = torch.rand(2, 3, 16, 16)
+    whole = model.rate(x, generator=torch.Generator().manual_seed(0))
+    posterior = model.posterior(x)
+    model.posterior = lambda x: Posterior(posterior.sample(torch.Generator().manual_seed(0)))
+    generator = torch.Generator().manual_seed(0)
+    torch.randn(posterior.mean.shape, generator=generator)
+    drawn = model.rate(x, generator=generator)
+    torch.testing.assert_close(whole, drawn + posterior.entropy(5.0) / torch.log(torch.tensor(2.0)))
+
+
+# --------------------------------------------------------------------------------------------- stages after the first
+
+
+def test_the_final_decoder_decodes_and_trains_nothing_else(variant):
+    model = compile_model(variant("regression, then diffusion"))
+    z_0 = torch.randn(2, *model.contract.latent_shape)
+    a, b = (model.decode(z_0, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    assert not torch.equal(a, b)  # the regression would have no noise
+    with torch.no_grad():
+        for parameter in model.final_decoder.parameters():
+            parameter.add_(0.05)
+    model.prepare("decoder")
+    decoder_loss(model, torch.rand(4, 3, 16, 16)).backward()
+    assert all(p.grad is not None for p in model.final_decoder.parameters())
+    for network in ("encoder", "prior", "decoder", "base"):
+        assert all(p.grad is None for p in getattr(model, network).parameters())
+
+
+def test_three_stages_one_by_one_are_those_of_one_go(variant, tmp_path):
+    spec = variant("regression, then diffusion")
+    whole = train(spec, tmp_path / "whole")
+    for stage in ("latents", "decoder", "base"):
+        parts = train(spec, tmp_path / "parts", stage=stage)
+    assert whole.results == parts.results
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_later_stage_may_change_before_it_is_trained_and_an_earlier_not(variant, tmp_path):
+    train(variant("regression, then diffusion"), tmp_path, stage="latents")
+    with pytest.raises(ValueError, match=r"no stage decoder to build on; run `ulzoo train … --stage decoder`"):
+        train(variant("regression, then diffusion"), tmp_path, stage="base")
+    wider = variant("regression, then diffusion", "final_decoder.backbone.width=64", "base.backbone.width=64")
+    train(wider, tmp_path, stage="decoder")
+    with pytest.raises(ValueError, match="its stage decoder stands on latents"):
+        train(wider, tmp_path, stage="latents", resume=True)
+    with pytest.raises(ValueError, match=r"another spec, final_decoder.backbone.width: 64 -> 32"):
+        train(variant("regression, then diffusion", "base.backbone.width=64"), tmp_path, stage="base")
+    with pytest.raises(ValueError, match="--fresh would remove the stage decoder"):
+        train(wider, tmp_path, stage="base", fresh=True)
+    assert train(wider, tmp_path, stage="base").results["figures"]["base_bits_per_pixel"] > 0
+
+
+def test_an_export_of_a_stage_has_no_untrained_network(variant, tmp_path):
+    spec = variant("regression, then diffusion")
+    train(spec, tmp_path, stage="latents")
+    model = ulzoo.load(tmp_path)
+    assert model.final_decoder is None and model.base is None and model.stages == ("latents",)
+    z_0 = torch.randn(1, *model.contract.latent_shape)
+    assert torch.equal(model.decode(z_0), model.decode(z_0))  # the regression
+
+
+def test_stages_that_a_spec_has_not_are_refused(variant, tmp_path):
+    with pytest.raises(ValueError, match="has no stage 'latents', it has base"):
+        train(variant("pixels"), tmp_path / "run", stage="latents")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_kill_in_the_decoders_stage_changes_nothing(variant, tmp_path, request):
+    """Stopped by an error after its first checkpoint, which resuming cannot tell from a kill."""
+    spec = variant("regression, then diffusion")
+    train(spec, tmp_path / "whole")
+
+    class Stop(ulzoo.registry.run.Watch):
+        def stage(self, stage, config, start):
+            self.name = stage
+
+        def step(self, step, row):
+            if (self.name, step) == ("decoder", 3):
+                raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        train(spec, tmp_path / "run", watch=Stop())
+    train(spec, tmp_path / "run", resume=True)
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+# ------------------------------------------------------------------------------------------------------- other data (C)
+
+
+def test_stage_1_may_be_trained_on_other_data(images, variant, tmp_path):
+    """Only its first stage: another order of other images there, the spec's own in the second."""
+    other = f"train.latents.data={{kind: image_folder, root: {images}/train, resolution: 16, hflip: false}}"
+    spec = variant("logsnr 10", other)
+    assert open_source(spec, "train", "latents").hflip is False and open_source(spec, "train", "base").hflip is True
+    assert open_source(spec, "val").label_names == ("even", "odd")
+    result = train(spec, tmp_path)
+    assert result.results["protocol"]["data"]["num_classes"] == 2
+    with pytest.raises(SpecError, match=r"has examples of shape \(3, 8, 8\), data has \(3, 16, 16\)"):
+        compile_model(variant("logsnr 10", other.replace("resolution: 16", "resolution: 8")))
+    with pytest.raises(SpecError, match="labels and captions may mean another thing there: prior"):
+        compile_model(variant("labels everywhere", other))
+    missing = variant("logsnr 10", other.replace(str(images), "nowhere"))
+    with pytest.raises(SpecError, match=r"nowhere.*no such folder|no such folder.*nowhere"):
+        train(missing, tmp_path / "missing")
+
+
+# ------------------------------------------------------------------------------------------------------------ baselines
+
+
+def test_pixel_diffusion_is_a_base_on_the_images_themselves(variant):
+    model = compile_model(variant("pixels"))
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+    assert torch.equal(model.encode(x), x)
+    z_0 = model.noise_latents(x, torch.Generator().manual_seed(0))
+    assert (model.decode(z_0) - x).abs().mean() < 0.01  # the noise of a log-SNR of 10
+    assert model.rate(x).shape == (4,)
+    with pytest.raises(ValueError, match="this model has no prior"):
+        model.rate(x, network="prior")
+
+
+@pytest.fixture
+def autoencoder(tmp_path):
+    """The overrides of a base on a tiny random AutoencoderKL, saved by diffusers."""
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
+    sizes = {"block_out_channels": (8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    diffusers.AutoencoderKL(**levels, **sizes, latent_channels=4).save_pretrained(tmp_path / "vae")
+    keys = "block_out_channels: [8, 16, 16], layers_per_block: 1, norm_groups: 4"
+    return (
+        f"encoder={{kind: diffusers_autoencoder, path: {tmp_path}/vae, {keys}}}",
+        "latent={channels: 4, downsample: [4, 4], logsnr: 8}",
+        "prior=null",
+        "decoder=null",
+        "train.latents=null",
+    )
+
+
+def test_a_base_on_a_foreign_autoencoder(tiny, autoencoder, tmp_path):
+    """Its weights come from its folder, are not trained, and travel in the export, which needs the folder no more."""
+    spec = tiny(*autoencoder, "train.base.steps=4")
+    before = compile_model(spec).encoder.state_dict()
+    result = train(spec, tmp_path / "run")
+    assert set(result.results["figures"]) >= {"psnr_db", "base_bits_per_pixel"}
+    (tmp_path / "vae").rename(tmp_path / "gone")
+    loaded = ulzoo.load(tmp_path / "run")
+    assert all(torch.equal(before[name], tensor) for name, tensor in loaded.encoder.state_dict().items())
+    assert loaded.sample(2).shape == (2, 3, 16, 16)
+    with pytest.raises(SpecError, match="encoder"):
+        compile_model(spec)
+    assert summarize(spec).flops["encoder"] > 0  # on meta without the files
+
+
+def test_a_decoder_of_ours_on_a_foreign_autoencoders_latents(tiny, autoencoder, tmp_path):
+    spec = tiny(*autoencoder, *FINAL, "train.base.steps=4")
+    assert spec.stages == ("decoder", "base")
+    train(spec, tmp_path / "run")
+    assert (tmp_path / "run/samples/reconstructions.png").exists()
+    model = ulzoo.load(tmp_path / "run")
+    z_0 = torch.randn(1, *model.contract.latent_shape)
+    a, b = (model.decode(z_0, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    assert not torch.equal(a, b)
+
+
+# ----------------------------------------------------------------------------------------------------------------- text
+
+
+@pytest.fixture(scope="module")
+def captioned():
+    """The smallest model of the embedded emoji that reads their names."""
+    tiny_keys = Path(__file__).parents[1] / "tiny.yaml"
+    return load_spec(
+        tiny_keys,
+        [
+            "data={kind: emoji3d, resolution: 32, captions: true}",
+            "base.class_conditional=false",
+            "base.text_conditional=true",
+            "decoder.text_conditional=true",
+            "sample.base.guidance=2",
+            "train.latents.steps=2",
+            "train.base.steps=2",
+        ],
+    )
+
+
+def test_a_model_reads_captions(captioned, tmp_path):
+    result = train(captioned, tmp_path)
+    assert (result.samples / "samples.png").exists()
+    model = ulzoo.load(tmp_path)
+    batch = next(in_order(open_source(captioned, "val"), 4))
+    model.base.network.out.proj.weight.data.normal_()
+    for block in model.base.network.transformer.blocks:
+        block.cross_attention.proj.weight.data.normal_()
+
+    def sample(**told):
+        return model.sample(4, generator=torch.Generator().manual_seed(0), **told)
+
+    one, other, none = sample(text=batch["text"]), sample(text=batch["text"].map(lambda t: t.flip(0))), sample()
+    assert not torch.allclose(one, other) and not torch.allclose(one, none)
+    assert not torch.allclose(one, sample(text=batch["text"], guidance=1.0))
+    bits = [model.rate(batch["x"], 1, torch.Generator().manual_seed(0), "base", text=t) for t in (batch["text"], None)]
+    assert not torch.allclose(*bits)
+    with pytest.raises(ValueError, match=r"text must have tokens of shape \(2, 12, 64\)"):
+        model.sample(2, text=batch["text"])
+
+
+def test_a_model_without_captions_says_so(variant):
+    model = compile_model(variant("logsnr 10"))
+    with pytest.raises(ValueError, match="the base takes no text"):
+        model.sample(1, text=ulzoo.text.Text(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)))
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
+
+NONSENSE: dict[str, tuple[tuple[str, ...], str]] = {
+    "single stage, normal prior": ((*SINGLE, "prior={kind: normal}"), "single-stage training (base null) samples from"),
+    "guidance, no dropout": (
+        ("sample.base.guidance=2", "base.label_dropout=0"),
+        "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0",
+    ),
+    "guidance, nothing to lean to": (
+        ("sample.decoder.guidance=2",),
+        "guidance needs a diffusion model",
+    ),
+    "guidance of a regression": (
+        (MSE.replace("weight", "class_conditional: true, weight"), "sample.decoder.guidance=2"),
+        "guidance needs a diffusion model",
+    ),
+    "text, no width": (("base.text_conditional=true",), "the data has no captions: no width"),
+    "labels, no classes": (("data.num_classes=null",), "base.class_conditional: the data has no class labels"),
+    "a decoder without a prior": (("prior=null", "train.latents=null"), "without a prior no stage trains it"),
+    "a prior without a decoder": (("decoder=null",), "a prior trains the encoder with a decoder"),
+    "nothing at all": ((*PIXELS[:-1], *SINGLE), "nothing samples"),
+    "an encoder that cannot decode": (
+        ("prior=null", "decoder=null", "train.latents=null"),
+        "does not decode by itself",
+    ),
+    "a latent without bounds": (("prior.stop_gradient=true",), "nothing would bound the latent"),
+    "random log-SNR, two stages": (("latent.logsnr_bias=0",), "is for single-stage training"),
+    "random log-SNR, untold": (
+        (*SINGLE, "latent.logsnr_bias=0"),
+        "latent_logsnr must be true where latent.logsnr_bias draws",
+    ),
+    "a stage to train nothing": (
+        ("train.decoder={steps: 1, batch_size: 1, lr: 1}",),
+        "there is no final_decoder to train",
+    ),
+    "nothing said of a stage": (("train.base=null",), "missing key 'base': how base is trained"),
+    "an unknown prior": (("prior.kind=vae",), "unknown kind; known here: diffusion, normal"),
+    "an unknown decoder": (("decoder.kind=gan",), "unknown kind; known here: diffusion, mse"),
+    "a weighted prior": (("prior.weighting.kind=sigmoid",), "only elbo is allowed here"),
+    "a variance of a frozen encoder": ((*PIXELS, "latent.variance=learned"), "an encoder that is not"),
+    "no weight": (("prior={kind: normal, weight: 0}",), "prior.weight: must be above 0"),
+    "a regression with a schedule": ((f"decoder={{kind: mse, backbone: {SMALL}, schedule: {{}}}}",), "unknown key"),
+    "pixels of two channels": ((*PIXELS, "latent.channels=2"), "latent.channels"),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_a_combination_without_sense_is_refused_with_its_reason(name, tiny):
+    overrides, words = NONSENSE[name]
+    with pytest.raises(SpecError) as error:
+        compile_model(tiny(*overrides), "meta")
+    assert words in str(error.value) and "\n" not in str(error.value), str(error.value)
+
+
+def test_the_place_of_such_an_error_is_the_files(tmp_path, images):
+    text = (Path(__file__).parents[1] / "tiny.yaml").read_text().replace("base: {steps: 3}", "base: {guidance: 3}")
+    path = tmp_path / "mine.yaml"
+    path.write_text(text.replace("label_dropout: 0.3", "label_dropout: 0.0"))
+    line = next(i for i, words in enumerate(path.read_text().splitlines(), 1) if "guidance: 3" in words)
+    with pytest.raises(SpecError, match=rf"mine.yaml:{line}: sample.base.guidance: guidance needs"):
+        load_spec(path)
+
+
+def test_the_resolved_spec_of_every_variant_loads_back(variant):
+    for name in VARIANTS:
+        spec = variant(name)
+        assert ulzoo.registry.spec_from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
