@@ -50,9 +50,7 @@ def sample(
     seed: options.Seed = 0,
     network: Annotated[
         Literal["base", "prior"] | None,
-        typer.Option(
-            help="What samples the latent: the base, or stage 1's prior; the base if there is one."
-        ),
+        typer.Option(help="What samples the latent: the base, or stage 1's prior; the base if there is one."),
     ] = None,
     split: Annotated[
         str,
@@ -78,8 +76,10 @@ def sample(
     if not _video(loaded, out):
         captioned = any(model.contract.text_width for model in loaded.values())
         source = _source(exports, split, n) if captioned else None
-        told = {"labels": labels, "guidance": guidance, "steps": steps, "seed": seed, "network": network}
-        save_grid(out, sample_rows(loaded, n, **told, source=source))
+        rows = sample_rows(
+            loaded, n, labels=labels, guidance=guidance, steps=steps, seed=seed, network=network, source=source
+        )
+        save_grid(out, rows)
         typer.echo(out)
         return
     continued = not whole and network != "prior" and any(model.contract.given_frames for model in loaded.values())

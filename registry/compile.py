@@ -75,10 +75,9 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
                 "decoder", f"encoder {spec.encoder.kind!r} does not decode by itself: give a final_decoder"
             )
         prior = _prior(spec, z, data)
-        decoder, final_decoder = (
-            _decoder(spec, part, x, data, spec.conditioning.decoder_dropout) for part in ("decoder", "final_decoder")
-        )
-        base = spec.base and _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
+        decoder = _decoder(spec, x, data)
+        final_decoder = _diffusion_model(spec, "final_decoder", x, data, spec.conditioning.decoder_dropout)
+        base = _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
     if pretrained and device.type != "meta" and hasattr(encoder, "load_pretrained"):
         with _located(spec, "encoder"):
             encoder.load_pretrained()
@@ -145,27 +144,25 @@ def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionP
     return DiffusionPrior(network, diffusion, config.stop_gradient, config.normal_kl, config.text_conditional)
 
 
-def _decoder(
-    spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float
-) -> DiffusionModel | RegressionDecoder | None:
-    config = getattr(spec, part)
-    if config is None:
-        return None
-    inputs = replace(inputs, context_logsnr=config.latent_logsnr)
+def _decoder(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel | RegressionDecoder | None:
+    config, dropout = spec.decoder, spec.conditioning.decoder_dropout
     if isinstance(config, sections.RegressionDecoder):
-        network = _network(spec, part, inputs, data)
-        return RegressionDecoder(network, config.weight, frame_dropout, config.text_conditional, config.latent_logsnr)
-    return _diffusion_model(spec, part, inputs, data, frame_dropout)
+        network = _network(spec, "decoder", inputs, data)
+        return RegressionDecoder(network, config.weight, dropout, config.text_conditional, config.latent_logsnr)
+    return _diffusion_model(spec, "decoder", inputs, data, dropout)
 
 
 def _diffusion_model(
     spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float
-) -> DiffusionModel:
-    config: Diffusion = getattr(spec, part)
+) -> DiffusionModel | None:
+    config: Diffusion | None = getattr(spec, part)
+    if config is None:
+        return None
     network, diffusion = _network(spec, part, inputs, data), _diffusion(spec, part)
     with _located(spec, f"{part}.weighting"):
         weighting = WEIGHTINGS.build(config.weighting)
-    return DiffusionModel(network, diffusion, weighting, frame_dropout, config.text_conditional, inputs.context_logsnr)
+    takes_logsnr = getattr(config, "latent_logsnr", False)
+    return DiffusionModel(network, diffusion, weighting, frame_dropout, config.text_conditional, takes_logsnr)
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:
@@ -187,6 +184,7 @@ def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) 
         inputs = replace(
             inputs, text_tokens=data.text_tokens, text_width=data.text_width, text_dropout=config.text_dropout
         )
+    inputs = replace(inputs, context_logsnr=getattr(config, "latent_logsnr", False))
     with _located(spec, f"{part}.backbone"):
         return BACKBONES.build(config.backbone, inputs)
 

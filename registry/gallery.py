@@ -118,7 +118,7 @@ def draw(
         some = slice(start, min(start + at_once, n))
         these = None if labels is None else labels[some]
         given = None if frames is None else frames[some].to(model.device)
-        told = text and text.map(lambda tensor, some=some: tensor[some])
+        told = text and text.part(some)
         z_0 = model.sample_latents(some.stop - start, these, guidance, steps, generator, network, given, told)
         parts.append(model.decode(z_0, generator=generator, labels=these, frames=given, text=told))
     return torch.cat(parts)
@@ -153,10 +153,13 @@ def reconstruction_rows(
     drawn = [_wrapped("originals", x)]
     for name, model in models.items():
         on_device, labels = x.to(model.device), batch["label"].to(model.device)
-        told = {"labels": labels, "text": batch["text"]}
+        text = batch["text"]
         generator = torch.Generator(model.device).manual_seed(seed)
-        bits = model.rate(on_device, rate_samples, generator, **told).mean().item() / model.contract.pixels
-        decoded = model.reconstruct(on_device, steps, generator, **told)
+        bits = (
+            model.rate(on_device, rate_samples, generator, labels=labels, text=text).mean().item()
+            / model.contract.pixels
+        )
+        decoded = model.reconstruct(on_device, steps, generator, labels, text=text)
         decibels = psnr(decoded, on_device).mean().item()
         drawn.append(_wrapped(f"{name} · {decibels:.2f} dB · {bits:.3f} bits/pixel", decoded))
     return list(chain.from_iterable(zip(*drawn, strict=True)))  # rows of one stretch of images stay together

@@ -175,7 +175,7 @@ def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
         if base is not None:
             yield "latent.logsnr_bias", "is for single-stage training: set base and train.base to null"
         if decoder is not None and not decoder.latent_logsnr:
-            yield "decoder.latent_logsnr", "latent_logsnr must be true where latent.logsnr_bias draws the latent's log-SNR"
+            yield "decoder.latent_logsnr", "latent_logsnr must be true where latent.logsnr_bias draws the log-SNR"
     if spec.conditioning.frames and base is None:
         yield "conditioning.frames", "the base continues frames: there must be one"
     for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():

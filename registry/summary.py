@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ulzoo.contract import STAGES, Contract, Stage
 from ulzoo.denoising import Conditional, Conditions
-from ulzoo.model import Decoder, UnifiedLatents
+from ulzoo.model import UnifiedLatents
 from ulzoo.nn.transformer import Transformer
 from ulzoo.objectives import stage_loss
 from ulzoo.registry.compile import compile_model
@@ -130,7 +130,7 @@ def _conditions(model: UnifiedLatents, part: Conditional, x_t: Tensor) -> Condit
     contract, conditions = model.contract, Conditions()
     if part in (model.decoder, model.final_decoder):
         z_0 = x_t.new_zeros(1, *contract.latent_shape)
-        conditions = model.decoding(cast(Decoder, part), z_0, x_t.new_zeros(1), None, None)
+        conditions = model.decoding(part, z_0, x_t.new_zeros(1), None, None)
     if part.takes_text and (text := _text(contract, x_t.device)):
         conditions["text"] = text
     if contract.given_frames and part is not model.prior:

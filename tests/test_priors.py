@@ -47,7 +47,7 @@ def gradient(term: Tensor, z: Tensor) -> Tensor:
     return torch.zeros_like(z) if found is None else found
 
 
-# --- Table 5: a normal prior ------------------------------------------------------------------------------------------
+# --- Table 5: a normal prior -----------------------------------------------------------------------------------------
 
 
 def test_the_normal_rate_is_the_kl_of_the_noised_latent() -> None:
@@ -79,7 +79,7 @@ def test_a_standard_normal_is_what_it_samples() -> None:
     assert abs(z_0.mean()) < 0.03 and z_0.std().item() == pytest.approx(1, abs=0.02)
 
 
-# --- Table 6, A: no gradient from the prior, a weak KL instead ---------------------------------------------------------
+# --- Table 6, A: no gradient from the prior, a weak KL instead -------------------------------------------------------
 
 
 def test_without_its_gradient_the_encoder_hears_the_weak_kl_alone() -> None:
@@ -107,7 +107,7 @@ def test_a_kl_beside_the_gradient_adds_to_it() -> None:
     torch.testing.assert_close(gradient(loss - rate, z), gradient(0.2 * normal_kl(z, LOGSNR), z), rtol=1e-3, atol=1e-4)
 
 
-# --- Table 6, D: a variance that the encoder learns --------------------------------------------------------------------
+# --- Table 6, D: a variance that the encoder learns ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [lambda v: diffusion_prior(v), lambda v: NormalPrior(LOGSNR)])

@@ -23,7 +23,7 @@ def told(
     if labels is not None and network.num_classes:
         conditions["labels"] = torch.as_tensor(labels, device=device)
     if text is not None and network.takes_text:
-        conditions["text"] = text.map(lambda x: x.to(device))
+        conditions["text"] = text.to(device)
     return conditions
 
 
@@ -84,5 +84,5 @@ def repeated(conditions: Conditions, times: int) -> Conditions:
     found: dict[str, Any] = dict(conditions)
     return cast(
         Conditions,
-        {name: value.map(again) if isinstance(value, Text) else again(value) for name, value in found.items()},
+        {name: value.repeat(times) if isinstance(value, Text) else again(value) for name, value in found.items()},
     )

@@ -1,6 +1,5 @@
 """Text as the networks see it: embeddings that the data brings along, made by a text encoder of the user's."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -18,9 +17,16 @@ class Text(NamedTuple):
     tokens: Tensor
     mask: Tensor
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Text":
-        """Both tensors through a function of their batch, such as `lambda x: x[:4]` or `lambda x: x.to(device)`."""
-        return Text(function(self.tokens), function(self.mask))
+    def to(self, device: torch.device) -> "Text":
+        return Text(self.tokens.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
+
+    def part(self, some: slice) -> "Text":
+        """Some of the captions."""
+        return Text(self.tokens[some], self.mask[some])
+
+    def repeat(self, times: int) -> "Text":
+        """The same captions, `times` times over."""
+        return Text(self.tokens.repeat(times, 1, 1), self.mask.repeat(times, 1))
 
 
 def pad(captions: list[Tensor], length: int) -> Text:

@@ -83,8 +83,8 @@ def test_repeated_and_reordered_tokens_change_nothing(attention: CrossAttention)
     x, text = torch.randn(2, 4, 16), made_text(5, 3)
     out = attention(x, text)
     order = torch.tensor([4, 2, 0, 1, 3])
-    torch.testing.assert_close(attention(x, text.map(lambda t: t[:, order])), out)
-    torch.testing.assert_close(attention(x, text.map(lambda t: torch.cat([t, t], dim=1))), out)
+    torch.testing.assert_close(attention(x, Text(*(t[:, order] for t in text))), out)
+    torch.testing.assert_close(attention(x, Text(*(torch.cat([t, t], dim=1) for t in text))), out)
 
 
 def test_the_fused_kernel_masks_as_the_one_written_out(attention: CrossAttention) -> None:
@@ -130,7 +130,7 @@ def test_padding_adds_nothing_to_a_networks_gradient(make_backbone: Make, size: 
 
 def test_longer_padding_changes_nothing(make_backbone: Make, size: Size, perturb: Perturb) -> None:
     network, text = perturb(make_backbone(size, **WITH_TEXT)).eval(), made_text(3, 2, 0)
-    cut = text.map(lambda t: t[:, :3])
+    cut = Text(*(t[:, :3] for t in text))
     x_t, logsnr = made_inputs(size)
     torch.testing.assert_close(network(x_t, logsnr, text=cut), network(x_t, logsnr, text=text), rtol=1e-4, atol=1e-5)
 
@@ -150,7 +150,7 @@ def test_each_example_has_its_own_coin_for_its_whole_text() -> None:
     torch.manual_seed(0)
     read = TextTokens(DenoiserInputs((4, 4), 1, **WITH_TEXT, text_dropout=0.3), 8)
     text = Text(torch.randn(4000, 5, 7), torch.rand(4000, 5) < 0.7)
-    before = text.map(torch.clone)
+    before = Text(*(t.clone() for t in text))
     shares = []
     for _ in range(3):
         seen = read(text, 4000).mask
@@ -224,7 +224,7 @@ def test_examples_are_independent(make_backbone: Make, size: Size, perturb: Pert
     network, (x_t, logsnr) = perturb(make_backbone(size, **WITH_TEXT)).eval(), made_inputs(size, 4)
     text, order = made_text(5, 2, 0, 3), torch.tensor([3, 1, 0])
     together = network(x_t, logsnr, text=text)
-    alone = network(x_t[order], logsnr[order], text=text.map(lambda t: t[order]))
+    alone = network(x_t[order], logsnr[order], text=Text(*(t[order] for t in text)))
     torch.testing.assert_close(alone, together[order], rtol=1e-4, atol=1e-5)
 
 

@@ -117,7 +117,7 @@ def rate_distortion(
     for batch in in_order(source, batch_size, limit):
         x = batch["x"].to(device)
         labels = batch["label"].to(device)
-        text = batch["text"] and batch["text"].map(lambda tensor: tensor.to(device))
+        text = batch["text"] and batch["text"].to(device)
         for name in networks:
             bits[name].append(model.rate(x, rate_samples, generator, name, labels, text))
         if contract.video:

@@ -144,7 +144,7 @@ class Trainer:
         for part in range(config.accumulate):
             some = slice(part * size, (part + 1) * size)
             x, labels = (batch[name][some].to(device, non_blocking=True) for name in ("x", "label"))
-            text = batch["text"] and batch["text"].map(lambda t, some=some: t[some].to(device, non_blocking=True))
+            text = batch["text"] and batch["text"].part(some).to(device)
             torch.manual_seed(derive_seed(config.seed, self.stage, "noise", self.step * config.batch_size, part))
             with autocast(config.precision, device):
                 terms = self._loss(x, labels, text)
@@ -209,8 +209,7 @@ class Trainer:
         bits = row["rate_bits_per_pixel"]
         if bits / dimensions_per_pixel < COLLAPSED_BITS_PER_DIMENSION:
             warnings.warn(
-                f"step {self.step}: the rate is {bits:.4f} bits/pixel, the latent is collapsing; "
-                f"raise {self._knobs()}",
+                f"step {self.step}: the rate is {bits:.4f} bits/pixel, the latent is collapsing; raise {self._knobs()}",
                 stacklevel=2,
             )
             self.warned_of_collapse = True
