@@ -104,7 +104,7 @@ RUNS = {
     "no such label name": (("sample", "run", "--labels", "Flogs"), "did you mean 'Flags'?"),
     "ambiguous label": (("sample", "run", "--labels", "s"), "ambiguous: Smileys & Emotion, Symbols"),
     "labels for the prior": (("sample", "run", "--labels", "0", "--network", "prior"), "takes no class labels"),
-    "guidance alone": (("sample", "run", "--guidance", "2"), "give `labels` with it"),
+    "guidance alone": (("sample", "run", "--guidance", "2"), "give `labels` or `text` with it"),
     "no such split": (("evaluate", "run", "--split", "test"), "split must be 'train' or 'val'"),
 }
 
