@@ -1,10 +1,10 @@
-"""Base models of a given cost: a search over width and depth of two-level ViTs (paper §4, text-to-image).
+"""Base models of a given cost: a search over width and depth of two-level ViTs (Table 1).
 
 The paper gives its text-to-image base models as 100, 300 and 970 GFLOPs and not by their sizes. Here they are the
 two-level ViTs of that cost whose shape is nearest its ImageNet base's, [512, 1024] channels and [6, 16] blocks.
 
 FLOPs are 2 × multiply-accumulates of linear projections and of attention's two products, forward, of one example;
-norms, activations and embeddings count nothing (paper §4).
+norms, activations and embeddings count nothing.
 """
 
 import math

@@ -52,7 +52,7 @@ class Summary:
     stages: tuple[Stage, ...] = ("latents", "base")
 
     def training_flops(self, stage: Stage) -> int:
-        """Per image or clip: 3 × forward for what is trained (paper §4), 1 × for every pass of the frozen encoder."""
+        """Per image or clip: 3 × forward for what is trained, 1 × for every pass of the frozen encoder."""
         trained = 3 * sum(self.flops.get(name, 0) for name in STAGES[stage])
         encodings = {"latents": 0, "decoder": 1, "base": self.encodings}[stage]
         return trained + encodings * self.flops["encoder"]

@@ -264,7 +264,7 @@ def test_unknown_networks_and_frames_are_refused() -> None:
 
 
 def test_noise_of_the_latent_is_fixed() -> None:
-    """z_0 = α_0 z_clean + σ_0 ε with λ_z(0) = 5: α_0 ≈ 0.997, σ_0 ≈ 0.082 (paper §1)."""
+    """z_0 = α_0 z_clean + σ_0 ε with λ_z(0) = 5: α_0 ≈ 0.997, σ_0 ≈ 0.082."""
     model = tiny()
     z_clean = 1.7 * torch.randn(500, 5, *LATENT_SIZE, generator=seeded())
     z_0 = model.noise_latents(z_clean, seeded(1))
@@ -319,7 +319,7 @@ def test_sampling_hands_the_bases_noisy_latent_to_the_decoder() -> None:
 
 @pytest.mark.parametrize("network", ["prior", "base"])
 def test_gaussian_rate_in_bits(network: str) -> None:
-    """At s = 1, λ(0) = 5: 3.6115 bits per latent dimension (paper §7), by the prior and, unweighted, by the base."""
+    """At s = 1, λ(0) = 5: 3.6115 bits per latent dimension, by the prior and, unweighted, by the base."""
     x = torch.randn(2000, 1, *SIZE, generator=seeded())
     bits = closed_form().rate(x, samples=8, generator=seeded(1), network=network)  # type: ignore[arg-type]
     assert bits.mean().item() / 64 == pytest.approx(3.6115, rel=0.005)
@@ -478,7 +478,7 @@ def best_rate(weighting: SigmoidWeighting) -> float:
 
 
 def test_loss_factor_decides_between_collapse_and_information() -> None:
-    """One gain trained by L_z + L_x: c_lf → 0 drives the rate to 0, and more of it raises the rate (paper §7)."""
+    """One gain trained by L_z + L_x: c_lf → 0 drives the rate to 0, and more of it raises the rate."""
     rates = []
     for loss_factor in (0.1, 1.5, 3.0):
         weighting, generator = SigmoidWeighting(bias=2.0, loss_factor=loss_factor), seeded()

@@ -89,7 +89,7 @@ class DiffusionModel(Conditional):
         logsnr_max: Tensor | None = None,
         **conditions: Unpack[Conditions],
     ) -> Tensor:
-        """Nats per example, (B,): the unweighted ELBO with its terminal KL (paper §2), whose gradient reaches x.
+        """Nats per example, (B,): the unweighted ELBO with its terminal KL, whose gradient reaches x.
 
         Args:
             logsnr_max: (B,), the log-SNR of the latent that is coded; λ(0) if None.

@@ -1,4 +1,4 @@
-"""Unified Latents: encoder, prior, decoder and base, and what they promise (paper §2, §3)."""
+"""Unified Latents: encoder, prior, decoder and base, and what they promise (the paper's two stages)."""
 
 import math
 from typing import Literal, cast
@@ -79,7 +79,7 @@ class UnifiedLatents(nn.Module):
     def noise_latents(
         self, z_clean: Tensor, generator: torch.Generator | None = None, logsnr: Tensor | None = None
     ) -> Tensor:
-        """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0) (paper §1), or at each example's own, `logsnr` (B,)."""
+        """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at each example's own, `logsnr` (B,)."""
         alpha, sigma = alpha_sigma(expand_like(self._levels(len(z_clean)) if logsnr is None else logsnr, z_clean))
         return alpha * z_clean + sigma * randn_like(z_clean, generator)
 
@@ -138,7 +138,7 @@ class UnifiedLatents(nn.Module):
         frames: Tensor | None = None,
         text: Text | None = None,
     ) -> Tensor:
-        """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse: paper §3).
+        """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse).
 
         Args:
             network: None for the base, or the prior of a model that is trained in a single stage.
@@ -170,7 +170,7 @@ class UnifiedLatents(nn.Module):
         generator: torch.Generator | None = None,
         text: Text | None = None,
     ) -> Tensor:
-        """n new x in [-1, 1]: noise -> base -> z_0 -> decoder -> x (paper §3).
+        """n new x in [-1, 1]: noise -> base -> z_0 -> decoder -> x.
 
         Args:
             n: how many.
@@ -195,7 +195,7 @@ class UnifiedLatents(nn.Module):
         labels: Labels | None = None,
         text: Text | None = None,
     ) -> Tensor:
-        """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not a file size (paper §2, §3).
+        """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not a file size.
 
         A base that continues given frames is told those of x: its bits are what they leave open.
 

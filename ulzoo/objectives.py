@@ -1,4 +1,4 @@
-"""What each stage of training minimises (paper §2, §3): L_z + L_x, then the base's weighted loss on frozen latents."""
+"""What each stage of training minimises: L_z + L_x, then the base's weighted loss on frozen latents."""
 
 from dataclasses import dataclass
 
@@ -55,7 +55,7 @@ def latents_loss(
     generator: torch.Generator | None = None,
     prior_gradient: float = 1.0,
 ) -> LatentsLoss:
-    """Stage 1: L_z + L_x, the rate by the prior and the distortion by the decoder given a fresh z_0 (paper §2).
+    """Stage 1: L_z + L_x, the rate by the prior and the distortion by the decoder given a fresh z_0.
 
     Args:
         prior_gradient: scale of the rate's gradient to the encoder; 1 is the paper's, less only while warming up.

@@ -1,4 +1,4 @@
-"""What measures the latent's rate in stage 1, and what of it the encoder is trained on (paper §2, Tables 5 and 6)."""
+"""What measures the latent's rate in stage 1, and what of it the encoder is trained on (L_z; Tables 5 and 6)."""
 
 from typing import Unpack
 

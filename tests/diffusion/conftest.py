@@ -54,7 +54,7 @@ def linear_denoiser() -> Callable[[str, Callable[[Tensor], Tensor]], Denoiser]:
 
 @pytest.fixture
 def gaussian_denoiser(linear_denoiser: Callable) -> Callable[[str, float], Denoiser]:
-    """(prediction, s) -> the optimal denoiser of N(0, s² I) data, x̂ = α s² x_t / (α² s² + σ²) (paper §7)."""
+    """(prediction, s) -> the optimal denoiser of N(0, s² I) data, x̂ = α s² x_t / (α² s² + σ²)."""
 
     def make(prediction: str, s: float) -> Denoiser:
         def gain(logsnr: Tensor) -> Tensor:

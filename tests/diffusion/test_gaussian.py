@@ -1,4 +1,4 @@
-"""The loss in nats against closed forms (paper §7), and what it is made of."""
+"""The loss in nats against closed forms, and what it is made of."""
 
 import math
 from collections.abc import Callable

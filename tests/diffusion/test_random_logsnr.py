@@ -67,7 +67,7 @@ def test_far_from_the_truncation_the_weight_is_the_sigmoid() -> None:
 def test_a_process_that_begins_later_has_the_rate_of_its_own_latent(
     logsnr_max: float, make_schedule: Callable[[float, float], Schedule], gaussian_denoiser: Callable
 ) -> None:
-    """With the optimal denoiser: the mutual information at that log-SNR, ½ ln(1 + s² e^λ) (paper §7)."""
+    """With the optimal denoiser: the mutual information at that log-SNR, ½ ln(1 + s² e^λ)."""
     diffusion, generator, s = GaussianDiffusion(make_schedule(LOW, HIGH), "v"), seeded(), 1.5
     nats = 0.0
     for _ in range(20):

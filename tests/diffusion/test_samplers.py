@@ -22,7 +22,7 @@ def variance(s: float, logsnr: float) -> float:
 @pytest.mark.parametrize("sampler", list(SAMPLERS))
 @pytest.mark.parametrize("s", [0.3, 1.0, 3.0])
 def test_variance_of_gaussian_samples(prediction: str, gaussian_denoiser: MakeDenoiser, sampler: str, s: float) -> None:
-    """x_0 ends at λ(0) with the noise that belongs there: variance α_0² s² + σ_0² (paper §7), not s²."""
+    """x_0 ends at λ(0) with the noise that belongs there: variance α_0² s² + σ_0², not s²."""
     diffusion = GaussianDiffusion(CosineSchedule(logsnr_max=2.0), prediction)  # type: ignore[arg-type]
     steps = 200 if sampler == "ddpm" else 100
     generator = torch.Generator().manual_seed(0)

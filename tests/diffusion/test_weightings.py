@@ -10,7 +10,7 @@ from ulzoo.diffusion import ElboWeighting, SigmoidWeighting
 
 @given(logsnr=st.floats(-60, 60), bias=st.floats(-6, 6), factor=st.floats(0.1, 4))
 def test_sigmoid_and_its_identity(logsnr: float, bias: float, factor: float) -> None:
-    """e^λ sigmoid(b - λ) = e^b sigmoid(λ - b), so ε-MSE and x-MSE carry the same loss (paper §2)."""
+    """e^λ sigmoid(b - λ) = e^b sigmoid(λ - b), so ε-MSE and x-MSE carry the same loss."""
     weighting, at = SigmoidWeighting(bias=bias, loss_factor=factor), torch.tensor(logsnr, dtype=torch.float64)
     naive = factor / (1 + math.exp(logsnr - bias))
     torch.testing.assert_close(weighting(at).item(), naive, rtol=1e-9, atol=0)

@@ -96,7 +96,7 @@ def test_what_halvings_cannot_reach_is_said(downsample: Size) -> None:
 
 
 def test_the_kinetics_shapes() -> None:
-    """16 frames of 128², 4×8×8 (paper §4): the decoder's middle has the latent's frames, and patches are spatial."""
+    """16 frames of 128², 4×8×8: the decoder's middle has the latent's frames, and patches are spatial."""
     with torch.device("meta"):
         made = UViT(DenoiserInputs((16, 128, 128), 3, (4, 16, 16), 32))
         assert made.size == (4, 8, 8) and made.halvings == [(2, 2, 2), (2, 2, 2), (1, 2, 2)]

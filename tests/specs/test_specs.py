@@ -32,7 +32,7 @@ def test_a_spec_describes_itself_in_one_short_line(name):
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_autoencoder(name):
-    """Paper §4: encoder, prior, decoder."""
+    """The paper's encoder, prior, decoder."""
     spec = load_spec(name)
     assert spec.latent.channels == 32 and spec.latent.downsample == (16, 16) and spec.latent.logsnr == 5.0
     encoder, prior, decoder = spec.encoder, spec.prior, spec.decoder
@@ -45,7 +45,7 @@ def test_the_papers_autoencoder(name):
 
 @pytest.mark.parametrize("name", KINETICS)
 def test_the_papers_kinetics(name):
-    """Paper §4: 16 frames of 128², 4×8×8, 5 frames given and 11 made, the same encoder, prior and decoder."""
+    """The paper's 16 frames of 128², 4×8×8, 5 frames given and 11 made, the same encoder, prior and decoder."""
     spec = load_spec(name)
     assert (spec.data.kind, spec.data.frames, spec.data.resolution) == ("kinetics600", 16, 128)
     assert spec.latent.downsample == (4, 8, 8) and spec.conditioning.frames == 5
@@ -84,7 +84,7 @@ def test_imagenet_by_resolution(resolution, bias, size):
 
 @pytest.mark.parametrize("gflops", [100, 300, 970])
 def test_text_to_image_bases_cost_what_they_should(gflops):
-    """Paper §4, and the baselines of Table 1 at the same cost, all within 2 %."""
+    """The bases of Table 1, and its baselines at the same cost, all within 2 %."""
     specs = {kind: load_spec(f"paper/table1_text2image:{kind}-{gflops}g") for kind in ("ul", "pixels", "sd_latents")}
     assert specs["ul"] == load_spec(f"text2image512_{gflops}g")
     for spec in specs.values():

@@ -1,4 +1,4 @@
-"""One variance-preserving Gaussian diffusion process and its loss in nats (paper §1, §2)."""
+"""One variance-preserving Gaussian diffusion process and its loss in nats (the paper's L_z and L_x)."""
 
 from collections.abc import Callable
 from typing import Literal, get_args
@@ -84,7 +84,7 @@ class GaussianDiffusion:
         generator: torch.Generator | None = None,
         logsnr_max: Tensor | None = None,
     ) -> Tensor:
-        """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (paper §2; L_z without its terminal KL).
+        """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (Eq. 4; L_z lacks its terminal KL).
 
         Args:
             denoiser: (x_t, logsnr (B,)) -> prediction, of the shape of `x`.

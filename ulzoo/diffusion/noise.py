@@ -1,4 +1,4 @@
-"""The variance-preserving noise of one level: α, σ from a log-SNR, and ε (paper §1)."""
+"""The variance-preserving noise of one level: α, σ from a log-SNR, and ε."""
 
 import torch
 from torch import Tensor

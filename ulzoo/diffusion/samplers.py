@@ -1,7 +1,6 @@
 """Samplers: from x_1 at the first log-SNR of a rising grid to x_0 at its last, given a denoiser that returns x̂.
 
-Each ends *at* the last log-SNR, noise included: the latent z_0 is what the decoder was trained on, not a final ẑ
-(paper §3).
+Each ends *at* the last log-SNR, noise included: the latent z_0 is what the decoder was trained on, not a final ẑ.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Noise schedules: the log-SNR λ(t) = log(α²/σ²) as a decreasing function of t ∈ [0, 1] (paper §5; arXiv 2301.11093).
+"""Noise schedules: the log-SNR λ(t) = log(α²/σ²) as a decreasing function of t ∈ [0, 1] (arXiv 2301.11093).
 
 Every schedule returns `logsnr_max` at t = 0 and `logsnr_min` at t = 1 to the last bit, and knows λ'(t) in closed form.
 """

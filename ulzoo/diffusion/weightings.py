@@ -1,4 +1,4 @@
-"""Weightings w(λ) of the diffusion loss, relative to the ELBO (paper §2).
+"""Weightings w(λ) of the diffusion loss, relative to the ELBO.
 
 The loss integrand in x is e^λ/2 · w(λ) · ‖x - x̂‖². Each weighting gives w(λ), the weight of the ε-MSE, and the product
 e^λ w(λ), the weight of the x-MSE, in a form that neither overflows nor cancels.

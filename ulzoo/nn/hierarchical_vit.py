@@ -1,4 +1,4 @@
-"""A multi-level vision transformer: narrow blocks on the fine grid around wide ones on the coarse (paper §4, base)."""
+"""The paper's base: narrow transformer blocks on the fine grid around wide ones on the coarse."""
 
 import math
 

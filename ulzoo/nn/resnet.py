@@ -1,4 +1,4 @@
-"""Convolutional residual blocks, and the paper's ResNet encoder (paper §4)."""
+"""Convolutional residual blocks, and the paper's ResNet encoder."""
 
 import math
 from collections.abc import Sequence

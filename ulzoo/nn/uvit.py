@@ -1,4 +1,4 @@
-"""U-ViT: convolutional stages around a transformer, the paper's decoder (paper §4; arXiv 2301.11093)."""
+"""U-ViT: convolutional stages around a transformer, the paper's decoder (arXiv 2301.11093)."""
 
 import math
 from collections.abc import Sequence
