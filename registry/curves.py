@@ -55,7 +55,8 @@ def average(rows: Iterable[Row]) -> dict[str, list[Mean]]:
     groups: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         if row["status"] == "done":
-            groups.setdefault((row["series"], row["spec"], row["point"]), []).append(row)
+            spec = row.get("spec", "")
+            groups.setdefault((row.get("series", spec), spec, row["point"]), []).append(row)
     found: dict[str, list[Mean]] = {}
     for (series, spec, point), group in groups.items():
         values: dict[str, list[float]] = {}

@@ -1,0 +1,177 @@
+"""Pictures of a sweep: rate against PSNR, rate against Fréchet distances, these against the base's GFLOPs.
+
+A line is a series, a point the mean over seeds, a bar their standard deviation; the paper's figures of the same points,
+where the sweep has them, are a dashed line. matplotlib is imported when a picture is drawn.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ulzoo.files import write_atomically
+from ulzoo.registry.curves import QUALITY, RATE, Mean, Row, average
+from ulzoo.registry.sweep import COLUMNS
+
+PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0e7490", "#4d7c0f", "#b91c1c", "#4338ca")
+MARKERS = "osD^vP*X<>"
+OTHERS = "#8a8f98"
+ANNOTATED = 12  # points, beyond which their names would only cover each other
+DISTANCE = re.compile(r"(?P<of>[rg]?)(fid|fd|fvd|kid|cmmd|frechet)(_|$)")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is drawn along an axis: a figure, or the forward GFLOPs of one network of the row."""
+
+    label: str
+    value: Callable[[Mean], float | None]
+    spread: Callable[[Mean], float] = lambda mean: 0.0
+    paper: Callable[[Mean], float | None] = lambda mean: None
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture and the name of its files."""
+
+    name: str
+    x: Axis
+    y: Axis
+
+
+def figure_title(name: str) -> str:
+    """ "psnr_db" -> "PSNR, dB"; of figures that no sweep's column is called, the name in words."""
+    if name in COLUMNS:
+        return ", ".join(filter(None, (COLUMNS[name].title, COLUMNS[name].unit)))
+    return name.replace("_", " ")
+
+
+def distances(names: Iterable[str]) -> list[str]:
+    """Those among figures that are distances between sets of images or clips: smaller is better."""
+    return [name for name in names if DISTANCE.match(name)]
+
+
+def plots_of(means: Iterable[Mean]) -> list[Plot]:
+    """The pictures that these points have the figures for."""
+    means = list(means)
+    names = list(dict.fromkeys(name for mean in means for name in mean.figures))
+    found = [Plot("rate_psnr", _figure(RATE), _figure(QUALITY))]
+    for name in distances(names):
+        found.append(Plot(f"rate_{name}", _figure(RATE), _figure(name)))
+    for name in distances(names):
+        if not name.startswith("r"):  # of reconstructions, in which the base has no part
+            gflops = Axis("forward pass of the base, GFLOPs", lambda mean: mean.gflops.get("base"))
+            found.append(Plot(f"gflops_{name}", gflops, _figure(name)))
+    return [plot for plot in found if any(_point(plot, mean) for mean in means)]
+
+
+def draw(rows: Iterable[Row], folder: Path, title: str = "") -> list[Path]:
+    """Write every picture as PNG and SVG.
+
+    Args:
+        rows: of a store.
+        folder: made if need be.
+        title: above every picture.
+
+    Returns:
+        The files, sorted.
+
+    Raises:
+        ValueError: matplotlib is missing, or no finished point has two figures to draw.
+    """
+    if not find_spec("matplotlib"):
+        raise ValueError("plots need the package matplotlib: pip install 'ulzoo[plots]'")
+    series = average(rows)
+    plots = plots_of(mean for means in series.values() for mean in means)
+    if not plots:
+        raise ValueError(f"no finished point has figures to plot, such as {RATE} and {QUALITY}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return sorted(path for plot in plots for path in _save(plot, series, folder, title))
+
+
+def _figure(name: str) -> Axis:
+    return Axis(
+        figure_title(name),
+        lambda mean: mean.figures.get(name),
+        lambda mean: mean.spread.get(name, 0.0),
+        lambda mean: mean.paper.get(name),
+    )
+
+
+def _point(plot: Plot, mean: Mean) -> tuple[float, float] | None:
+    x, y = plot.x.value(mean), plot.y.value(mean)
+    return None if x is None or y is None else (x, y)
+
+
+def _save(plot: Plot, series: dict[str, list[Mean]], folder: Path, title: str) -> list[Path]:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    style = {"svg.hashsalt": "ulzoo", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False}
+    with matplotlib.rc_context({**style, "axes.spines.right": False}):
+        figure = Figure(figsize=(8, 5.2), layout="constrained")
+        axes = figure.add_subplot()
+        handles = _fill(axes, plot, series)
+        axes.set(xlabel=plot.x.label, ylabel=plot.y.label)
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.margins(x=0.08, y=0.1)
+        axes.grid(alpha=0.25, linewidth=0.6)
+        axes.legend(handles=handles, frameon=False, fontsize=8.5)
+        paths = [folder / f"{plot.name}.{suffix}" for suffix in ("png", "svg")]
+        for path in paths:
+            metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+            kind = path.suffix[1:]
+            write_atomically(path, lambda at, kind=kind, data=metadata: _write(figure, at, kind, data))
+    return paths
+
+
+def _write(figure: Any, path: Path, kind: str, metadata: dict[str, None]) -> None:
+    figure.savefig(path, format=kind, dpi=160, metadata=metadata)
+
+
+def _fill(axes: Any, plot: Plot, series: dict[str, list[Mean]]) -> list[Any]:
+    """The lines, the first ten in colours of their own, the rest in grey; returns what the legend shows."""
+    handles: list[Any] = []
+    drawn = {name: [mean for mean in means if _point(plot, mean)] for name, means in series.items()}
+    drawn = {name: means for name, means in drawn.items() if means}
+    named = sum(map(len, drawn.values())) <= ANNOTATED
+    rest: list[tuple[float, float]] = []
+    for i, (name, means) in enumerate(drawn.items()):
+        points = _sorted(plot, means)
+        x, y = [p[0] for p in points], [p[1] for p in points]
+        if i >= len(PALETTE):
+            rest += [*zip(x, y, strict=True), (float("nan"), float("nan"))]
+            continue
+        style = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 6, "linewidth": 1.6, "zorder": 3}
+        spreads = [[axis.spread(mean) for _, _, mean in points] for axis in (plot.x, plot.y)]
+        errors = [values if any(values) else None for values in spreads]
+        style["linestyle"] = "-" if len(set(x)) == len(x) else "none"  # points of one rate or cost are no curve
+        bars = {"xerr": errors[0], "yerr": errors[1], "capsize": 2.5, "elinewidth": 1}
+        handles.append(axes.errorbar(x, y, label=name, **bars, **style))
+        handles += _draw_paper(axes, plot, means, PALETTE[i], name)
+        for px, py, mean in points if named else ():
+            axes.annotate(mean.point, (px, py), (5, -11), textcoords="offset points", fontsize=8, color="#444")
+    if rest:
+        count = len(drawn) - len(PALETTE)
+        x, y = zip(*rest, strict=True)
+        style = {"color": OTHERS, "markersize": 3, "linewidth": 0.5, "alpha": 0.5}
+        handles += axes.plot(x, y, ".-", label=f"{count} more series", **style)
+    return handles
+
+
+def _sorted(plot: Plot, means: list[Mean]) -> list[tuple[float, float, Mean]]:
+    found = [(*point, mean) for mean in means if (point := _point(plot, mean))]
+    return sorted(found, key=lambda entry: entry[:2])
+
+
+def _draw_paper(axes: Any, plot: Plot, means: list[Mean], colour: str, name: str) -> list[Any]:
+    """The paper's figures of these points, which are of other data where the sweep is a small twin."""
+    points = [(plot.x.paper(mean), plot.y.paper(mean)) for mean in means]
+    known = sorted((x, y) for x, y in points if x is not None and y is not None)
+    if not known:
+        return []
+    x, y = zip(*known, strict=True)
+    style = {"color": colour, "marker": "o", "markersize": 4, "fillstyle": "none", "alpha": 0.7}
+    return axes.plot(x, y, "--", label=f"{name}, paper", **style)
