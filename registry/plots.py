@@ -152,7 +152,8 @@ def _fill(axes: Any, plot: Plot, series: dict[str, list[Mean]]) -> list[Any]:
         handles.append(axes.errorbar(x, y, label=name, **bars, **style))
         handles += _draw_paper(axes, plot, means, PALETTE[i], name)
         for px, py, mean in points if named else ():
-            axes.annotate(mean.point, (px, py), (5, -11), textcoords="offset points", fontsize=8, color="#444")
+            beside = (5, -11) if y[0] <= y[-1] else (5, 5)  # on the hollow side of the curve
+            axes.annotate(mean.point, (px, py), beside, textcoords="offset points", fontsize=8, color="#444")
     if rest:
         count = len(drawn) - len(PALETTE)
         x, y = zip(*rest, strict=True)
