@@ -5,10 +5,12 @@ from ulzoo.evaluation.frame_prediction import frame_prediction
 from ulzoo.evaluation.generation import generation_distance
 from ulzoo.evaluation.measure import measure
 from ulzoo.evaluation.pictures import save_grid
-from ulzoo.evaluation.rate_distortion import Protocol, rate_distortion
+from ulzoo.evaluation.protocol import Protocol, compare
+from ulzoo.evaluation.rate_distortion import rate_distortion
 
 __all__ = [
     "Protocol",
+    "compare",
     "frame_prediction",
     "generation_distance",
     "measure",

@@ -8,7 +8,8 @@ import torch
 
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
-from ulzoo.evaluation.rate_distortion import clip_conditions, count_left_out, default_batch
+from ulzoo.evaluation.protocol import Protocol, clip_conditions
+from ulzoo.evaluation.rate_distortion import count_left_out, default_batch
 from ulzoo.evaluation.video_features import VideoFeatures
 from ulzoo.model import UnifiedLatents
 from ulzoo.pixels import to_uint8
@@ -84,26 +85,27 @@ def generation_distance(
             made.add(features(to_uint8(x)))
             on_image(compared + made.count, compared + clips)
     sampling = contract.sampling
-    protocol: dict[str, Any] = {
+    protocol = Protocol(
+        figures=[features.name],
         **features.protocol,
-        "data": data,
-        "reference": reference,
-        "reference_clips": real.count,
-        "clips": made.count,
+        data=data,
+        reference=reference,
+        reference_clips=real.count,
+        clips=made.count,
         **clip_conditions(contract),
-        "given_frames_of": reference if contract.given_frames else None,
-        "given_frames_compared": contract.given_frames > 0,
-        "labels": "none",
-        "base_sampler": sampling["base"].sampler,
-        "base_steps": steps or sampling["base"].steps,
-        "guidance": 1.0,
-        "decoder_sampler": sampling["decoder"].sampler,
-        "decoder_steps": sampling["decoder"].steps,
-        "seed": seed,
-        "batch_size": batch_size,
-        "distance": "Fréchet distance of Gaussians, covariances divided by N - 1",
+        given_frames_of=reference if contract.given_frames else None,
+        given_frames_compared=contract.given_frames > 0,
+        labels="none",
+        base_sampler=sampling["base"].sampler,
+        base_steps=steps or sampling["base"].steps,
+        guidance=1.0,
+        decoder_sampler=sampling["decoder"].sampler,
+        decoder_steps=sampling["decoder"].steps,
+        seed=seed,
+        batch_size=batch_size,
+        distance="Fréchet distance of Gaussians, covariances divided by N - 1",
         **count_left_out(left_out),
-    }
+    )
     if (fewest := min(real.count, made.count)) <= features.dimension:
         protocol["caution"] = f"{fewest} clips for {features.dimension} dimensions: singular, biased upwards"
         warnings.warn(

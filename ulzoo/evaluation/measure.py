@@ -5,6 +5,7 @@ from typing import Any
 
 from ulzoo.data import Source
 from ulzoo.evaluation.frame_prediction import frame_prediction
+from ulzoo.evaluation.protocol import figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
 from ulzoo.model import UnifiedLatents
 
@@ -20,9 +21,12 @@ def measure(
     rate_samples: int = 8,
     decoder_steps: int | None = None,
     seed: int = 0,
+    decompose: bool = False,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`rate_distortion` and, of a model that can continue frames, `frame_prediction`, its protocol inside the other's.
+
+    With each figure goes the hash of what it depends on, "hashes": those whose hashes are equal compare.
 
     Args:
         on_image: told how many images or clips are done, and of how many; each is counted once for either part.
@@ -37,10 +41,12 @@ def measure(
         **told,
         rate_samples=rate_samples,
         decoder_steps=decoder_steps,
+        decompose=decompose,
         on_image=lambda done: on_image(done, total),
     )
     if predicts:
         prediction = frame_prediction(model, source, **told, on_image=lambda done: on_image(count + done, total))
         results["figures"] |= prediction["figures"]
         results["protocol"]["frame_prediction"] = prediction["protocol"]
+    results["hashes"] = figure_hashes(results)
     return results

@@ -1,8 +1,7 @@
-"""Rate and distortion of a model on a split: bits/pixel, bits/dimension, PSNR, each under a stated protocol."""
+"""Rate and distortion of a model on a split: bits/pixel, bits/dimension, PSNR, SSIM, under a stated protocol."""
 
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,71 +9,17 @@ from torch import Tensor
 
 from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
+from ulzoo.evaluation.protocol import Protocol, clip_conditions
+from ulzoo.evaluation.rate_decomposition import RateMeasurement
+from ulzoo.evaluation.ssim import WINDOW, frame_ssim, ssim
 from ulzoo.model import LatentNetwork, UnifiedLatents
 from ulzoo.pixels import frame_psnr, psnr
-from ulzoo.text import Text
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """Everything that the figures depend on besides the weights.
-
-    Attributes:
-        data: the spec's data section.
-        split: "train" or "val".
-        images: how many images, or clips, from the split's start.
-        batch_size: images that shared a batch, and with it the noise generator and the strata of t.
-        rate_samples: draws of (t, ε) per image for the rate.
-        decoder_sampler, decoder_steps: how reconstructions were decoded.
-        seed: of all noise.
-        dtype: of the computation.
-        psnr: how PSNR is averaged.
-        rate: what the rate is.
-    """
-
-    data: dict[str, Any]
-    split: str
-    images: int
-    batch_size: int
-    rate_samples: int
-    decoder_sampler: str
-    decoder_steps: int
-    seed: int
-    dtype: str = "float32"
-    psnr: str = "mean over images of the PSNR of uint8-rounded images in [0, 255]"
-    rate: str = "ELBO upper bound on the bits in the latent, not a file size"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipProtocol(Protocol):
-    """What the figures of a video model depend on besides.
-
-    Attributes:
-        frames: of a clip; bits/pixel are bits over frames × height × width.
-        frame_rate: in frames per second; None where each video keeps its own.
-        clip: which part of a video.
-        resize: how it came to its size.
-        given_frames: first frames that the model continues; what of them entered a figure is said in its text.
-    """
-
-    frames: int
-    frame_rate: float | None
-    clip: str
-    resize: str
-    given_frames: int
-    psnr: str = "mean over clips and frames of the PSNR of each uint8-rounded frame in [0, 255]"
-
-
-def clip_conditions(contract: Contract) -> dict[str, Any]:
-    """What every protocol says of the clips that a figure was measured on."""
-    frames, height, width = contract.size
-    return {
-        "frames": frames,
-        "frame_rate": contract.frame_rate,
-        "clip": "the middle of each video",
-        "resize": f"shortest side to {min(height, width)} pixels, centre crop, as the data section's kind does it",
-        "given_frames": contract.given_frames,
-    }
+RATE = "ELBO upper bound on the bits in the latent, not a file size"
+PSNR = "mean over images of the PSNR of uint8-rounded images in [0, 255]"
+CLIP_PSNR = "mean over clips and frames of the PSNR of each uint8-rounded frame in [0, 255]"
+SSIM = "mean over images of the SSIM of uint8-rounded images, Gaussian window of σ 1.5 inside the image"
+CLIP_SSIM = "mean over clips and frames of the SSIM of each uint8-rounded frame, Gaussian window of σ 1.5 inside it"
 
 
 @torch.no_grad()
@@ -89,6 +34,7 @@ def rate_distortion(
     rate_samples: int = 8,
     decoder_steps: int | None = None,
     seed: int = 0,
+    decompose: bool = False,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Figures and their protocol.
@@ -100,51 +46,76 @@ def rate_distortion(
         limit: how many images or clips; all if None.
         batch_size: 64 images or 8 clips if None.
         decoder_steps: the spec's if None.
+        decompose: also say where the bits sit.
         on_image: told how many images or clips are done, for a display.
 
     Returns:
-        {"figures": {"psnr_db", with a prior "bits_per_pixel", "bits_per_dimension", for video "psnr_db_by_frame", and,
-        with a base, "base_bits_per_pixel", "base_bits_per_dimension"}, "protocol": Protocol as a dict}, ready for
-        JSON. Where files could not be read, it warns, and the protocol has their number as "left_out".
+        {"figures": {"psnr_db", "ssim" of sides of at least 11 pixels, with a prior "bits_per_pixel",
+        "bits_per_dimension", "bits_per_pixel_se" and "bits_per_pixel_mc_se" (`RateMeasurement.figures`), with a base
+        the same as "base_…", for video "psnr_db_by_frame"}, "protocol"} and, if asked, {"rate": network ->
+        `RateMeasurement.decomposition`}, ready for JSON. Where files could not be read, it warns, and the protocol has
+        their number as "left_out".
     """
     contract, device = model.contract, model.device
     batch_size = batch_size or default_batch(contract)
     generator = torch.Generator(device).manual_seed(seed)
     networks: list[LatentNetwork] = [name for name in ("prior", "base") if getattr(model, name) is not None]
-    bits: dict[str, list[Tensor]] = {name: [] for name in networks}
+    rates = {name: RateMeasurement(getattr(model, name), rate_samples) for name in networks}
     quality: list[Tensor] = []
+    similarity: list[Tensor] = []
     left_out: dict[int, str] = {}
+    similar = min(contract.size[-2:]) >= WINDOW
     for batch in in_order(source, batch_size, limit):
         x = batch["x"].to(device)
         labels = batch["label"].to(device)
         text = batch["text"] and batch["text"].to(device)
         for name in networks:
-            bits[name].append(model.rate(x, rate_samples, generator, name, labels, text))
+            with rates[name].recording() as bits:
+                bits.append(model.rate(x, rate_samples, generator, name, labels, text))
+        given = model.frames_needed
+        frames = x[:, :, :given] if given else None
+        made = model.reconstruct(x, decoder_steps, generator, labels, frames, text)
         if contract.video:
-            quality.append(_reconstruction(model, x, decoder_steps, generator, labels, text))
-        else:
-            quality.append(psnr(model.reconstruct(x, decoder_steps, generator, labels, text=text), x))
+            made, x = made[:, :, given:], x[:, :, given:]
+        quality.append((frame_psnr if contract.video else psnr)(made, x))
+        if similar:
+            similarity.append((frame_ssim if contract.video else ssim)(made, x))
         left_out |= batch["left_out"]
         on_image(batch["images"])
-    images = sum(map(len, quality))
     figures: dict[str, Any] = {"psnr_db": _mean(quality)}
+    if similar:
+        figures["ssim"] = _mean(similarity)
     if contract.video:
         figures["psnr_db_by_frame"] = torch.cat(quality).cpu().double().mean(0).tolist()
     for name in networks:
         prefix = "" if name == "prior" else "base_"
-        figures[f"{prefix}bits_per_pixel"] = _mean(bits[name]) / contract.pixels
-        figures[f"{prefix}bits_per_dimension"] = _mean(bits[name]) / contract.latent_dimensions
+        figures |= rates[name].figures(prefix, contract.pixels, contract.latent_dimensions)
     sampling = contract.sampling["decoder"]
-    steps = sampling.steps if decoder_steps is None else decoder_steps
-    told = (data, split, images, batch_size, rate_samples, sampling.sampler, steps, seed)
-    if not contract.video:
-        return {"figures": figures, "protocol": asdict(Protocol(*told)) | count_left_out(left_out)}
-    protocol = asdict(ClipProtocol(*told, **clip_conditions(contract))) | count_left_out(left_out)
+    protocol = Protocol(
+        data=data,
+        split=split,
+        images=sum(map(len, quality)),
+        batch_size=batch_size,
+        rate_samples=rate_samples,
+        decoder_sampler=sampling.sampler,
+        decoder_steps=sampling.steps if decoder_steps is None else decoder_steps,
+        seed=seed,
+        dtype="float32",
+        psnr=CLIP_PSNR if contract.video else PSNR,
+        rate=RATE,
+        **({"ssim": CLIP_SSIM if contract.video else SSIM} if similar else {}),
+        **(clip_conditions(contract) if contract.video else {}),
+        **count_left_out(left_out),
+    )
     if contract.given_frames and model.base is not None:
         protocol["rate"] += f"; the base's, of the latent given the first {contract.given_frames} frames"
-    if model.frames_needed:
-        protocol["psnr"] += f"; the decoder is given the first {contract.given_frames}, which are not counted"
-    return {"figures": figures, "protocol": protocol}
+    if given := model.frames_needed:
+        for name in ("psnr", "ssim") if similar else ("psnr",):
+            protocol[name] += f"; the decoder is given the first {given}, which are not counted"
+    results = {"figures": figures, "protocol": protocol}
+    if decompose:
+        results["rate"] = {name: rate.decomposition(contract.pixels) for name, rate in rates.items()}
+    return results
 
 
 def count_left_out(left_out: dict[int, str]) -> dict[str, int]:
@@ -159,20 +130,6 @@ def count_left_out(left_out: dict[int, str]) -> dict[str, int]:
 def default_batch(contract: Contract) -> int:
     """Examples at once where nobody says how many."""
     return 8 if contract.video else 64
-
-
-def _reconstruction(
-    model: UnifiedLatents,
-    x: Tensor,
-    steps: int | None,
-    generator: torch.Generator,
-    labels: Tensor,
-    text: Text | None,
-) -> Tensor:
-    """PSNR of each frame that the decoder made, (B, T) or, if it must be given the first k, (B, T - k)."""
-    given = model.frames_needed
-    made = model.reconstruct(x, steps, generator, labels, x[:, :, :given] if given else None, text)
-    return frame_psnr(made[:, :, given:], x[:, :, given:])
 
 
 def _mean(parts: list[Tensor]) -> float:

@@ -1,0 +1,89 @@
+"""Which figures compare, and which field keeps the others from it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ulzoo.evaluation.protocol import (
+    FIELDS,
+    PARTS,
+    Protocol,
+    compare,
+    differences,
+    figure_hashes,
+    protocol_hash,
+    protocol_of,
+)
+
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
+
+
+def results(psnr=20.0, bits=0.5, **fields):
+    protocol = {
+        **{"data": {"kind": "emoji3d", "resolution": 32}, "split": "val", "images": 8, "batch_size": 4, "seed": 0},
+        **{"rate_samples": 8, "decoder_steps": 4, "psnr": "mean", "rate": "bound"},
+        "generated": {"figures": ["gfid_50k"], "network": "Inception", "samples": 50000},
+    }
+    figures = {"psnr_db": psnr, "bits_per_pixel": bits, "gfid_50k": 3.0, "psnr_db_by_frame": [1.0]}
+    return {"figures": figures, "protocol": Protocol(**(protocol | fields))}
+
+
+def test_the_same_protocol_compares():
+    found = compare(results(), results(21, 0.4))
+    assert [(c.figure, c.a, c.b, c.differences) for c in found] == [
+        ("psnr_db", 20.0, 21, ()),
+        ("bits_per_pixel", 0.5, 0.4, ()),
+        ("gfid_50k", 3.0, 3.0, ()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "touched", "words"),
+    [
+        ({"decoder_steps": 8}, {"psnr_db"}, "decoder_steps: 4 and 8"),
+        ({"rate_samples": 1}, {"bits_per_pixel"}, "rate_samples: 8 and 1"),
+        ({"images": 9}, {"psnr_db", "bits_per_pixel"}, "images: 8 and 9"),
+        (
+            {"data": {"kind": "emoji3d", "resolution": 64}},
+            {"psnr_db", "bits_per_pixel"},
+            "data.resolution: 32 and 64",
+        ),
+        ({"left_out": 2}, {"psnr_db", "bits_per_pixel"}, "left_out: nothing and 2"),
+        (
+            {"generated": {"figures": ["gfid_50k"], "network": "Inception", "samples": 10000}},
+            {"gfid_50k"},
+            "samples: 50000 and 10000",
+        ),
+    ],
+)
+def test_a_figure_does_not_compare_where_what_it_depends_on_differs(fields, touched, words):
+    found = {c.figure: c.differences for c in compare(results(), results(**fields))}
+    assert {figure for figure, differing in found.items() if differing} == touched
+    assert all(found[figure] == (words,) for figure in touched)
+    hashes, others = figure_hashes(results()), figure_hashes(results(**fields))
+    assert {figure for figure in found if hashes[figure] != others[figure]} == touched
+
+
+def test_the_hash_is_of_the_content_alone():
+    a = Protocol(data={"kind": "x", "hflip": True, "games": ("a", "b")}, split="val")
+    b = json.loads(json.dumps({"split": "val", "data": {"games": ["a", "b"], "hflip": False, "kind": "x"}}))
+    assert a.hash == protocol_hash(b) == Protocol(**b).hash and differences(a, b) == []
+    assert a.hash != Protocol(data={"kind": "x", "games": ["b", "a"]}, split="val").hash
+    assert len(a.hash) == 12 and int(a.hash, 16) >= 0
+
+
+def test_frame_prediction_is_a_part():
+    whole = results(frame_prediction={"clips": 3})
+    assert protocol_of(whole, "prediction_psnr_db") == protocol_of(whole, "copy_last_psnr_db") == {"clips": 3}
+
+
+def test_nothing_in_common():
+    with pytest.raises(ValueError, match="no figure in common"):
+        compare(results(), {"figures": {"fvd": 1.0}, "protocol": {}})
+
+
+def test_no_field_without_a_meaning():
+    with pytest.raises(AssertionError):
+        Protocol(stepz=3)
+    assert set(PARTS) < set(FIELDS)

@@ -1,0 +1,182 @@
+"""What a figure was measured by: one vocabulary for all figures, a hash of it, and whether two of them compare."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ulzoo.contract import Contract
+
+FIELDS = {
+    "data": "the spec's data section, without what differs between machines",
+    "split": "train or val",
+    "images": "how many images, or clips, from the split's start",
+    "left_out": "examples that could not be read",
+    "batch_size": "examples that shared a batch, and with it the noise generator and the strata of t",
+    "seed": "of all noise",
+    "dtype": "of the computation",
+    "rate_samples": "draws of (t, ε) per example for the rate",
+    "rate": "what the rate is",
+    "psnr": "how PSNR is averaged",
+    "ssim": "which SSIM, and how it is averaged",
+    "base_sampler": "how latents were sampled",
+    "base_steps": "network evaluations of it",
+    "guidance": "classifier-free guidance of it",
+    "decoder_sampler": "how latents were decoded",
+    "decoder_steps": "network evaluations of it",
+    "labels": "which classes and captions samples were told",
+    "noise": "which examples share noise",
+    "frames": "of a clip; bits/pixel are bits over frames × height × width",
+    "frame_rate": "in frames per second; null where each video keeps its own",
+    "clip": "which part of a video",
+    "resize": "how pictures came to their size",
+    "given_frames": "first frames that the model continues; what of them entered a figure is said in its text",
+    "given_frames_of": "the split that they were taken from",
+    "given_frames_compared": "whether they are part of what is compared",
+    "figures": "the figures of this part",
+    "compared": "what is compared with the reference",
+    "clips": "how many were generated",
+    "samples": "how many images were compared",
+    "reference": "split or file that they were compared with",
+    "reference_clips": "how many clips of it",
+    "reference_images": "how many images of it",
+    "reference_sha256": "of its pixels, or of the statistics' file",
+    "network": "whose features are compared",
+    "network_sha256": "of its weights",
+    "features": "which layer of it",
+    "preprocessing": "from uint8 pixels to the network's input",
+    "distance": "the formula",
+    "kernel": "of the kernel distance, and its subsets",
+    "neighbours": "of precision and recall",
+    "inception_score": "splits of it",
+    "caution": "why the figure is biased",
+    "samples_per_clip": "continuations drawn of each clip",
+    "copy_last": "what stands beside a prediction",
+    "frame_prediction": "the protocol of that part",
+    "frechet": "the protocol of that part",
+    "reconstructions": "the protocol of the distances of reconstructions",
+    "generated": "the protocol of the distances of samples",
+}
+
+PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
+TRAINING_ONLY = ("data.hflip",)  # evaluation never mirrors
+_RATES = {"rate_samples", "rate"}
+_DECODED = {"decoder_sampler", "decoder_steps"}
+_MEANS = {"psnr", "ssim"}
+_MISSING = object()
+
+
+class Protocol(dict[str, Any]):
+    """All that a figure depends on besides the weights: some of FIELDS, ready for JSON."""
+
+    def __init__(self, **fields: Any) -> None:
+        assert fields.keys() <= FIELDS.keys(), fields.keys() - FIELDS.keys()
+        super().__init__(fields)
+
+    @property
+    def hash(self) -> str:
+        return protocol_hash(self)
+
+
+def protocol_hash(protocol: Mapping[str, Any]) -> str:
+    """Twelve hex digits that two protocols share if figures by them compare, wherever they were written."""
+    flat = dict(sorted(_flat(protocol)))
+    text = json.dumps(flat, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """In words, the fields in which two protocols differ, such as "data.resolution: 32 and 64"; [] if they agree."""
+    flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
+    found = []
+    for field in dict.fromkeys((*flat_a, *flat_b)):
+        x, y = flat_a.get(field, _MISSING), flat_b.get(field, _MISSING)
+        if x != y:
+            found.append(f"{field}: {_word(x)} and {_word(y)}")
+    return found
+
+
+def protocol_of(results: Mapping[str, Any], figure: str) -> dict[str, Any]:
+    """Those fields of {"figures", "protocol"} that one figure depends on: a rate does not on the decoder's steps."""
+    protocol = results["protocol"]
+    if figure.startswith(("prediction_", "copy_last_")):
+        return protocol["frame_prediction"]
+    for name in PARTS:
+        if figure in protocol.get(name, {}).get("figures", ()):
+            return {field: value for field, value in protocol[name].items() if field != "figures"}
+    if "bits_per" in figure:
+        others = _DECODED | _MEANS
+    else:
+        others = _RATES | (_MEANS - {"ssim" if figure.startswith("ssim") else "psnr"})
+    return {field: value for field, value in protocol.items() if field not in others and field not in PARTS}
+
+
+def figure_hashes(results: Mapping[str, Any]) -> dict[str, str]:
+    """Figure -> the hash of what it depends on, to be stored with it."""
+    return {figure: protocol_hash(protocol_of(results, figure)) for figure in results["figures"]}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One figure of two models.
+
+    Attributes:
+        figure: its name.
+        a, b: its values.
+        differences: fields in which the two protocols differ; the values compare only if there are none.
+    """
+
+    figure: str
+    a: float
+    b: float
+    differences: tuple[str, ...]
+
+
+def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Comparison]:
+    """Every figure that two results {"figures", "protocol"} have in common, lists of numbers left out.
+
+    Raises:
+        ValueError: there is none.
+    """
+    common = [
+        figure
+        for figure, value in a["figures"].items()
+        if isinstance(value, int | float) and isinstance(b["figures"].get(figure), int | float)
+    ]
+    if not common:
+        raise ValueError("the two have no figure in common")
+    return [
+        Comparison(
+            figure,
+            a["figures"][figure],
+            b["figures"][figure],
+            tuple(differences(protocol_of(a, figure), protocol_of(b, figure))),
+        )
+        for figure in common
+    ]
+
+
+def clip_conditions(contract: Contract) -> dict[str, Any]:
+    """What every protocol says of the clips that a figure was measured on."""
+    frames, height, width = contract.size
+    return {
+        "frames": frames,
+        "frame_rate": contract.frame_rate,
+        "clip": "the middle of each video",
+        "resize": f"shortest side to {min(height, width)} pixels, centre crop, as the data section's kind does it",
+        "given_frames": contract.given_frames,
+    }
+
+
+def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field, value in protocol.items():
+        path = f"{prefix}{field}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}.")
+        elif path not in TRAINING_ONLY:
+            yield path, list(value) if isinstance(value, tuple) else value
+
+
+def _word(value: Any) -> str:
+    return "nothing" if value is _MISSING else json.dumps(value, ensure_ascii=False)
