@@ -45,6 +45,7 @@ DATASETS = Table(
         "emoji3d": "ulzoo.data:Emoji3D",
         "emoji3d_video": "ulzoo.data:Emoji3DVideo",
         "image_folder": "ulzoo.data:ImageFolder",
+        "webdataset": "ulzoo.data:WebDataset",
         "fashion_mnist": "ulzoo.data:FashionMNIST",
         "video_folder": "ulzoo.data:VideoFolder",
         "video_shards": "ulzoo.data:VideoShards",

@@ -1,3 +1,5 @@
+import io
+import tarfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +16,20 @@ Picture = Callable[[int], np.ndarray]
 def grey(i: int, width: int = 48, height: int = 32) -> np.ndarray:
     """Frame `i` of a film of greys that `frame_numbers` can tell apart."""
     return np.full((height, width, 3), 16 + 8 * i, np.uint8)
+
+
+@pytest.fixture(scope="session")
+def write_tar() -> Callable[[Path, list[tuple[str, bytes]]], None]:
+    """Writes a tar file of (name, content)."""
+
+    def write(path: Path, members: list[tuple[str, bytes]]) -> None:
+        with tarfile.open(path, "w") as tar:
+            for name, content in members:
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+    return write
 
 
 @pytest.fixture(scope="session")

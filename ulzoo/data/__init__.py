@@ -11,6 +11,7 @@ from ulzoo.data.kinetics600 import Kinetics600
 from ulzoo.data.source import Source, TensorSource
 from ulzoo.data.video_folder import VideoFolder
 from ulzoo.data.video_shards import VideoShards
+from ulzoo.data.webdataset import WebDataset
 
 __all__ = [
     "Atari",
@@ -25,6 +26,7 @@ __all__ = [
     "TensorSource",
     "VideoFolder",
     "VideoShards",
+    "WebDataset",
     "batches",
     "in_order",
 ]

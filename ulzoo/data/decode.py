@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -14,28 +15,30 @@ class UnreadableImage(Unreadable):
     """A file that cannot be made into RGB pixels."""
 
 
-def read_rgb(path: str | Path, *, fast: bool = False) -> Image.Image:
-    """The file's image as 8-bit RGB, as a viewer would show it.
+def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = False) -> Image.Image:
+    """The file's image as 8-bit RGB, as a viewer would show it; of an animation the first frame.
 
     It is turned upright by its EXIF orientation; transparency is laid over white; 16-bit grey is scaled, not cut, to
-    8 bits; CMYK, palettes and the rest go through Pillow's conversion.
+    8 bits; CMYK, palettes and the rest go through Pillow's conversion. What kind of image it is, its content tells.
 
     Args:
-        path: the file.
+        file: its path, or its content.
+        name: what messages call it; its path if None.
         fast: read every byte but let JPEGs come out at an eighth of their size: a check, not an image to use.
 
     Raises:
         UnreadableImage: damaged, truncated, not an image, or a decompression bomb by Pillow's limit.
     """
+    name = name or file
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             if fast:
                 image.draft(None, (1, 1))
             return to_rgb(ImageOps.exif_transpose(image))
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{path}: not an image") from error
+        raise UnreadableImage(f"{name}: not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, ...
-        raise UnreadableImage(f"{path}: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise UnreadableImage(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,18 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import torch
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ulzoo.data.class_folders import ClassFolders, check_num_classes
-from ulzoo.data.contract import DataContract
-from ulzoo.data.decode import read_rgb, square
-from ulzoo.data.source import Sample, Source, Unreadable
+from ulzoo.data.class_folders import ClassFolders
+from ulzoo.data.decode import read_rgb
+from ulzoo.data.image_source import ImageSource
+from ulzoo.data.source import Sample, Unreadable
 from ulzoo.data.text_file import check_text, read_text, text_path
 
 
-class ImageFolder(Source):
+class ImageFolder(ImageSource):
     """Images in a folder of the user's, one folder a class where there are classes (torchvision's layout).
 
     Splits, classes and labels are those of `ulzoo.data.class_folders`: `root/train` and `root/val`, or a share of
@@ -77,33 +75,13 @@ class ImageFolder(Source):
         self.labels = [label for _, label in files]
         self.contract = replace(contract, label_names=label_names)
 
-    @classmethod
-    def describe(
-        cls, *, resolution: int, num_classes: int | None, text_tokens: int | None, text_width: int | None, **_: object
-    ) -> DataContract:
-        """The contract of these keys, with `label_names` left to the disk.
-
-        Raises ValueError on a number below 1, or one of `text_tokens` and `text_width` without the other.
-        """
-        if resolution < 1:
-            raise ValueError(f"resolution must be at least 1, not {resolution}")
-        check_num_classes(num_classes, "images")
-        text = {"text_tokens": text_tokens, "text_width": text_width}
-        for key, value in text.items():
-            if value is None and any(text.values()):
-                raise ValueError(f"{key} is missing: captions need both text_tokens and text_width")
-            if value is not None and value < 1:
-                raise ValueError(f"{key} must be at least 1, or null for images without captions, not {value}")
-        return DataContract(3, resolution, num_classes or 0, text_tokens=text_tokens or 0, text_width=text_width or 0)
-
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Sample:
         """Raises Unreadable, a ValueError that names the file."""
         path = self.paths[index]
-        image = square(read_rgb(path), self.contract.resolution)
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, H, W)
+        pixels = self.pixels(read_rgb(path))
         tokens, width = self.contract.text_tokens, self.contract.text_width
         text = read_text(text_path(path), width, tokens) if tokens else None
         return Sample(pixels, self.labels[index], self.folders.key(path), text)

@@ -48,7 +48,7 @@ class Source(Dataset[Sample]):
     replaced by the next one, named and counted; elsewhere it is an error.
     """
 
-    skips_unreadable: ClassVar[bool] = False
+    skips_unreadable: bool = False
 
     describe: ClassVar[Callable[..., DataContract]]
     contract: DataContract

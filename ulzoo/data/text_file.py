@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from io import SEEK_END
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -25,39 +25,40 @@ def text_path(image: str | Path) -> Path:
     return Path(image).with_suffix(".npy")
 
 
-def read_text(path: Path, width: int, length: int) -> Tensor:
+def read_text(file: Path | BinaryIO, width: int, length: int, name: object = None) -> Tensor:
     """The first `length` token embeddings of a file, (L, `width`) float32; L = 0 is an empty caption.
 
     Raises:
         UnreadableText: missing, damaged, pickled, of other numbers than float16 or float32, not (L, `width`), or
             with one that is not finite.
     """
-    with _opened(path) as file:
-        header = _checked_header(file, width)
-        content = file.read(header.bytes)
+    with _opened(file, name) as opened:
+        header = _checked_header(opened, width)
+        content = opened.read(header.bytes)
         values = np.frombuffer(content, header.dtype).reshape(header.shape, order=header.order)[:length]
         if not (finite := np.isfinite(values).all(axis=1)).all():
             raise ValueError(f"token {int(finite.argmin())} is not finite; float16 ends at 65504, so save float32")
         return torch.from_numpy(values.astype(np.float32, order="C"))
 
 
-def check_text(path: Path, width: int) -> None:
+def check_text(file: Path | BinaryIO, width: int, name: object = None) -> None:
     """Raise UnreadableText as `read_text` does, but by the file's header and size alone."""
-    with _opened(path) as file:
-        _checked_header(file, width)
+    with _opened(file, name) as opened:
+        _checked_header(opened, width)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _opened(file: Path | BinaryIO, name: object) -> Iterator[BinaryIO]:
     """The file; whatever goes wrong in the block is an UnreadableText that names it."""
+    name = name or file
     try:
-        with open(path, "rb") as file:
-            yield file
+        with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as opened:
+            yield opened
     except FileNotFoundError as error:
-        raise UnreadableText(f"{path}: missing; the embeddings of an image's caption lie beside it") from error
+        raise UnreadableText(f"{name}: missing; the embeddings of an image's caption lie beside it") from error
     except Exception as error:  # numpy's header parser raises ValueError, SyntaxError, TokenError, TypeError, ...
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableText(f"{path}: {reason}") from error
+        raise UnreadableText(f"{name}: {reason}") from error
 
 
 class _Header(NamedTuple):
@@ -86,6 +87,9 @@ def _checked_header(file: BinaryIO, width: int) -> _Header:
         raise ValueError(f"holds {header.dtype.name}, not float16 or float32")
     if len(header.shape) != 2 or header.shape[1] != width or header.shape[0] < 0:
         raise ValueError(f"has shape {header.shape}, but text_width {width} asks for (tokens, {width})")
-    if (there := os.fstat(file.fileno()).st_size - file.tell()) < header.bytes:
+    begin = file.tell()
+    there = file.seek(0, SEEK_END) - begin
+    file.seek(begin)
+    if there < header.bytes:
         raise ValueError(f"cut short: {there} of the {header.bytes} bytes of its array")
     return header

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from ulzoo.data.class_folders import check_num_classes
 from ulzoo.data.contract import DataContract
@@ -31,7 +31,7 @@ class VideoSource(Source):
         hflip: whether `batches` may mirror the clips.
     """
 
-    skips_unreadable: ClassVar[bool] = True
+    skips_unreadable = True
 
     def __init__(self, contract: DataContract, frame_rate: float | None, stride: int, hflip: bool) -> None:
         self.contract, self.frame_rate, self.stride, self.hflip = contract, frame_rate, stride, hflip

@@ -1,0 +1,247 @@
+"""Images in tar files: what is read, in what order, and what is refused by which rule."""
+
+import io
+import json
+import os
+import zlib
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ulzoo.data import WebDataset, batches, in_order, shard_index
+from ulzoo.data.source import Unreadable
+
+Members = list[tuple[str, bytes]]
+WriteTar = Callable[[Path, Members], None]
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+
+
+def encoded(image: Image.Image, kind: str = "png", **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, kind, **options)
+    return content.getvalue()
+
+
+def caption(i: int) -> np.ndarray:
+    return np.full((i % 3, 4), i, np.float16)
+
+
+def members(start: int, stop: int) -> Members:
+    """Images i (every second one a lossless WebP), their labels i % 3 and captions of i % 3 tokens."""
+    found: Members = []
+    for i in range(start, stop):
+        image, text = Image.fromarray(PIXELS[i]), io.BytesIO()
+        np.save(text, caption(i))
+        picture = ("webp", encoded(image, "webp", lossless=True)) if i % 2 else ("png", encoded(image))
+        files = {picture[0]: picture[1], "cls": str(i % 3).encode(), "npy": text.getvalue(), "json": b"{}"}
+        found += [(f"im{i}.{suffix}", content) for suffix, content in files.items()]
+    return found
+
+
+@pytest.fixture
+def root(tmp_path: Path, write_tar: WriteTar) -> Path:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, (start, stop) in enumerate(((0, 5), (5, 6), (6, 12))):
+        write_tar(folder / f"train-{number:05d}.tar", members(start, stop))
+    write_tar(folder / "val-00000.tar", members(0, 2))
+    (folder / "labels.json").write_text(json.dumps(["x", "y", "z"]))
+    return folder
+
+
+def opened(root: Path, split: str = "train", **keys: object) -> WebDataset:
+    return WebDataset(split, **{"root": str(root), "resolution": 8, "num_classes": 3, **keys})  # type: ignore[arg-type]
+
+
+def refused(message: str, root: Path, split: str = "train", **keys: object) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        opened(root, split, **keys)
+    assert str(error.value).isprintable()
+
+
+def test_reads_every_image_as_it_is(root: Path) -> None:
+    source = opened(root, text_tokens=2, text_width=4)
+    assert len(source) == 12 and len(opened(root, "val")) == 2
+    for i in (11, 0, 5):
+        sample = source[i]
+        assert np.array_equal(sample.pixels.permute(1, 2, 0), PIXELS[i])
+        assert (sample.label, sample.key) == (i % 3, f"im{i}")
+        assert sample.text is not None and np.array_equal(sample.text, caption(i))
+    assert source.label_names == ("x", "y", "z") and not source.skips_unreadable
+    described = WebDataset.describe(resolution=8, num_classes=3, text_tokens=2, text_width=4, root="/nowhere")
+    assert (described.shape, described.num_classes, described.text_width) == ((3, 8, 8), 3, 4)
+    plain = opened(root, num_classes=None)
+    assert {plain[i].label for i in range(12)} == {-1} and plain[0].text is None
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_resumes_exactly_over_epochs_with_other_workers(root: Path, workers: int) -> None:
+    """Three epochs and a bit of 12 images in batches of 5, of which some straddle two: each image once an epoch."""
+    source = opened(root, text_tokens=2, text_width=4)
+    whole = list(islice(batches(source, 5, seed=3), 8))
+    keys = [key for batch in whole for key in batch["key"]]
+    for epoch in range(3):
+        assert sorted(keys[12 * epoch : 12 * epoch + 12]) == sorted(f"im{i}" for i in range(12))
+    assert keys[:12] != keys[12:24] != keys[24:36]
+    for start in (1, 3, 6):
+        again = list(
+            islice(
+                batches(opened(root, text_tokens=2, text_width=4), 5, seed=3, start=5 * start, workers=workers),
+                8 - start,
+            )
+        )
+        for before, after in zip(whole[start:], again, strict=True):
+            assert before["key"] == after["key"] and torch.equal(before["x"], after["x"])
+            assert before["text"] and after["text"] and torch.equal(before["text"].tokens, after["text"].tokens)
+
+
+def test_the_index_is_made_once(root: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    look = shard_index.examples
+    monkeypatch.setattr(shard_index, "examples", lambda shard, suffixes: looked.append(shard) or look(shard, suffixes))
+    first = opened(root)
+    assert len(looked) == 3 and (root / ".index-train.npz").is_file()
+    again = opened(root, num_classes=None)
+    assert len(looked) == 3 and again.index.keys == first.index.keys
+    assert np.array_equal(again.index.rows, first.index.rows)
+    write_tar(root / "train-00003.tar", members(0, 1))  # a shard more
+    assert len(opened(root)) == 13 and len(looked) == 7
+    os.utime(root / "train-00000.tar", ns=(1, 1))  # the same size, but written at another time
+    opened(root)
+    assert len(looked) == 11
+    (root / ".index-train.npz").write_bytes(b"damaged")
+    assert len(opened(root)) == 13 and len(looked) == 15
+    opened(root)
+    assert len(looked) == 15
+
+
+def test_an_index_beside_read_only_shards_lies_in_the_cache(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write = shard_index.write_atomically
+
+    def read_only(path: Path, fill: Callable[[Path], object]) -> None:
+        if path.parent == root:
+            raise PermissionError(13, "Permission denied")
+        write(path, fill)
+
+    monkeypatch.setattr(shard_index, "write_atomically", read_only)
+    opened(root)
+    assert len(list((tmp_path / "cache/ulzoo/shards").glob("*-train.npz"))) == 1
+    monkeypatch.setattr(shard_index, "_look_through", None)
+    assert len(opened(root)) == 12
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    monkeypatch.setattr(shard_index, "write_atomically", read_only)
+    assert len(opened(root, "val")) == 2  # nowhere to keep it: made anew
+
+
+def bomb() -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+    header = (60_000).to_bytes(4, "big") * 2 + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def one(tmp_path: Path, write_tar: WriteTar, name: str, content: bytes, **keys: object) -> WebDataset:
+    write_tar(tmp_path / "train-0.tar", [(name, content)])
+    return opened(tmp_path, num_classes=None, **keys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"", "not an image"), (b"hello", "not an image"), (bomb(), "decompression bomb")]
+)
+def test_images_that_cannot_be_read_are_named(
+    tmp_path: Path, write_tar: WriteTar, content: bytes, message: str
+) -> None:
+    source = one(tmp_path, write_tar, "deep/bad.png", content)
+    with pytest.raises(Unreadable, match=rf"train-0\.tar: deep/bad\.png: .*{message}"):
+        source[0]
+
+
+def test_unreadable_images_are_skipped_where_asked(root: Path, write_tar: WriteTar) -> None:
+    write_tar(root / "train-00001.tar", [("bad.png", bomb()), ("bad.cls", b"0")])
+    with pytest.raises(ValueError, match=r"00001\.tar: bad\.png: "):
+        list(islice(batches(opened(root), 12, seed=0), 1))
+    seen = list(in_order(opened(root, skip_unreadable=True), 20))
+    assert [len(batch["key"]) for batch in seen] == [11] and list(seen[0]["left_out"]) == [5]
+
+
+def test_odd_images_by_their_rules(tmp_path: Path, write_tar: WriteTar) -> None:
+    """The content tells what it is, whatever the name; of an animation it is the first frame."""
+    ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    grey16 = encoded(Image.fromarray(ramp.astype(np.uint16) * 257))
+    assert np.array_equal(one(tmp_path, write_tar, "a.png", grey16)[0].pixels[1], ramp)
+    cmyk = encoded(Image.new("RGB", (8, 8), (200, 40, 90)).convert("CMYK"), "jpeg", quality=100)
+    colour = one(tmp_path, write_tar, "a.jpg", cmyk)[0].pixels[:, 4, 4].numpy().astype(int)
+    assert np.abs(colour - (200, 40, 90)).max() <= 3
+    frames = [Image.new("RGB", (8, 8), (i, i, i)) for i in (10, 200)]
+    for kind in ("gif", "webp", "png"):
+        film = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert one(tmp_path, write_tar, "a.jpeg", film)[0].pixels.float().mean() == 10
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = one(tmp_path, write_tar, "a.png", encoded(Image.fromarray(np.stack([ramp] * 3, -1)), exif=exif))
+    assert np.array_equal(turned[0].pixels[0], np.rot90(ramp, -1))
+    assert one(tmp_path, write_tar, "A.JPG", cmyk, resolution=5)[0].pixels.shape == (3, 5, 5)
+
+
+def test_shards_that_are_refused(root: Path, write_tar: WriteTar) -> None:
+    path = root / "train-00001.tar"
+    whole, png = path.read_bytes(), encoded(Image.fromarray(PIXELS[0]))
+    path.write_bytes(whole[:700])
+    refused(r"00001\.tar: not a whole tar file: ", root)
+    for twice in ([("a.png", png), ("a.png", png)], [("a.png", png), ("b.png", png), ("a.PNG", png)]):
+        write_tar(path, [*twice, ("a.cls", b"0")])
+        refused(r"00001\.tar: holds 'a'\.png twice", root)
+    write_tar(path, [("a.png", png), ("a.jpg", png)])
+    refused(r"00001\.tar: holds two images of one key, 'a'\.jpg and \.png", root)
+    for label, said in ((b"3", "3"), (b"-1", "-1"), (b"", ""), (b"1" * 20, "1" * 20), (None, "no label")):
+        write_tar(path, [("a.png", png), *([] if label is None else [("a.cls", label)])])
+        refused(rf"00001\.tar: 'a'\.cls must hold a label from 0 to 2, not '{said}'", root)
+    write_tar(path, [("a.png", png), ("a.cls", b"0")])
+    refused(r"00001\.tar: a\.png has no caption KEY\.npy beside it \(1 of 12\)", root, text_tokens=2, text_width=4)
+    write_tar(path, [("a.txt", b"hello")])
+    assert len(opened(root)) == 11
+    path.unlink()
+    refused(r"train-00001\.tar is missing", root)
+
+
+def test_other_mistakes(root: Path, write_tar: WriteTar) -> None:
+    write_tar(root / "val-00000.tar", [("a.txt", b"hello")])
+    refused(r"no images \(KEY\.jpg, \.png or \.webp\) in its 1 val shards", root, "val")
+    refused(r"no shards in it \(expected train-\*\.tar\); `ulzoo prepare image_folder`", root / "absent")
+    refused("text_width is missing", root, text_tokens=3)
+    refused("4 names, but num_classes is 3|has 3 names, but num_classes is 4", root, num_classes=4)
+    source = opened(root, text_tokens=2, text_width=5)
+    with pytest.raises(Unreadable, match=r"im0\.png's \.npy: has shape \(0, 4\), but text_width 5"):
+        source[0]
+    (root / "train-00000.tar").write_bytes(b"")
+    with pytest.raises(ValueError, match="cut short since it was opened"):
+        source[1]
+
+
+def test_shards_that_are_not_what_the_manifest_says(root: Path) -> None:
+    rows = [{"name": path.stem, "bytes": path.stat().st_size} for path in sorted(root.glob("train-*.tar"))]
+    entry = {"complete": True, "totals": {"clips": 12}, "shards": rows}
+
+    def manifest(**changes: object) -> None:
+        (root / "manifest.json").write_text(json.dumps({"splits": {"train": {**entry, **changes}}}))
+
+    manifest()
+    assert len(opened(root)) == 12 and len(opened(root, "val")) == 2
+    manifest(complete=False)
+    refused("preparation of train is not complete: run the same command again", root)
+    manifest(shards=[*rows, {"name": "train-00003", "bytes": 10}])
+    refused(r"train-00003\.tar: not a whole shard, it is missing", root)
+    manifest(shards=[{**rows[0], "bytes": 10}])
+    refused(r"train-00000\.tar: not a whole shard, it has [\d,]+ bytes, not 10 as in the manifest", root)
+    (root / "manifest.json").write_text('{"of": "another program"}')
+    assert len(opened(root)) == 12
