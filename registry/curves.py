@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 Row = Mapping[str, Any]  # of a store, see registry/store.py
@@ -71,7 +71,7 @@ def average(rows: Iterable[Row]) -> dict[str, list[Mean]]:
             spec=spec,
             set=first["set"],
             figures={name: fmean(list_) for name, list_ in values.items()},
-            spread={name: stdev(list_) for name, list_ in values.items() if len(list_) > 1},
+            spread={name: _deviation(list_) for name, list_ in values.items() if len(list_) > 1},
             paper=first.get("paper") or {},
             gflops=first.get("gflops") or {},
             rows=len(group),
@@ -168,6 +168,12 @@ class Pchip:
 def is_number(value: Any) -> bool:
     """Whether a figure or a setting is a finite number; truth values are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _deviation(values: list[float]) -> float:
+    """The standard deviation, over n - 1; statistics.stdev is exact and twenty times as slow."""
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def _slopes(h: list[float], secants: list[float]) -> list[float]:
