@@ -1,7 +1,28 @@
 """The Fréchet distance of two Gaussians, and the mean and covariance of features as they stream by."""
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import torch
 from torch import Tensor
+
+
+class Gaussian(Protocol):
+    """What a distance is taken of: mean (D,) and covariance (D, D) in float64."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def covariance(self) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Moments:
+    """A Gaussian whose mean and covariance are known."""
+
+    mean: Tensor
+    covariance: Tensor
 
 
 class FeatureStatistics:
@@ -44,7 +65,7 @@ class FeatureStatistics:
         return self._scatter / (self.count - 1)
 
 
-def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
+def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """The squared 2-Wasserstein distance of two Gaussians (Dowson & Landau 1982), as FID and FVD use it:
 
         |μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a^½ Σ_b Σ_a^½)^½

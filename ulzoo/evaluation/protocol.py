@@ -23,6 +23,7 @@ FIELDS = {
     "base_sampler": "how latents were sampled",
     "base_steps": "network evaluations of it",
     "guidance": "classifier-free guidance of it",
+    "guidance_interval": "log-SNRs between which there is any; null for all",
     "decoder_sampler": "how latents were decoded",
     "decoder_steps": "network evaluations of it",
     "labels": "which classes and captions samples were told",

@@ -104,7 +104,8 @@ class RateMeasurement:
         self._add(recorder.draws)
 
     def _add(self, draws: Draws) -> None:
-        schedule = self.network.diffusion.schedule  # type: ignore[union-attr]
+        assert isinstance(self.network, DiffusionModel)
+        schedule = self.network.diffusion.schedule
         nats, terminal = (term.cpu().double() for term in (draws.nats, draws.terminal))
         by_draw = nats.sum(1)
         place = (draws.logsnr.cpu().double() - schedule.logsnr_min) / (schedule.logsnr_max - schedule.logsnr_min) * BINS

