@@ -137,7 +137,7 @@ class Sweep(Section):
                 points.append(Point(name, keys.spec or self.spec, keys.set, keys.paper, places))
         for choice in product(*(enumerate(values) for values in self.grid.values())) if self.grid else ():
             values = {key: value for key, (_, value) in zip(self.grid, choice, strict=True)}
-            name = "_".join(key.rpartition(".")[2] + _word(value) for key, value in values.items())
+            name = "_".join(key.rpartition(".")[2] + point_word(value) for key, value in values.items())
             places = {key: ("grid", key, i) for key, (i, _) in zip(self.grid, choice, strict=True)}
             points.append(Point(name, self.spec, values, {}, places))
         return points
@@ -155,15 +155,22 @@ class Sweep(Section):
             raise SpecError(f"{self.name}: there is no point named {name!r}{suggest(name, points)}")
         return self._resolved(points[name], [parse_override(text) for text in overrides], SPECS.read)
 
+    def beside(self, target: str, place: KeyPath) -> str:
+        """What this sweep calls `target` at `place`: a packaged name, or a path relative to the file that says so."""
+        if self._source is None or target in find_specs() or not is_path(target):
+            return target
+        folder = os.path.dirname(self._source.place(place).rpartition(":")[0])
+        return os.path.normpath(os.path.join(folder, target))
+
     def _resolved(self, point: Point, overrides: list[Node], read: Callable[[str], Node]) -> Spec:
         source = self._source
         assert source is not None
         keys = self.points.get(point.name)
-        where = source.place(("points", point.name, "spec") if keys and keys.spec else ("spec",))
+        place: KeyPath = ("points", point.name, "spec") if keys and keys.spec else ("spec",)
         try:
-            base = read(_beside(point.spec, where))
+            base = read(self.beside(point.spec, place))
         except SpecError as error:
-            raise SpecError(f"{where}: spec: {error}") from None
+            raise SpecError(f"{source.place(place)}: spec: {error}") from None
         places = {**{key: ("set", key) for key in self.set}, **point.places}
         overlay = [nested(key.split("."), source.at(place)) for key, place in places.items()]
         return spec_from_source(base, [*overlay, *overrides])
@@ -187,6 +194,11 @@ def load_sweep(name_or_path: str | os.PathLike[str]) -> Sweep:
         SpecError: whatever is wrong with it, in one line; what is wrong with its specs is found by `Sweep.resolve`.
     """
     source = SWEEPS.read(name_or_path)
+    return sweep_from_source(source)
+
+
+def sweep_from_source(source: Node) -> Sweep:
+    """The sweep that a mapping says. SpecError for whatever is wrong with it."""
     sweep = validated(Sweep, source.plain(), source)
     sweep._source = source
     return sweep
@@ -228,13 +240,6 @@ def result_table(sweep: Sweep, rows: Iterable[Mapping[str, Any]]) -> list[dict[s
     return table
 
 
-def _beside(target: str, where: str) -> str:
-    """What a file calls `target` at `where`, "file:line": a packaged name, or a path relative to that file."""
-    if target in find_specs() or not is_path(target):
-        return target
-    return os.path.normpath(os.path.join(os.path.dirname(where.rpartition(":")[0]), target))
-
-
-def _word(value: Any) -> str:
+def point_word(value: Any) -> str:
     """A value in the name of a point: 1.5, 16x16, vit."""
-    return "x".join(map(_word, value)) if isinstance(value, list | tuple) else str(value)
+    return "x".join(map(point_word, value)) if isinstance(value, list | tuple) else str(value)

@@ -75,6 +75,11 @@ def kind_of(path: Path) -> Kind:
     return cast(Kind, _header(path)["ulzoo"])
 
 
+def digest_of(path: Path) -> str:
+    """The digest that a file of ours carries, of its tensors and metadata, not checked. ValueError as `kind_of`."""
+    return _header(path)["digest"]
+
+
 def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
     """The metadata alone, not checked against the digest.
 

@@ -1,0 +1,58 @@
+"""`ulzoo sweep --dry-run`: points, cost and time, before anything starts."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from ulzoo.cli.terminal import duration, plain_table, say, scaled
+from ulzoo.registry.estimate import estimate
+from ulzoo.registry.jobs import Job
+from ulzoo.registry.store import Store
+from ulzoo.registry.sweep import Sweep, point_word
+
+
+def print_plan(
+    console: Console, sweep: Sweep, jobs: Sequence[Job], missing: Sequence[Job], store: Store, devices: Sequence[str]
+) -> None:
+    """What the sweep would train, and for how long."""
+    console.print(f"{sweep.name} in {store.folder}", style="bold", soft_wrap=True)
+    rows = store.rows()
+    status = {row["spec_hash"]: row["status"] for row in rows}
+    waiting = {job.spec_hash for job in missing}
+    stages = list(dict.fromkeys(stage for job in jobs for stage in job.stages))
+    heads = [f"{stage}\nimages" for stage in stages]
+    table = plain_table("point", "set", "seed", "parameters", *heads, "training\nFLOPs", "state", left=("set", "state"))
+    for job in jobs:
+        state = status.get(job.spec_hash, "")
+        if job.spec_hash in waiting:
+            state = "to run again" if state else "to run"
+        table.add_row(
+            job.point,
+            " ".join(f"{key.rpartition('.')[2]}={point_word(value)}" for key, value in job.set.items()),
+            str(job.seed),
+            scaled(sum(job.cost.parameters.values())),
+            *(f"{job.cost.training_images.get(stage, 0):,}" for stage in stages),
+            scaled(job.cost.flops),
+            state,
+        )
+    console.print(table)
+    console.print()
+    flops = sum(job.cost.flops for job in missing)
+    console.print(f"{len(missing)} of {len(jobs)} points to run, {scaled(flops, 'FLOPs')}")
+    _print_time(console, missing, store, devices)
+    console.print("nothing was written")
+
+
+def _print_time(console: Console, missing: Sequence[Job], store: Store, devices: Sequence[str]) -> None:
+    if not missing:
+        return
+    try:
+        found = estimate(missing, store.rows(), len(devices), devices[0])
+    except ValueError as error:
+        say(f"warning: no estimate of the time: {error}")
+        return
+    if found is None:
+        console.print("no estimate of the time: these networks are too large to try a step of on this device")
+        return
+    side = f", {len(devices)} at a time" if len(devices) > 1 else ""
+    console.print(f"about {duration(found.seconds)} on {devices[0]}{side}, {found.source}", soft_wrap=True)

@@ -1,0 +1,173 @@
+"""One point of a sweep: train it or go on with it, whatever happens to it, and put down its row."""
+
+import json
+import math
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ulzoo import tensorfile
+from ulzoo.contract import STAGES, Stage
+from ulzoo.files import write_text
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.export import versions
+from ulzoo.registry.jobs import Job, timestamp
+from ulzoo.registry.locks import Busy, Lock, locked
+from ulzoo.registry.run import Watch, train
+from ulzoo.registry.schema import Spec
+from ulzoo.registry.spec import spec_from_dict
+from ulzoo.registry.store import Row, Store
+from ulzoo.training import config as configs
+from ulzoo.training import metrics
+from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+
+OnStep = Callable[[str, int, int, metrics.Row | None], None]
+"""Told of every step: stage, step, the stage's steps, and a row of metrics where one was logged."""
+
+
+def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Row:
+    """Train and measure a point in its folder, from where it was stopped, and add its row to the store.
+
+    Args:
+        wait: for another process that trains this point, or a stage 1 that it shares; else `Busy` is raised.
+
+    Returns:
+        The row; of a point that another process settled meanwhile, its. What goes wrong with the point makes a row
+        with the status "failed".
+    """
+    store = Store(job.store)
+    folder = store.folder / job.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder / ".lock", wait):
+        row = next((row for row in store.rows() if row["spec_hash"] == job.spec_hash), None)
+        if row and job.settled(row) and (row["status"] == "done" or row["finished"] >= job.planned):
+            return row
+        started = time.monotonic()
+        try:
+            outcome = _train(job, folder, on_step, wait)
+            (folder / "error.txt").unlink(missing_ok=True)
+        except Busy:
+            raise
+        except Exception as error:
+            write_text(folder / "error.txt", traceback.format_exc())
+            outcome = {"error": in_words(error)}
+        row = make_row(job, time.monotonic() - started, **outcome)
+        store.append(row)
+    return row
+
+
+def make_row(
+    job: Job,
+    seconds: float,
+    *,
+    error: str | None = None,
+    figures: Mapping[str, Any] | None = None,
+    protocol: Mapping[str, Any] | None = None,
+    checkpoint_sha256: str | None = None,
+) -> Row:
+    """The row of a point that is done, or failed with an error."""
+    return {
+        "point": job.point,
+        "series": job.series,
+        "seed": job.seed,
+        "set": job.set,
+        "spec": job.spec_name,
+        "spec_hash": job.spec_hash,
+        "latents_hash": job.latents_hash,
+        "stages": list(job.stages),
+        "status": "failed" if error else "done",
+        "error": error,
+        "figures": dict(figures or {}),
+        "protocol": dict(protocol or {}),
+        "paper": job.paper,
+        "versions": versions(),
+        "checkpoint_sha256": checkpoint_sha256,
+        **asdict(job.cost),
+        "seconds": round(seconds, 3),
+        "folder": job.folder,
+        "finished": timestamp(),
+    }
+
+
+def in_words(error: BaseException) -> str:
+    """An error in one line; those that are not meant for users with their type."""
+    text = " ".join(str(error).split())[:500]
+    return text if text and isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: {text}"
+
+
+def _train(job: Job, folder: Path, on_step: OnStep | None, wait: bool) -> dict[str, Any]:
+    """Figures, protocol and digest of the finished run."""
+    spec = spec_from_dict(job.spec)
+    shared = _share(job, spec, folder, wait)
+    try:
+        stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
+        result = train(spec, folder, stage=stage, resume=True, device=job.device, watch=_Told(on_step, shared))
+    finally:
+        if shared:
+            shared.release()
+    figures = result.results["figures"]
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}")
+    digest = tensorfile.digest_of(result.export)
+    return {"figures": figures, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
+
+
+def _share(job: Job, spec: Spec, folder: Path, wait: bool) -> Lock | None:
+    """Take over the finished stage 1 of another point; where none has it, the lock under which to train it for all."""
+    if job.siblings is None or "latents" not in spec.stages:
+        return None
+    name = f"latents-{spec.train.latents.steps:08d}.safetensors"  # type: ignore[union-attr]
+    if any(stage != "latents" or file.name == name for stage, _, file in Checkpoints(folder / "checkpoints").files()):
+        return None
+    lock = Lock(folder.parent / f".latents-{job.latents_hash}.lock", wait)
+    for sibling in job.siblings:
+        run = Path(job.store) / sibling
+        if (run / "checkpoints" / name).is_file() and _take_over(run, spec, folder, job.device):
+            lock.release()
+            return None
+    return lock
+
+
+def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
+    """Write the last checkpoint of stage 1 that `spec` would have written, from that of `run`; False if it is damaged.
+
+    The other spec may have another base, so that what stage 1 does not train comes from this one.
+    """
+    try:
+        found = Checkpoints(run / "checkpoints").latest("latents")
+    except ValueError:  # all are damaged
+        return False
+    if found is None or found.step != spec.train.latents.steps:  # type: ignore[union-attr]
+        return False
+    trained = tuple(f"model.{network}." for network in STAGES["latents"])
+    fresh = compile_model(spec, device).state_dict()
+    tensors = {f"model.{name}": tensor for name, tensor in fresh.items() if not f"model.{name}".startswith(trained)}
+    tensors |= {name: t for name, t in found.tensors.items() if name.startswith(trained) or name[:6] != "model."}
+    identity = {"spec": spec.to_dict(), "spec_hash": spec.hash}
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    rows = [row for row in metrics.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    Checkpoints(folder / "checkpoints").save(Checkpoint("latents", found.step, tensors, {**found.metadata, **identity}))
+    return True
+
+
+class _Told(Watch):
+    """Passes on the steps, and lets others have stage 1 when it is finished."""
+
+    def __init__(self, on_step: OnStep | None, shared: Lock | None) -> None:
+        self.on_step, self.shared = on_step, shared
+        self.name, self.steps = "", 0
+
+    def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
+        self.name, self.steps = stage, config.steps
+        if self.shared and stage != "latents":
+            self.shared.release()
+        self.step(start, None)
+
+    def step(self, step: int, row: metrics.Row | None) -> None:
+        if self.on_step:
+            self.on_step(self.name, step, self.steps, row)

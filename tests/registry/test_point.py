@@ -1,0 +1,237 @@
+"""One point of a sweep: its row, its errors, its lock, and a stage 1 that another point trained."""
+
+import json
+import multiprocessing
+
+import pytest
+import torch
+
+from ulzoo.files import sha256
+from ulzoo.registry import point as point_module
+from ulzoo.registry.jobs import plan_jobs
+from ulzoo.registry.locks import Busy, Lock, locked
+from ulzoo.registry.point import run_point
+from ulzoo.registry.run import train
+from ulzoo.registry.spec import spec_from_dict
+from ulzoo.registry.store import VARYING, Store
+from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.training.checkpoints import Checkpoints
+
+SHORT = [
+    *(f"train.{stage}.{key}" for stage in ("latents", "base") for key in ("steps=4", "checkpoint_every=2")),
+    "train.latents.log_every=1",
+]
+
+
+@pytest.fixture
+def jobs(images, request, tmp_path):
+    """jobs(*settings): those of a sweep over tests/tiny.yaml, with a store of their own for each name."""
+    torch.set_num_threads(1)
+
+    def jobs(*settings, store="store", **options):
+        tiny = request.config.rootpath / "tests" / "tiny.yaml"
+        sweep, overrides = sweep_from_options(str(tiny), {}, [f"data.root={images}", *SHORT, *settings])
+        return plan_jobs(sweep, Store(tmp_path / store), overrides=overrides, **options)
+
+    return jobs
+
+
+def same(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in VARYING}
+
+
+def test_a_row_says_what_was_trained_and_measured(jobs, tmp_path):
+    job = jobs("latent.channels=4,8")[1]
+    steps = []
+    row = run_point(job, lambda *told: steps.append(told[:3]))
+    assert Store(tmp_path / "store").rows() == [row]
+    assert json.loads(json.dumps(row)) == row
+    assert (row["status"], row["error"], row["point"]) == ("done", None, "channels8")
+    results = train(spec_from_dict(job.spec), tmp_path / "alone").results
+    assert row["figures"] == results["figures"] and row["protocol"] == results["protocol"]
+    assert row["folder"] == job.folder and (tmp_path / "store" / row["folder"] / "model.safetensors").is_file()
+    assert row["training_images"] == {"latents": 32, "base": 32}
+    assert [(stage, step) for stage, step, _ in steps] == [(s, n) for s in ("latents", "base") for n in range(5)]
+    assert {"seconds", "finished", "versions", "gflops", "parameters", "training_flops", "series"} <= row.keys()
+
+
+def test_the_same_point_twice_is_the_same_row(jobs):
+    first, second = (run_point(jobs("latent.channels=4,8", store=name)[0]) for name in ("a", "b"))
+    assert same(first) == same(second)
+
+
+def test_a_point_that_is_settled_is_not_trained_again(jobs, tmp_path):
+    job = jobs("latent.channels=4,8")[0]
+    row = run_point(job)
+    assert run_point(job) == row
+    assert len((tmp_path / "store" / "results.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_base_is_added_to_a_stage_1_that_is_there(jobs, tmp_path):
+    latents = run_point(jobs("latent.channels=4,8", stage="latents")[0])
+    assert "base_bits_per_pixel" not in latents["figures"] and latents["stages"] == ["latents"]
+    both = run_point(jobs("latent.channels=4,8")[0])
+    assert same(both) == same(run_point(jobs("latent.channels=4,8", store="other")[0]))
+    assert Store(tmp_path / "store").rows() == [both]
+
+
+def test_a_point_that_fails_is_a_row_with_its_error(jobs, tmp_path):
+    job = jobs("train.latents.lr=1.0e+30,1.0e-3")[0]
+    row = run_point(job)
+    assert row["status"] == "failed" and row["figures"] == {} and row["checkpoint_sha256"] is None
+    assert "\n" not in row["error"] and row["error"].startswith("stage latents, step ")
+    assert "NonFiniteLoss" in (tmp_path / "store" / job.folder / "error.txt").read_text()
+    again = run_point(jobs("train.latents.lr=1.0e+30,1.0e-3")[0])  # planned after the failure: it is asked for again
+    assert again["status"] == "failed" and again["finished"] > row["finished"]
+
+
+def test_errors_that_no_one_foresaw(jobs, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(point_module, "train", broken)
+    assert run_point(jobs("latent.channels=4,8")[0])["error"] == "RuntimeError: out of memory"
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(point_module, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_point(jobs("latent.channels=4,8", store="other")[0])
+
+
+def test_a_figure_that_is_not_finite_fails(jobs, monkeypatch):
+    result = type("Result", (), {"results": {"figures": {"psnr_db": float("inf")}, "protocol": {}}})
+    monkeypatch.setattr(point_module, "train", lambda *args, **kwargs: result)
+    assert run_point(jobs("latent.channels=4,8")[0])["error"] == "psnr_db is inf"
+
+
+def hold(path, ready, release) -> None:
+    with locked(path):
+        ready.set()
+        release.wait()
+
+
+@pytest.fixture
+def holder():
+    """holder(path): another process holds that lock; calling what it returns ends it."""
+    context, processes = multiprocessing.get_context("fork"), []
+
+    def holder(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ready, release = context.Event(), context.Event()
+        process = context.Process(target=hold, args=(path, ready, release))
+        process.start()
+        processes.append(process)
+        assert ready.wait(60)
+
+        def kill() -> None:
+            process.kill()
+            process.join()
+
+        return kill
+
+    yield holder
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_a_point_that_another_process_trains(jobs, holder, tmp_path):
+    job = jobs("latent.channels=4,8")[0]
+    kill = holder(tmp_path / "store" / job.folder / ".lock")
+    with pytest.raises(Busy):
+        run_point(job, wait=False)
+    assert not (tmp_path / "store" / "results.jsonl").exists()
+    kill()
+    assert run_point(job)["status"] == "done"
+
+
+def test_a_lock_ends_with_its_process(holder, tmp_path):
+    kill = holder(tmp_path / "lock")
+    with pytest.raises(Busy):
+        Lock(tmp_path / "lock", wait=False)
+    kill()
+    Lock(tmp_path / "lock").release()
+
+
+# ---------------------------------------------------------------------------------------------------------- warm starts
+
+BASES = ("base.backbone.depth=1,2",)
+
+
+def test_a_shared_stage_1_changes_no_bit(jobs, tmp_path, monkeypatch):
+    alone = [run_point(job) for job in jobs(*BASES, store="alone")]
+    shared = []
+    for job in jobs(*BASES, store="shared", reuse_latents=True):
+        told = []
+        shared.append(run_point(job, lambda stage, step, *_, told=told: told.append((stage, step))))
+        trained = [step for stage, step in told if stage == "latents"]
+        assert trained == ([0, 1, 2, 3, 4] if job.point == "depth1" else [4])
+    assert [same(row) for row in shared] == [same(row) for row in alone]
+    for row in alone:
+        files = [tmp_path / name / row["folder"] / "checkpoints" for name in ("alone", "shared")]
+        a, b = ({path.name: path for path in folder.glob("*.safetensors")} for folder in files)
+        assert "latents-00000004.safetensors" in a.keys() & b.keys()
+        for name in a.keys() & b.keys():
+            one, other = (Checkpoints(found[name].parent).latest(name.split("-")[0]) for found in (a, b))
+            assert one.metadata == other.metadata
+            assert all(torch.equal(one.tensors[key], other.tensors[key]) for key in one.tensors)
+    metrics = [tmp_path / name / alone[1]["folder"] / "metrics.jsonl" for name in ("alone", "shared")]
+    losses = [[json.loads(line)["loss"] for line in path.read_text().splitlines()] for path in metrics]
+    assert losses[0] == losses[1]
+
+
+def test_a_stage_1_that_another_process_trains_is_waited_for(jobs, holder, tmp_path):
+    first, second = jobs(*BASES, reuse_latents=True)
+    kill = holder(tmp_path / "store" / "points" / f".latents-{first.latents_hash}.lock")
+    with pytest.raises(Busy):
+        run_point(second, wait=False)
+    kill()
+    assert run_point(second, wait=False)["status"] == "done"
+
+
+def test_the_lock_is_let_go_when_stage_1_is_finished(jobs, tmp_path):
+    first, _ = jobs(*BASES, reuse_latents=True)
+    lock = tmp_path / "store" / "points" / f".latents-{first.latents_hash}.lock"
+    free = {}
+
+    def look(stage, step, *_):
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            free[stage, step] = pool.apply(is_free, (lock,))
+
+    run_point(first, look)
+    assert not free["latents", 1] and not free["latents", 4] and free["base", 0]
+
+
+def is_free(path) -> bool:
+    try:
+        Lock(path, wait=False).release()
+    except Busy:
+        return False
+    return True
+
+
+def test_a_damaged_stage_1_is_not_taken_over(jobs, tmp_path):
+    first, second = jobs(*BASES, reuse_latents=True)
+    run_point(first)
+    for path in (tmp_path / "store" / first.folder / "checkpoints").glob("latents-*"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    with pytest.warns(UserWarning, match="does not match the digest"):
+        row = run_point(second)
+    assert same(row) == same(run_point(jobs(*BASES, store="alone")[1]))
+
+
+def test_points_of_other_latents_share_nothing(jobs):
+    for job in jobs("latent.channels=4,8", reuse_latents=True):
+        told = []
+        run_point(job, lambda stage, step, *_, told=told: told.append((stage, step)))
+        assert ("latents", 1) in told
+
+
+def test_the_digest_is_not_the_files(jobs, tmp_path):
+    """A file's header has no fixed order, so that the row names what the file says of its content."""
+    row = run_point(jobs("latent.channels=4,8")[0])
+    assert len(row["checkpoint_sha256"]) == len(sha256(tmp_path / "store" / row["folder"] / "model.safetensors")) == 64
