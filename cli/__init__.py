@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ulzoo.cli import evaluate, export, prepare, sample, show, train
+from ulzoo.cli import evaluate, export, prepare, report, sample, show, sweep, train
 from ulzoo.cli import list as list_
 from ulzoo.cli.terminal import say
 from ulzoo.version import __version__
@@ -23,6 +23,7 @@ EXAMPLES = """
   [cyan]ulzoo train emoji32_tiny --out runs/a[/]         train it, both stages
   [cyan]ulzoo reconstruct runs/a emoji32_tiny[/]         two models side by side
   [cyan]ulzoo evaluate runs/a --json[/]                  rate, PSNR, protocol
+  [cyan]ulzoo sweep --loss-factor 1.5,2,3 --dry-run[/]   rate against distortion, point by point
 """
 
 
@@ -89,6 +90,10 @@ def ulzoo(
 
 
 app.command(epilog=train.EXAMPLES)(train.train)
+app.command(cls=sweep.SweepCommand, epilog=sweep.EXAMPLES)(sweep.sweep)
+app.command(epilog=report.PLOT_EXAMPLES)(report.plot)
+app.command(epilog=report.REPORT_EXAMPLES)(report.report)
+app.command(epilog=report.FIND_EXAMPLES)(report.find)
 app.command("list", epilog=list_.EXAMPLES)(list_.list_specs)
 app.command(epilog=show.EXAMPLES)(show.show)
 app.command(epilog=sample.SAMPLE_EXAMPLES)(sample.sample)
