@@ -79,11 +79,13 @@ def find(
         shared: what the sweep sets for all its points, for the commands.
 
     Raises:
-        ValueError: not one target; no row with that figure; no two points that differ in one number only.
+        ValueError: not one finite target; no row with that figure; no two points that differ in one number only.
     """
     if (psnr is None) == (bits is None):
         raise ValueError("one target, please: a PSNR (--psnr) or a rate (--bits)")
     figure, target = (QUALITY, psnr) if psnr is not None else (RATE, bits)
+    if not is_number(target):
+        raise ValueError(f"the target is no finite number: {target}")
     assert target is not None
     means = [mean for series in average(rows).values() for mean in series if figure in mean.figures]
     if not means:

@@ -100,6 +100,7 @@ def test_rows_without_the_other_figure_and_other_specs_stay_apart():
     [
         (STRAIGHT, {}, "one target"),
         (STRAIGHT, {"psnr": 1, "bits": 1}, "one target"),
+        (STRAIGHT, {"bits": math.nan}, "no finite number"),
         (STRAIGHT[:1], {"psnr": 23}, "differ in one number"),
         ([row({FACTOR: 1.0}, 0.1, None)], {"psnr": 23}, "no finished point has the figure psnr_db"),
         ([row({FACTOR: x}, 0.1, x, status="failed") for x in (1.0, 2.0)], {"psnr": 1.5}, "no finished point"),
