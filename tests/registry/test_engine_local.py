@@ -1,0 +1,159 @@
+"""The local engine: workers that die, are killed with their parent, or meet another sweep on the same store."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo.registry import engine_local
+from ulzoo.registry.engine import RETRIES, Watch
+from ulzoo.registry.engine_local import LocalEngine
+from ulzoo.registry.jobs import plan_jobs, to_run
+from ulzoo.registry.locks import Busy, Lock
+from ulzoo.registry.point import run_point
+from ulzoo.registry.store import VARYING, Store
+from ulzoo.registry.sweep_options import sweep_from_options
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+GRID = ["latent.channels=2,3,4", "decoder.weighting.loss_factor=1,2,3"]
+
+
+def plan(images: Path, folder: Path, settings=GRID):
+    sweep, overrides = sweep_from_options(str(TINY), {}, [f"data.root={images}", *settings])
+    return plan_jobs(sweep, Store(folder), overrides=overrides)
+
+
+def same(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in VARYING}
+
+
+class Killer(Watch):
+    """Kills the worker when it is heard of in stage 1, `times` times for each of `points`."""
+
+    def __init__(self, points: tuple[str, ...], times: int) -> None:
+        self.left = dict.fromkeys(points, times)
+        self.notes: list[str] = []
+
+    def step(self, job, stage, step, steps, images_per_second):
+        if stage == "latents" and self.left.get(job.point):
+            self.left[job.point] -= 1
+            for child in engine_local.multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    def note(self, job, message):
+        self.notes.append(f"{job.point}: {message}")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_point_goes_on(images, tmp_path):
+    jobs = plan(images, tmp_path / "a", ["latent.channels=2,3"])
+    killer = Killer(("channels2",), 1)
+    rows = list(LocalEngine(["cpu"], watch=killer).run(jobs))
+    again = plan(images, tmp_path / "b", ["latent.channels=2,3"])
+    assert [row["point"] for row in rows] == ["channels2", "channels3"]
+    assert killer.notes == ["channels2: its process ended by signal 9; it goes on from its last checkpoint"]
+    torch.set_num_threads(1)
+    assert [same(row) for row in rows] == [same(run_point(job)) for job in again]
+
+
+@pytest.mark.slow
+def test_a_point_whose_worker_always_dies_fails_and_stops_no_other(images, tmp_path):
+    jobs = plan(images, tmp_path, ["latent.channels=2,3"])
+    killer = Killer(("channels2",), 99)
+    rows = {row["point"]: row for row in LocalEngine(["cpu"], watch=killer).run(jobs)}
+    assert rows["channels2"]["status"] == "failed" and rows["channels3"]["status"] == "done"
+    assert rows["channels2"]["error"] == "its process ended by signal 9, 3 times" and len(killer.notes) == RETRIES
+    assert Store(tmp_path).rows() == list(rows.values())
+
+
+SWEEP = """
+import sys, torch
+from ulzoo.cli import main
+sys.argv = ["ulzoo", "sweep", *sys.argv[1:]]
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(images, tmp_path):
+    """Nine rows, no duplicate, each the uninterrupted sweep's in every field that is not a time."""
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    store = Store(tmp_path / "killed")
+    settings = [f"--set={text}" for text in (f"data.root={images}", *GRID)]
+    command = [sys.executable, tmp_path / "sweep.py", TINY, *settings, "--out", store.folder, "--device=cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def trained() -> int:
+        return len(list(store.points.glob("*/checkpoints/*")))
+
+    for least in (1, 4):
+        with subprocess.Popen([*command, "--workers=2"], env=environment, stdout=subprocess.DEVNULL) as process:
+            until = time.monotonic() + 120
+            while len(store.rows()) < least or not trained() % 2:
+                assert process.poll() is None and time.monotonic() < until
+                time.sleep(0.01)
+            process.kill()
+        assert least <= len(store.rows()) < 9
+    subprocess.run([*command, "--workers=2"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    lines = store.path.read_text().splitlines()
+    assert len(lines) == len({json.loads(line)["spec_hash"] for line in lines}) == 9
+
+    torch.set_num_threads(1)
+    alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "whole"))}
+    assert {row["spec_hash"]: same(row) for row in store.rows()} == alone
+    assert to_run(plan(images, store.folder), store.rows()) == []
+
+
+@pytest.mark.slow
+def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
+    """A lock that an orphan held would keep the next sweep waiting."""
+    (tmp_path / "sweep.py").write_text(SWEEP)
+    command = [sys.executable, tmp_path / "sweep.py", TINY, "--loss-factor=1", f"--set=data.root={images}"]
+    command += ["--set=train.latents.steps=100000", "--out", tmp_path / "store", "--device=cpu"]
+    (job,) = plan(images, tmp_path / "store", ["train.latents.steps=100000", "decoder.weighting.loss_factor=1,2"])[:1]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 120
+        while not list((tmp_path / "store").glob("points/*/checkpoints/latents-*")):
+            assert process.poll() is None and time.monotonic() < until
+            time.sleep(0.05)
+        with pytest.raises(Busy):
+            run_point(job, wait=False)
+        process.kill()
+    free = False
+    until = time.monotonic() + 30
+    while not free and time.monotonic() < until:
+        time.sleep(0.1)
+        try:
+            Lock(tmp_path / "store" / job.folder / ".lock", wait=False).release()
+            free = True
+        except Busy:
+            continue
+    assert free
+
+
+def test_jobs_that_others_have_come_last(images, tmp_path):
+    a, b, c = plan(images, tmp_path, ["latent.channels=2,3,4"])
+    queue = engine_local._Queue([a, b, c])
+    assert queue.next() == (a, False)
+    queue.later(a)
+    assert queue.next() == (b, False) and queue.next() == (c, False)
+    queue.later(c)
+    assert queue.next() == (a, True)  # all that are left are with others: wait for the first
+    queue.later(a)
+    queue.news()
+    assert queue.next() == (c, False)
+
+
+def test_a_job_is_tried_again_twice(images, tmp_path):
+    a, b = plan(images, tmp_path, ["latent.channels=2,3"])
+    queue = engine_local._Queue([b])
+    assert queue.again(a) and queue.next() == (a, False)
+    assert queue.again(a) and queue.next() == (a, False)
+    assert not queue.again(a) and queue.next() == (b, False) and not queue
