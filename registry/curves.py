@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 Row = Mapping[str, Any]  # of a store, see registry/store.py
+SomeRow = TypeVar("SomeRow", bound=Row)
 Curve = list[tuple[float, float]]  # (rate, quality)
 
 RATE = "bits_per_pixel"
@@ -80,7 +81,7 @@ def average(rows: Iterable[Row]) -> dict[str, list[Mean]]:
     return found
 
 
-def pareto(rows: Iterable[Row], rate: str = RATE, quality: str = QUALITY) -> list[Row]:
+def pareto(rows: Iterable[SomeRow], rate: str = RATE, quality: str = QUALITY) -> list[SomeRow]:
     """The rows that no other beats in one figure without losing in the other, by rising rate.
 
     A row is beaten by one with at most its rate and at least its quality, one of them truly better; equals both stay.
@@ -91,7 +92,7 @@ def pareto(rows: Iterable[Row], rate: str = RATE, quality: str = QUALITY) -> lis
         for row in rows
         if row["status"] == "done" and all(is_number(row["figures"].get(name)) for name in (rate, quality))
     ]
-    front: list[Row] = []
+    front: list[SomeRow] = []
     best = (math.inf, -math.inf)
     for row in sorted(known, key=lambda row: (row["figures"][rate], -row["figures"][quality])):
         here = (row["figures"][rate], row["figures"][quality])
@@ -113,9 +114,8 @@ def bd_rate(anchor: Curve, test: Curve) -> float:
         ValueError: a curve has one point, a rate that is not above 0, or a quality that does not rise with the rate;
             or the two have no quality in common.
     """
-    curves = [_logarithmic(points) for points in (anchor, test)]
-    of_quality = [Pchip([y for _, y in points], [x for x, _ in points]) for points in curves]
-    return 100 * (10 ** _mean_difference(*of_quality, "quality") - 1)
+    a, b = (Pchip([y for _, y in points], [x for x, _ in points]) for points in map(_logarithmic, (anchor, test)))
+    return 100 * (10 ** _mean_difference(a, b, "quality") - 1)
 
 
 def bd_psnr(anchor: Curve, test: Curve) -> float:
@@ -124,9 +124,8 @@ def bd_psnr(anchor: Curve, test: Curve) -> float:
     Raises:
         ValueError: as `bd_rate`, the two having no rate in common.
     """
-    curves = [_logarithmic(points) for points in (anchor, test)]
-    of_rate = [Pchip([x for x, _ in points], [y for _, y in points]) for points in curves]
-    return _mean_difference(*of_rate, "rate")
+    a, b = (Pchip([x for x, _ in points], [y for _, y in points]) for points in map(_logarithmic, (anchor, test)))
+    return _mean_difference(a, b, "rate")
 
 
 class Pchip:

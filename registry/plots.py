@@ -7,6 +7,7 @@ where the sweep has them, are a dashed line. matplotlib is imported when a pictu
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0
 MARKERS = "osD^vP*X<>"
 OTHERS = "#8a8f98"
 ANNOTATED = 12  # points, beyond which their names would only cover each other
-DISTANCE = re.compile(r"(?P<of>[rg]?)(fid|fd|fvd|kid|cmmd|frechet)(_|$)")
+FRECHET = re.compile(r"[rg]?(fid|fd|fvd)(_|$)")
+LOWER = re.compile(r"[rg]?(kid|kd)(_|$)")
+HIGHER = re.compile(r"(.*_)?psnr_db|[rg]?(precision|recall)(_|$)|inception_score|(.*_)?ssim")
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,16 @@ def figure_title(name: str) -> str:
     return name.replace("_", " ")
 
 
+def better(name: str) -> str:
+    """Which way a figure is better, "lower" or "higher"; "" of those that nobody told."""
+    if name in COLUMNS:
+        return COLUMNS[name].better
+    return "lower" if FRECHET.match(name) or LOWER.match(name) else "higher" if HIGHER.match(name) else ""
+
+
 def distances(names: Iterable[str]) -> list[str]:
-    """Those among figures that are distances between sets of images or clips: smaller is better."""
-    return [name for name in names if DISTANCE.match(name)]
+    """Those among figures that are Fréchet distances between sets of images or clips."""
+    return [name for name in names if FRECHET.match(name)]
 
 
 def plots_of(means: Iterable[Mean]) -> list[Plot]:
@@ -122,12 +132,11 @@ def _save(plot: Plot, series: dict[str, list[Mean]], folder: Path, title: str) -
         paths = [folder / f"{plot.name}.{suffix}" for suffix in ("png", "svg")]
         for path in paths:
             metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-            kind = path.suffix[1:]
-            write_atomically(path, lambda at, kind=kind, data=metadata: _write(figure, at, kind, data))
+            write_atomically(path, partial(_write, figure, path.suffix[1:], metadata))
     return paths
 
 
-def _write(figure: Any, path: Path, kind: str, metadata: dict[str, None]) -> None:
+def _write(figure: Any, kind: str, metadata: dict[str, None], path: Path) -> None:
     figure.savefig(path, format=kind, dpi=160, metadata=metadata)
 
 

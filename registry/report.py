@@ -10,7 +10,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 from ulzoo.files import write_text
 from ulzoo.registry.curves import Mean, Row, average, bd_psnr, bd_rate, curve, is_number, pareto
-from ulzoo.registry.plots import distances
+from ulzoo.registry.plots import better
 from ulzoo.registry.store import Store
 from ulzoo.registry.sweep import COLUMNS
 
@@ -141,8 +141,7 @@ def columns_of(rows: Iterable[Row], first: Iterable[str] = ()) -> list[Column]:
             known = COLUMNS[name]
             found.append(Column(name, known.title, known.unit, known.better, max(known.digits, 2)))
         else:
-            better = "lower" if distances([name]) else "higher" if "psnr" in name else ""
-            found.append(Column(name, name.replace("_", " "), better=better))
+            found.append(Column(name, name.replace("_", " "), better=better(name)))
     return found + [cost for cost in COSTS if any(_value(row, cost) is not None for row in rows)]
 
 
@@ -192,7 +191,7 @@ def compared(series: dict[str, list[Mean]]) -> list[dict[str, Any]]:
     names = list(curves)[:COMPARED_SERIES]
     found = []
     for name in names[1:]:
-        entry = {"series": name, "anchor": names[0], "rate": None, "psnr": None, "why": ""}
+        entry: dict[str, Any] = {"series": name, "anchor": names[0], "rate": None, "psnr": None, "why": ""}
         try:
             entry["rate"] = bd_rate(curves[names[0]], curves[name])
             entry["psnr"] = bd_psnr(curves[names[0]], curves[name])
@@ -202,7 +201,7 @@ def compared(series: dict[str, list[Mean]]) -> list[dict[str, Any]]:
     return found
 
 
-def _worth_seeing(rows: list[Row]) -> Iterator[Row]:
+def _worth_seeing(rows: Sequence[Row]) -> Iterator[Row]:
     """The Pareto front's rows, then the others, spread evenly."""
     front = pareto(rows)
     yield from front[:: max(1, len(front) // PICTURED_POINTS)]
@@ -261,7 +260,7 @@ def _numbered(values: Iterable[str]) -> dict[str, int]:
     return {value: i for i, value in enumerate(dict.fromkeys(values))}
 
 
-def _tiles(done: list[Row], failed: list[Row], series: int) -> list[dict[str, Any]]:
+def _tiles(done: Sequence[Row], failed: Sequence[Row], series: int) -> list[dict[str, Any]]:
     """A few numbers for the top of the page."""
     found = [{"name": "points", "value": f"{len({(_series(row), row['point']) for row in done}):,}"}]
     found += [{"name": "runs", "value": f"{len(done):,}"}, {"name": "series", "value": f"{series:,}"}]
@@ -269,9 +268,10 @@ def _tiles(done: list[Row], failed: list[Row], series: int) -> list[dict[str, An
         values = [value for row in done if (value := _figure(row["figures"], name)) is not None]
         if values:
             found.append({"name": word, "value": f"{min(values):.{digits}f} – {max(values):.{digits}f}"})
-    hours = sum(_figure(row, "seconds") or 0 for row in done) / 3600
-    if hours:
-        found.append({"name": "hours of work", "value": f"{hours:,.1f}" if hours >= 0.1 else f"{hours:.3f}"})
+    minutes = sum(_figure(row, "seconds") or 0 for row in done) / 60
+    if minutes:
+        hours = minutes >= 60
+        found.append({"name": "hours" if hours else "minutes", "value": f"{minutes / 60 if hours else minutes:,.1f}"})
     return found + ([{"name": "failed", "value": f"{len(failed):,}", "bad": True}] if failed else [])
 
 
@@ -295,7 +295,7 @@ def _flat(content: Row, before: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _footer(rows: list[Row]) -> str:
+def _footer(rows: Sequence[Row]) -> str:
     made = [dict(pair) for pair in {tuple(sorted((row.get("versions") or {}).items())) for row in rows}]
     versions = "; ".join(sorted(", ".join(f"{name} {value}" for name, value in each.items()) for each in made if each))
     finished = max((row.get("finished") or "" for row in rows), default="")

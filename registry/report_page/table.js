@@ -124,7 +124,7 @@ function buildSections() {
   if (data.compared.length) {
     byId("compared").hidden = false;
     const signed = (value, unit) => value === null ? "–" : `${value > 0 ? "+" : ""}${value.toFixed(2)} ${unit}`;
-    fill(byId("compared").querySelector("table"), ["series", "against", "BD-rate", "BD-PSNR", ""],
+    fill(byId("compared").querySelector("table"), ["series", "against", "BD-rate", "BD-PSNR", "note"],
       data.compared.map((entry) => [entry.series, entry.anchor, signed(entry.rate, "%"), signed(entry.psnr, "dB"), entry.why]));
   }
   if (data.failed.length) {

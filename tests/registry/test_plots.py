@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ulzoo.registry.curves import average
-from ulzoo.registry.plots import distances, draw, figure_title, plots_of
+from ulzoo.registry.plots import better, distances, draw, figure_title, plots_of
 
 
 def row(point: str, series: str = "small", seed: int = 0, gflops: float = 1.0, **figures: float) -> dict[str, Any]:
@@ -49,6 +49,10 @@ def test_figures_that_are_distances():
         "rfd_dino",
         "gfid_30k",
     ]
+    assert [better(name) for name in ("gfid_5k", "rkd_dinov2", "grecall", "prediction_psnr_db", "bits_per_pixel")] == [
+        *("lower", "lower", "higher", "higher", "lower"),
+    ]
+    assert better("loss") == ""
     assert figure_title("psnr_db") == "PSNR, dB" and figure_title("fd_transnetv2") == "fd transnetv2"
 
 
