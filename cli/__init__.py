@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ulzoo.cli import evaluate, export, prepare, report, sample, show, sweep, train
+from ulzoo.cli import encode, evaluate, export, prepare, report, sample, show, sweep, train
 from ulzoo.cli import list as list_
 from ulzoo.cli.terminal import say
 from ulzoo.version import __version__
@@ -98,6 +98,7 @@ app.command("list", epilog=list_.EXAMPLES)(list_.list_specs)
 app.command(epilog=show.EXAMPLES)(show.show)
 app.command(epilog=sample.SAMPLE_EXAMPLES)(sample.sample)
 app.command(epilog=sample.RECONSTRUCT_EXAMPLES)(sample.reconstruct)
+app.command(epilog=encode.EXAMPLES)(encode.encode)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.add_typer(prepare.app, name="prepare")

@@ -93,11 +93,19 @@ def kinetics600(
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
-    typer.echo(f"{out}: {summary.clips:,} clips of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
+    typer.echo(f"{out}: {summary.count:,} clips of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
     if summary.failures:
         some = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:NAMED_FAILURES])
         more = "; ..." if len(summary.failures) > NAMED_FAILURES else ""
         say(f"warning: {len(summary.failures):,} clips left out, all named in {out / 'manifest.json'}: {some}{more}")
+
+
+@app.command("verify")
+def verify_folder(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="What was prepared or encoded.")],
+) -> None:
+    """Compare shards of any kind, those of `ulzoo encode` too, with their manifest, by SHA-256."""
+    _verify(folder)
 
 
 def _cores() -> int:
@@ -108,8 +116,8 @@ def _verify(out: Path) -> None:
     from ulzoo.data.manifest import verify
 
     with console(stderr=True).status("verifying") as status:
-        clips = verify(out, lambda done, total: status.update(f"verifying  {done:,}/{total:,} shards"))
-    typer.echo(f"{out}: as its manifest says, {', '.join(f'{n:,} clips of {split}' for split, n in clips.items())}")
+        counts = verify(out, lambda done, total: status.update(f"verifying  {done:,}/{total:,} shards"))
+    typer.echo(f"{out}: as its manifest says, {', '.join(f'{count} of {split}' for split, count in counts.items())}")
 
 
 @contextmanager

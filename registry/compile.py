@@ -37,10 +37,8 @@ def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
 
 def stage_data(spec: Spec, stage: Stage | None) -> tuple[Config, str]:
     """The data section that a stage is trained on, and its key path."""
-    latents = spec.train.latents
-    if stage == "latents" and latents is not None and latents.data is not None:
-        return latents.data, "train.latents.data"
-    return spec.data, "data"
+    data = getattr(getattr(spec.train, stage), "data", None) if stage else None
+    return (spec.data, "data") if data is None else (data, f"train.{stage}.data")
 
 
 def compile_model(spec: Spec, device: torch.device | str | None = None, pretrained: bool = True) -> UnifiedLatents:

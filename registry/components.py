@@ -51,5 +51,6 @@ DATASETS = Table(
         "video_shards": "ulzoo.data:VideoShards",
         "kinetics600": "ulzoo.data:Kinetics600",
         "atari": "ulzoo.data:Atari",
+        "latents": "ulzoo.data:Latents",
     },
 )

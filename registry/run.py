@@ -18,6 +18,7 @@ from ulzoo.files import write_text
 from ulzoo.model import UnifiedLatents
 from ulzoo.registry.compile import compile_model, stage_data
 from ulzoo.registry.components import DATASETS
+from ulzoo.registry.encode import check_encoded
 from ulzoo.registry.export import leave_untrained, save_export, versions
 from ulzoo.registry.schema import Spec, changed_on_resume
 from ulzoo.registry.screening import reconstructed_clips, sampled_clips, save_clips
@@ -123,17 +124,21 @@ def train(
     sources = {stage_data(spec, name)[1]: open_source(spec, "train", name) for name in stages}
     held_out = open_source(spec, "val")
     model = compile_model(spec, device)
+    order = spec.stages
+    standing = done is not None and done.stage not in stages
+    if done:
+        for network in chain(*(STAGES[earlier] for earlier in order[: order.index(done.stage)])):
+            getattr(model, network).load_state_dict(done.part(f"model.{network}."))
+    if done and standing:
+        _load_averages(model, done)
+    check_encoded(spec, model, stages, sources)
     if fresh:
         _clear(folder)
     write_text(folder / "spec.yaml", spec.to_yaml())
     if resume:
         watch.note(f"resuming {done.stage} at step {done.step}" if done else f"nothing to resume in {folder}, starting")
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
-    order = spec.stages
-    if done and done.stage not in stages:
-        for network in chain(*(STAGES[earlier] for earlier in order[: order.index(done.stage)])):
-            getattr(model, network).load_state_dict(done.part(f"model.{network}."))
-        _load_averages(model, done)
+    if standing:
         done = None
     for name in stages:
         if done and order.index(done.stage) > order.index(name):

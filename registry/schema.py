@@ -128,14 +128,23 @@ class Spec(Section):
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex of everything but the description; the same for every way to write the same spec."""
-        content = {key: value for key, value in self.to_dict().items() if key != "description"}
+        """SHA-256 in hex of everything but the description; the same for every way to write the same spec.
+
+        Keys that are null are left out, so that a new key that may be null changes no hash.
+        """
+        content = _without_nulls({key: value for key, value in self.to_dict().items() if key != "description"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def error(self, path: str, message: str) -> SpecError:
         """The error to raise about the key `path`, with the file and line where it stands if the spec has a source."""
         return located(self._source, tuple(path.split(".")) if path else (), message)
+
+
+def _without_nulls(data: Any) -> Any:
+    if not isinstance(data, Mapping):
+        return data
+    return {key: _without_nulls(value) for key, value in data.items() if value is not None}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -200,6 +209,7 @@ RESUMABLE = (
     "train.latents.data.root",
     "train.latents.data.download",
     "train.latents.data.verify",
+    "train.base.data.path",
     "sample.*",
     "train.tensorboard",
     "train.*.steps",

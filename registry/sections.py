@@ -133,12 +133,22 @@ class LatentsTraining(LatentsStage):
     )
 
 
+class BaseTraining(Stage):
+    """How stage 2 is trained, and from what."""
+
+    data: Annotated[Config, Choice(DATASETS, only=("latents",), why="a base is trained on the spec's data")] | None = (
+        Field(default=None, description="the spec's data, encoded beforehand by `ulzoo encode`; null: as it goes")
+    )
+
+
 class Train(Section):
     """The stages of training; each is there where the spec has what it trains."""
 
     latents: LatentsTraining | None = Field(default=None, description="stage 1: encoder, prior and decoder, jointly")
     decoder: Stage | None = Field(default=None, description="the final decoder on the frozen encoder's latents")
-    base: Stage | None = Field(default=None, description="stage 2: the base model on the frozen encoder's latents")
+    base: BaseTraining | None = Field(
+        default=None, description="stage 2: the base model on the frozen encoder's latents"
+    )
     tensorboard: bool = Field(default=False, description="write TensorBoard events beside metrics.jsonl")
 
 

@@ -38,8 +38,8 @@ class BlockRow:
 class Summary:
     """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example.
 
-    `encodings` is how often stage 2 encodes an example: once, and once more what is given of it. `stages` are those of
-    training that the spec has.
+    `encodings` is how often stage 2 encodes an example: once, and once more what is given of it; not where it was
+    encoded beforehand. `stages` are those of training that the spec has.
     """
 
     resolution: tuple[int, ...]
@@ -121,7 +121,8 @@ def summarize(spec: Spec, memory: bool = True) -> Summary:
             raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
         blocks += rows
     saved: dict[Stage, int] = {stage: training_bytes(model, stage, x) for stage in model.stages if memory}
-    encodings = 1 + (contract.given_frames > 0)
+    encoded = spec.train.base is not None and spec.train.base.data is not None
+    encodings = 0 if encoded else 1 + (contract.given_frames > 0)
     return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, saved, encodings, model.stages)
 
 

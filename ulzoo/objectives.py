@@ -40,11 +40,15 @@ def stage_loss(
     labels: Tensor | None = None,
     text: Text | None = None,
     generator: torch.Generator | None = None,
+    encoded: bool = False,
 ) -> Tensor:
-    """What a stage minimises, nats per pixel, mean over the batch."""
+    """What a stage minimises, nats per pixel, mean over the batch; the base's x may be `encoded`."""
+    if stage == "base":
+        return base_loss(model, x, labels, text, generator, encoded)
+    assert not encoded, stage
     if stage == "latents":
         return latents_loss(model, x, labels, text, generator).total
-    return {"decoder": decoder_loss, "base": base_loss}[stage](model, x, labels, text, generator)
+    return decoder_loss(model, x, labels, text, generator)
 
 
 def latents_loss(
@@ -95,12 +99,18 @@ def base_loss(
     labels: Tensor | None = None,
     text: Text | None = None,
     generator: torch.Generator | None = None,
+    encoded: bool = False,
 ) -> Tensor:
-    """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch."""
+    """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch.
+
+    Args:
+        encoded: x is z_clean, encoded beforehand.
+    """
     assert model.base is not None
+    assert not (encoded and model.contract.given_frames)
     conditions = told(model.base, labels, text, model.device)
     with torch.no_grad():
-        z_clean = model.encode(x, generator)
+        z_clean = x if encoded else model.encode(x, generator)
         if model.contract.given_frames:
             given = model.held(first_frames(x, model.contract), len(x))
             conditions["given"] = hide(given, model.base.frame_dropout, generator)

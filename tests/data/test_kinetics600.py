@@ -23,12 +23,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, kinetics_layout: Layout) 
     root = tmp_path_factory.mktemp("kinetics")
     train = prepare(root, kinetics_layout(root, "train", 12))
     val = prepare(root, kinetics_layout(root, "val", 3), "val")
-    assert (train.clips, len(train.failures), val.clips, len(val.failures)) == (12, 10, 3, 10)
+    assert (train.count, len(train.failures), val.count, len(val.failures)) == (12, 10, 3, 10)
     return root
 
 
 def test_from_videos_to_batches(prepared: Path) -> None:
-    assert verify(prepared / "out") == {"train": 12, "val": 3}
+    assert verify(prepared / "out") == {"train": "12 clips", "val": "3 clips"}
     root = str(prepared / "out")
     train, val = (Kinetics600(split, root=root, **KEYS) for split in ("train", "val"))  # type: ignore[arg-type]
     assert (len(train), len(val)) == (12, 3)
@@ -84,7 +84,7 @@ def test_val_takes_train_s_numbers(prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "videos").symlink_to(prepared / "videos")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "labels.json").write_bytes((prepared / "out" / "labels.json").read_bytes())
-    assert prepare(tmp_path, tmp_path / "few.csv", "val").clips == 1
+    assert prepare(tmp_path, tmp_path / "few.csv", "val").count == 1
     source = Kinetics600("val", root=str(tmp_path / "out"), **KEYS)  # type: ignore[arg-type]
     assert source.label_names[source[0][1]] == few[1].split(",")[0]
     (tmp_path / "strange.csv").write_text("\n".join([rows[0], few[1].replace("class", "glass")]))

@@ -43,7 +43,7 @@ def contents(out: Path) -> dict[str, bytes]:
 def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
     out, seen = tmp_path / "out", []
     summary = make(out, clips(videos), on_progress=seen.append, workers=2)
-    assert (summary.clips, summary.shards) == (5, 3)
+    assert (summary.count, summary.shards) == (5, 3)
     assert summary.failures == {"clip5": "Invalid data found when processing input", "clip6": NO_VIDEO}
     assert seen[0] == Progress(0, 0, 7) and seen[-1] == Progress(7, 2, 7)
     with tarfile.open(out / "train-00001.tar") as tar:
@@ -60,7 +60,7 @@ def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
     for shard in entry["shards"]:
         content = (out / f"{shard['name']}.tar").read_bytes()
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard["bytes"], shard["sha256"])
-    assert verify(out) == {"train": 5}
+    assert verify(out) == {"train": "5 clips"}
 
     whole = contents(out)  # a second time there is nothing to do, and no process is started
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
@@ -76,8 +76,8 @@ def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
 
     (videos / "clip6.mp4").write_bytes((videos / "clip0.mp4").read_bytes())  # a missing video arrives
     more = make(out, clips(videos))
-    assert (more.clips, list(more.failures)) == (6, ["clip5"])
-    assert verify(out) == {"train": 6}
+    assert (more.count, list(more.failures)) == (6, ["clip5"])
+    assert verify(out) == {"train": "6 clips"}
 
 
 def test_other_settings_are_refused_by_name(tmp_path: Path, videos: Path) -> None:
@@ -108,7 +108,7 @@ def test_folders_that_are_not_ours(tmp_path: Path, videos: Path) -> None:
 
 
 def test_one_process_a_folder(tmp_path: Path, videos: Path) -> None:
-    with pack._alone_in(tmp_path), pytest.raises(ValueError, match="another process is preparing data there"):
+    with pack.alone_in(tmp_path), pytest.raises(ValueError, match="another process is preparing data there"):
         make(tmp_path, clips(videos))
 
 
@@ -148,7 +148,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
     wrong("train-00009.tar is not in the manifest")
     (out / "train-00009.tar").unlink()
     seen: list[tuple[int, int]] = []
-    assert manifest.verify(out, lambda *done: seen.append(done)) == {"train": 4}
+    assert manifest.verify(out, lambda *done: seen.append(done)) == {"train": "4 clips"}
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
 
 

@@ -139,6 +139,7 @@ def test_every_pattern_of_the_allow_list_matches_a_key():
     sources = [{"kind": "emoji3d"}, {"kind": "image_folder", "root": "x", "resolution": 32},
                {"kind": "fashion_mnist", "root": "x"}]  # fmt: skip
     specs = [changed(data=data) for data in sources] + [changed(train__latents__data=data) for data in sources]
+    specs.append(changed(train__base__data={"kind": "latents", "path": "x"}))
     paths = [path for spec in specs for path in flatten(spec_from_dict(spec).to_dict())]
     assert not [pattern for pattern in RESUMABLE if not any(fnmatchcase(path, pattern) for path in paths)]
 

@@ -8,6 +8,7 @@ from ulzoo.data.emoji3d_video import Emoji3DVideo
 from ulzoo.data.fashion_mnist import FashionMNIST
 from ulzoo.data.image_folder import ImageFolder
 from ulzoo.data.kinetics600 import Kinetics600
+from ulzoo.data.latents import Latents
 from ulzoo.data.source import Source, TensorSource
 from ulzoo.data.video_folder import VideoFolder
 from ulzoo.data.video_shards import VideoShards
@@ -22,6 +23,7 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "Kinetics600",
+    "Latents",
     "Source",
     "TensorSource",
     "VideoFolder",

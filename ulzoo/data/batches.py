@@ -20,7 +20,7 @@ from ulzoo.text import Text, pad
 class Batch(TypedDict):
     """`B` images or clips of a source, and their captions."""
 
-    x: Tensor  # (B, C, H, W) or (B, C, T, H, W) float32 in [-1, 1]
+    x: Tensor  # (B, C, H, W) or (B, C, T, H, W) float32 in [-1, 1]; z_clean (B, c, h, w) where the source is encoded
     label: Tensor  # (B,) int64, -1 where there is none
     key: list[str]
     text: Text | None  # (B, L, D) token embeddings and their mask, where the source's contract has text
@@ -141,17 +141,17 @@ class _Stream(Dataset[Any]):
             self.order = torch.randperm(len(self.source), generator=generator).tolist()
             self.epoch = epoch
         chance = (derive_seed(self.seed, "clip", n) >> 10) / 2**53
-        sample = self._draw(self.order[position], chance, left_out)
+        index, sample = self._draw(self.order[position], chance, left_out)
         if self.flip and derive_seed(self.seed, "flip", n) & 1:
-            return sample._replace(pixels=sample.pixels.flip(-1))
+            return self.source.mirrored(index, sample)
         return sample
 
-    def _draw(self, index: int, chance: float, left_out: LeftOut) -> Sample:
-        """The example, or the first one after it that can be read."""
+    def _draw(self, index: int, chance: float, left_out: LeftOut) -> tuple[int, Sample]:
+        """The example, or the first one after it that can be read, and its index."""
         for step in range(len(self.source)):
             at = (index + step) % len(self.source)
             try:
-                return self.source.draw(at, chance)
+                return at, self.source.draw(at, chance)
             except Unreadable as error:
                 _leave_out(self.source, left_out, at, error)
         raise _nothing(self.source, left_out)
@@ -183,8 +183,11 @@ def _stack(samples: list[Sample], contract: DataContract) -> _Stacked:
 
 def _finish(stacked: _Stacked, left_out: LeftOut, images: int) -> Batch:
     pixels, label, key, text = stacked
-    memory = torch.from_numpy(np.empty(pixels.shape, np.float32))  # in huge pages, unlike torch.empty: faster
-    x = from_uint8(pixels, memory)
+    if pixels.is_floating_point():
+        x = pixels.float()
+    else:
+        memory = torch.from_numpy(np.empty(pixels.shape, np.float32))  # in huge pages, unlike torch.empty: faster
+        x = from_uint8(pixels, memory)
     return {"x": x, "label": label, "key": key, "text": text, "images": images, "left_out": left_out}
 
 

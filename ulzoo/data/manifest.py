@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,37 @@ LABELS = "labels.json"
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished tar file, and the examples that should be in it and are not.
+    """One finished file, and the examples that should be in it and are not.
 
     Args:
-        name: its file name without ".tar".
-        clips: how many examples are in it.
+        name: its file name without suffix.
+        count: how many examples are in it.
         bytes: its size.
         sha256: of the file.
         failures: key -> why it is missing.
     """
 
     name: str
-    clips: int
+    count: int
     bytes: int
     sha256: str
     failures: dict[str, str]
+
+    def to_dict(self, unit: str) -> dict[str, Any]:
+        """As plain data, in which the number of examples is called by what they are."""
+        return {"name": self.name, unit: self.count, "bytes": self.bytes, "sha256": self.sha256}
+
+    @classmethod
+    def of(cls, path: Path, count: int, failures: dict[str, str]) -> Shard:
+        """Of a file that has been written."""
+        return cls(path.stem, count, path.stat().st_size, sha256(path), failures)
 
 
 @dataclass(frozen=True)
 class Summary:
     """Totals of one split."""
 
-    clips: int
+    count: int
     bytes: int
     shards: int
     failures: dict[str, str]
@@ -49,18 +58,20 @@ class Manifest:
 
     Args:
         folder: where it lies, or will.
+        unit: what its examples are, "clips" or "images".
+        suffix: of the shards, with the dot.
 
     Raises:
         ValueError: a manifest.json that is not one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / NAME
+    def __init__(self, folder: Path, unit: str = "clips", suffix: str = ".tar") -> None:
+        self.path, self.unit, self.suffix = folder / NAME, unit, suffix
         self.splits: dict[str, Any] = {}
         if self.path.exists():
             try:
                 self.splits = json.loads(self.path.read_text("utf-8"))["splits"]
-                complete = [entry["complete"] and entry["totals"]["clips"] for entry in self.splits.values()]
+                complete = [entry["complete"] and entry["totals"]["bytes"] for entry in self.splits.values()]
             except (ValueError, KeyError, TypeError, AttributeError):
                 complete = [None]
             if None in complete:
@@ -79,21 +90,21 @@ class Manifest:
             if keys:
                 differ = "; ".join(f"{key} was {there.get(key)}, now {settings.get(key)}" for key in keys)
                 raise ValueError(f"{folder}: {split} was prepared with other settings: {differ}; choose another --out")
-        elif stray := next(folder.glob(f"{split}-*.tar"), None):
+        elif stray := next(folder.glob(f"{split}-*{self.suffix}"), None):
             raise ValueError(f"{stray}: no {NAME} says what it is; choose another --out")
-        self.splits[split] = {"settings": settings, "complete": False}
+        self.splits[split] = {"settings": settings, "complete": False, "suffix": self.suffix}
         self._write()
 
     def finish(self, split: str, shards: list[Shard]) -> Summary:
         """Write down what the split's shards hold."""
         summary = Summary(
-            clips=sum(shard.clips for shard in shards),
+            count=sum(shard.count for shard in shards),
             bytes=sum(shard.bytes for shard in shards),
             shards=len(shards),
             failures={key: reason for shard in shards for key, reason in shard.failures.items()},
         )
-        rows = [{key: value for key, value in asdict(shard).items() if key != "failures"} for shard in shards]
-        totals = {"clips": summary.clips, "bytes": summary.bytes, "failures": len(summary.failures)}
+        rows = [shard.to_dict(self.unit) for shard in shards]
+        totals = {self.unit: summary.count, "bytes": summary.bytes, "failures": len(summary.failures)}
         self.splits[split] |= {"complete": True, "totals": totals, "shards": rows, "failures": summary.failures}
         self._write()
         return summary
@@ -102,8 +113,8 @@ class Manifest:
         write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
 
 
-def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, int]:
-    """Read every shard again and compare it with the manifest; clips by split.
+def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, str]:
+    """Read every shard again and compare it with the manifest; how many clips, images, ... by split, in words.
 
     Args:
         folder: prepared data.
@@ -117,32 +128,44 @@ def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, t
         raise ValueError(f"{folder}: no {NAME} in it, so it is no prepared data")
     if unfinished := [split for split, entry in manifest.splits.items() if not entry["complete"]]:
         raise ValueError(f"{folder}: {', '.join(unfinished)} is not complete: run the same preparation again")
-    shards = [shard for entry in manifest.splits.values() for shard in entry["shards"]]
+    shards = [
+        (shard["name"] + entry.get("suffix", ".tar"), shard)
+        for entry in manifest.splits.values()
+        for shard in entry["shards"]
+    ]
     wrong = list(_labels_wrong(folder, manifest))
     with ThreadPoolExecutor() as threads:
-        checks = threads.map(lambda shard: _wrong(folder, shard), shards)
+        checks = threads.map(lambda shard: _wrong(folder / shard[0], shard[1]), shards)
         for done, found in enumerate(checks, start=1):
             wrong += found
             on_shard(done, len(shards))
-    known = {f"{shard['name']}.tar" for shard in shards}
-    wrong += [f"{path.name} is not in the manifest" for path in sorted(folder.glob("*.tar")) if path.name not in known]
+    known = {name for name, _ in shards}
+    there = sorted(path.name for suffix in {Path(name).suffix for name in known} for path in folder.glob(f"*{suffix}"))
+    wrong += [f"{name} is not in the manifest" for name in there if name not in known]
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(f"{folder}: {'; '.join(wrong[:3])}{more} (remove such files and prepare again)")
-    return {split: entry["totals"]["clips"] for split, entry in manifest.splits.items()}
+    return {split: _words(entry["totals"]) for split, entry in manifest.splits.items()}
+
+
+def _words(totals: dict[str, int]) -> str:
+    """ "12 clips"."""
+    unit = next(key for key in totals if key not in ("bytes", "failures"))
+    return f"{totals[unit]:,} {unit}"
 
 
 def _labels_wrong(folder: Path, manifest: Manifest) -> Iterator[str]:
-    expected = {entry["settings"]["labels_sha256"] for entry in manifest.splits.values()}
+    expected = {entry["settings"].get("labels_sha256") for entry in manifest.splits.values()} - {None}
     path = folder / LABELS
+    if not expected:
+        return
     if not path.exists():
         yield f"{LABELS} is missing"
     elif expected != {sha256(path)}:
         yield f"{LABELS} has another SHA-256 than when it was prepared"
 
 
-def _wrong(folder: Path, shard: dict[str, Any]) -> Iterator[str]:
-    path = folder / f"{shard['name']}.tar"
+def _wrong(path: Path, shard: dict[str, Any]) -> Iterator[str]:
     if not path.exists():
         return iter([f"{path.name} is missing"])
     if (size := path.stat().st_size) != shard["bytes"]:

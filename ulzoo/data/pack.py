@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
@@ -23,7 +23,7 @@ from typing import Any
 from ulzoo.data.manifest import LABELS, Manifest, Shard, Summary
 from ulzoo.data.source import Unreadable
 from ulzoo.data.transcode import Encoding, transcode
-from ulzoo.files import remove_unfinished, sha256, write_atomically, write_text
+from ulzoo.files import remove_unfinished, write_atomically, write_text
 
 NO_VIDEO = "no video that can be opened"
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -92,7 +92,7 @@ def pack(
     """
     assert clips and clips_per_shard > 0 and workers > 0, (len(clips), clips_per_shard, workers)
     out.mkdir(parents=True, exist_ok=True)
-    with _alone_in(out):
+    with alone_in(out):
         names = json.dumps(list(labels), indent=0, ensure_ascii=False) + "\n"
         settings = {
             **encoding.settings(),
@@ -117,7 +117,7 @@ def pack(
         finished = [shard.finished() for shard in shards]
         assert all(finished)
         summary = manifest.finish(split, [shard for shard in finished if shard])
-    if not summary.clips:
+    if not summary.count:
         key, reason = next(iter(summary.failures.items()))
         raise ValueError(f"{out}: not one of {len(clips)} clips of {split} could be packed; the first, {key}: {reason}")
     return summary
@@ -147,6 +147,7 @@ class _Work:
             described = json.loads(self.sidecar.read_text("utf-8"))
             if described.pop("settings") != self.settings or self.tar.stat().st_size != described["bytes"]:
                 return None
+            described["count"] = described.pop("clips")
             shard = Shard(**described)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
@@ -171,9 +172,9 @@ class _Work:
                     on_clip(clip.key not in failures)
 
         write_atomically(self.tar, write)
-        count = len(self.clips) - len(failures)
-        shard = Shard(self.name, count, self.tar.stat().st_size, sha256(self.tar), failures)
-        write_text(self.sidecar, json.dumps({"settings": self.settings, **asdict(shard)}, indent=1) + "\n")
+        shard = Shard.of(self.tar, len(self.clips) - len(failures), failures)
+        described = {"settings": self.settings, **shard.to_dict("clips"), "failures": failures}
+        write_text(self.sidecar, json.dumps(described, indent=1) + "\n")
 
 
 def _opens(video: str | None) -> bool:
@@ -191,7 +192,7 @@ def _digest(content: Any) -> str:
 
 
 @contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system lets go when this process ends, however it ends."""
     with open(folder / ".lock", "w") as lock:
         try:

@@ -45,10 +45,12 @@ class Source(Dataset[Sample]):
     A source is a component: its keyword-only parameters are the keys of a spec's `data`, and the classmethod
     `describe(**keys)` gives the `contract` that an instance of those keys will keep, without touching the disk.
     `hflip` says whether `batches` may mirror its images. Where `skips_unreadable`, an example that cannot be read is
-    replaced by the next one, named and counted; elsewhere it is an error.
+    replaced by the next one, named and counted; elsewhere it is an error. Where `encoded`, samples hold z_clean of an
+    encoder in the pixels' place, in floating point.
     """
 
     skips_unreadable: bool = False
+    encoded: ClassVar[bool] = False
 
     describe: ClassVar[Callable[..., DataContract]]
     contract: DataContract
@@ -63,6 +65,10 @@ class Source(Dataset[Sample]):
     def draw(self, index: int, chance: float) -> Sample:
         """`source[index]`; of a video the clip that `chance` in [0, 1) picks, where `source[index]` is its middle."""
         return self[index]
+
+    def mirrored(self, index: int, sample: Sample) -> Sample:
+        """A sample of this index, as in a mirror."""
+        return sample._replace(pixels=sample.pixels.flip(-1))
 
     @property
     def channels(self) -> int:

@@ -162,7 +162,7 @@ class Trainer:
 
     def _loss(self, x: Tensor, labels: Tensor, text: Text | None) -> dict[str, Tensor]:
         if self.stage != "latents":
-            return {"loss": stage_loss(self.model, self.stage, x, labels, text)}
+            return {"loss": stage_loss(self.model, self.stage, x, labels, text, encoded=self.source.encoded)}
         warmup = cast(configs.LatentsStage, self.config).prior_warmup_steps
         gradient = min(1.0, self.step / warmup) if warmup else 1.0
         loss = latents_loss(self.model, x, labels, text, prior_gradient=gradient)

@@ -1,0 +1,30 @@
+"""`ulzoo encode`, then `ulzoo train --stage base` on what it wrote."""
+
+import json
+
+
+def test_encode_and_train_on_it(ulzoo, trained, tmp_path):
+    spec, run, latents = trained / "tiny.yaml", tmp_path / "run", tmp_path / "latents"
+    result = ulzoo("train", spec, "--out", run, "--device", "cpu", "--stage", "latents")
+    assert result.exit_code == 0, result.stderr
+    result = ulzoo("encode", run, "--out", latents, "--device", "cpu", "--images-per-shard", 2000)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(f"{latents}: 3,061 images of train in 2 files, ")
+    lines = result.stderr.splitlines()
+    assert lines[0] == "0/3,061 images" and lines[-1] == "3,061/3,061 images" and len(lines) <= 21
+    assert ulzoo("prepare", "verify", latents).stdout == f"{latents}: as its manifest says, 3,061 images of train\n"
+    keys = ("--set", "train.base.data.kind=latents", "--set", f"train.base.data.path={latents}")
+    result = ulzoo("train", spec, "--out", run, "--device", "cpu", "--stage", "base", *keys)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((run / "figures.json").read_text())["trained"]["stage"] == "base"
+    result = ulzoo("train", spec, "--out", tmp_path / "all", "--device", "cpu", *keys)
+    assert result.exit_code == 2 and "latents of an encoder that this very run trains" in result.stderr
+    assert not (tmp_path / "all").exists()
+    plan = ulzoo("train", spec, "--dry-run", "--stage", "base", "--device", "cpu", *keys)
+    assert plan.exit_code == 0, plan.stderr
+
+
+def test_a_mistake_is_one_line(ulzoo, trained, tmp_path):
+    result = ulzoo("encode", tmp_path / "absent", "--out", tmp_path / "out")
+    assert result.exit_code == 2 and result.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
+    assert ulzoo("encode", trained / "run", "--out", tmp_path / "out", "--dtype", "int8").exit_code == 2

@@ -1,0 +1,215 @@
+"""Latents that are encoded once: what is written, that training on them is training on the images, what is refused."""
+
+import json
+import shutil
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo.data import Latents, batches
+from ulzoo.data.manifest import verify
+from ulzoo.pixels import from_uint8
+from ulzoo.registry import encode as encoding
+from ulzoo.registry import open_model
+from ulzoo.registry.encode import encode, encoder_hash
+from ulzoo.registry.run import open_source, train
+
+STEPS = ("train.latents.steps=4", "train.base.steps=6", "train.base.log_every=1", "train.base.checkpoint_every=3")
+
+
+@pytest.fixture(scope="module")
+def latents_run(tiny, tmp_path_factory) -> Path:
+    """A run whose stage 1 is over."""
+    folder = tmp_path_factory.mktemp("encode") / "run"
+    train(tiny(*STEPS), folder, stage="latents")
+    return folder
+
+
+def encoded(run: Path, out: Path, split: str = "train", **keys) -> Path:
+    loaded = open_model(run)
+    source = open_source(loaded.spec, split)
+    encode(loaded.model, loaded.spec, source, out, split, **{"batch_size": 7, "images_per_shard": 20, **keys})
+    return out
+
+
+@pytest.fixture(scope="module")
+def exact(latents_run, tmp_path_factory) -> Path:
+    return encoded(latents_run, tmp_path_factory.mktemp("latents") / "exact", dtype="float32")
+
+
+def on(path: Path) -> tuple[str, str]:
+    return "train.base.data.kind=latents", f"train.base.data.path={path}"
+
+
+def losses(folder: Path) -> list[float]:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if row["stage"] == "base"]
+
+
+def trained(run: Path, spec, folder: Path) -> list[float]:
+    shutil.copytree(run, folder)
+    train(spec, folder, stage="base")
+    return losses(folder)
+
+
+def test_what_is_written_is_what_the_encoder_says(latents_run, exact):
+    loaded = open_model(latents_run)
+    images, latents = open_source(loaded.spec, "train"), Latents("train", path=str(exact))
+    assert len(latents) == len(images) == 44 and latents.hflip and latents.encoded
+    assert latents.contract == images.contract
+    assert sorted(path.name for path in exact.glob("*.safetensors")) == [f"train-0000{i}.safetensors" for i in range(3)]
+    assert verify(exact) == {"train": "44 images"}
+    for i in (0, 19, 20, 43):
+        image, sample = images[i], latents[i]
+        assert (sample.key, sample.label, sample.text) == (image.key, image.label, None)
+        both = torch.stack([image.pixels, image.pixels.flip(-1)])
+        expected = loaded.model.encode(from_uint8(both)).detach()
+        torch.testing.assert_close(sample.pixels, expected[0])
+        torch.testing.assert_close(latents.mirrored(i, sample).pixels, expected[1])
+        assert not torch.allclose(expected[1], expected[0].flip(-1))  # the encoder is no mirror
+
+
+def test_batches_are_the_images_ones_encoded(latents_run, exact):
+    """The same keys and flips in the same order, whatever the workers and wherever it resumes."""
+    loaded = open_model(latents_run)
+    images, latents = open_source(loaded.spec, "train"), Latents("train", path=str(exact))
+    theirs = list(islice(batches(images, 16, seed=1, start=16), 5))
+    for workers in (0, 2):
+        ours = list(islice(batches(latents, 16, seed=1, start=16, workers=workers), 5))
+        for a, b in zip(theirs, ours, strict=True):
+            assert a["key"] == b["key"] and torch.equal(a["label"], b["label"])
+            torch.testing.assert_close(loaded.model.encode(a["x"]).detach(), b["x"], rtol=1e-4, atol=1e-5)
+
+
+def test_training_on_latents_is_training_on_images(tiny, latents_run, exact, tmp_path):
+    expected = trained(latents_run, tiny(*STEPS), tmp_path / "images")
+    assert trained(latents_run, tiny(*STEPS, *on(exact)), tmp_path / "exact") == pytest.approx(expected, rel=1e-4)
+    for dtype, close in (("bfloat16", 1e-2), ("float16", 1e-3)):
+        path = encoded(latents_run, tmp_path / dtype, dtype=dtype)
+        assert Latents("train", path=str(path))[0].pixels.dtype == getattr(torch, dtype)
+        assert trained(latents_run, tiny(*STEPS, *on(path)), tmp_path / f"on_{dtype}") == pytest.approx(
+            expected, rel=close
+        )
+    shutil.copytree(exact, tmp_path / "moved")
+    spec = tiny(*STEPS, *on(tmp_path / "moved"), "train.base.steps=8")
+    train(spec, tmp_path / "exact", stage="base", resume=True)  # the path may change, the run goes on
+    assert len(losses(tmp_path / "exact")) == 8
+    results = json.loads((tmp_path / "exact" / "figures.json").read_text())
+    assert results["figures"]["psnr_db"] > 0 and results["trained"]["step"] == 8
+
+
+def test_it_goes_on_where_it_stopped_to_the_same_bytes(latents_run, exact, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    write, made = encoding.write_latents, []
+
+    def killed(path, *rest):
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(path.name)
+        write(path, *rest)
+
+    monkeypatch.setattr(encoding, "write_latents", killed)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(latents_run, out, dtype="float32")
+    with pytest.raises(ValueError, match="out: not all of train is encoded: run `ulzoo encode` again"):
+        Latents("train", path=str(out))
+    (out / made[0]).write_bytes((out / made[0]).read_bytes()[:1000])
+    made.clear()
+    encoded(latents_run, out, dtype="float32")
+    assert made == ["train-00000.safetensors", "train-00002.safetensors"]
+    for path in exact.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+    with pytest.raises(ValueError, match="prepared with other settings: dtype was float32, now bfloat16"):
+        encoded(latents_run, out)
+
+
+def refused(message: str, spec, run: Path, **options) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=message) as error:
+        train(spec, run, **options)
+    assert "\n" not in str(error.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_latents_of_something_else_are_refused(tiny, latents_run, exact, tmp_path):
+    other = tmp_path / "other"
+    train(tiny(*STEPS, "train.latents.seed=1"), other, stage="latents")
+    spec = tiny(*STEPS, "train.latents.seed=1", *on(exact))
+    words = r"train\.base\.data\.path.*: .*exact holds latents of another encoder \(of tiny, SHA-256 "
+    refused(words, spec, other, stage="base")
+    a, b = open_model(other), open_model(latents_run)
+    assert (
+        encoder_hash(a.spec, a.model)
+        != encoder_hash(b.spec, b.model)
+        == encoder_hash(b.spec, open_model(latents_run).model)
+    )
+    refused(r"train\.base\.data.*: latents of an encoder that this very run trains: --stage latents first",
+            tiny(*STEPS, *on(exact)), tmp_path / "all")  # fmt: skip
+    settings = json.loads((exact / "manifest.json").read_text())
+    settings["splits"]["train"]["settings"]["data"]["hflip"] = False
+    changed = Path(shutil.copytree(exact, tmp_path / "changed"))
+    (changed / "manifest.json").write_text(json.dumps(settings))
+    spec = tiny(*STEPS, *on(changed))
+    refused("changed holds latents of other data: data.hflip was False, now True", spec, latents_run, stage="base")
+    refused(r"absent: no latents of train in it; `ulzoo encode", tiny(*STEPS, *on(tmp_path / "absent")), latents_run,
+            stage="base")  # fmt: skip
+    (changed / "manifest.json").write_bytes((exact / "manifest.json").read_bytes())
+    (changed / "train-00001.safetensors").write_bytes(b"short")
+    refused(
+        r"train-00001\.safetensors: missing, or not as long as", tiny(*STEPS, *on(changed)), latents_run, stage="base"
+    )
+
+
+def test_specs_that_make_no_sense(tiny, exact):
+    from ulzoo.registry.compile import compile_model
+
+    with pytest.raises(ValueError, match="only latents is allowed here: a base is trained on the spec's data"):
+        tiny("train.base.data.kind=emoji3d")
+    from ulzoo.registry import spec_from_dict
+
+    spec = spec_from_dict({**tiny().to_dict(), "data": {"kind": "latents", "path": str(exact)}})
+    with pytest.raises(ValueError, match=r"data must be the images themselves: give latents as train\.base\.data"):
+        compile_model(spec, "meta")
+
+
+def test_latents_that_cannot_be_kept(tiny, tiny_video, tmp_path):
+    from ulzoo.registry.compile import compile_model
+
+    for spec, words in (
+        (tiny("latent.variance=learned"), r"draws z_clean anew each time \(latent\.variance: learned\)"),
+        (tiny_video(), "latents are kept of images only"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            encode(compile_model(spec), spec, open_source(spec, "val"), tmp_path / "out", "val")
+    model = compile_model(tiny())
+    model.encode = lambda x, generator=None: torch.full((len(x), *model.contract.latent_shape), 1e5)
+    with pytest.raises(ValueError, match=r"not within the range of torch\.float16: use --dtype bfloat16"):
+        encode(model, tiny(), open_source(tiny(), "val"), tmp_path / "out", "val", dtype="float16")
+
+
+def test_what_cannot_be_read_is_left_out_by_name(tiny, tmp_path):
+    from ulzoo.data.source import Unreadable
+    from ulzoo.registry.compile import compile_model
+
+    spec = tiny()
+    source, model = open_source(spec, "val"), compile_model(spec)
+    read = type(source).__getitem__
+
+    class Damaged(type(source)):
+        def __getitem__(self, index):
+            if index in self.damaged:
+                raise Unreadable(f"{index} is damaged")
+            return read(self, index)
+
+    source.__class__, source.damaged = Damaged, {2}
+    with pytest.raises(Unreadable, match="2 is damaged"):
+        encode(model, spec, source, tmp_path / "out", "val")
+    source.skips_unreadable = True
+    summary = encode(model, spec, source, tmp_path / "out", "val")
+    assert (summary.count, summary.failures) == (5, {"2": "2 is damaged"})
+    assert [Latents("val", path=str(tmp_path / "out"))[i].key for i in (1, 2)] == [source[1].key, source[3].key]
+    source.damaged = set(range(6))
+    with pytest.raises(ValueError, match="not one of 6 images of val can be read; the first, 0: 0 is damaged"):
+        encode(model, spec, source, tmp_path / "none", "val")
