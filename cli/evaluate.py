@@ -1,4 +1,4 @@
-"""`ulzoo evaluate`: rate, distortion and, of clips, frame prediction and Fréchet distance, with their protocol."""
+"""`ulzoo evaluate`: rate, distortion, frame prediction and distances, with their protocol; and comparing two."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +18,26 @@ EXAMPLES = """
   [cyan]ulzoo evaluate emoji32_tiny[/]
   [cyan]ulzoo evaluate runs/a --limit 64 --rate-samples 32 --out figures.json[/]
   [cyan]ulzoo evaluate runs/a --json | jq .figures[/]
+  [cyan]ulzoo evaluate runs/a --frechet fd_efficientnet_lite0 --samples 2048[/]
+  [cyan]ulzoo evaluate runs/a --frechet fid --samples 50000 --download --out fid.json[/]
   [cyan]ulzoo evaluate runs/video --frechet fvd --clips 2048 --detector i3d_torchscript.pt[/]
+  [cyan]ulzoo evaluate emoji32_tiny --rate-plot rate.png[/]
+  [cyan]ulzoo evaluate runs/a figures.json --compare[/]
 """
+
+IMAGES = ("fid", "fd_efficientnet_lite0")
+DETECTED = ("fid", "fvd")
+PNG = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.png", dir_okay=False, help="Draw where the rate's bits sit: over log-SNR and channels."),
+]
 
 
 def evaluate(
-    model: options.Model,
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL", help="A released model's name, an exported file or a run directory."),
+    ],
     split: options.Split = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="How many images or clips; all if left out.")] = None,
     rate_samples: Annotated[int, typer.Option(min=1, help="Draws of time and noise per example for the rate.")] = 8,
@@ -33,25 +47,53 @@ def evaluate(
         typer.Option(min=1, help="Examples at once, noise is drawn batch by batch; 64 images or 8 clips if left out."),
     ] = None,
     frechet: Annotated[
-        Literal["fvd", "fd_transnetv2"] | None,
-        typer.Option(help="Also generate clips and measure their distance from the data's: FVD, or one offline."),
+        Literal["fid", "fd_efficientnet_lite0", "fvd", "fd_transnetv2"] | None,
+        typer.Option(
+            help="Also measure a Fréchet distance: the first two of images, the others of clips; fd_… offline."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=2, help="How many images to generate for it; without, it is of reconstructions."),
     ] = None,
     clips: Annotated[
         int | None,
-        typer.Option(metavar="N", min=2, help="How many to generate for it; as many as the reference, at most 2048."),
+        typer.Option(metavar="N", min=2, help="How many clips to generate; as many as the reference, at most 2048."),
     ] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance of the samples; else the spec's.")] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="SPLIT", help="What they are compared with: val or train; else --split.")
+        str | None,
+        typer.Option(metavar="SPLIT", help="What samples are compared with; else train, and --split of clips."),
     ] = None,
+    reference_statistics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", dir_okay=False, help="Compare samples with these mu and sigma (ADM, EDM)."),
+    ] = None,
+    save_statistics: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", dir_okay=False, help="Write the reference's mu and sigma for other programs."),
+    ] = None,
+    all_distances: Annotated[
+        bool,
+        typer.Option("--all-distances", help="Also kernel distance, precision, recall and, with fid, Inception score."),
+    ] = False,
     detector: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="FVD's network, StyleGAN-V's i3d_torchscript.pt."),
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="torch-fidelity's weights of Inception, or StyleGAN-V's i3d_torchscript.pt.",
+        ),
     ] = None,
     detector_sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="Its SHA-256, if it is not the published file.")
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch FVD's network once (51 MB), by its hash.")
+        bool, typer.Option("--download", help="Fetch the network of fid (96 MB) or fvd (51 MB) once, by its hash.")
+    ] = False,
+    rate_plot: PNG = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Of two models, or JSON files of --out: compare the figures they have.")
     ] = False,
     seed: options.Seed = 0,
     out: Annotated[
@@ -62,23 +104,45 @@ def evaluate(
     ] = False,
     device: options.Device = None,
 ) -> None:
-    """Measure the rate in bits/pixel and bits/dimension, by prior and by base, and PSNR.
+    """Measure the rate in bits/pixel and bits/dimension, by prior and by base, PSNR and SSIM.
 
-    Of a model of clips also PSNR frame by frame, how well it continues given frames and, if asked, a Fréchet distance.
+    Of a model of clips also PSNR frame by frame and how well it continues given frames; if asked, distances between
+    what a model makes and its data. Two figures compare only if they were measured alike: --compare says what differs.
     """
+    if compare:
+        from ulzoo.cli.compare import show_comparison
+
+        show_comparison(models, json)
+        return
+    if len(models) != 1:
+        raise ValueError("one model is measured at a time; --compare compares two")
+    model = models[0]
     from ulzoo.evaluation import measure
+    from ulzoo.evaluation.protocol import figure_hashes
+    from ulzoo.evaluation.rate_plot import check_rate_plot, save_rate_plot
     from ulzoo.files import write_text
     from ulzoo.registry.catalogue import open_model
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.run import described_data, open_source
 
-    if frechet != "fvd" and (detector or detector_sha256 or download):
-        raise ValueError("--detector, --detector-sha256 and --download go with --frechet fvd")
+    if frechet not in DETECTED and (detector or detector_sha256 or download):
+        raise ValueError("--detector, --detector-sha256 and --download go with --frechet fvd or fid")
     if frechet is None and (clips or reference):
         raise ValueError("--clips and --reference go with --frechet")
+    if frechet not in IMAGES and (samples or all_distances or reference_statistics or save_statistics):
+        raise ValueError(
+            "--samples, --reference-statistics, --save-statistics and --all-distances go with --frechet fid or "
+            "fd_efficientnet_lite0"
+        )
+    if samples is None and (reference_statistics or guidance is not None):
+        raise ValueError("--reference-statistics and --guidance go with --samples")
+    if rate_plot:
+        check_rate_plot(rate_plot)
     chosen = pick_device(device)
     loaded = open_model(model, chosen)
-    features = _features(frechet, loaded, detector, detector_sha256, download, chosen) if frechet else None
+    if frechet in IMAGES and (clips or (reference and samples is None)):
+        raise ValueError("of images it is --samples, and --reference goes with it")
+    features = _features(frechet, loaded, detector, detector_sha256, download, chosen, samples) if frechet else None
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
     told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}
@@ -91,9 +155,36 @@ def evaluate(
             limit=limit,
             rate_samples=rate_samples,
             decoder_steps=steps,
+            decompose=rate_plot is not None,
             on_image=shown,
         )
-    if features is not None:
+    if rate_plot:
+        save_rate_plot(rate_plot, results["rate"], model)
+    if frechet in IMAGES:
+        from ulzoo.evaluation import image_distances
+
+        referred = reference or "train"
+        with _progress("comparing", kind) as shown:
+            distances = image_distances(
+                loaded.model,
+                source,
+                features,
+                **told,
+                split=split,
+                limit=limit,
+                decoder_steps=steps,
+                guidance=guidance,
+                samples=samples,
+                reference=open_source(loaded.spec, referred) if samples else None,
+                reference_split=referred,
+                statistics=reference_statistics,
+                save_statistics=save_statistics,
+                all_distances=all_distances,
+                on_image=shown,
+            )
+        results["figures"] |= distances["figures"]
+        results["protocol"] |= distances["protocol"]
+    elif features is not None:
         from ulzoo.evaluation import generation_distance
 
         compared = open_source(loaded.spec, reference or split)
@@ -103,7 +194,7 @@ def evaluate(
             )
         results["figures"] |= distance["figures"]
         results["protocol"]["frechet"] = distance["protocol"]
-    results = {"model": model, "spec_hash": loaded.spec.hash, **results}
+    results = {"model": model, "spec_hash": loaded.spec.hash, **results, "hashes": figure_hashes(results)}
     if out:
         write_text(out, to_json(results) + "\n")
     if json:
@@ -112,21 +203,38 @@ def evaluate(
     shown_on = console()
     shown_on.print(f"{model} on {results['protocol']['images']} {kind} of {split}", style="bold")
     shown_on.print(figures_table(results["figures"]))
+    for path in filter(None, (rate_plot, save_statistics)):
+        typer.echo(path)
     if out:
         typer.echo(out)
     else:
         typer.echo(to_json({"protocol": results["protocol"]}))
 
 
-def _features(name: str, loaded: "Export", file: Path | None, sha256: str | None, download: bool, device: Any) -> Any:
+def _features(
+    name: str,
+    loaded: "Export",
+    file: Path | None,
+    sha256: str | None,
+    download: bool,
+    device: Any,
+    samples: int | None,
+) -> Any:
     """The network of `--frechet`, after everything was checked that can be before anything is measured."""
+    from ulzoo.evaluation.image_features import efficientnet_lite0, find_inception, inception_v3
     from ulzoo.evaluation.video_features import I3DLogits, TransNetV2Features, find_detector
 
-    contract = loaded.model.contract
-    if not contract.video:
-        raise ValueError(f"--frechet {name} compares clips: this is a model of images")
-    if loaded.model.base is None:
+    model = loaded.model
+    contract = model.contract
+    if contract.video == (name in IMAGES):
+        compared, made = ("clips", "images") if name not in IMAGES else ("images", "clips")
+        raise ValueError(f"--frechet {name} compares {compared}: this is a model of {made}")
+    if model.base is None and not contract.single_stage and (samples or name not in IMAGES):
         raise ValueError("--frechet needs a base: this model's second stage was not trained")
+    if name == "fd_efficientnet_lite0":
+        return efficientnet_lite0(device)
+    if name == "fid":
+        return inception_v3(*find_inception(file, sha256, download), device)
     if name == "fd_transnetv2":
         return TransNetV2Features(device)
     if contract.size[0] < I3DLogits.least_frames:

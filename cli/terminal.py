@@ -88,13 +88,17 @@ def pairs() -> "Table":
 
 
 def figures_table(figures: dict[str, Any]) -> "Table":
-    """PSNR, the rate by the prior and by the base, and what else was measured of clips, one a line."""
+    """PSNR, SSIM, the rate by the prior and by the base, and what else was measured, one a line."""
     table = pairs()
     table.columns[1].justify = "right"
     table.add_row("PSNR of reconstructions", f"{figures['psnr_db']:.2f} dB")
+    if "ssim" in figures:
+        table.add_row("SSIM of reconstructions", f"{figures['ssim']:.4f}")
     for prefix, network in (("", "prior"), ("base_", "base")):
         if f"{prefix}bits_per_pixel" in figures:
-            table.add_row(f"rate by the {network}", f"{figures[f'{prefix}bits_per_pixel']:.4f} bits/pixel")
+            error = figures.get(f"{prefix}bits_per_pixel_se")
+            sure = "" if error is None else f" ± {error:.4f}"
+            table.add_row(f"rate by the {network}", f"{figures[f'{prefix}bits_per_pixel']:.4f}{sure} bits/pixel")
             table.add_row("", f"{figures[f'{prefix}bits_per_dimension']:.4f} bits/dimension")
     for name, words in (("prediction", "PSNR of generated frames"), ("copy_last", "PSNR of the last given, repeated")):
         if f"{name}_psnr_db" in figures:
@@ -103,7 +107,26 @@ def figures_table(figures: dict[str, Any]) -> "Table":
     for name, words in (("fvd", "FVD"), ("fd_transnetv2", "Fréchet distance, TransNetV2 (not FVD)")):
         if name in figures:
             table.add_row(words, f"{figures[name]:.4g}")
+    for name, value in figures.items():
+        if words := _distance(name):
+            table.add_row(words, f"{value:.4g}")
     return table
+
+
+def _distance(name: str) -> str | None:
+    """Of a figure between sets of images, in words: "rfid_50k" -> "rFID@50k, of reconstructions"."""
+    if name == "inception_score":
+        return "Inception score"
+    what, offline, _ = name[1:].partition("_efficientnet_lite0")
+    short, _, count = what.partition("_")
+    words = {"fid": "FID", "fd": "Fréchet distance", "kid": "KID", "kd": "kernel distance"}
+    words |= {"precision": "precision", "recall": "recall"}
+    if name[0] not in "rg" or short not in words:
+        return None
+    whose = "reconstructions" if name[0] == "r" else "samples"
+    named = f"{name[0]}FID" if short == "fid" else words[short]
+    at = f"@{count}" if count else ""
+    return f"{named}{at} of {whose}{', EfficientNet-Lite0 (not FID)' if offline else ''}"
 
 
 def to_json(data: Any) -> str:

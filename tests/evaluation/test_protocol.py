@@ -73,6 +73,12 @@ def test_the_hash_is_of_the_content_alone():
     assert len(a.hash) == 12 and int(a.hash, 16) >= 0
 
 
+def test_a_key_that_the_data_section_got_later_changes_nothing():
+    old, new = Protocol(data={"kind": "x"}), Protocol(data={"kind": "x", "captions": False, "classes": None})
+    assert old.hash == new.hash and differences(old, new) == []
+    assert differences(old, Protocol(data={"kind": "x", "captions": True})) == ["data.captions: nothing and true"]
+
+
 def test_frame_prediction_is_a_part():
     whole = results(frame_prediction={"clips": 3})
     assert protocol_of(whole, "prediction_psnr_db") == protocol_of(whole, "copy_last_psnr_db") == {"clips": 3}

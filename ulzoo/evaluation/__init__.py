@@ -3,7 +3,7 @@
 from ulzoo.evaluation.films import save_contact_sheet, save_film
 from ulzoo.evaluation.frame_prediction import frame_prediction
 from ulzoo.evaluation.generation import generation_distance
-from ulzoo.evaluation.measure import measure
+from ulzoo.evaluation.measure import image_distances, measure
 from ulzoo.evaluation.pictures import save_grid
 from ulzoo.evaluation.protocol import Protocol, compare
 from ulzoo.evaluation.rate_distortion import rate_distortion
@@ -13,6 +13,7 @@ __all__ = [
     "compare",
     "frame_prediction",
     "generation_distance",
+    "image_distances",
     "measure",
     "rate_distortion",
     "save_contact_sheet",

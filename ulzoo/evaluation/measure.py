@@ -1,12 +1,16 @@
-"""All figures that a model has by itself, without a network to compare with."""
+"""All figures that a model has by itself, and those of a network to compare images with."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ulzoo.data import Source
 from ulzoo.evaluation.frame_prediction import frame_prediction
+from ulzoo.evaluation.image_distances import reconstruction_distance, sample_distance
+from ulzoo.evaluation.image_features import ImageFeatures
 from ulzoo.evaluation.protocol import figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
+from ulzoo.evaluation.reference import read_statistics, reference_statistics, write_statistics
 from ulzoo.model import UnifiedLatents
 
 
@@ -50,3 +54,79 @@ def measure(
         results["protocol"]["frame_prediction"] = prediction["protocol"]
     results["hashes"] = figure_hashes(results)
     return results
+
+
+def image_distances(
+    model: UnifiedLatents,
+    source: Source,
+    features: ImageFeatures,
+    *,
+    data: dict[str, Any],
+    split: str = "val",
+    limit: int | None = None,
+    batch_size: int | None = None,
+    decoder_steps: int | None = None,
+    guidance: float | None = None,
+    samples: int | None = None,
+    reference: Source | None = None,
+    reference_split: str = "train",
+    statistics: Path | None = None,
+    save_statistics: Path | None = None,
+    all_distances: bool = False,
+    seed: int = 0,
+    on_image: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Distances of reconstructions from their images and, if asked, of samples from a reference.
+
+    Args:
+        model: in eval mode, of images.
+        source: of the split, of which the first `limit` images are reconstructed.
+        data: the spec's data section, for the protocol.
+        samples: how many to draw; no distance of samples if None.
+        reference: all of whose images samples are compared with, and where their classes come from.
+        reference_split: the split that `reference` is.
+        statistics: compare samples with this file's mean and covariance instead.
+        save_statistics: write those that samples (without samples: reconstructions) were compared with here.
+        all_distances: also the kernel distance, precision, recall and, with Inception, its score; all features are
+            kept in memory.
+        on_image: told how many images went through the network, and of how many.
+
+    Returns:
+        {"figures", "protocol": {"reconstructions", "generated"}}, ready for JSON.
+
+    Raises:
+        ValueError: what cannot be compared.
+    """
+    if statistics and all_distances:
+        raise ValueError("kernel distance, precision and recall need the reference's images, not their statistics")
+    imported = read_statistics(statistics, features.dimension) if statistics else None
+    count = min(limit or len(source), len(source))
+    assert samples is None or reference is not None
+    referred = 0 if samples is None or imported or reference is None else len(reference)
+    total, before = 2 * count + referred + (samples or 0), 0
+
+    def counted(part: int) -> Callable[[int], None]:
+        nonlocal before
+        start, before = before, before + part
+        return lambda done: on_image(start + done, total)
+
+    told: dict[str, Any] = {"data": data, "batch_size": batch_size}
+    kept = {"data": data, "keep_features": all_distances}
+    own = reference_statistics(source, features, **kept, split=split, limit=limit, on_image=counted(count))
+    results = reconstruction_distance(
+        model, source, features, own, **told, split=split, limit=limit, decoder_steps=decoder_steps, seed=seed,
+        on_image=counted(count),
+    )  # fmt: skip
+    figures, protocol = results["figures"], {"reconstructions": results["protocol"]}
+    if samples is not None and reference is not None:
+        own = imported or reference_statistics(
+            reference, features, **kept, split=reference_split, on_image=counted(referred)
+        )
+        results = sample_distance(
+            model, reference, features, own, **told, name=statistics.name if statistics else reference_split,
+            samples=samples, guidance=guidance, seed=seed, on_image=counted(samples),
+        )  # fmt: skip
+        figures, protocol = figures | results["figures"], protocol | {"generated": results["protocol"]}
+    if save_statistics:
+        write_statistics(save_statistics, own, features.protocol)
+    return {"figures": figures, "protocol": protocol}

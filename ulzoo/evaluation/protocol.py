@@ -171,11 +171,13 @@ def clip_conditions(contract: Contract) -> dict[str, Any]:
 
 
 def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Fields and fields of fields. What the data section leaves off is as good as not there, so that a key which it
+    gets in a later version keeps nothing from comparing."""
     for field, value in protocol.items():
         path = f"{prefix}{field}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{path}.")
-        elif path not in TRAINING_ONLY:
+        elif path not in TRAINING_ONLY and not (prefix and (value is None or value is False)):
             yield path, list(value) if isinstance(value, tuple) else value
 
 

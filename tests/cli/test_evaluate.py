@@ -1,0 +1,116 @@
+"""`ulzoo evaluate` of images: distances, where the bits sit, and which figures of two models compare."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from ulzoo.evaluation import image_features
+
+QUICK = ("--limit", 6, "--rate-samples", 1)
+LITE0 = "fd_efficientnet_lite0"
+
+
+def figures_of(result):
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_ssim_errors_and_hashes_are_there(ulzoo, run):
+    results = figures_of(ulzoo("evaluate", "run", "--limit", 6, "--json"))
+    assert {"ssim", "bits_per_pixel_se", "bits_per_pixel_mc_se", "base_bits_per_pixel_se"} < results["figures"].keys()
+    assert results["hashes"].keys() == results["figures"].keys() and "rate" not in results
+    assert results["hashes"]["psnr_db"] != results["hashes"]["ssim"] != results["hashes"]["bits_per_pixel"]
+    shown = ulzoo("evaluate", "run", "--limit", 6).stdout
+    assert "SSIM of reconstructions" in shown and " ± " in shown
+
+
+def test_distances_of_reconstructions_and_samples(ulzoo, run, here, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
+    monkeypatch.setattr(image_features, "SIDE", 32)  # for speed
+    args = ("--frechet", LITE0, "--samples", 5, "--reference", "val", "--all-distances", "--guidance", 1.5)
+    result = ulzoo("evaluate", "run", *QUICK, *args, "--out", "figures.json", "--save-statistics", "stats.npz")
+    assert result.exit_code == 0, result.stderr
+    assert "Fréchet distance of samples, EfficientNet-Lite0 (not FID)" in result.stdout and "FID@" not in result.stdout
+    assert f"warning: g{LITE0} of 5 images" in result.stderr
+    results = json.loads((here / "figures.json").read_text())
+    names = {f"{prefix}{name}_efficientnet_lite0" for prefix in "rg" for name in ("fd", "kd", "precision", "recall")}
+    assert names < results["figures"].keys() and names < results["hashes"].keys()
+    protocol = results["protocol"]
+    assert (protocol["reconstructions"]["samples"], protocol["generated"]["samples"]) == (6, 5)
+    assert protocol["generated"]["guidance"] == 1.5 and protocol["generated"]["reference_images"] == 327
+    with np.load(here / "stats.npz") as file:
+        assert file["mu"].shape == (320,) and file["sigma"].shape == (320, 320)
+    # The file stands for the images: the same distance, but for classes and captions nothing of the split is read.
+    again = ("--frechet", LITE0, "--samples", 5, "--reference", "val", "--guidance", 1.5)
+    named = figures_of(ulzoo("evaluate", "run", *QUICK, *again, "--reference-statistics", "stats.npz", "--json"))
+    assert named["figures"][f"g{LITE0}"] == pytest.approx(results["figures"][f"g{LITE0}"], rel=1e-9)
+    assert named["protocol"]["generated"]["reference"] == "stats.npz"
+    sha256s = [some["protocol"]["generated"]["reference_sha256"] for some in (named, results)]
+    assert sha256s[0] == sha256s[1]
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_where_the_bits_sit(ulzoo, run, here, suffix):
+    results = figures_of(ulzoo("evaluate", "run", *QUICK, "--rate-plot", f"rate.{suffix}", "--json"))
+    assert (here / f"rate.{suffix}").stat().st_size > 1000
+    for name, prefix in (("prior", ""), ("base", "base_")):
+        rate = results["rate"][name]
+        whole = sum(rate["bits_per_pixel"]) + rate["terminal"] + rate["encoder"]
+        assert whole == pytest.approx(results["figures"][f"{prefix}bits_per_pixel"], rel=0.01)
+        assert len(rate["images"]) == 6 and len(rate["channels"]) == 4
+
+
+def test_figures_that_were_measured_alike_compare(ulzoo, run, here):
+    assert ulzoo("evaluate", "run", "--limit", 8, "--rate-samples", 8, "--out", "a.json").exit_code == 0
+    result = ulzoo("evaluate", "run", "a.json", "--compare")  # the run's own figures are of 8 images
+    assert result.exit_code == 0, result.stderr
+    assert "psnr_db" in result.stdout and "+0" in result.stdout and "not comparable" not in result.stdout
+    result = ulzoo("evaluate", "run/model.safetensors", "a.json", "--compare", "--json")
+    assert result.exit_code == 0 and all(abs(row["difference"]) < 1e-6 for row in json.loads(result.stdout))
+
+
+def test_figures_that_were_not_say_what_differs(ulzoo, run, here):
+    assert ulzoo("evaluate", "run", "--limit", 8, "--steps", 3, "--out", "a.json").exit_code == 0
+    result = ulzoo("evaluate", "run", "a.json", "--compare")
+    assert result.exit_code == 1 and result.stderr == ""
+    assert "not comparable: psnr_db\n  decoder_steps: 2 and 3" in result.stdout.replace(", ssim", "")
+    assert "bits_per_pixel" in result.stdout.partition("not comparable")[0]
+    rows = json.loads(ulzoo("evaluate", "run", "a.json", "--compare", "--json").stdout)
+    assert {row["figure"]: row["difference"] for row in rows}["psnr_db"] is None
+    result = ulzoo("evaluate", "emoji32_tiny", "a.json", "--compare")
+    assert result.exit_code == 1 and "images: 327 and 8" in result.stdout and "data." not in result.stdout
+
+
+MISTAKES = {
+    "one to compare": (("run", "--compare"), "takes two models or JSON files, not 1"),
+    "two to measure": (("run", "run"), "--compare compares two"),
+    "nothing there": (("run", "absent", "--compare"), "absent: neither a released model"),
+    "no results": (("run", "tiny.yaml", "--compare"), "tiny.yaml: not a whole safetensors file"),
+    "other JSON": (("run", "x.json", "--compare"), "x.json: has no figures"),
+    "no JSON": (("run", "y.json", "--compare"), "y.json: not JSON"),
+    "samples of nothing": (("run", "--samples", "5"), "go with --frechet fid"),
+    "clips of images": (("run", "--frechet", LITE0, "--clips", "5"), "of images it is --samples"),
+    "a distance of clips": (("run", "--frechet", "fvd"), "fvd compares clips: this is a model of images"),
+    "no weights": (("run", "--frechet", "fid"), "fd_efficientnet_lite0 is a distance that needs no network"),
+    "hash alone": (("run", "--frechet", "fid", "--detector-sha256", "00"), "belongs to a file"),
+    "another hash": (("run", "--frechet", "fid", "--detector", "x.json"), "x.json: its SHA-256 is"),
+    "a plot of another kind": (("run", "--rate-plot", "x.gif"), "a plot is a .png, .svg or .pdf file"),
+    "guidance of nothing": (("run", "--frechet", LITE0, "--guidance", "2"), "go with --samples"),
+    "statistics of no network": (
+        ("run", *QUICK, "--frechet", LITE0, "--samples", "5", "--reference-statistics", "x.json"),
+        "x.json: not an .npz file",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes(ulzoo, run, here, monkeypatch, case):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(here / "cache"))
+    (here / "x.json").write_text("{}")
+    (here / "y.json").write_text("{")
+    args, words = MISTAKES[case]
+    result = ulzoo("evaluate", *args)
+    assert result.exit_code == 2 and result.stdout == ""
+    assert result.stderr.startswith("error: ") and words in result.stderr and result.stderr.count("\n") == 1

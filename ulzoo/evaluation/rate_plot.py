@@ -1,0 +1,62 @@
+"""A picture of where a rate's bits sit: over log-SNR, and over the latent's channels."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ulzoo.files import write_atomically
+
+COLOURS = {"prior": "#0b6fb8", "base": "#c2410c"}
+
+
+def check_rate_plot(path: Path) -> None:
+    """Before anything is measured.
+
+    Raises:
+        ValueError: another format than PNG, SVG or PDF, or matplotlib is missing.
+    """
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ValueError(f"{path}: a plot is a .png, .svg or .pdf file")
+    if not find_spec("matplotlib"):
+        raise ValueError("plots need the package matplotlib: pip install 'ulzoo[plots]'")
+
+
+def save_rate_plot(path: Path, rates: dict[str, Any], title: str = "") -> None:
+    """Bits/pixel by log-SNR, as a density whose area is the rate, and by channel, largest first.
+
+    Args:
+        path: .png, .svg or .pdf, written atomically.
+        rates: network -> `RateMeasurement.decomposition`; networks without one are left out.
+        title: above the picture.
+
+    Raises:
+        ValueError: no network has a decomposition.
+    """
+    check_rate_plot(path)
+    rates = {name: rate for name, rate in rates.items() if rate is not None}
+    if not rates:
+        raise ValueError("there is no rate over log-SNR to plot: the model has neither a diffusion prior nor a base")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    over_logsnr, over_channels = figure.subplots(1, 2)
+    for name, rate in rates.items():
+        edges, bits = rate["logsnr"], rate["bits_per_pixel"]
+        width = edges[1] - edges[0]
+        whole = sum(rate["channels"]) + rate["encoder"]
+        label = f"{name}: {whole:.4g} bits/pixel"
+        over_logsnr.stairs([value / width for value in bits], edges, color=COLOURS[name], label=label)
+        channels = sorted(rate["channels"], reverse=True)
+        places = [channel + 1 for channel in range(len(channels))]
+        over_channels.plot(places, channels, "o-", color=COLOURS[name], markersize=3, linewidth=1, label=name)
+    over_logsnr.set(xlabel="log-SNR of the latent", ylabel="bits/pixel per unit of log-SNR")
+    over_channels.set(xlabel="latent channel, by its bits", ylabel="bits/pixel")
+    for axes in (over_logsnr, over_channels):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize="small")
+    over_channels.xaxis.get_major_locator().set_params(integer=True)
+    figure.suptitle(title, fontsize="medium")
+    kind = path.suffix.lower()[1:]
+    write_atomically(path, lambda aside: figure.savefig(aside, format=kind, dpi=150))
