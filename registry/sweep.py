@@ -52,9 +52,12 @@ COLUMNS = {
     "bits_per_dimension": Column("rate", "bits/dimension", "lower", 3),
     "base_bits_per_dimension": Column("rate by the base", "bits/dimension", "lower", 3),
     "psnr_db": Column("PSNR", "dB", "higher", 1),
+    "ssim": Column("SSIM", "", "higher", 3),
     "rfid_50k": Column("rFID@50k", "", "lower", 2),
     "gfid_50k": Column("gFID@50k", "", "lower", 2),
     "gfid_30k": Column("gFID@30k", "", "lower", 1),
+    "rfd_efficientnet_lite0": Column("Fréchet distance of reconstructions, EfficientNet-Lite0", "", "lower", 1),
+    "gfd_efficientnet_lite0": Column("Fréchet distance of samples, EfficientNet-Lite0", "", "lower", 1),
     "fvd": Column("FVD", "", "lower", 1),
     "clip_score": Column("CLIP score", "", "higher", 1),
 }
