@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ulzoo.registry.find import Found, Setting
+    from ulzoo.registry.store import Store as Results
 
 PLOT_EXAMPLES = """
 [bold]Examples[/]
@@ -68,17 +69,18 @@ def find(
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Find settings that hit a PSNR or a rate, between the points of a sweep, and the point to run next."""
-    from shlex import quote
-
     from ulzoo.registry.find import find
     from ulzoo.registry.store import Store as Results
 
     results = Results(store, must_exist=True)
     sweep = results.sweep
-    found = find(results.rows(), psnr=psnr, bits=bits, shared=sweep.set if sweep else None)
-    where = quote(str(store))
+    rows = results.rows()
+    fractional = _fractional(results.folder, rows)
+    found = find(rows, psnr=psnr, bits=bits, shared=sweep.set if sweep else None, fractional=fractional)
     if json:
-        typer.echo(to_json(_plain(found, where)))
+        settings = [vars(each) | {"command": _command(each, results)} for each in found.settings]
+        head = {"figure": found.figure, "target": found.target, "measured": [found.low, found.high]}
+        typer.echo(to_json(head | {"settings": settings}))
         return
     out = console()
     unit = "dB PSNR" if psnr is not None else "bits/pixel"
@@ -95,7 +97,7 @@ def find(
         out.print(f"and {len(found.settings) - SHOWN} more (--json)")
     following = next((setting for setting in found.settings if not setting.measured), None)
     if following:
-        out.print(f"\nnext  {following.command(where)}", soft_wrap=True, markup=False)
+        out.print(f"\nnext  {_command(following, results)}", soft_wrap=True, markup=False)
 
 
 def _settings(found: "Found") -> "Table":
@@ -116,6 +118,30 @@ def _where(setting: "Setting") -> str:
     return " and ".join(setting.between) if setting.inside else f"beyond {setting.between[0]}"
 
 
-def _plain(found: "Found", store: str) -> dict[str, Any]:
-    settings = [vars(setting) | {"command": setting.command(store)} for setting in found.settings]
-    return {"figure": found.figure, "target": found.target, "measured": [found.low, found.high], "settings": settings}
+def _command(setting: "Setting", results: "Results") -> str:
+    """What runs a setting; a spec that is a file is called by its path, which the sweep knows."""
+    import os
+
+    from ulzoo.registry.spec import find_specs
+
+    spec, sweep = setting.spec, results.sweep
+    if spec not in find_specs() and sweep:
+        points = {point.name: point.spec for point in sweep.list_points()}
+        spec = os.path.normpath(results.folder / points.get(setting.between[0], sweep.spec))
+    return setting.command(str(results.folder), spec)
+
+
+def _fractional(folder: Path, rows: list[dict[str, Any]]) -> set[str]:
+    """Keys whose value is a fraction in the resolved spec of a run, where 3 is 3.0."""
+    import yaml
+
+    keys = {key: row for row in rows if row["status"] == "done" for key in row["set"]}
+    found = set()
+    for key, row in keys.items():
+        path = folder / (row.get("folder") or "") / "spec.yaml"
+        value: Any = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if isinstance(value, float):
+            found.add(key)
+    return found

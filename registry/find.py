@@ -8,9 +8,10 @@ Not in the paper.
 import json
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 from typing import Any
 
 from ulzoo.registry.curves import QUALITY, RATE, Mean, Pchip, Row, average, is_number
@@ -40,10 +41,17 @@ class Setting:
     inside: bool = True
     measured: bool = False
 
-    def command(self, store: str | None = None) -> str:
-        """What runs it."""
+    def command(self, store: str | None = None, spec: str | None = None) -> str:
+        """What runs it; `spec` is what to call the spec, if not by its name."""
         settings = [f"--set {shlex.quote(f'{key}={_yaml(value)}')}" for key, value in self.set.items()]
-        return " ".join(["ulzoo sweep", shlex.quote(self.spec), *settings, *([f"--out {store}"] if store else [])])
+        return " ".join(
+            [
+                "ulzoo sweep",
+                shlex.quote(spec or self.spec),
+                *settings,
+                *([f"--out {shlex.quote(store)}"] if store else []),
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ def find(
     psnr: float | None = None,
     bits: float | None = None,
     shared: Mapping[str, Any] | None = None,
+    fractional: Container[str] = (),
 ) -> Found:
     """Settings at which the PSNR in dB, or the rate in bits/pixel, is as asked.
 
@@ -77,6 +86,7 @@ def find(
         rows: of a store; seeds are averaged.
         psnr, bits: the target, one of the two.
         shared: what the sweep sets for all its points, for the commands.
+        fractional: keys that take fractions, even if all their values in the rows are whole.
 
     Raises:
         ValueError: not one finite target; no row with that figure; no two points that differ in one number only.
@@ -93,7 +103,7 @@ def find(
     inside: list[Setting] = []
     outside: list[Setting] = []
     count = 0
-    for line in _lines(means):
+    for line in _lines(means, fractional):
         count += 1
         found = line.settings(figure, target)
         (inside if found and found[0].inside else outside).extend(found)
@@ -110,6 +120,7 @@ class _Line:
 
     key: str
     points: list[tuple[float, Mean]]
+    whole: bool
 
     def settings(self, figure: str, target: float) -> list[Setting]:
         """Where it passes the target, or one guess beyond an end, or nothing where it turns back before."""
@@ -134,6 +145,8 @@ class _Line:
         value = self._rounded(value)
         if value == self.points[end][0]:
             value += math.copysign(1, step)
+        if value <= 0 < self.points[0][0]:
+            return []
         first, second = self.points[end][1], self.points[before][1]
         figures = {
             name: first.figures[name] + share * (first.figures[name] - second.figures[name])
@@ -158,11 +171,10 @@ class _Line:
 
     def _rounded(self, value: float) -> float:
         """Four digits, or a whole number among whole numbers."""
-        whole = all(isinstance(mean.set[self.key], int) for _, mean in self.points)
-        return round(value) if whole else float(f"{value:.4g}")
+        return round(value) if self.whole else float(f"{value:.4g}")
 
 
-def _lines(means: list[Mean]) -> Iterator[_Line]:
+def _lines(means: list[Mean], fractional: Container[str]) -> Iterator[_Line]:
     groups: dict[tuple[str, str, str], dict[float, Mean]] = {}
     for mean in means:
         for key, value in mean.set.items():
@@ -171,7 +183,8 @@ def _lines(means: list[Mean]) -> Iterator[_Line]:
                 groups.setdefault((mean.spec, key, json.dumps(rest)), {}).setdefault(value, mean)
     for (_, key, _), points in groups.items():
         if len(points) > 1:
-            yield _Line(key, sorted(points.items()))
+            whole = key not in fractional and all(isinstance(value, int) for value in points)
+            yield _Line(key, sorted(points.items(), key=itemgetter(0)), whole)
 
 
 def _unique(settings: list[Setting], figure: str, shared: Mapping[str, Any]) -> list[Setting]:

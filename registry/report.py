@@ -32,7 +32,15 @@ SCRIPTS = ("chart.js", "table.js", "page.js")
 
 @dataclass(frozen=True)
 class Column:
-    """A number of every row: its name, heading, unit, which way is better ("" if neither), digits, if it is a cost."""
+    """A number of every row.
+
+    Attributes:
+        name, title, unit: what it is, its heading, and in what.
+        better: "lower", "higher" or "".
+        digits: after the point; None for as many as it takes.
+        cost: not a figure, but what it took.
+        detail: shown of a single point only, as standard errors are.
+    """
 
     name: str
     title: str
@@ -40,6 +48,7 @@ class Column:
     better: str = ""
     digits: int | None = None
     cost: bool = False
+    detail: bool = False
 
 
 COSTS = (
@@ -141,7 +150,8 @@ def columns_of(rows: Iterable[Row], first: Iterable[str] = ()) -> list[Column]:
             known = COLUMNS[name]
             found.append(Column(name, known.title, known.unit, known.better, max(known.digits, 2)))
         else:
-            found.append(Column(name, name.replace("_", " "), better=better(name)))
+            detail = name.endswith("_se")
+            found.append(Column(name, name.replace("_", " "), better="" if detail else better(name), detail=detail))
     return found + [cost for cost in COSTS if any(_value(row, cost) is not None for row in rows)]
 
 

@@ -27,7 +27,8 @@ const last = (key) => key.split(".").at(-1);
 
 // What may stand on an axis: every column, and every setting that is a number in all rows that have it.
 const axes = [
-  ...data.columns.map((column, i) => ({ label: named(column), better: column.better, value: (row) => row.values[i], column: i })),
+  ...data.columns.flatMap((column, i) => column.detail ? []
+    : [{ label: named(column), name: column.name, better: column.better, value: (row) => row.values[i], column: i }]),
   ...data.keys.flatMap((key, i) => key.number ? [{ label: key.name, better: "", value: (row) => row.settings[i], column: -1 }] : []),
 ];
 // What may give a point its colour: its series, or a setting of a few values.
@@ -37,7 +38,7 @@ data.keys.forEach((key, i) => {
   const numbers = new Map(key.values.map((value, number) => [JSON.stringify(value), number]));
   colourings.push({ label: key.name, names: key.values.map(written), group: (row) => numbers.get(JSON.stringify(row.settings[i])) });
 });
-const columnAxis = (name) => data.columns.findIndex((column) => column.name === name);
+const columnAxis = (name) => axes.findIndex((axis) => axis.name === name);
 
 const state = {
   x: Math.max(columnAxis("bits_per_pixel"), 0),

@@ -11,7 +11,7 @@ function tableColumns() {
       found.push({ title: last(key.name), left: !key.number, value: (row) => row.settings[i], text: (row) => written(row.settings[i]) });
   });
   data.columns.forEach((column, i) => {
-    if (!column.cost || varies(i))
+    if (!column.detail && (!column.cost || varies(i)))
       found.push({ title: column.title, unit: column.unit, value: (row) => row.values[i], text: (row) => figure(row.values[i], column) });
   });
   return found;

@@ -46,6 +46,18 @@ def test_find_of_a_rate_as_json(ulzoo, store):
     assert shlex.split(setting["command"])[-1] == str(store)
 
 
+def test_find_knows_the_specs_path_and_which_keys_take_fractions(ulzoo, store):
+    rows = [row(factor, spec="tiny", folder=f"points/{factor}") for factor in (1, 3)]
+    (store / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
+    sweep = f"name: s\nspec: ./../tiny.yaml\ncolumns: [psnr_db]\ngrid: {{{FACTOR}: [1, 3]}}\n"
+    (store / "sweep.yaml").write_text(sweep)
+    assert f"{FACTOR}=2 " in ulzoo("find", store, "--psnr", 23).stdout
+    (store / "points/3").mkdir(parents=True)
+    (store / "points/3/spec.yaml").write_text("decoder: {weighting: {loss_factor: 3.0}}\n")
+    last = ulzoo("find", "my store", "--psnr", 23).stdout.splitlines()[-1]
+    assert last == f"next  ulzoo sweep tiny.yaml --set {FACTOR}=1.5 --out 'my store'"
+
+
 def test_find_of_a_measured_point_has_nothing_to_run(ulzoo, store):
     result = ulzoo("find", store, "--psnr", 24)
     assert "measured: 2.0" in result.stdout and "next" not in result.stdout

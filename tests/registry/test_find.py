@@ -57,6 +57,17 @@ def test_wide_ranges_are_interpolated_in_the_logarithm_and_whole_numbers_stay_wh
     assert not hit.inside and hit.set == {CHANNELS: 17}
 
 
+def test_keys_that_take_fractions_though_written_whole():
+    rows = [row({FACTOR: x}, 0.1 * x, 20 + 2 * x) for x in (1, 3)]
+    assert find(rows, psnr=23).settings[0].set == {FACTOR: 2}
+    assert find(rows, psnr=23, fractional={FACTOR}).settings[0].set == {FACTOR: 1.5}
+
+
+def test_a_whole_positive_number_does_not_go_to_zero():
+    rows = [row({CHANNELS: c}, 0.1 * c, 20 + c) for c in (1, 2)]
+    assert find(rows, psnr=1).settings == []
+
+
 def test_outside_is_said_and_goes_at_most_one_step_on():
     (near,) = find(STRAIGHT, psnr=27).settings
     assert not near.inside and near.set == {FACTOR: 3.5} and near.between == ("3.0",)

@@ -52,6 +52,15 @@ def test_keys_are_what_points_set_and_the_seed(data):
     assert data["rows"][7]["settings"] == [1.5, 4, 1]
 
 
+def test_standard_errors_are_shown_of_one_point_only(make_row):
+    row = make_row(1.3, 4)
+    row["figures"] = {"psnr_db": 20.0, "psnr_db_se": 0.1}
+    assert [(column.name, column.detail) for column in report.columns_of([row])[:2]] == [
+        ("psnr_db", False),
+        ("psnr_db_se", True),
+    ]
+
+
 def test_settings_that_are_no_numbers_or_missing(make_row):
     rows = [make_row(1.3, 4) | {"set": settings} for settings in ({"a": [2, 2], "b": 1}, {"a": "x"}, {"a": [2, 2]})]
     assert report.keys_of(rows) == [
