@@ -27,6 +27,7 @@ PICTURED_BYTES = 8 * 2**20
 PICTURE_WIDTH = 1200
 PICTURES = ("reconstructions", "samples")
 COMPARED_SERIES = 20
+ERRORS = {"_mc_se": "error of the noise", "_se": "standard error"}  # endings of figures
 SCRIPTS = ("chart.js", "table.js", "page.js")
 
 
@@ -146,12 +147,15 @@ def columns_of(rows: Iterable[Row], first: Iterable[str] = ()) -> list[Column]:
     ordered = [*(name for name in first if name in names), *(name for name in names if name not in set(first))]
     found = []
     for name in ordered:
-        if name in COLUMNS:
-            known = COLUMNS[name]
-            found.append(Column(name, known.title, known.unit, known.better, max(known.digits, 2)))
+        of, words = next(
+            ((name.removesuffix(end), words) for end, words in ERRORS.items() if name.endswith(end)), (name, "")
+        )
+        known = COLUMNS.get(of)
+        title, unit = (known.title, known.unit) if known else (of.replace("_", " "), "")
+        if words:
+            found.append(Column(name, f"{title}, {words}", unit, detail=True))
         else:
-            detail = name.endswith("_se")
-            found.append(Column(name, name.replace("_", " "), better="" if detail else better(name), detail=detail))
+            found.append(Column(name, title, unit, better(name), max(known.digits, 2) if known else None))
     return found + [cost for cost in COSTS if any(_value(row, cost) is not None for row in rows)]
 
 
@@ -281,7 +285,12 @@ def _tiles(done: Sequence[Row], failed: Sequence[Row], series: int) -> list[dict
     minutes = sum(_figure(row, "seconds") or 0 for row in done) / 60
     if minutes:
         hours = minutes >= 60
-        found.append({"name": "hours" if hours else "minutes", "value": f"{minutes / 60 if hours else minutes:,.1f}"})
+        found.append(
+            {
+                "name": f"{'hours' if hours else 'minutes'} of work",
+                "value": f"{minutes / 60 if hours else minutes:,.1f}",
+            }
+        )
     return found + ([{"name": "failed", "value": f"{len(failed):,}", "bad": True}] if failed else [])
 
 

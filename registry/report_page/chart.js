@@ -114,8 +114,10 @@ class Chart {
       this.element.append(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, content.empty));
       return;
     }
-    const xs = [...this.points.map((p) => p.x), ...papers.map((p) => p[0])];
-    const ys = [...this.points.map((p) => p.y), ...papers.map((p) => p[1])];
+    const barred = this.points.length <= BARS_UP_TO;
+    const ends = (value, spread) => (barred && spread ? [value - spread, value + spread] : [value]);
+    const xs = [...this.points.flatMap((p) => ends(p.x, p.ex)), ...papers.map((p) => p[0])].filter((value) => !content.logarithmic || value > 0);
+    const ys = [...this.points.flatMap((p) => ends(p.y, p.ey)), ...papers.map((p) => p[1])];
     const x = scale(xs, MARGIN.left, right, content.logarithmic), y = scale(ys, bottom, MARGIN.top, false);
     this.places = this.points.map((p) => [x(p.x), y(p.y)]);
     this.axes(content, x, y, right, bottom);
@@ -134,7 +136,7 @@ class Chart {
     this.points.forEach((p, i) => {
       const [px, py] = this.places[i];
       marks.set(p.group, (marks.get(p.group) ?? "") + mark(px, py, p.group, radius));
-      if (this.points.length > BARS_UP_TO) return;
+      if (!barred) return;
       let bar = "";
       if (p.ex) bar += `M${x(Math.max(p.x - p.ex, x.low))} ${py}H${x(p.x + p.ex)}`;
       if (p.ey) bar += `M${px} ${y(p.y - p.ey)}V${y(p.y + p.ey)}`;

@@ -54,10 +54,11 @@ def test_keys_are_what_points_set_and_the_seed(data):
 
 def test_standard_errors_are_shown_of_one_point_only(make_row):
     row = make_row(1.3, 4)
-    row["figures"] = {"psnr_db": 20.0, "psnr_db_se": 0.1}
-    assert [(column.name, column.detail) for column in report.columns_of([row])[:2]] == [
-        ("psnr_db", False),
-        ("psnr_db_se", True),
+    row["figures"] = {"psnr_db": 20.0, "psnr_db_se": 0.1, "psnr_db_mc_se": 0.2}
+    assert [(column.title, column.unit, column.detail) for column in report.columns_of([row])[:3]] == [
+        ("PSNR", "dB", False),
+        ("PSNR, standard error", "dB", True),
+        ("PSNR, error of the noise", "dB", True),
     ]
 
 
