@@ -142,7 +142,9 @@ def evaluate(
     loaded = open_model(model, chosen)
     if frechet in IMAGES and (clips or (reference and samples is None)):
         raise ValueError("of images it is --samples, and --reference goes with it")
-    features = _features(frechet, loaded, detector, detector_sha256, download, chosen, samples) if frechet else None
+    features: Any = None
+    if frechet:
+        features = _features(frechet, loaded, detector, detector_sha256, download, chosen, samples)
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
     told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}

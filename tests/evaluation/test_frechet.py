@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
+from ulzoo.evaluation.frechet import FeatureStatistics, Moments, frechet_distance
 
 
 def gathered(features: torch.Tensor, *sizes: int) -> FeatureStatistics:
@@ -102,3 +102,28 @@ def test_what_has_no_covariance():
         _ = gathered(torch.ones(1, 3)).covariance
     with pytest.raises(ValueError, match="not finite"):
         gathered(torch.tensor([[1.0, float("nan")]]))
+
+
+@pytest.mark.parametrize("decades", [2, 8, 16])
+def test_it_is_stable_where_variances_span_decades(decades):
+    """As those of Inception's features do. Nothing of it takes the square root of a general matrix."""
+    dimension = 300
+    basis = torch.linalg.qr(noise(dimension, dimension))[0]
+    a = torch.logspace(2 - decades, 2, dimension, dtype=torch.float64)
+    b = a * torch.linspace(0.5, 2, dimension, dtype=torch.float64)
+    expected = (a.sqrt() - b.sqrt()).square().sum().item()
+    turned = [gaussian(torch.zeros(dimension), basis @ values.diag() @ basis.T) for values in (a, b)]
+    assert frechet_distance(*turned) == pytest.approx(expected, rel=1e-6, abs=1e-4)
+    assert frechet_distance(*reversed(turned)) == pytest.approx(expected, rel=1e-6, abs=1e-4)
+
+
+def test_half_of_the_dimensions_missing():
+    """Features that are never on have no variance in either set."""
+    x, y = noise(400, 40), noise(400, 40, seed=1) * 2 + 1
+    wide = [torch.cat([some, torch.zeros(400, 40)], 1) for some in (x, y)]
+    assert frechet_distance(*map(gathered, wide)) == pytest.approx(frechet_distance(gathered(x), gathered(y)), rel=1e-6)
+
+
+def test_known_moments_are_as_good_as_gathered_ones():
+    x, y = gathered(noise(50, 6)), gathered(noise(50, 6, seed=1))
+    assert frechet_distance(Moments(x.mean, x.covariance), y) == frechet_distance(x, y)

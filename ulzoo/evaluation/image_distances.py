@@ -131,7 +131,8 @@ def reconstruction_distance(
     """
     contract = model.contract
     assert not contract.video
-    made, left_out = Collected(features, reference.features is not None), {}
+    made = Collected(features, reference.features is not None)
+    left_out: dict[int, str] = {}
     batch_size = batch_size or default_batch(contract)
     start = 0
     for batch in in_order(source, batch_size, limit):

@@ -111,7 +111,7 @@ def image_distances(
         return lambda done: on_image(start + done, total)
 
     told: dict[str, Any] = {"data": data, "batch_size": batch_size}
-    kept = {"data": data, "keep_features": all_distances}
+    kept: dict[str, Any] = {"data": data, "keep_features": all_distances}
     own = reference_statistics(source, features, **kept, split=split, limit=limit, on_image=counted(count))
     results = reconstruction_distance(
         model, source, features, own, **told, split=split, limit=limit, decoder_steps=decoder_steps, seed=seed,

@@ -80,12 +80,13 @@ def read_statistics(path: Path, dimension: int) -> Reference:
 def write_statistics(path: Path, reference: Reference, network: dict[str, Any]) -> None:
     """For `read_statistics` and other people's scripts; what it is of stands in a further array, `ulzoo`, as JSON."""
     about = {"images": reference.images, "sha256": reference.sha256, **network}
-    arrays = {"mu": reference.gaussian.mean.numpy(), "sigma": reference.gaussian.covariance.numpy()}
+    gaussian = reference.gaussian
     path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(aside: Path) -> None:
         with open(aside, "wb") as file:
-            np.savez(file, **arrays, ulzoo=np.array(json.dumps(about, ensure_ascii=False)))
+            text = np.array(json.dumps(about, ensure_ascii=False))
+            np.savez(file, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy(), ulzoo=text)
 
     write_atomically(path, write)
 
