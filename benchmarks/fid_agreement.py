@@ -5,8 +5,8 @@
 Without `--folders`, the embedded emoji at 64×64, two halves of the training images, are written out as PNG. The
 features are EfficientNet-Lite0's, whose weights come with a package, registered with torch-fidelity; with `--inception`
 also those of Inception from torch-fidelity's weights. Three Fréchet distances: ours (float64, two symmetric
-eigendecompositions), torch-fidelity's (eigenvalues of a general matrix), and scipy's `sqrtm` of means and covariances of
-float32 features, as pytorch-fid and ADM do it. Exit status 1 if ours and torch-fidelity's differ by more than 1e-3,
+eigendecompositions), torch-fidelity's (eigenvalues of a general matrix), and scipy's `sqrtm` of means and covariances
+of float32 features, as pytorch-fid and ADM do it. Exit status 1 if ours and torch-fidelity's differ by more than 1e-3,
 relatively.
 """
 

@@ -12,7 +12,7 @@ from torch import nn
 from ulzoo.contract import Contract, Sampling
 from ulzoo.data import DataContract, Emoji3D, ImageFolder, in_order
 from ulzoo.data.source import TensorSource
-from ulzoo.evaluation import image_features
+from ulzoo.evaluation import image_features, unfinished
 from ulzoo.evaluation.frechet import frechet_distance
 from ulzoo.evaluation.image_distances import Collected, reconstruction_distance, sample_distance
 from ulzoo.evaluation.image_features import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
@@ -157,6 +157,59 @@ def test_samples_are_those_of_the_seed_and_no_more_are_read_than_needed(tmp_path
     untrained.base = None
     with pytest.raises(ValueError, match="has no base"):
         sample_distance(untrained, source(), features, reference, data={}, name="val", samples=4)
+
+
+class Counting(Model):
+    """Says how often it was asked, and gives up at the n-th time."""
+
+    def __init__(self, weight=0.0, stop=0):
+        super().__init__()
+        self.weight, self.stop, self.asked = weight, stop, 0
+
+    def reconstruct(self, *args, **kwargs):
+        self.count()
+        return super().reconstruct(*args, **kwargs)
+
+    def sample(self, *args, **kwargs):
+        self.count()
+        return super().sample(*args, **kwargs)
+
+    def count(self):
+        self.asked += 1
+        if self.asked == self.stop:
+            raise KeyboardInterrupt
+
+    def state_dict(self):
+        return {"weight": torch.arange(3.0) + self.weight}
+
+
+@pytest.mark.parametrize("what", ["reconstructions", "samples"])
+def test_an_evaluation_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(unfinished, "EVERY", 0)
+    features = means()
+    reference, folder = known(features, tmp_path), tmp_path / "unfinished"
+
+    def distance(model, folder=folder, **options):
+        told = {"data": {}, "batch_size": 5, "unfinished": folder} | options
+        if what == "samples":
+            return sample_distance(model, source(), features, reference, name="val", samples=30, **told)
+        return reconstruction_distance(model, source(), features, reference, **told)
+
+    whole = distance(Counting(), None)
+    with pytest.raises(KeyboardInterrupt):
+        distance(Counting(stop=4))
+    files = list(folder.glob("*.npz"))
+    assert len(files) == 1
+    for other in (distance(Counting(weight=1.0)), distance(Counting(), seed=1)):
+        assert other["protocol"]["samples"] == 30
+    assert list(folder.glob("*.npz")) == files
+    again = Counting()
+    assert distance(again) == whole and again.asked == 3
+    assert not list(folder.glob("*.npz"))
+    folder.mkdir(exist_ok=True)
+    files[0].write_bytes(b"damaged")
+    again = Counting()
+    assert distance(again) == whole and again.asked == 6
 
 
 def test_names_of_figures(tmp_path):

@@ -57,6 +57,15 @@ class FeatureStatistics:
         self.mean += shift * (len(features) / total)
         self.count = total
 
+    def state(self) -> tuple[int, Tensor, Tensor]:
+        """Count, mean and scatter, for `restore`."""
+        return self.count, self.mean, self._scatter
+
+    def restore(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        """Be where another one was."""
+        assert mean.shape == self.mean.shape and scatter.shape == self._scatter.shape
+        self.count, self.mean, self._scatter = count, mean, scatter
+
     @property
     def covariance(self) -> Tensor:
         """The unbiased estimate, divided by count - 1."""

@@ -6,6 +6,7 @@ and the number of its first image alone.
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from ulzoo.evaluation.image_features import ImageFeatures
 from ulzoo.evaluation.protocol import Protocol
 from ulzoo.evaluation.rate_distortion import count_left_out, default_batch
 from ulzoo.evaluation.reference import Reference
+from ulzoo.evaluation.unfinished import Unfinished, place
 from ulzoo.model import UnifiedLatents
 from ulzoo.pixels import to_uint8
 from ulzoo.seeds import derive_seed
@@ -52,6 +54,11 @@ class Collected:
             self.features.append(features.float().cpu())
             if logits is not None:
                 self.logits.append(logits.float().cpu())
+
+    def progress(self, folder: Path | None, model: UnifiedLatents, protocol: Protocol) -> Unfinished:
+        """What was gathered before, if an evaluation by this protocol was stopped."""
+        known = None if folder is None or self.keep else place(folder, model, protocol)
+        return Unfinished(known, self.statistics)
 
     def figures(self, prefix: str, reference: Reference, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """All figures and what their protocol says of them.
@@ -117,6 +124,7 @@ def reconstruction_distance(
     batch_size: int | None = None,
     decoder_steps: int | None = None,
     seed: int = 0,
+    unfinished: Path | None = None,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of reconstructions from the same images, {"figures", "protocol"}, ready for JSON.
@@ -127,6 +135,8 @@ def reconstruction_distance(
         features: the network.
         reference: of the same images; with its features, there are more figures than the Fréchet distance.
         batch_size, decoder_steps: as for `rate_distortion`.
+        unfinished: a folder in which to put down how far it is, and to go on if it was stopped there; not of a
+            reference with features.
         on_image: told how many are done.
     """
     contract = model.contract
@@ -134,24 +144,12 @@ def reconstruction_distance(
     made = Collected(features, reference.features is not None)
     left_out: dict[int, str] = {}
     batch_size = batch_size or default_batch(contract)
-    start = 0
-    for batch in in_order(source, batch_size, limit):
-        generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "reconstructions", start))
-        x, text = batch["x"].to(model.device), batch["text"] and batch["text"].to(model.device)
-        made.add(model.reconstruct(x, decoder_steps, generator, batch["label"].to(model.device), text=text))
-        left_out |= batch["left_out"]
-        start = batch["images"]
-        on_image(start)
-    figures, told = made.figures("r", reference, seed)
     sampling = contract.sampling_with("decoder", decoder_steps, None)
     protocol = Protocol(
-        figures=list(figures),
         compared="reconstructions, with the same images",
         **features.protocol,
-        **told,
         data=data,
         split=split,
-        samples=made.statistics.count,
         reference_sha256=reference.sha256,
         decoder_sampler=sampling.sampler,
         decoder_steps=sampling.steps,
@@ -159,7 +157,22 @@ def reconstruction_distance(
         noise=NOISE,
         batch_size=batch_size,
         dtype="float32",
-        **count_left_out(left_out),
+    )
+    progress = made.progress(unfinished, model, protocol)
+    start = 0
+    for batch in in_order(source, batch_size, limit):
+        left_out |= batch["left_out"]
+        if batch["images"] > progress.done:
+            generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "reconstructions", start))
+            x, text = batch["x"].to(model.device), batch["text"] and batch["text"].to(model.device)
+            made.add(model.reconstruct(x, decoder_steps, generator, batch["label"].to(model.device), text=text))
+            progress.tell(batch["images"])
+        start = batch["images"]
+        on_image(start)
+    figures, told = made.figures("r", reference, seed)
+    progress.finish()
+    protocol = Protocol(
+        figures=list(figures), **protocol, **told, samples=made.statistics.count, **count_left_out(left_out)
     )
     return {"figures": figures, "protocol": protocol}
 
@@ -178,6 +191,7 @@ def sample_distance(
     steps: int | None = None,
     guidance: float | None = None,
     seed: int = 0,
+    unfinished: Path | None = None,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of samples from a reference, {"figures", "protocol"}, ready for JSON.
@@ -193,6 +207,7 @@ def sample_distance(
         samples: how many to draw.
         batch_size: 64 if None.
         steps, guidance: of the base; the spec's if None; without classes and captions there is no guidance.
+        unfinished: as for `reconstruction_distance`.
         on_image: told how many are done.
 
     Raises:
@@ -210,28 +225,10 @@ def sample_distance(
     if guidance not in (None, 1) and not conditional:
         raise ValueError("guidance leans towards a class or a caption: this model's base takes neither")
     made = Collected(features, reference.features is not None)
-    for start in range(0, samples, batch_size):
-        count = min(batch_size, samples - start)
-        generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "samples", start))
-        labels, text = None, None
-        if conditional:
-            told = [_example(source, i, samples) for i in range(start, start + count)]
-            if network.num_classes:
-                labels = torch.tensor([example.label for example in told], device=model.device)
-            if network.takes_text:
-                text = _captions(told, source).to(model.device)
-        drawn = model.sample(
-            count, labels, guidance=guidance if conditional else None, steps=steps, generator=generator, text=text
-        )
-        made.add(drawn)
-        on_image(start + count)
-    figures, how = made.figures("g", reference, seed)
     base, decoder = contract.sampling_with("base", steps, guidance), contract.sampling["decoder"]
     protocol = Protocol(
-        figures=list(figures),
         compared="samples",
         **features.protocol,
-        **how,
         data=data,
         reference=name,
         reference_images=reference.images,
@@ -249,7 +246,26 @@ def sample_distance(
         batch_size=batch_size,
         dtype="float32",
     )
-    return {"figures": figures, "protocol": protocol}
+    progress = made.progress(unfinished, model, protocol)
+    for start in range(progress.done, samples, batch_size):
+        count = min(batch_size, samples - start)
+        generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "samples", start))
+        labels, text = None, None
+        if conditional:
+            told = [_example(source, i, samples) for i in range(start, start + count)]
+            if network.num_classes:
+                labels = torch.tensor([example.label for example in told], device=model.device)
+            if network.takes_text:
+                text = _captions(told, source).to(model.device)
+        drawn = model.sample(
+            count, labels, guidance=guidance if conditional else None, steps=steps, generator=generator, text=text
+        )
+        made.add(drawn)
+        progress.tell(start + count)
+        on_image(start + count)
+    figures, how = made.figures("g", reference, seed)
+    progress.finish()
+    return {"figures": figures, "protocol": Protocol(figures=list(figures), **protocol, **how)}
 
 
 def _example(source: Source, number: int, samples: int) -> Sample:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ulzoo.data import Source
 from ulzoo.evaluation.frame_prediction import frame_prediction
 from ulzoo.evaluation.image_distances import reconstruction_distance, sample_distance
@@ -78,6 +80,8 @@ def image_distances(
 ) -> dict[str, Any]:
     """Distances of reconstructions from their images and, if asked, of samples from a reference.
 
+    One that was stopped goes on where it was, from what it put down in torch's cache (TORCH_HOME).
+
     Args:
         model: in eval mode, of images.
         source: of the split, of which the first `limit` images are reconstructed.
@@ -110,7 +114,8 @@ def image_distances(
         start, before = before, before + part
         return lambda done: on_image(start + done, total)
 
-    told: dict[str, Any] = {"data": data, "batch_size": batch_size}
+    unfinished = Path(torch.hub.get_dir()) / "ulzoo" / "unfinished"
+    told: dict[str, Any] = {"data": data, "batch_size": batch_size, "unfinished": unfinished}
     kept: dict[str, Any] = {"data": data, "keep_features": all_distances}
     own = reference_statistics(source, features, **kept, split=split, limit=limit, on_image=counted(count))
     results = reconstruction_distance(
