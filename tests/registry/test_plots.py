@@ -106,6 +106,6 @@ def test_ten_thousand_rows_in_seconds(tmp_path):
         row(f"p{i}", f"s{i % 500}", bits_per_pixel=0.1 + i / 1e4, psnr_db=20 + i / 1e3, gfid_50k=i, rfid_50k=i)
         for i in range(10_000)
     ]
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(draw(rows, tmp_path)) == 8
-    assert time.perf_counter() - started < 30, "about 5 s on one core"
+    assert time.process_time() - started < 10, "about 4 s"
