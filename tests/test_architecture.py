@@ -54,6 +54,7 @@ ALLOWED = {
         "contract",
         "denoising",
         "model",
+        "priors",
         "text",
         "data",
         "evaluation",
