@@ -73,6 +73,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.npz", dir_okay=False, help="Write the reference's mu and sigma for other programs."),
     ] = None,
+    save_samples: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", dir_okay=False, help="Keep the samples, in ADM's layout: arr_0, uint8 NHWC."),
+    ] = None,
     all_distances: Annotated[
         bool,
         typer.Option("--all-distances", help="Also kernel distance, precision, recall and, with fid, Inception score."),
@@ -134,8 +138,8 @@ def evaluate(
             "--samples, --reference-statistics, --save-statistics and --all-distances go with --frechet fid or "
             "fd_efficientnet_lite0"
         )
-    if samples is None and (reference_statistics or guidance is not None):
-        raise ValueError("--reference-statistics and --guidance go with --samples")
+    if samples is None and (reference_statistics or save_samples or guidance is not None):
+        raise ValueError("--reference-statistics, --save-samples and --guidance go with --samples")
     if rate_plot:
         check_rate_plot(rate_plot)
     chosen = pick_device(device)
@@ -181,6 +185,7 @@ def evaluate(
                 reference_split=referred,
                 statistics=reference_statistics,
                 save_statistics=save_statistics,
+                save_samples=save_samples,
                 all_distances=all_distances,
                 on_image=shown,
             )
@@ -205,7 +210,7 @@ def evaluate(
     shown_on = console()
     shown_on.print(f"{model} on {results['protocol']['images']} {kind} of {split}", style="bold")
     shown_on.print(figures_table(results["figures"]))
-    for path in filter(None, (rate_plot, save_statistics)):
+    for path in filter(None, (rate_plot, save_statistics, save_samples)):
         typer.echo(path)
     if out:
         typer.echo(out)

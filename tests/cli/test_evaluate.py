@@ -47,6 +47,11 @@ def test_distances_of_reconstructions_and_samples(ulzoo, run, here, tmp_path, mo
     named = figures_of(ulzoo("evaluate", "run", *QUICK, *again, "--reference-statistics", "stats.npz", "--json"))
     assert named["figures"][f"g{LITE0}"] == pytest.approx(results["figures"][f"g{LITE0}"], rel=1e-9)
     assert named["protocol"]["generated"]["reference"] == "stats.npz"
+    sampled = ulzoo("evaluate", "run", *QUICK, *again, "--batch-size", 2, "--save-samples", "samples.npz")
+    assert sampled.exit_code == 0 and "samples.npz" in sampled.stdout
+    with np.load(here / "samples.npz") as file:
+        assert file.files == ["arr_0"] and file["arr_0"].shape == (5, 32, 32, 3) and file["arr_0"].dtype == np.uint8
+        assert file["arr_0"].std() > 10
     sha256s = [some["protocol"]["generated"]["reference_sha256"] for some in (named, results)]
     assert sha256s[0] == sha256s[1]
 

@@ -17,6 +17,7 @@ from ulzoo.evaluation.frechet import frechet_distance
 from ulzoo.evaluation.image_distances import Collected, reconstruction_distance, sample_distance
 from ulzoo.evaluation.image_features import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
 from ulzoo.evaluation.reference import Reference, read_statistics, reference_statistics, write_statistics
+from ulzoo.evaluation.sample_file import SampleFile
 from ulzoo.files import sha256
 from ulzoo.pixels import from_uint8, to_uint8
 
@@ -212,6 +213,22 @@ def test_an_evaluation_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monke
     assert distance(again) == whole and again.asked == 6
 
 
+def test_samples_are_kept_as_they_were_compared(tmp_path):
+    kept = []
+    options = {"data": {}, "name": "val", "samples": 7, "batch_size": 3}
+    results = sample_distance(Model(), source(), means(), known(means(), tmp_path), keep=kept.append, **options)
+    with SampleFile(tmp_path / "samples.npz", 7, (SIDE, SIDE)) as file:
+        for images in kept:
+            file.add(images)
+    with np.load(tmp_path / "samples.npz") as file:
+        assert file.files == ["arr_0"] and np.array_equal(file["arr_0"], torch.cat(kept).permute(0, 2, 3, 1))
+        written = torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2)
+    collected = Collected(means(), False)
+    collected.add(from_uint8(written))
+    figures, _ = collected.figures("g", known(means(), tmp_path), 0)
+    assert figures == pytest.approx(results["figures"])
+
+
 def test_names_of_figures(tmp_path):
     """FID's ends in thousands; what needs the features is there with them."""
     features = means("fid")
@@ -294,10 +311,8 @@ def test_efficientnet_s_features(monkeypatch):
     assert torch.equal(features(grey)[0], features(grey.expand(-1, 3, -1, -1))[0])
     assert len(features.protocol["network_sha256"]) == 64
     monkeypatch.setattr(image_features, "find_spec", lambda name: None)
-    image_features.register.cache_clear()
     with pytest.raises(ValueError, match=r"pip install 'ulzoo\[offline-metrics\]'"):
         efficientnet_lite0()
-    monkeypatch.undo()
 
 
 @pytest.fixture(scope="module")

@@ -192,6 +192,7 @@ def sample_distance(
     guidance: float | None = None,
     seed: int = 0,
     unfinished: Path | None = None,
+    keep: Callable[[Tensor], None] | None = None,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of samples from a reference, {"figures", "protocol"}, ready for JSON.
@@ -208,13 +209,14 @@ def sample_distance(
         batch_size: 64 if None.
         steps, guidance: of the base; the spec's if None; without classes and captions there is no guidance.
         unfinished: as for `reconstruction_distance`.
+        keep: told the samples, uint8 (B, C, H, W); a folder of `unfinished` would keep some from it.
         on_image: told how many are done.
 
     Raises:
         ValueError: a model without what samples, or fewer than two samples.
     """
     contract = model.contract
-    assert not contract.video
+    assert not contract.video and not (unfinished and keep)
     network = model.prior if contract.single_stage else model.base
     if network is None:
         raise ValueError("this model has no base: its second stage was not trained")
@@ -261,6 +263,8 @@ def sample_distance(
             count, labels, guidance=guidance if conditional else None, steps=steps, generator=generator, text=text
         )
         made.add(drawn)
+        if keep:
+            keep(to_uint8(drawn))
         progress.tell(start + count)
         on_image(start + count)
     figures, how = made.figures("g", reference, seed)

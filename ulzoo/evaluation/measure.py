@@ -13,6 +13,8 @@ from ulzoo.evaluation.image_features import ImageFeatures
 from ulzoo.evaluation.protocol import figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
 from ulzoo.evaluation.reference import read_statistics, reference_statistics, write_statistics
+from ulzoo.evaluation.sample_file import SampleFile
+from ulzoo.files import write_atomically
 from ulzoo.model import UnifiedLatents
 
 
@@ -74,6 +76,7 @@ def image_distances(
     reference_split: str = "train",
     statistics: Path | None = None,
     save_statistics: Path | None = None,
+    save_samples: Path | None = None,
     all_distances: bool = False,
     seed: int = 0,
     on_image: Callable[[int, int], None] = lambda done, total: None,
@@ -91,6 +94,7 @@ def image_distances(
         reference_split: the split that `reference` is.
         statistics: compare samples with this file's mean and covariance instead.
         save_statistics: write those that samples (without samples: reconstructions) were compared with here.
+        save_samples: write the samples to this .npz file, which cannot be gone on with where it was stopped.
         all_distances: also the kernel distance, precision, recall and, with Inception, its score; all features are
             kept in memory.
         on_image: told how many images went through the network, and of how many.
@@ -127,10 +131,19 @@ def image_distances(
         own = imported or reference_statistics(
             reference, features, **kept, split=reference_split, on_image=counted(referred)
         )
-        results = sample_distance(
-            model, reference, features, own, **told, name=statistics.name if statistics else reference_split,
-            samples=samples, guidance=guidance, seed=seed, on_image=counted(samples),
-        )  # fmt: skip
+        named: dict[str, Any] = {"name": statistics.name if statistics else reference_split, "samples": samples}
+        named |= {**told, "guidance": guidance, "seed": seed, "on_image": counted(samples)}
+        if save_samples:
+            size = model.contract.size[-2:]
+
+            def sample(aside: Path) -> None:
+                with SampleFile(aside, named["samples"], size) as file:
+                    told_to = {**named, "unfinished": None, "keep": file.add}
+                    results.update(sample_distance(model, reference, features, own, **told_to))
+
+            write_atomically(save_samples, sample)
+        else:
+            results = sample_distance(model, reference, features, own, **named)
         figures, protocol = figures | results["figures"], protocol | {"generated": results["protocol"]}
     if save_statistics:
         write_statistics(save_statistics, own, features.protocol)
