@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from ulzoo.cli.terminal import console, duration, say, scaled
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ulzoo.data.manifest import Summary
     from ulzoo.data.pack import Progress
 
 LINES = 20
@@ -24,6 +26,27 @@ EXAMPLES = """
   [cyan]ulzoo prepare kinetics600 --videos /data/k600 --annotations val.csv --out data/kinetics600 --split val[/]
   [cyan]ulzoo prepare kinetics600 --out data/kinetics600 --verify[/]
 """
+IMAGE_EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo prepare image_folder pictures data/pictures --resolution 256 --classes[/]
+  [cyan]ulzoo prepare imagenet ILSVRC/Data/CLS-LOC data/imagenet --resolution 512 --val-labels LOC_val_solution.csv[/]
+  [cyan]ulzoo prepare verify data/imagenet[/]
+"""
+
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Only compare the shards there with their manifest, by SHA-256.")
+]
+Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of images.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", file_okay=False, help="Where the shards go.")]
+Side = Annotated[
+    int, typer.Option("--resolution", metavar="N", help="Side of the square, by ADM's rule: box, bicubic, centre crop.")
+]
+Splits = Annotated[Literal["train", "val", "all"], typer.Option(help="Which images.")]
+Written = Annotated[
+    Literal["png", "webp", "jpeg"], typer.Option("--format", help="png and webp without loss, jpeg at quality 95.")
+]
+PerShard = Annotated[int, typer.Option(min=1, metavar="N", help="Images in a tar file.")]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; one a processor core if left out.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -53,12 +76,8 @@ def kinetics600(
         float | None, typer.Option(metavar="F", help="Frames per second; each video's own if left out.")
     ] = None,
     clips_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a tar file.")] = 256,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes; one a processor core if left out.")
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Only compare the shards in --out with their manifest, by SHA-256.")
-    ] = False,
+    workers: Workers = None,
+    verify: Verify = False,
 ) -> None:
     """Pack Kinetics-600's videos into shards for `kind: kinetics600`.
 
@@ -78,26 +97,99 @@ def kinetics600(
     from ulzoo.data.kinetics600 import prepare_kinetics600
     from ulzoo.data.transcode import Encoding
 
-    encoding = Encoding(resolution, frame_rate)
-    try:
-        with _display(console(stderr=True), split) as on_progress:
-            summary = prepare_kinetics600(
-                videos,
-                annotations,
-                out,
-                split,
-                encoding,
-                clips_per_shard=clips_per_shard,
-                workers=workers or _cores(),
-                on_progress=on_progress,
-            )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
-    typer.echo(f"{out}: {summary.count:,} clips of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
-    if summary.failures:
-        some = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:NAMED_FAILURES])
-        more = "; ..." if len(summary.failures) > NAMED_FAILURES else ""
-        say(f"warning: {len(summary.failures):,} clips left out, all named in {out / 'manifest.json'}: {some}{more}")
+    work = partial(
+        prepare_kinetics600,
+        videos,
+        annotations,
+        out,
+        split,
+        Encoding(resolution, frame_rate),
+        clips_per_shard=clips_per_shard,
+        workers=workers or _cores(),
+    )
+    _pack(work, out, split, "clips")
+
+
+@app.command("image_folder", epilog=IMAGE_EXAMPLES)
+def image_folder(
+    root: Root,
+    out: Out,
+    resolution: Side,
+    classes: Annotated[bool, typer.Option("--classes", help="The folders are classes.")] = False,
+    split: Splits = "all",
+    val_fraction: Annotated[
+        float, typer.Option(metavar="F", help="Share held out where there are no folders train and val.")
+    ] = 0.1,
+    written: Written = "png",
+    text_width: Annotated[
+        int | None, typer.Option(metavar="D", help="Pack NAME.npy too, captions of embeddings of D values.")
+    ] = None,
+    images_per_shard: PerShard = 1000,
+    workers: Workers = None,
+    verify: Verify = False,
+) -> None:
+    """Pack a folder of images, decoded and resized once, into shards for `kind: webdataset`.
+
+    The same command again goes on where it was interrupted.
+    """
+    if verify:
+        _verify(out)
+        return
+    from ulzoo.data.pack_images import ImageEncoding, prepare_image_folder
+
+    encoding = ImageEncoding(resolution, written, text_width)
+    for name in _splits(split):
+        work = partial(
+            prepare_image_folder,
+            root,
+            out,
+            name,
+            encoding,
+            classes=classes,
+            val_fraction=val_fraction,
+            images_per_shard=images_per_shard,
+            workers=workers or _cores(),
+        )
+        _pack(work, out, name, "images")
+
+
+@app.command(epilog=IMAGE_EXAMPLES)
+def imagenet(
+    root: Root,
+    out: Out,
+    resolution: Side,
+    val_labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", dir_okay=False, help="Kaggle's LOC_val_solution.csv, for a flat folder val."),
+    ] = None,
+    split: Splits = "all",
+    written: Written = "png",
+    images_per_shard: PerShard = 1000,
+    workers: Workers = None,
+    verify: Verify = False,
+) -> None:
+    """Pack ImageNet's train/ and val/, decoded and resized once, into shards for `kind: webdataset`.
+
+    The same command again goes on where it was interrupted.
+    """
+    if verify:
+        _verify(out)
+        return
+    from ulzoo.data.pack_images import ImageEncoding, prepare_imagenet
+
+    encoding = ImageEncoding(resolution, written)
+    for name in _splits(split):
+        work = partial(
+            prepare_imagenet,
+            root,
+            out,
+            name,
+            encoding,
+            val_labels=val_labels,
+            images_per_shard=images_per_shard,
+            workers=workers or _cores(),
+        )
+        _pack(work, out, name, "images")
 
 
 @app.command("verify")
@@ -106,6 +198,24 @@ def verify_folder(
 ) -> None:
     """Compare shards of any kind, those of `ulzoo encode` too, with their manifest, by SHA-256."""
     _verify(folder)
+
+
+def _splits(split: str) -> tuple[str, ...]:
+    return ("train", "val") if split == "all" else (split,)
+
+
+def _pack(work: "Callable[..., Summary]", out: Path, split: str, unit: str) -> None:
+    """Do the work under a display, and say what came of it."""
+    try:
+        with _display(console(stderr=True), split, unit) as on_progress:
+            summary = work(on_progress=on_progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
+    typer.echo(f"{out}: {summary.count:,} {unit} of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
+    if summary.failures:
+        some = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:NAMED_FAILURES])
+        more = "; ..." if len(summary.failures) > NAMED_FAILURES else ""
+        say(f"warning: {len(summary.failures):,} {unit} left out, all named in {out / 'manifest.json'}: {some}{more}")
 
 
 def _cores() -> int:
@@ -121,7 +231,7 @@ def _verify(out: Path) -> None:
 
 
 @contextmanager
-def _display(shown: "Console", split: str) -> "Iterator[Callable[[Progress], None]]":
+def _display(shown: "Console", split: str, unit: str) -> "Iterator[Callable[[Progress], None]]":
     """A bar on a terminal, about twenty lines elsewhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -132,7 +242,7 @@ def _display(shown: "Console", split: str) -> "Iterator[Callable[[Progress], Non
         TextColumn(f"packing {split}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("clips  {task.fields[figures]}"),
+        TextColumn(f"{unit}  {{task.fields[figures]}}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=shown,
@@ -148,13 +258,13 @@ def _display(shown: "Console", split: str) -> "Iterator[Callable[[Progress], Non
         seen = progress.done
         elapsed = time.monotonic() - began[0] if began else 0
         rate = (progress.done - began[1]) / elapsed if began and elapsed else 0
-        figures = f"{rate:.1f} clips/s" + (f"  {progress.failed:,} left out" if progress.failed else "")
+        figures = f"{rate:.1f} {unit}/s" + (f"  {progress.failed:,} left out" if progress.failed else "")
         bar.update(task, total=progress.total, completed=progress.done, figures=figures)
         step = LINES * progress.done // progress.total
         if bar.disable and step > printed and rate:
             left = (progress.total - progress.done) / rate
             printed = step
-            say(f"{progress.done:,}/{progress.total:,} clips  {figures}  {duration(left)} left")
+            say(f"{progress.done:,}/{progress.total:,} {unit}  {figures}  {duration(left)} left")
 
     with bar:
         yield on_progress

@@ -8,7 +8,8 @@ import pytest
 
 from ulzoo.data import manifest, pack
 from ulzoo.data.manifest import Summary, verify
-from ulzoo.data.pack import NO_VIDEO, Clip, Progress
+from ulzoo.data.pack import Progress
+from ulzoo.data.pack_clips import Clip
 from ulzoo.data.transcode import Encoding
 
 SMALL = Encoding(16)
@@ -32,7 +33,7 @@ def clips(videos: Path) -> list[Clip]:
 
 
 def make(out: Path, clips: list[Clip], split: str = "train", encoding: Encoding = SMALL, **keys: object) -> Summary:
-    options = {"clips_per_shard": 3, "workers": 1, **keys}
+    options = {"unit": "clips", "per_shard": 3, "workers": 1, **keys}
     return pack.pack(clips, ["a", "b", "c"], out, split, encoding, **options)  # type: ignore[arg-type]
 
 
@@ -44,7 +45,7 @@ def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
     out, seen = tmp_path / "out", []
     summary = make(out, clips(videos), on_progress=seen.append, workers=2)
     assert (summary.count, summary.shards) == (5, 3)
-    assert summary.failures == {"clip5": "Invalid data found when processing input", "clip6": NO_VIDEO}
+    assert summary.failures == {"clip5": "Invalid data found when processing input", "clip6": Clip.absent}
     assert seen[0] == Progress(0, 0, 7) and seen[-1] == Progress(7, 2, 7)
     with tarfile.open(out / "train-00001.tar") as tar:
         assert tar.getnames() == ["clip3.mp4", "clip3.cls", "clip4.mp4", "clip4.cls"]
@@ -88,7 +89,7 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, videos: Path) -> Non
     with pytest.raises(ValueError, match=r"out: train was prepared with other settings: resolution was 16, now 32;"):
         make(out, some, encoding=Encoding(32))
     with pytest.raises(ValueError, match=r"frame_rate was None, now 4.0; clips_per_shard was 3, now 5; choose"):
-        make(out, some, encoding=Encoding(16, 4.0), clips_per_shard=5)
+        make(out, some, encoding=Encoding(16, 4.0), per_shard=5)
     with pytest.raises(ValueError, match="clips was 2, now 1; clips_sha256 was"):
         make(out, some[:1])
     assert contents(out) == before
@@ -121,7 +122,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"out: no manifest.json in it"):
         verify(out)
-    make(out, clips(videos)[:4], clips_per_shard=1)
+    make(out, clips(videos)[:4], per_shard=1)
     good = contents(out)
 
     def wrong(message: str, **changed: bytes | None) -> None:
@@ -153,7 +154,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_and_no_failure(tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = pack._Work(tmp_path, "train-00000", tuple(clips(videos)[:2]), SMALL, "settings")
+    work = pack._Work(tmp_path, "train-00000", tuple(clips(videos)[:2]), SMALL, "settings", "clips")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -97,6 +97,11 @@ def check_num_classes(num_classes: int | None, what: str) -> None:
         raise ValueError(f"num_classes must be at least 1, or null for {what} without labels, not {num_classes}")
 
 
+def count_classes(root: Path) -> int:
+    """How many class folders a folder of examples has, those of its training split if it has splits."""
+    return len(_folders(root / "train" if (root / "train").is_dir() else root))
+
+
 def _folders(folder: Path) -> list[str]:
     try:
         return find_classes(folder)[0]

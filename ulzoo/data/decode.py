@@ -69,3 +69,21 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)
     return image.resize((resolution, resolution), Image.Resampling.BICUBIC, box=box)
+
+
+def adm_square(image: Image.Image, resolution: int) -> Image.Image:
+    """The image's middle at `resolution` × `resolution`, exactly by ADM's rule, which EDM2 calls center-crop-dhariwal.
+
+    Halved by box averages while its shorter side is at least twice as long as asked, resized by a bicubic so that the
+    shorter side fits, enlarged if need be, then cropped (openai/guided-diffusion, `image_datasets.py`,
+    `center_crop_arr`). Raises ValueError where the resized image would be beyond Pillow's limit of pixels.
+    """
+    while min(image.size) >= 2 * resolution:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = resolution / min(image.size)
+    width, height = round(image.width * scale), round(image.height * scale)
+    if Image.MAX_IMAGE_PIXELS and width * height > Image.MAX_IMAGE_PIXELS:
+        raise ValueError(f"too long and thin: {image.width}×{image.height} would become {width}×{height} pixels")
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - resolution) // 2, (height - resolution) // 2
+    return image.crop((left, top, left + resolution, top + resolution))

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from ulzoo.data.kinetics_annotations import Annotation, find_videos, locate, read_annotations
 from ulzoo.data.manifest import LABELS, Summary
-from ulzoo.data.pack import Clip, Progress, pack
+from ulzoo.data.pack import Progress, pack
+from ulzoo.data.pack_clips import Clip
 from ulzoo.data.source import check_split
 from ulzoo.data.transcode import Encoding
 from ulzoo.data.video_shards import VideoShards
@@ -103,7 +104,8 @@ def prepare_kinetics600(
         out,
         split,
         encoding,
-        clips_per_shard=clips_per_shard,
+        unit="clips",
+        per_shard=clips_per_shard,
         workers=workers,
         on_progress=on_progress,
     )

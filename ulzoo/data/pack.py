@@ -1,4 +1,4 @@
-"""Packing videos into shards: in parallel, and after any interruption from where it stopped to the same bytes."""
+"""Packing examples into shards: in parallel, and after any interruption from where it stopped to the same bytes."""
 
 from __future__ import annotations
 
@@ -11,48 +11,52 @@ import multiprocessing
 import os
 import signal
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from ulzoo.data.manifest import LABELS, Manifest, Shard, Summary
 from ulzoo.data.source import Unreadable
-from ulzoo.data.transcode import Encoding, transcode
 from ulzoo.files import remove_unfinished, write_atomically, write_text
 
-NO_VIDEO = "no video that can be opened"
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-@dataclass(frozen=True)
-class Clip:
-    """One example to be packed.
+class Encoding(Protocol):
+    """How examples are encoded."""
 
-    Args:
-        key: its name in the shard.
-        label: number of its class.
-        video: path of the video; None where there is none.
-        start: seconds in the whole video.
-        end: seconds in the whole video.
-        trimmed: the file holds just that stretch.
-    """
+    def settings(self) -> dict[str, Any]:
+        """All that decides what is written, as plain data."""
 
-    key: str
-    label: int
-    video: str | None
-    start: float
-    end: float
-    trimmed: bool
+
+class Example(Protocol):
+    """One example to be packed; it goes to a worker process."""
+
+    absent: ClassVar[str]
+    """Why it is left out where it is not there; taken in by a later run."""
+
+    @property
+    def key(self) -> str:
+        """Its name in the shard."""
+
+    def described(self) -> tuple[Any, ...]:
+        """What of it, besides the content of its files, decides what is written, as plain data."""
+
+    def there(self) -> bool:
+        """Whether its file can be opened."""
+
+    def files(self, encoding: Any) -> Iterable[tuple[str, bytes]]:
+        """Suffix and content of its files in the shard. Raises Unreadable."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Clips handled so far, those that failed among them, and how many there are."""
+    """Examples handled so far, those that failed among them, and how many there are."""
 
     done: int
     failed: int
@@ -60,29 +64,31 @@ class Progress:
 
 
 def pack(
-    clips: Sequence[Clip],
+    examples: Sequence[Example],
     labels: Sequence[str],
     out: Path,
     split: str,
     encoding: Encoding,
     *,
-    clips_per_shard: int,
+    unit: str,
+    per_shard: int,
     workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> Summary:
-    """Write `OUT/SPLIT-00000.tar`, ... with `KEY.mp4` and `KEY.cls`, `labels.json` and `manifest.json`.
+    """Write `OUT/SPLIT-00000.tar`, ... with the files of each example, `labels.json` and `manifest.json`.
 
-    Shard k holds clips k·n to (k+1)·n - 1 of the list, less those that cannot be read, and is a unit of work: written
-    atomically by one process, then described in `SPLIT-0000k.json`. A shard so described, of the same settings and
-    with the size it should have, is not made again, unless a clip failed for want of a video which is there now.
+    Shard k holds examples k·n to (k+1)·n - 1 of the list, less those that cannot be read, and is a unit of work:
+    written atomically by one process, then described in `SPLIT-0000k.json`. A shard so described, of the same settings
+    and with the size it should have, is not made again, unless an example that was not there now is.
 
     Args:
-        clips: what to pack, in order.
-        labels: names of the classes.
+        examples: what to pack, in order.
+        labels: names of the classes; none where there are no labels.
         out: the folder; made if there is none.
         split: "train" or "val".
-        encoding: of the clips.
-        clips_per_shard: n.
+        encoding: of the examples.
+        unit: what they are, "clips" or "images".
+        per_shard: n.
         workers: processes; 1 works in this one.
         on_progress: told now and then how far it is.
 
@@ -90,23 +96,26 @@ def pack(
         ValueError: prepared with other settings before, a folder that is in use, nothing that can be read.
         OSError: what the machine refuses, such as a full disk; a worker process that died.
     """
-    assert clips and clips_per_shard > 0 and workers > 0, (len(clips), clips_per_shard, workers)
+    assert examples and per_shard > 0 and workers > 0, (len(examples), per_shard, workers)
     out.mkdir(parents=True, exist_ok=True)
     with alone_in(out):
         names = json.dumps(list(labels), indent=0, ensure_ascii=False) + "\n"
         settings = {
             **encoding.settings(),
-            "clips_per_shard": clips_per_shard,
-            "clips": len(clips),
-            "clips_sha256": _digest([(clip.key, clip.label, clip.start, clip.end) for clip in clips]),
-            "labels_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            f"{unit}_per_shard": per_shard,
+            unit: len(examples),
+            f"{unit}_sha256": _digest([example.described() for example in examples]),
+            **({"labels_sha256": hashlib.sha256(names.encode()).hexdigest()} if labels else {}),
         }
-        manifest = Manifest(out)
+        manifest = Manifest(out, unit)
         manifest.begin(split, settings)
-        write_text(out / LABELS, names)
+        if labels:
+            write_text(out / LABELS, names)
         shards = [
-            _Work(out, f"{split}-{k:05d}", tuple(clips[begin : begin + clips_per_shard]), encoding, _digest(settings))
-            for k, begin in enumerate(range(0, len(clips), clips_per_shard))
+            _Work(
+                out, f"{split}-{k:05d}", tuple(examples[begin : begin + per_shard]), encoding, _digest(settings), unit
+            )
+            for k, begin in enumerate(range(0, len(examples), per_shard))
         ]
         unfinished = rf"{split}-\d+\.(tar|json)"
         remove_unfinished(out, unfinished)
@@ -119,7 +128,8 @@ def pack(
         summary = manifest.finish(split, [shard for shard in finished if shard])
     if not summary.count:
         key, reason = next(iter(summary.failures.items()))
-        raise ValueError(f"{out}: not one of {len(clips)} clips of {split} could be packed; the first, {key}: {reason}")
+        counted = f"{len(examples)} {unit} of {split}"
+        raise ValueError(f"{out}: not one of {counted} could be packed; the first, {key}: {reason}")
     return summary
 
 
@@ -129,9 +139,10 @@ class _Work:
 
     out: Path
     name: str
-    clips: tuple[Clip, ...]
+    examples: tuple[Example, ...]
     encoding: Encoding
     settings: str
+    unit: str
 
     @property
     def tar(self) -> Path:
@@ -147,38 +158,34 @@ class _Work:
             described = json.loads(self.sidecar.read_text("utf-8"))
             if described.pop("settings") != self.settings or self.tar.stat().st_size != described["bytes"]:
                 return None
-            described["count"] = described.pop("clips")
+            described["count"] = described.pop(self.unit)
             shard = Shard(**described)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        late = any(shard.failures.get(clip.key) == NO_VIDEO and _opens(clip.video) for clip in self.clips)
+        late = any(shard.failures.get(one.key) == one.absent and one.there() for one in self.examples)
         return None if late else shard
 
-    def write(self, on_clip: Callable[[bool], object]) -> None:
+    def write(self, on_example: Callable[[bool], object]) -> None:
         failures: dict[str, str] = {}
 
         def write(path: Path) -> None:
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-                for clip in self.clips:
+                for example in self.examples:
                     try:
-                        if clip.video is None or not _opens(clip.video):
-                            raise Unreadable(NO_VIDEO)
-                        video = transcode(clip.video, clip.start, clip.end, self.encoding, trimmed=clip.trimmed)
+                        if not example.there():
+                            raise Unreadable(example.absent)
+                        files = list(example.files(self.encoding))
                     except Unreadable as error:
-                        failures[clip.key] = str(error)
+                        failures[example.key] = str(error)
                     else:
-                        _add(tar, f"{clip.key}.mp4", video)
-                        _add(tar, f"{clip.key}.cls", str(clip.label).encode())
-                    on_clip(clip.key not in failures)
+                        for suffix, content in files:
+                            _add(tar, f"{example.key}.{suffix}", content)
+                    on_example(example.key not in failures)
 
         write_atomically(self.tar, write)
-        shard = Shard.of(self.tar, len(self.clips) - len(failures), failures)
-        described = {"settings": self.settings, **shard.to_dict("clips"), "failures": failures}
+        shard = Shard.of(self.tar, len(self.examples) - len(failures), failures)
+        described = {"settings": self.settings, **shard.to_dict(self.unit), "failures": failures}
         write_text(self.sidecar, json.dumps(described, indent=1) + "\n")
-
-
-def _opens(video: str | None) -> bool:
-    return video is not None and os.access(video, os.R_OK)
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -206,8 +213,8 @@ def _work(shards: Sequence[_Work], workers: int, on_progress: Callable[[Progress
     """Write the shards that are not finished."""
     finished = {shard.name: done for shard in shards if (done := shard.finished())}
     todo = [shard for shard in shards if shard.name not in finished]
-    total = sum(len(shard.clips) for shard in shards)
-    before = sum(len(shard.clips) for shard in shards if shard.name in finished)
+    total = sum(len(shard.examples) for shard in shards)
+    before = sum(len(shard.examples) for shard in shards if shard.name in finished)
     failed_before = sum(len(shard.failures) for shard in finished.values())
 
     def report(done: int, failed: int) -> None:
@@ -223,13 +230,13 @@ def _work(shards: Sequence[_Work], workers: int, on_progress: Callable[[Progress
 def _write_here(shards: Sequence[_Work], report: Callable[[int, int], object]) -> None:
     done = failed = 0
 
-    def on_clip(read: bool) -> None:
+    def on_example(read: bool) -> None:
         nonlocal done, failed
         done, failed = done + 1, failed + (not read)
         report(done, failed)
 
     for shard in shards:
-        shard.write(on_clip)
+        shard.write(on_example)
 
 
 def _write_in_parallel(shards: Sequence[_Work], workers: int, report: Callable[[int, int], object]) -> None:
