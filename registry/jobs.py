@@ -13,7 +13,7 @@ from typing import Any
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.plan import count_images
-from ulzoo.registry.schema import Spec
+from ulzoo.registry.schema import Spec, without_nulls
 from ulzoo.registry.spec import spec_from_dict
 from ulzoo.registry.store import Row, Store
 from ulzoo.registry.summary import Summary, summarize
@@ -160,7 +160,8 @@ def stage1_hash(spec: Spec) -> str:
     for key in ("name", "description", "base", "final_decoder", "sample"):
         del content[key]
     content["train"] = {key: value for key, value in content["train"].items() if key not in ("base", "decoder")}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    canonical = json.dumps(without_nulls(content), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def timestamp() -> str:

@@ -132,7 +132,7 @@ class Spec(Section):
 
         Keys that are null are left out, so that a new key that may be null changes no hash.
         """
-        content = _without_nulls({key: value for key, value in self.to_dict().items() if key != "description"})
+        content = without_nulls({key: value for key, value in self.to_dict().items() if key != "description"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -141,10 +141,11 @@ class Spec(Section):
         return located(self._source, tuple(path.split(".")) if path else (), message)
 
 
-def _without_nulls(data: Any) -> Any:
+def without_nulls(data: Any) -> Any:
+    """Nested mappings without the keys whose value is null."""
     if not isinstance(data, Mapping):
         return data
-    return {key: _without_nulls(value) for key, value in data.items() if value is not None}
+    return {key: without_nulls(value) for key, value in data.items() if value is not None}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,264 @@
+"""`ulzoo sweep`: what it prints and writes, what it leaves alone, and every mistake in one line."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from ulzoo.cli.sweep import with_values
+from ulzoo.registry import curves
+from ulzoo.registry.point import run_point
+from ulzoo.registry.store import Store
+
+
+class InProcess:
+    """An engine that trains here, for the sake of the fixtures' few images."""
+
+    trained: list[str] = []  # noqa: RUF012
+
+    def __init__(self, devices, threads, watch):
+        assert devices == ["cpu"] and threads >= 1
+        self.watch = watch
+
+    def run(self, jobs):
+        for job in jobs:
+            self.watch.started(job)
+            self.trained.append(job.label)
+            yield run_point(job, lambda *told, job=job: self.watch.step(job, *told[:3], 10.0))
+
+
+@pytest.fixture(autouse=True)
+def engine(monkeypatch):
+    monkeypatch.setattr("ulzoo.registry.engine_local.LocalEngine", InProcess)
+    monkeypatch.setattr(InProcess, "trained", [])
+    return InProcess
+
+
+@pytest.fixture
+def sweep(ulzoo, here):
+    """sweep(*args) of tiny.yaml in runs/sweeps/tiny, on the CPU."""
+    return lambda *args: ulzoo("sweep", "tiny.yaml", "--device", "cpu", *args)
+
+
+def test_a_sweep_ends_with_its_table_its_front_and_its_report(sweep, here):
+    result = sweep("--loss-factor", "1.5,2")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    assert "2 points to train, 1 at a time on cpu; results in runs/sweeps/tiny" in result.stdout
+    for words in ("1/2  loss_factor1.5  ", "2/2  loss_factor2  ", "bits/pixel", "Pareto front", "PSNR"):
+        assert words in result.stdout
+    assert "report  runs/sweeps/tiny/report.html" in result.stdout
+    assert (here / "runs/sweeps/tiny/report.html").is_file()
+    store = Store("runs/sweeps/tiny")
+    rows = store.rows()
+    assert [(row["point"], row["set"]) for row in rows] == [
+        (f"loss_factor{value}", {"decoder.weighting.loss_factor": value}) for value in (1.5, 2)
+    ]
+    assert [point.name for point in store.sweep.list_points()] == ["loss_factor1.5", "loss_factor2"]
+    assert [spec.name for _, spec in store.sweep.resolve()] == ["tiny", "tiny"]
+    assert curves.pareto(rows)
+    assert {path.name for path in (here / "runs/sweeps/tiny").iterdir()} >= {"sweep.yaml", "results.jsonl", "points"}
+
+
+@pytest.mark.slow
+def test_only_new_points_are_run(sweep, engine):
+    assert sweep("--loss-factor", "1.5").exit_code == 0
+    assert sweep("--loss-factor", "1.5,2", "--seeds", "2").exit_code == 0
+    assert engine.trained == ["loss_factor1.5", "loss_factor1.5 seed 1", "loss_factor2", "loss_factor2 seed 1"]
+    again = sweep("--loss-factor", "1.5,2", "--seeds", "2")
+    assert len(engine.trained) == 4 and "0 points to train, 4 there already" in again.stdout
+    assert "±" in again.stdout and "runs" in again.stdout
+
+
+def test_stage_latents_then_the_base(sweep):
+    assert sweep("--loss-factor", "1.5", "--stage", "latents").exit_code == 0
+    (row,) = Store("runs/sweeps/tiny").rows()
+    assert row["stages"] == ["latents"]
+    assert sweep("--loss-factor", "1.5").exit_code == 0
+    (row,) = Store("runs/sweeps/tiny").rows()
+    assert row["stages"] == ["latents", "base"] and "base_bits_per_pixel" in row["figures"]
+
+
+@pytest.mark.slow
+def test_a_failed_point_stops_no_other_and_is_kept(sweep, engine):
+    options = ("--set", "train.latents.lr=1.0e+30,1.0e-3", "--set", "train.latents.steps=5")
+    result = sweep(*options)
+    assert result.exit_code == 1
+    first, second = result.stderr.splitlines()
+    assert first.startswith("failed: lr1e+30: stage latents, step ") and "runs/sweeps/tiny/points/lr1e-30-" in first
+    assert second == "1 of 2 points failed; --retry-failed runs them again"
+    assert "report" in result.stdout
+    assert [row["status"] for row in Store("runs/sweeps/tiny").rows()] == ["failed", "done"]
+    again = sweep(*options)
+    assert again.exit_code == 1 and again.stderr == result.stderr and len(engine.trained) == 2
+    assert sweep(*options, "--retry-failed").exit_code == 1
+    assert engine.trained == ["lr1e+30", "lr0.001", "lr1e+30"]
+
+
+def test_a_sweeps_table_stands_beside_the_papers(ulzoo, here):
+    (here / "sweep.yaml").write_text(
+        "name: mine\nspec: tiny.yaml\ncolumns: [bits_per_pixel, psnr_db, rfid_50k]\n"
+        "points: {a: {set: {latent.channels: 2}, paper: {psnr_db: 27.6, rfid_50k: 0.47}}, b: {}, same_as_b: {}}\n"
+    )
+    result = ulzoo("sweep", "sweep.yaml", "--device", "cpu", "--set", "train.base.steps=1")
+    assert result.exit_code == 0, result.stderr
+    assert "27.6" in result.stdout and "0.47" in result.stdout and "paper's" in result.stdout
+    assert len(Store("runs/sweeps/mine").rows()) == 2  # two points that are the same are trained once
+    assert "same_as_b" in result.stdout
+    assert Store("runs/sweeps/mine").rows()[0]["paper"] == {"psnr_db": 27.6, "rfid_50k": 0.47}
+
+
+@pytest.mark.slow
+def test_a_damaged_line_is_named(sweep):
+    assert sweep("--loss-factor", "1.5").exit_code == 0
+    with open("runs/sweeps/tiny/results.jsonl", "a") as file:
+        file.write('{"point": "1.')
+    result = sweep("--loss-factor", "1.5,2")
+    assert result.exit_code == 0
+    assert "results.jsonl:2: not a whole row of results; it is set aside" in result.stderr
+    lines = (Store("runs/sweeps/tiny").path).read_text().splitlines()
+    assert len(lines) == 3 and json.loads(lines[2])["point"] == "loss_factor2"
+
+
+# -------------------------------------------------------------------------------------------------------------- dry run
+
+
+def test_dry_run_prints_points_and_time_and_writes_nothing(sweep, here, engine):
+    result = sweep("--latent-channels", "4,8", "--seeds", "2", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in here.iterdir()] == ["tiny.yaml"] and not engine.trained
+    for words in ("channels4", "channels8", "4 of 4 points to run", "FLOPs", "on cpu, from 3 steps on noise"):
+        assert words in result.stdout
+
+
+def test_dry_run_reckons_with_rows_that_are_there(sweep):
+    assert sweep("--latent-channels", "4").exit_code == 0
+    result = sweep("--latent-channels", "4,8", "--dry-run")
+    assert "from 1 finished points in the store" in result.stdout and "1 of 2 points to run" in result.stdout
+
+
+def test_dry_run_of_what_no_cpu_trains(ulzoo, here):
+    result = ulzoo("sweep", "imagenet512_small", "--loss-factor", "--dry-run", "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert "loss_factor1.3" in result.stdout and "too large to try" in result.stdout
+
+
+# -------------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("args", "bound"),
+    [
+        (["--loss-factor"], ["--loss-factor=paper"]),
+        (["--loss-factor", "1,2", "a.yaml"], ["--loss-factor=1,2", "a.yaml"]),
+        (["--loss-factor", "a.yaml"], ["--loss-factor=paper", "a.yaml"]),
+        (["a.yaml", "--bias", "-3,-2"], ["a.yaml", "--bias=-3,-2"]),
+        (["--bias", "--latent-channels", "4"], ["--bias=paper", "--latent-channels=4"]),
+        (["--bias=1", "--set", "--bias"], ["--bias=1", "--set", "--bias=paper"]),
+        (["--", "--bias"], ["--", "--bias"]),
+    ],
+)
+def test_options_that_may_stand_alone(args, bound):
+    assert with_values(args) == bound
+
+
+def test_the_demo_and_the_papers_grid(ulzoo, here):
+    result = ulzoo("sweep", "--latent-channels", "--dry-run")
+    assert result.exit_code == 0
+    for channels in (4, 8, 16, 32, 64):
+        assert f"channels{channels} " in result.stdout
+    assert "emoji32_tiny in runs/sweeps/emoji32_tiny" in result.stdout
+
+
+NO_DATA = "{kind: image_folder, root: nowhere, resolution: 32, num_classes: 9}"
+REFUSED = {
+    "unknown key": (["--set", "latent.chanels=4,8"], "did you mean 'channels'?"),
+    "wrong type": (["--latent-channels", "4,many"], "--latent-channels 4,many: latent.channels: expected an integer"),
+    "out of bounds": (["--set", "latent.channels=4,-1"], "must be at least 1"),
+    "what a constructor refuses": (["--loss-factor", "1,-1"], "--loss-factor 1,-1"),
+    "what does not fit": (["--set", "latent.downsample=[8,8],[7,7]"], "latent.downsample"),
+    "empty grid": (["--loss-factor="], "an empty grid"),
+    "nothing to sweep": ([], "nothing to sweep over"),
+    "twice": (["--loss-factor", "1,2", "--set", "decoder.weighting.loss_factor=3,4"], "has values already"),
+    "address alone": (["--loss-factor", "--address", "a:1"], "go with --engine ray"),
+    "workers for ray": (["--loss-factor", "--engine", "ray", "--workers", "2"], "--workers is for the local engine"),
+    "nobody there": (["--loss-factor", "--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster there"),
+    "no such device": (["--loss-factor", "--device", "gpu"], "unknown device 'gpu'"),
+    "out is a file": (["--loss-factor", "--out", "tiny.yaml"], "tiny.yaml: is a file, not the folder of a sweep"),
+    "no data": (["--set", f"data={NO_DATA},{{kind: emoji3d, resolution: 32}}"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_mistake_is_one_line_and_nothing_is_written(ulzoo, here, engine, case):
+    args, words = REFUSED[case]
+    result = ulzoo("sweep", "tiny.yaml", *args)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1, result.stderr
+    assert words in result.stderr and "Traceback" not in result.stderr
+    assert [path.name for path in here.iterdir()] == ["tiny.yaml"] and not engine.trained
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("tinny.yaml", "did you mean 'tiny.yaml'"),
+        ("emoji32_tyni", "did you mean 'emoji32_tiny'"),
+        ("high", "named 'high'"),
+    ],
+)
+def test_a_spec_that_is_not_there(ulzoo, here, spec, words):
+    result = ulzoo("sweep", "--loss-factor", spec)
+    assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_two_specs(ulzoo, here):
+    result = ulzoo("sweep", "tiny.yaml", "--loss-factor", "emoji32_tiny")
+    assert result.exit_code == 2 and "unexpected extra argument" in result.stderr
+
+
+def test_an_interrupted_sweep_says_how_it_goes_on(sweep, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(InProcess, "run", interrupted)
+    result = sweep("--loss-factor", "1.5")
+    assert result.exit_code == 130
+    assert result.stderr == "interrupted; the same command goes on with what is in runs/sweeps/tiny\n"
+
+
+def test_workers_share_the_cores(monkeypatch):
+    import os
+
+    from ulzoo.cli.sweep import _devices
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert _devices("cpu", None, 9) == (["cpu"], 8)
+    assert _devices("cpu", 3, 9) == (["cpu"] * 3, 2)
+    assert _devices("cpu", 3, 1) == (["cpu"], 2)
+    torch = sys.modules["torch"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert _devices(None, None, 9)[0] == ["cuda:0", "cuda:1"]
+    assert _devices("cuda:1", None, 9)[0] == ["cuda:1"]
+    assert _devices(None, 3, 9)[0] == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_time_left_goes_by_the_work_that_was_done_here(monkeypatch):
+    from ulzoo.cli import sweep_progress
+
+    clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
+    monkeypatch.setattr(sweep_progress, "time", clock)
+    cost = SimpleNamespace(flops=100, training_flops={"latents": 60, "base": 40})
+    jobs = [SimpleNamespace(spec_hash=name, cost=cost, stages=("latents", "base"), label=name) for name in "ab"]
+    work = sweep_progress.Work(jobs)
+    assert work.seconds_left is None
+    work.reach(jobs[0], "latents", 5, 10)  # resumed there: that half was done before
+    assert work.seconds_left is None
+    clock.now = 10.0
+    work.reach(jobs[0], "base", 0, 10)
+    assert work.seconds_left == pytest.approx(10 * 140 / 30)
+    work.finish("a")
+    assert work.seconds_left == pytest.approx(10 * 100 / 70)

@@ -1,0 +1,107 @@
+"""The Ray engine on clusters of this machine: all points, a node that goes, addresses where nobody listens."""
+
+import importlib.util
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo.registry.engine import Watch
+from ulzoo.registry.engine_ray import RayEngine
+from ulzoo.registry.jobs import plan_jobs
+from ulzoo.registry.point import run_point
+from ulzoo.registry.store import VARYING, Store
+from ulzoo.registry.sweep_options import sweep_from_options
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs ray")
+
+
+def plan(images: Path, folder: Path):
+    settings = [f"data.root={images}", "latent.channels=2,3,4", "decoder.weighting.loss_factor=1,2,3"]
+    sweep, overrides = sweep_from_options(str(TINY), {}, settings)
+    return plan_jobs(sweep, Store(folder), overrides=overrides)
+
+
+def same(row: dict) -> dict:
+    return {key: value for key, value in row.items() if key not in VARYING}
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of one core each."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster.second = cluster.add_node(**NODE)
+    yield cluster
+    cluster.shutdown()
+
+
+class Steps(Watch):
+    """The points that were seen at work."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+
+    def step(self, job, stage, step, steps, images_per_second):
+        self.seen.add(job.point)
+
+
+@pytest.mark.slow
+def test_a_node_that_goes_half_way(images, tmp_path, cluster):
+    """Its point goes on at the other one from its last checkpoint: nine rows, as of a sweep in one process."""
+    jobs, watch, rows = plan(images, tmp_path / "ray"), Steps(), []
+    with pytest.raises(ValueError, match=r"a point needs 2 CPUs, the largest node of the Ray cluster has 1"):
+        RayEngine(cluster.address, cpus=2)
+    for row in RayEngine(cluster.address, watch=watch).run(jobs):
+        rows.append(row)
+        if len(rows) == 3:
+            cluster.remove_node(cluster.second, allow_graceful=False)
+    assert len(rows) == 9 and {row["status"] for row in rows} == {"done"}
+    assert len(Store(tmp_path / "ray").path.read_text().splitlines()) == 9
+    assert watch.seen
+    torch.set_num_threads(1)
+    alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "alone"))}
+    assert {row["spec_hash"]: same(row) for row in rows} == alone
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("nowhere", "write HOST:PORT, ray://HOST:PORT or auto"),
+        ("host:port", "write HOST:PORT"),
+        ("127.0.0.1:99999", "no Ray cluster there"),
+        ("ray://127.0.0.1:1", "no Ray cluster there (Connection refused)"),
+        ("name.invalid:6379", "no Ray cluster there"),
+    ],
+)
+def test_an_address_where_nobody_listens(address, words):
+    started = time.monotonic()
+    with pytest.raises(ValueError) as caught:
+        RayEngine(address)
+    assert f"--address {address}: " in str(caught.value) and words in str(caught.value)
+    assert time.monotonic() - started < 30
+
+
+def test_a_port_of_something_else(monkeypatch):
+    """Somebody listens, and it is no Ray: given up in time too."""
+    import ray
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(ray, "init", lambda *_, **__: (_ for _ in ()).throw(ConnectionError("no cluster\nmore")))
+        with pytest.raises(ValueError, match=r"cannot join a Ray cluster \(no cluster\)"):
+            RayEngine(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ValueError, match=r"pip install 'ulzoo\[ray\]'"):
+        RayEngine()
