@@ -35,7 +35,8 @@ def with_values(args: "Sequence[str]") -> list[str]:
     """The arguments with every option of `LISTS` bound to its values, "paper" where it has none."""
     from ulzoo.registry.sweep_options import PAPER, looks_like_values
 
-    bound, rest = [], list(args)
+    bound: list[str] = []
+    rest = list(args)
     while rest:
         arg = rest.pop(0)
         if arg == "--":

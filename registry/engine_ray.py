@@ -41,7 +41,7 @@ class RayEngine:
             _connect(self.ray, address)
         there = self.ray.cluster_resources()
         gpus = float(there.get("GPU", 0) >= 1) if gpus is None else gpus
-        self.needs = {"num_cpus": cpus, "num_gpus": gpus}
+        self.cpus, self.gpus = cpus, gpus
         for kind, needed in (("CPU", cpus), ("GPU", gpus)):
             if (most := max((node["Resources"].get(kind, 0) for node in self._nodes()), default=0)) < needed:
                 self.close()
@@ -51,11 +51,13 @@ class RayEngine:
         return [node for node in self.ray.nodes() if node["Alive"]]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Row]:
-        task = self.ray.remote(max_retries=RETRIES, retry_exceptions=False, **self.needs)(_train)
-        device = "cuda" if self.needs["num_gpus"] else "cpu"
+        task = self.ray.remote(max_retries=RETRIES, retry_exceptions=False, num_cpus=self.cpus, num_gpus=self.gpus)(
+            _train
+        )
+        device = "cuda" if self.gpus else "cpu"
         running = {}
         for job in jobs:
-            job = replace(job, device=device, threads=self.needs["num_cpus"])
+            job = replace(job, device=device, threads=self.cpus)
             running[task.remote(job, os.getcwd())] = job
         try:
             while running:
