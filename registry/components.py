@@ -46,6 +46,7 @@ DATASETS = Table(
         "emoji3d_video": "ulzoo.data:Emoji3DVideo",
         "image_folder": "ulzoo.data:ImageFolder",
         "webdataset": "ulzoo.data:WebDataset",
+        "hf_dataset": "ulzoo.data:HFDataset",
         "fashion_mnist": "ulzoo.data:FashionMNIST",
         "video_folder": "ulzoo.data:VideoFolder",
         "video_shards": "ulzoo.data:VideoShards",

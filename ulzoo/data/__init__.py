@@ -6,6 +6,7 @@ from ulzoo.data.contract import DataContract
 from ulzoo.data.emoji3d import Emoji3D
 from ulzoo.data.emoji3d_video import Emoji3DVideo
 from ulzoo.data.fashion_mnist import FashionMNIST
+from ulzoo.data.hf_dataset import HFDataset
 from ulzoo.data.image_folder import ImageFolder
 from ulzoo.data.kinetics600 import Kinetics600
 from ulzoo.data.latents import Latents
@@ -21,6 +22,7 @@ __all__ = [
     "Emoji3D",
     "Emoji3DVideo",
     "FashionMNIST",
+    "HFDataset",
     "ImageFolder",
     "Kinetics600",
     "Latents",

@@ -1,0 +1,155 @@
+"""Images in a data set of Hugging Face's `datasets`: on the disk, or from the hub where that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ulzoo.data.decode import read_rgb
+from ulzoo.data.image_source import ImageSource
+from ulzoo.data.source import Sample, Unreadable, check_split
+
+MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
+
+
+class HFDataset(ImageSource):
+    """A data set of Hugging Face's `datasets` with a column of images.
+
+    `path` is a folder that `save_to_disk` wrote, or one of Parquet files, `SPLIT-*.parquet` in it or in its `data`; or,
+    with `download`, a name on the hub. Rows are read at random, in the order that the seed gives.
+
+    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.decode` for colours and sizes.
+
+    Args:
+        split: "train" or "val".
+        path: the folder, or the name.
+        resolution: side of the square that an image is resized and cropped to.
+        hflip: mirror every second training image at random.
+        num_classes: how many labels there are; null to leave them unread.
+        image_column: of the images.
+        label_column: of the labels, whole numbers.
+        text_column: of the captions, token embeddings (L, text_width).
+        train_split: what the data set calls the split train.
+        val_split: what it calls the split val.
+        skip_unreadable: leave out, with a warning, the images that cannot be read; otherwise they are an error.
+        text_tokens: token embeddings of a caption that are used; null for images without captions.
+        text_width: values of an embedding; null for images without captions.
+        download: fetch the data set from the hub where there is no folder of that name.
+
+    Raises:
+        ValueError: no such data set, split or column, a label out of range, or keys that make no sense.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        path: str,
+        resolution: int,
+        hflip: bool = True,
+        num_classes: int | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        text_column: str = "text_embedding",
+        train_split: str = "train",
+        val_split: str = "validation",
+        skip_unreadable: bool = False,
+        text_tokens: int | None = None,
+        text_width: int | None = None,
+        download: bool = False,
+    ) -> None:
+        check_split(split)
+        contract = self.describe(
+            resolution=resolution, num_classes=num_classes, text_tokens=text_tokens, text_width=text_width
+        )
+        self.path, self.name = path, train_split if split == "train" else val_split
+        rows = _open(path, self.name, download)
+        wanted = {"image": image_column}
+        if num_classes is not None:
+            wanted["label"] = label_column
+        if text_tokens:
+            wanted["text"] = text_column
+        for key, column in wanted.items():
+            if column not in rows.column_names:
+                raise ValueError(
+                    f"{key}_column: {path} has no column {column!r}, it has {', '.join(map(repr, rows.column_names))}"
+                )
+        rows = rows.select_columns(list(wanted.values())).cast_column(image_column, _undecoded())
+        if not len(rows):
+            raise ValueError(f"{path}: its split {self.name!r} is empty")
+        self.labels = np.full(len(rows), -1)
+        if num_classes is not None:
+            self.labels = np.asarray(rows.with_format("numpy").select_columns([label_column])[:][label_column])
+            wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
+            if wrong.size:
+                row, label = int(wrong[0]), self.labels[wrong[0]]
+                raise ValueError(
+                    f"{path}: row {row} of {self.name} has the label {label}, not one from 0 to {num_classes - 1}"
+                )
+            names = getattr(rows.features[label_column], "names", None) or ()
+            contract = replace(contract, label_names=tuple(names) if len(names) == num_classes else ())
+        self.rows, self.columns, self.contract = rows, wanted, contract
+        self.hflip, self.skips_unreadable = hflip, skip_unreadable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises Unreadable, a ValueError that names the row."""
+        row, key = self.rows[index], f"{self.name}/{index}"
+        name = f"{self.path}: {key}"
+        image = row[self.columns["image"]]
+        if image is None:
+            raise Unreadable(f"{name}: no image")
+        pixels = self.pixels(read_rgb(BytesIO(image["bytes"]) if image["bytes"] else image["path"], name))
+        text = self._text(row[self.columns["text"]], name) if self.contract.text_tokens else None
+        return Sample(pixels, int(self.labels[index]), key, text)
+
+    def _text(self, values: Any, name: str) -> Tensor:
+        width = self.contract.text_width
+        try:
+            embeddings = np.asarray(values if len(values) else np.empty((0, width)), np.float32)  # (L, D)
+        except (TypeError, ValueError) as error:
+            raise Unreadable(f"{name}: its caption is no array of embeddings ({error})") from None
+        if embeddings.ndim != 2 or embeddings.shape[1] != width:
+            raise Unreadable(f"{name}: its caption has shape {embeddings.shape}, not (tokens, {width})")
+        if not np.isfinite(embeddings).all():
+            raise Unreadable(f"{name}: its caption has values that are not finite")
+        return torch.from_numpy(embeddings[: self.contract.text_tokens])
+
+
+def _undecoded() -> Any:
+    import datasets
+
+    return datasets.Image(decode=False)
+
+
+def _open(path: str, split: str, download: bool) -> Any:
+    """The rows of a split. Raises ValueError."""
+    try:
+        import datasets
+    except ImportError:
+        raise ValueError(MISSING) from None
+    folder = Path(path).expanduser()
+    if not folder.is_dir() and not download:
+        raise ValueError(f"{folder}: no such folder (`download: true` fetches {path!r} from the Hugging Face hub)")
+    try:
+        if not folder.is_dir():
+            return datasets.load_dataset(path, split=split)
+        if parquet := sorted(str(file) for at in (folder, folder / "data") for file in at.glob(f"{split}-*.parquet")):
+            return datasets.load_dataset("parquet", data_files={split: parquet}, split=split)
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # pyarrow's, fsspec's and the hub's, of many classes
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: no data set that `datasets` can open: {words}") from None
+    if isinstance(loaded, dict) and split not in loaded:
+        raise ValueError(f"{path}: has no split {split!r}, it has {', '.join(map(repr, loaded))}")
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: has no splits: save a DatasetDict, as `train_test_split` makes one")
+    return loaded[split]
