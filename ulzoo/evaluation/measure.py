@@ -134,10 +134,10 @@ def image_distances(
         named: dict[str, Any] = {"name": statistics.name if statistics else reference_split, "samples": samples}
         named |= {**told, "guidance": guidance, "seed": seed, "on_image": counted(samples)}
         if save_samples:
-            size = model.contract.size[-2:]
+            height, width = model.contract.size
 
             def sample(aside: Path) -> None:
-                with SampleFile(aside, named["samples"], size) as file:
+                with SampleFile(aside, named["samples"], (height, width)) as file:
                     told_to = {**named, "unfinished": None, "keep": file.add}
                     results.update(sample_distance(model, reference, features, own, **told_to))
 

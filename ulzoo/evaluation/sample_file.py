@@ -22,7 +22,7 @@ class SampleFile:
         self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
         self._array = self._zip.open("arr_0.npy", "w", force_zip64=True)
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._array, header)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(self._array, header)
 
     def add(self, images: Tensor) -> None:
         """uint8 (B, C, H, W), grey or coloured."""
