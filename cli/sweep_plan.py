@@ -6,7 +6,7 @@ from rich.console import Console
 
 from ulzoo.cli.terminal import duration, plain_table, say, scaled
 from ulzoo.registry.estimate import estimate
-from ulzoo.registry.jobs import Job
+from ulzoo.registry.jobs import Job, flops_to_train
 from ulzoo.registry.store import Store
 from ulzoo.registry.sweep import Sweep, point_word
 
@@ -37,7 +37,7 @@ def print_plan(
         )
     console.print(table)
     console.print()
-    flops = sum(job.cost.flops for job in missing)
+    flops = flops_to_train(missing).total()
     console.print(f"{len(missing)} of {len(jobs)} points to run, {scaled(flops, 'FLOPs')}")
     _print_time(console, missing, store, devices)
     console.print("nothing was written")

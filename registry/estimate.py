@@ -11,7 +11,7 @@ from torch import nn
 from ulzoo.contract import STAGES, Stage
 from ulzoo.objectives import stage_loss
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.jobs import Job
+from ulzoo.registry.jobs import Job, flops_to_train
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.spec import spec_from_dict
 from ulzoo.registry.store import Row
@@ -45,12 +45,12 @@ def estimate(jobs: Sequence[Job], rows: Iterable[Row], workers: int, device: str
     per_flop = [row["seconds"] / sum(row["training_flops"].values()) for row in rows if row["status"] == "done"]
     share = min(workers, len(jobs))
     if per_flop and share:
-        seconds = statistics.median(per_flop) * sum(job.cost.flops for job in jobs) / share
+        seconds = statistics.median(per_flop) * flops_to_train(jobs).total() / share
         return Estimate(seconds, f"from {len(per_flop)} finished points in the store")
     measured = _seconds_per_flop(jobs[0], device) if jobs else None
     if measured is None:
         return None
-    seconds = sum(measured[stage] * flops for job in jobs for stage, flops in job.cost.training_flops.items()) / share
+    seconds = sum(measured[stage] * flops for stage, flops in flops_to_train(jobs).items()) / share
     return Estimate(seconds, f"from {STEPS} steps on noise of {jobs[0].point}'s networks; training only")
 
 

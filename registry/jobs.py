@@ -141,6 +141,18 @@ def to_run(jobs: Iterable[Job], rows: Iterable[Row], retry_failed: bool = False)
     return [job for job in once.values() if not job.settled(settled.get(job.spec_hash), retry_failed)]
 
 
+def flops_to_train(jobs: Iterable[Job]) -> Counter[str]:
+    """Training FLOPs of all jobs by stage; of a stage 1 that they share once."""
+    total, trained = Counter[str](), set[str]()
+    for job in jobs:
+        for stage, flops in job.cost.training_flops.items():
+            if stage == "latents" and job.siblings is not None and job.latents_hash in trained:
+                continue
+            total[stage] += flops
+        trained.add(job.latents_hash)
+    return total
+
+
 def check_data(jobs: Iterable[Job]) -> None:
     """Look for the data of every job, without reading it. SpecError if it is not at hand."""
     seen = set()

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from ulzoo.registry import SpecError, load_spec
-from ulzoo.registry.jobs import check_data, plan_jobs, stage1_hash, to_run
+from ulzoo.registry.jobs import check_data, flops_to_train, plan_jobs, stage1_hash, to_run
 from ulzoo.registry.store import Store
 from ulzoo.registry.summary import summarize
 from ulzoo.registry.sweep_options import sweep_from_options
@@ -108,6 +108,12 @@ def test_siblings_share_stage_1(plan):
         folders[depth, channels]: (folders[3 - depth, channels],) for depth in (1, 2) for channels in (4, 8)
     }
     assert plan(["base.backbone.depth=1,2"])[0].siblings is None
+
+
+def test_a_shared_stage_1_costs_once(plan):
+    settings = ["base.backbone.depth=1,2", "latent.channels=4,8"]
+    alone, shared = (flops_to_train(plan(settings, reuse_latents=reuse)) for reuse in (False, True))
+    assert alone["latents"] == 2 * shared["latents"] and alone["base"] == shared["base"] > 0
 
 
 def test_data_that_is_not_at_hand(plan, tmp_path):
