@@ -30,11 +30,11 @@ REPORTED = ("bits_per_pixel", "base_bits_per_pixel", "psnr_db")
 
 WHY = """Where ours disagrees:
 
-- 16 against 32 channels: a place of these latents stands for 4×4×3 = 48 values of the image, one of the paper's for 768,
-  so 16 channels cannot hold what this bias and loss factor ask for. At 64 channels 600 steps are too few.
-- λ_z(0) = 10: the same noise levels and 5 nats more, up to 3.6 bits a dimension, which 600 steps do not teach the encoder
-  to avoid. The latent costs more and decodes worse than the baseline's; that it ends nearly empty, as in the paper, so
-  short a trial cannot show.
+- 16 against 32 channels: a place of these latents stands for 4×4×3 = 48 values of the image, one of the paper's for
+  768, so 16 channels cannot hold what this bias and loss factor ask for. At 64 channels 600 steps are too few.
+- λ_z(0) = 10: the same noise levels and 5 nats more, up to 3.6 bits a dimension, which 600 steps do not teach the
+  encoder to avoid. The latent costs more and decodes worse than the baseline's; that it ends nearly empty, as in the
+  paper, so short a trial cannot show.
 """
 
 Figures = dict[str, dict[str, float]]  # point -> figure -> mean over seeds
