@@ -6,11 +6,13 @@ from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
+import av
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from ulzoo.data import VideoShards, batches
+from ulzoo.data import Emoji3DVideo, VideoShards, batches
 from ulzoo.data.video_decode import UnreadableVideo
 
 Members = list[tuple[str, bytes]]
@@ -172,3 +174,18 @@ def test_other_mistakes(root: Path, members: Members) -> None:
     refused(r"val-00000\.tar: holds 'v0'\.mp4 twice", root, "val")
     refused("'test'", root, "test")
     refused("frames must be at least 1", root, frames=0)
+
+
+def test_a_worker_does_not_free_what_threads_of_its_parent_worked_for():
+    """A frame that several threads scaled, left as garbage of the parent, would hang a forked worker in freeing it."""
+
+    class Knot: ...
+
+    frame = av.VideoFrame.from_ndarray(np.zeros((512, 512, 3), np.uint8), format="rgb24")
+    knot = Knot()
+    knot.frame, knot.self = frame, knot
+    frame.reformat(width=256, height=256, format="yuv420p", threads=4)
+    del frame, knot
+    source = Emoji3DVideo("val", resolution=64, frames=4)
+    stream = batches(source, 2, seed=0, workers=1)
+    assert next(stream)["x"].shape == (2, 3, 4, 64, 64)

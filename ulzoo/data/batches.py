@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
@@ -56,11 +57,14 @@ def batches(
         ValueError: what reading an image raises; or none can be read.
     """
     assert batch_size > 0 and start >= 0 and len(source) > 0, (batch_size, start, len(source))
+    if workers:
+        gc.collect()  # what threads here worked for: a forked worker has no such threads, and would hang freeing it
     loader = DataLoader(
         _Stream(source, seed, augment and source.hflip),
         batch_sampler=_Counters(batch_size, start),
         num_workers=workers,
         collate_fn=_as_it_is,
+        worker_init_fn=_leave_inherited,
         generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
     )
     for batch in loader:
@@ -193,3 +197,8 @@ def _finish(stacked: _Stacked, left_out: LeftOut, images: int) -> Batch:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def _leave_inherited(worker: int) -> None:
+    """In a worker: objects of the parent are never collected here."""
+    gc.freeze()
