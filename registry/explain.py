@@ -153,7 +153,8 @@ def _meant(annotation: Any, marks: Iterable[Any], data: Mapping[str, Any]) -> An
         return annotation
     members = [_meant(member, (), data) for member in get_args(annotation) if member is not NoneType]
     kinds = {kind: member for member in members[1:] for kind in get_args(member.model_fields["kind"].annotation)}
-    return kinds.get(data.get("kind"), members[0])
+    kind = data.get("kind")
+    return kinds.get(kind, members[0]) if isinstance(kind, str) else members[0]
 
 
 def _close(value: Any, options: list[str]) -> str:

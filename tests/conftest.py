@@ -9,7 +9,10 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-settings.register_profile("ulzoo", deadline=None)  # a first call may import, and a machine may be busy
+# A first call may import, and a machine may be busy: no deadlines. The same examples each time; `pytest
+# --hypothesis-profile=explore` looks for new ones.
+settings.register_profile("ulzoo", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("ulzoo")
 
 

@@ -230,7 +230,7 @@ def test_other_mistakes(root: Path, write_tar: WriteTar) -> None:
 
 def test_shards_that_are_not_what_the_manifest_says(root: Path) -> None:
     rows = [{"name": path.stem, "bytes": path.stat().st_size} for path in sorted(root.glob("train-*.tar"))]
-    entry = {"complete": True, "totals": {"clips": 12}, "shards": rows}
+    entry = {"complete": True, "totals": {"images": 12, "bytes": 1}, "shards": rows}
 
     def manifest(**changes: object) -> None:
         (root / "manifest.json").write_text(json.dumps({"splits": {"train": {**entry, **changes}}}))

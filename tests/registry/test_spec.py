@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ulzoo.registry import spec as spec_module
@@ -245,6 +245,7 @@ values = st.sampled_from(
 )
 
 
+@example([(["train", "latents"], "{kind: [1]}")])
 @given(st.lists(st.tuples(st.lists(keys, max_size=4), values | st.text(max_size=4)), min_size=1, max_size=3))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_override_raises_anything_but_a_spec_error(overrides):
