@@ -229,7 +229,7 @@ def _features(
 ) -> Any:
     """The network of `--frechet`, after everything was checked that can be before anything is measured."""
     from ulzoo.evaluation.image_features import efficientnet_lite0, find_inception, inception_v3
-    from ulzoo.evaluation.video_features import I3DLogits, TransNetV2Features, find_detector
+    from ulzoo.evaluation.video_features import I3D, I3DLogits, TransNetV2Features
 
     model = loaded.model
     contract = model.contract
@@ -246,7 +246,7 @@ def _features(
         return TransNetV2Features(device)
     if contract.size[0] < I3DLogits.least_frames:
         raise ValueError(f"fvd needs clips of at least {I3DLogits.least_frames} frames, not {contract.size[0]}")
-    return I3DLogits(*find_detector(file, sha256, download), device)
+    return I3DLogits(*I3D.find(file, sha256, download), device)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.evaluation import video_features
-from ulzoo.evaluation.video_features import I3DLogits, TransNetV2Features, find_detector
+from ulzoo.evaluation.video_features import I3D, I3DLogits, TransNetV2Features
 
 
 class StandIn(nn.Module):
@@ -27,12 +27,6 @@ def detector(tmp_path_factory):
     return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
-    return tmp_path / "cache" / "ulzoo" / "i3d_torchscript.pt"
-
-
 def clips(n: int = 2, channels: int = 3, frames: int = 10, size: int = 8) -> Tensor:
     return torch.randint(0, 256, (n, channels, frames, size, size), generator=torch.Generator().manual_seed(0)).byte()
 
@@ -48,9 +42,9 @@ def test_the_detector_is_asked_as_the_field_asks_it(detector):
 
 def test_a_detector_with_another_hash_is_not_run(detector, monkeypatch):
     monkeypatch.setattr(torch.jit, "load", lambda *args, **kwargs: pytest.fail("it was loaded"))
-    with pytest.raises(ValueError, match=f"its SHA-256 is {detector[1]}, not {video_features.DETECTOR_SHA256}"):
+    with pytest.raises(ValueError, match=f"its SHA-256 is {detector[1]}, not {I3D.sha256}"):
         I3DLogits(detector[0])
-    with pytest.raises(ValueError, match="no such detector file"):
+    with pytest.raises(ValueError, match=r"missing\.pt: no such file"):
         I3DLogits(detector[0].with_name("missing.pt"))
 
 
@@ -65,35 +59,6 @@ def test_a_file_that_is_no_torchscript(tmp_path):
 def test_clips_that_are_too_short(detector):
     with pytest.raises(ValueError, match="at least 10 frames, not 9"):
         I3DLogits(*detector)(clips(frames=9))
-
-
-def test_where_the_detector_comes_from(detector, cache):
-    assert find_detector(*detector, False) == detector
-    assert find_detector(detector[0], None, False) == (detector[0], video_features.DETECTOR_SHA256)
-    for words, args in {
-        "--download fetches it.*fd_transnetv2": (None, None, False),
-        "not both": (*detector, True),
-        "belongs to a file": (None, detector[1], True),
-    }.items():
-        with pytest.raises(ValueError, match=words):
-            find_detector(*args)
-    assert not cache.exists()
-
-
-def test_a_download_is_asked_for_checked_and_kept(detector, cache, monkeypatch):
-    path, sha256 = detector
-    monkeypatch.setattr(video_features, "DETECTOR_URL", path.as_uri())
-    with pytest.raises(OSError, match=f"SHA-256 {sha256}, not"):
-        find_detector(None, None, True)
-    assert not cache.exists()
-    monkeypatch.setattr(video_features, "DETECTOR_SHA256", sha256)
-    assert find_detector(None, None, True) == (cache, sha256)
-    assert cache.read_bytes() == path.read_bytes() and [file.name for file in cache.parent.iterdir()] == [cache.name]
-    monkeypatch.setattr(video_features, "DETECTOR_URL", "file:///nowhere")
-    assert find_detector(None, None, False) == (cache, sha256)  # it is here now
-    cache.unlink()
-    with pytest.raises(OSError, match="could not be fetched from file:///nowhere"):
-        find_detector(None, None, True)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ All of them are extractors of torch-fidelity's registry, so that its own command
 """
 
 import io
-import pickle
 import sys
 from contextlib import redirect_stdout
 from importlib.util import find_spec
@@ -16,13 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ulzoo.evaluation.detector_file import DetectorFile, checked, read_tensors
 from ulzoo.files import sha256 as sha256_of
-from ulzoo.files import write_atomically
 
-INCEPTION_URL = (
-    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+INCEPTION = DetectorFile(
+    figure="fid",
+    what="Inception's weights (96 MB)",
+    url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    cached="checkpoints/weights-inception-2015-12-05-6726825d.pth",  # where torch-fidelity keeps them too
+    instead="fd_efficientnet_lite0 is a distance that needs no network",
 )
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 OFFLINE = "efficientnet-lite0"
 SIDE = 224  # of EfficientNet-Lite0's input
 
@@ -76,7 +79,7 @@ def efficientnet_lite0(device: torch.device | str = "cpu") -> ImageFeatures:
     return ImageFeatures(extractor, "fd_efficientnet_lite0", protocol, 320)
 
 
-def inception_v3(file: Path, sha256: str = INCEPTION_SHA256, device: torch.device | str = "cpu") -> ImageFeatures:
+def inception_v3(file: Path, sha256: str = INCEPTION.sha256, device: torch.device | str = "cpu") -> ImageFeatures:
     """The features of FID (Heusel et al. 2017): 2048 of the Inception network of 2015, as torch-fidelity ports it.
 
     Args:
@@ -88,19 +91,13 @@ def inception_v3(file: Path, sha256: str = INCEPTION_SHA256, device: torch.devic
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    if not file.is_file():
-        raise ValueError(f"{file}: no such weights")
-    if (found := sha256_of(file)) != sha256.lower():
-        raise ValueError(f"{file}: its SHA-256 is {found}, not {sha256.lower()}; it was not loaded")
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+    with checked(file, sha256, "Inception's weights") as found:
+        weights = read_tensors(file)
         safe = io.BytesIO()  # torch-fidelity unpickles what it is given: so it is given what was read without that
         torch.save({name: weights[name].clone() for name in weights}, safe)
         safe.seek(0)
         layers = ["2048", "logits_unbiased"]
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=safe)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: not Inception's weights: {str(error).splitlines()[0]}") from None
     protocol = {
         "network": "Inception-v3 of 2015-12-05, torch-fidelity's inception-v3-compat",
         "network_sha256": found,
@@ -111,40 +108,8 @@ def inception_v3(file: Path, sha256: str = INCEPTION_SHA256, device: torch.devic
 
 
 def find_inception(file: Path | None, sha256: str | None, download: bool) -> tuple[Path, str]:
-    """Inception's weights and the hash they must have: the file that was given, or torch-fidelity's in torch's cache.
-
-    Args:
-        file: where they lie; None for torch's cache, where torch-fidelity keeps them too.
-        sha256: their hash, if it is not the published one.
-        download: fetch the published ones into the cache if they are not there.
-
-    Raises:
-        ValueError: none were given, and downloading was not asked for; the message names the ways on.
-        OSError: the download failed.
-    """
-    if file is not None:
-        if download:
-            raise ValueError("give a detector's file or ask for the download, not both")
-        return file, sha256 or INCEPTION_SHA256
-    if sha256 is not None:
-        raise ValueError("a detector's SHA-256 belongs to a file: give that too")
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_URL.rsplit("/", 1)[1]
-    if not cached.exists():
-        if not download:
-            raise ValueError(
-                "fid needs Inception's weights (96 MB): --download fetches them, --detector FILE names some that are "
-                "here; fd_efficientnet_lite0 is a distance that needs no network"
-            )
-        write_atomically(cached, _download)
-    return cached, INCEPTION_SHA256
-
-
-def _download(path: Path) -> None:
-    try:
-        with redirect_stdout(sys.stderr):
-            torch.hub.download_url_to_file(INCEPTION_URL, str(path), INCEPTION_SHA256, progress=False)
-    except (OSError, RuntimeError) as error:
-        raise OSError(f"Inception's weights could not be fetched from {INCEPTION_URL}: {error}") from None
+    """Inception's weights and the hash they must have; see `DetectorFile.find`."""
+    return INCEPTION.find(file, sha256, download)
 
 
 def register() -> None:

@@ -4,8 +4,6 @@ Each is a class with a `name` for its figure, a `dimension`, a `protocol` that s
 preprocessing, and a call: uint8 clips (B, C, T, H, W) -> features (B, dimension).
 """
 
-import shutil
-import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,11 +12,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ulzoo.evaluation.detector_file import DetectorFile, checked
 from ulzoo.files import sha256 as sha256_of
-from ulzoo.files import write_atomically
 
-DETECTOR_URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
-DETECTOR_SHA256 = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"
+I3D = DetectorFile(
+    figure="fvd",
+    what="the I3D detector (51 MB)",
+    url="https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1",
+    sha256="bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2",
+    cached="ulzoo/i3d_torchscript.pt",
+    instead="fd_transnetv2 is a distance that needs no network",
+)
 
 
 class VideoFeatures(Protocol):
@@ -50,15 +54,9 @@ class I3DLogits:
     dimension = 400
     least_frames = 10  # of the network's temporal strides
 
-    def __init__(self, file: Path, sha256: str = DETECTOR_SHA256, device: torch.device | str = "cpu") -> None:
-        if not file.is_file():
-            raise ValueError(f"{file}: no such detector file")
-        if (found := sha256_of(file)) != sha256.lower():
-            raise ValueError(f"{file}: its SHA-256 is {found}, not {sha256.lower()}; it was not loaded")
-        try:
+    def __init__(self, file: Path, sha256: str = I3D.sha256, device: torch.device | str = "cpu") -> None:
+        with checked(file, sha256, "a TorchScript file") as found:
             self.detector = torch.jit.load(file, map_location=device).eval()
-        except RuntimeError as error:
-            raise ValueError(f"{file}: not a TorchScript file: {str(error).splitlines()[0]}") from None
         self.device = device
         self.protocol = {
             "network": "I3D, Kinetics-400, TorchScript detector of StyleGAN-V",
@@ -116,45 +114,6 @@ class TransNetV2Features:
         return self._last.mean(1)
 
     _last: Tensor
-
-
-def find_detector(file: Path | None, sha256: str | None, download: bool) -> tuple[Path, str]:
-    """The I3D detector and the hash it must have: the file that was given, or the one that was downloaded.
-
-    Args:
-        file: where it lies; None for torch's cache (TORCH_HOME).
-        sha256: its hash, if it is not the published one.
-        download: fetch the published one into the cache if it is not there.
-
-    Raises:
-        ValueError: none was given, and downloading was not asked for; the message names the ways on.
-        OSError: the download failed.
-    """
-    if file is not None:
-        if download:
-            raise ValueError("give a detector's file or ask for the download, not both")
-        return file, sha256 or DETECTOR_SHA256
-    if sha256 is not None:
-        raise ValueError("a detector's SHA-256 belongs to a file: give that too")
-    cached = Path(torch.hub.get_dir()) / "ulzoo" / "i3d_torchscript.pt"
-    if not cached.exists():
-        if not download:
-            raise ValueError(
-                "fvd needs the I3D detector (51 MB): --download fetches it, --detector FILE names one that is here; "
-                "fd_transnetv2 is a distance that needs no network"
-            )
-        write_atomically(cached, _download)
-    return cached, DETECTOR_SHA256
-
-
-def _download(path: Path) -> None:
-    try:
-        with urllib.request.urlopen(DETECTOR_URL, timeout=60) as answer, open(path, "wb") as file:
-            shutil.copyfileobj(answer, file)
-    except OSError as error:
-        raise OSError(f"the I3D detector could not be fetched from {DETECTOR_URL}: {error}") from None
-    if (found := sha256_of(path)) != DETECTOR_SHA256:
-        raise OSError(f"{DETECTOR_URL} gave a file with SHA-256 {found}, not {DETECTOR_SHA256}; it was not kept")
 
 
 def _transnetv2() -> Any:
