@@ -104,12 +104,27 @@ def sweep(
         bool, typer.Option("--reuse-latents", help="Train a stage 1 that several points share only once.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed points again too.")] = False,
+    frechet: Annotated[
+        Literal["fid", "fd_efficientnet_lite0"] | None,
+        typer.Option(help="Also measure each point's Fréchet distance of reconstructions; fd_… without a network."),
+    ] = None,
+    samples: Annotated[
+        int | None, typer.Option(metavar="N", min=2, help="And of N samples from the training images.")
+    ] = None,
+    detector: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Inception's weights, if not in torch's cache.")
+    ] = None,
+    prune: Annotated[
+        bool,
+        typer.Option("--prune", help="Stop points early that collapse or fall behind others of the same loss (ASHA)."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print points, cost and time; write nothing.")] = False,
 ) -> None:
     """Train a grid of points or a table of the paper; put rate, PSNR and cost side by side.
 
     A sweep that was stopped goes on when it is asked for again, and points that are new are added to what is there.
     """
+    from ulzoo.registry.distances import ask
     from ulzoo.registry.jobs import check_data, plan_jobs, to_run
     from ulzoo.registry.store import Store
     from ulzoo.registry.sweep_options import default_folder, sweep_from_options
@@ -123,7 +138,20 @@ def sweep(
             "--workers is for the local engine; Ray places points by --gpus-per-point and --cpus-per-point"
         )
     store = Store(out or default_folder(asked))
-    jobs = plan_jobs(asked, store, overrides=overrides, seeds=seeds, stage=stage, reuse_latents=reuse_latents)
+    if prune:
+        from ulzoo.registry.pruning import check_pruning
+
+        check_pruning()
+    jobs = plan_jobs(
+        asked,
+        store,
+        overrides=overrides,
+        seeds=seeds,
+        stage=stage,
+        reuse_latents=reuse_latents,
+        distances=ask(frechet, samples, detector),
+        prune=prune,
+    )
     rows = store.rows()
     missing = to_run(jobs, rows, retry_failed)
     shown = console()

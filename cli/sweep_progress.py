@@ -138,8 +138,8 @@ def at(stage: str, step: int, steps: int, images_per_second: float | None) -> st
 
 def in_short(row: Row) -> str:
     """A row in a few words."""
-    if row["status"] == "failed":
-        return f"failed: {row['error']}"
+    if row["status"] != "done":
+        return f"{row['status']}: {row['error']}"
     figures = row["figures"]
     rate = f"{figures['bits_per_pixel']:.4f} bits/pixel, " if "bits_per_pixel" in figures else ""
     return f"{rate}{figures['psnr_db']:.2f} dB  {duration(row['seconds'])}"

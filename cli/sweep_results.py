@@ -8,8 +8,9 @@ from rich.table import Table
 
 from ulzoo.cli.terminal import plain_table, say
 from ulzoo.registry.jobs import Job
+from ulzoo.registry.plots import distances, figure_title
 from ulzoo.registry.store import Row, Store
-from ulzoo.registry.sweep import COLUMNS, Sweep, result_table
+from ulzoo.registry.sweep import COLUMNS, Column, Sweep, result_table
 
 
 def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: Store) -> int:
@@ -29,6 +30,9 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
         console.print("Pareto front, fewest bits first", style="bold")
         console.print(_front(front))
         console.print()
+    for row in rows:
+        if row["status"] == "stopped":
+            say(f"stopped early: {_label(row)}: {row['error']}; without --prune it goes on")
     for row in failed.values():
         say(f"failed: {_label(row)}: {row['error']} ({store.folder / row['folder']})")
     if failed:
@@ -39,6 +43,8 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
 
 def _table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     """A line a point: measured figures, and the paper's where it has some."""
+    asked = distances(dict.fromkeys(name for row in rows for name in row["figures"]))
+    sweep = sweep.model_copy(update={"columns": tuple(dict.fromkeys([*sweep.columns, *asked]))})
     entries = result_table(sweep, rows)
     with_paper = [name for name in sweep.columns if any(entry["paper"][name] is not None for entry in entries)]
     measured = [name for name in sweep.columns if any(entry["measured"][name] is not None for entry in entries)]
@@ -52,7 +58,7 @@ def _table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     for entry in entries:
         runs = [str(entry["runs"])] if several else []
         ours = [_measured(name, entry) for name in measured]
-        theirs = [_number(entry["paper"][name], COLUMNS[name].digits) for name in with_paper]
+        theirs = [_number(entry["paper"][name], _column(name).digits) for name in with_paper]
         table.add_row(entry["point"], *runs, *ours, *theirs)
     return table
 
@@ -70,11 +76,15 @@ def _label(row: Row) -> str:
 
 
 def _head(name: str) -> str:
-    return f"{COLUMNS[name].title}\n{COLUMNS[name].unit}".strip()
+    return f"{_column(name).title}\n{_column(name).unit}".strip()
+
+
+def _column(name: str) -> Column:
+    return COLUMNS.get(name) or Column(figure_title(name), "", "lower", 1)
 
 
 def _measured(name: str, entry: Mapping[str, Any]) -> str:
-    digits, spread = COLUMNS[name].digits + 1, entry["spread"][name]
+    digits, spread = _column(name).digits + 1, entry["spread"][name]
     return _number(entry["measured"][name], digits) + (f" ± {spread:.{digits}f}" if spread is not None else "")
 
 

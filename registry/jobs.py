@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ulzoo.registry.compile import compile_model
+from ulzoo.registry.distances import Asked, check_asked
 from ulzoo.registry.plan import count_images
 from ulzoo.registry.schema import Spec, without_nulls
 from ulzoo.registry.spec import spec_from_dict
@@ -45,6 +46,8 @@ class Job:
         folder: the run directory, relative to it.
         stages: the stages to train; the spec may have more.
         siblings: run directories, relative to `store`, that may hold the same stage 1; None: do not look.
+        distances: what is measured besides rate and PSNR.
+        prune: stop it early where others are ahead of it, see registry/pruning.py.
         planned: when; what is older may be done again.
         device, threads: where, and with how many threads on the CPU; an engine fills them in.
     """
@@ -63,6 +66,8 @@ class Job:
     stages: tuple[str, ...]
     cost: Cost
     siblings: tuple[str, ...] | None = None
+    distances: Asked | None = None
+    prune: bool = False
     planned: str = ""
     device: str = "cpu"
     threads: int = 1
@@ -76,7 +81,16 @@ class Job:
         """Whether a row makes it unnecessary to train."""
         if row is None:
             return False
-        return not retry_failed if row["status"] == "failed" else set(self.stages) <= set(row.get("stages", ()))
+        if row["status"] == "stopped":
+            return self.prune and not retry_failed
+        if row["status"] == "failed":
+            return not retry_failed
+        measured = self.distances is None or row.get("distances") == self.distances.identity()
+        return measured and self.trained(row)
+
+    def trained(self, row: Row) -> bool:
+        """Whether a row says that all the stages are trained."""
+        return row["status"] == "done" and set(self.stages) <= set(row.get("stages", ()))
 
 
 def plan_jobs(
@@ -87,6 +101,8 @@ def plan_jobs(
     seeds: int = 1,
     stage: str = "all",
     reuse_latents: bool = False,
+    distances: Asked | None = None,
+    prune: bool = False,
 ) -> list[Job]:
     """A job of every point and seed, the seeds of a point together; nothing is written.
 
@@ -94,6 +110,8 @@ def plan_jobs(
         seeds: how many; the spec's own is the first and every stage counts up from its own.
         stage: "latents" leaves out what comes after stage 1.
         reuse_latents: points may begin with a stage 1 that another one trained.
+        distances: what to measure of every point besides rate and PSNR.
+        prune: stop points early where others are ahead of them.
 
     Raises:
         SpecError: a point's spec is wrong, or its parts do not fit.
@@ -105,6 +123,8 @@ def plan_jobs(
     for point, first in resolved:
         stages = first.asked_stages(stage)
         compile_model(first, "meta", pretrained=False)
+        if distances:
+            check_asked(distances, first, stages)
         if (shape := _shape_key(first)) not in summaries:
             summaries[shape] = summarize(first, memory=False)
         cost = _cost(first, summaries[shape], stages)
@@ -126,6 +146,8 @@ def plan_jobs(
                     latents_hash=stage1_hash(spec),
                     stages=stages,
                     cost=cost,
+                    distances=distances,
+                    prune=prune and "latents" in stages,
                     planned=now,
                 )
             )

@@ -13,9 +13,11 @@ from ulzoo import tensorfile
 from ulzoo.contract import STAGES, Stage
 from ulzoo.files import write_text
 from ulzoo.registry.compile import compile_model
+from ulzoo.registry.distances import Asked, measure_distances
 from ulzoo.registry.export import versions
 from ulzoo.registry.jobs import Job, timestamp
 from ulzoo.registry.locks import Busy, Lock, locked
+from ulzoo.registry.pruning import Pruner, Stopped
 from ulzoo.registry.run import Watch, train
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.spec import spec_from_dict
@@ -47,10 +49,14 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Row
             return row
         started = time.monotonic()
         try:
-            outcome = _train(job, folder, on_step, wait)
+            outcome = _outcome(row) if row and job.trained(row) else _train(job, folder, on_step, wait)
+            if job.distances:
+                _add_distances(outcome, job.distances, folder, job.device)
             (folder / "error.txt").unlink(missing_ok=True)
         except Busy:
             raise
+        except Stopped as stopped:
+            outcome = {"error": str(stopped), "status": "stopped"}
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
             outcome = {"error": in_words(error)}
@@ -64,11 +70,12 @@ def make_row(
     seconds: float,
     *,
     error: str | None = None,
+    status: str | None = None,
     figures: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
 ) -> Row:
-    """The row of a point that is done, or failed with an error."""
+    """The row of a point that is done, or failed with an error, or with another status."""
     return {
         "point": job.point,
         "series": job.series,
@@ -78,10 +85,11 @@ def make_row(
         "spec_hash": job.spec_hash,
         "latents_hash": job.latents_hash,
         "stages": list(job.stages),
-        "status": "failed" if error else "done",
+        "status": status or ("failed" if error else "done"),
         "error": error,
         "figures": dict(figures or {}),
         "protocol": dict(protocol or {}),
+        "distances": job.distances.identity() if job.distances and figures else None,
         "paper": job.paper,
         "versions": versions(),
         "checkpoint_sha256": checkpoint_sha256,
@@ -104,16 +112,32 @@ def _train(job: Job, folder: Path, on_step: OnStep | None, wait: bool) -> dict[s
     shared = _share(job, spec, folder, wait)
     try:
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
-        result = train(spec, folder, stage=stage, resume=True, device=job.device, watch=_Told(on_step, shared))
+        watch = _Told(on_step, shared, Pruner(job) if job.prune else None)
+        result = train(spec, folder, stage=stage, resume=True, device=job.device, watch=watch)
     finally:
         if shared:
             shared.release()
-    figures = result.results["figures"]
+    figures = _finite(result.results["figures"])
+    digest = tensorfile.digest_of(result.export)
+    return {"figures": figures, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
+
+
+def _outcome(row: Row) -> dict[str, Any]:
+    """What a point that is trained gave, of which only distances are missing."""
+    return {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
+
+
+def _add_distances(outcome: dict[str, Any], asked: Asked, folder: Path, device: str) -> None:
+    results = measure_distances(asked, folder, device)
+    outcome["figures"] = outcome["figures"] | _finite(results["figures"])
+    outcome["protocol"] = outcome["protocol"] | results["protocol"]
+
+
+def _finite(figures: dict[str, float]) -> dict[str, float]:
     for name, value in figures.items():
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}")
-    digest = tensorfile.digest_of(result.export)
-    return {"figures": figures, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
+    return figures
 
 
 def _share(job: Job, spec: Spec, folder: Path, wait: bool) -> Lock | None:
@@ -156,10 +180,10 @@ def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
 
 
 class _Told(Watch):
-    """Passes on the steps, and lets others have stage 1 when it is finished."""
+    """Passes on the steps, lets others have stage 1 when it is finished, and ends a point that is behind."""
 
-    def __init__(self, on_step: OnStep | None, shared: Lock | None) -> None:
-        self.on_step, self.shared = on_step, shared
+    def __init__(self, on_step: OnStep | None, shared: Lock | None, pruner: Pruner | None) -> None:
+        self.on_step, self.shared, self.pruner = on_step, shared, pruner
         self.name, self.steps = "", 0
 
     def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
@@ -171,3 +195,5 @@ class _Told(Watch):
     def step(self, step: int, row: metrics.Row | None) -> None:
         if self.on_step:
             self.on_step(self.name, step, self.steps, row)
+        if self.pruner and self.name == "latents" and row:
+            self.pruner.hear(row)

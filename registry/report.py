@@ -128,7 +128,8 @@ def describe(store: Store) -> dict[str, Any]:
         "pictures": pictures,
         "compared": compared(average(done)),
         "failed": [
-            {"point": row["point"], "series": _series(row), "seed": row.get("seed"), "error": row.get("error") or ""}
+            {"error": row.get("error") or "", "series": _series(row)}
+            | {key: row.get(key) for key in ("point", "seed", "status")}
             for row in failed
         ],
         "protocols": [
@@ -291,7 +292,12 @@ def _tiles(done: Sequence[Row], failed: Sequence[Row], series: int) -> list[dict
                 "value": f"{minutes / 60 if hours else minutes:,.1f}",
             }
         )
-    return found + ([{"name": "failed", "value": f"{len(failed):,}", "bad": True}] if failed else [])
+    for status, bad in (("failed", True), ("stopped", False)):
+        if count := sum(row["status"] == status for row in failed):
+            found.append(
+                {"name": "stopped early" if status == "stopped" else status, "value": f"{count:,}", "bad": bad}
+            )
+    return found
 
 
 def _notices(damaged: list[int], protocols: int, pictured: int, rows: int) -> list[str]:

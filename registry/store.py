@@ -6,10 +6,10 @@
 
 A row has `point` (its name in the sweep), `series` (which line of a plot it belongs to), `seed`, `set` (key path ->
 value), `spec` (the base spec's name), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status`
-("done" or "failed"), `error`, `figures`, `protocol`, `paper`, `versions`, `checkpoint_sha256` (the digest that
-model.safetensors carries), `training_images` and `training_flops` by stage, `gflops` (forward) and `parameters` by
-network, `seconds`, `folder`, `finished`. A row is the same whenever and however often the point was stopped, but for
-`seconds`, `finished` and `versions`.
+("done", "failed", or "stopped" early), `error`, `figures`, `protocol`, `distances` (what was asked for of them),
+`paper`, `versions`, `checkpoint_sha256` (the digest that model.safetensors carries), `training_images` and
+`training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds`, `folder`, `finished`. A row is the
+same whenever and however often the point was stopped, but for `seconds`, `finished` and `versions`.
 """
 
 import json

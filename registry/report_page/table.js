@@ -129,8 +129,8 @@ function buildSections() {
   }
   if (data.failed.length) {
     byId("failed").hidden = false;
-    fill(byId("failed").querySelector("table"), ["point", "series", "seed", "error"],
-      data.failed.map((row) => [row.point, row.series, written(row.seed), row.error]));
+    fill(byId("failed").querySelector("table"), ["point", "series", "seed", "status", "why"],
+      data.failed.map((row) => [row.point, row.series, written(row.seed), row.status, row.error]));
   }
   data.protocols.forEach((protocol) => {
     if (data.protocols.length > 1) byId("protocols").append(make("p", { className: "hint", textContent: `${protocol.rows} rows` }));

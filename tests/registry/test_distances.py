@@ -1,0 +1,61 @@
+"""Distances of a sweep's points: measured where they are asked for, of what is trained already too."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from ulzoo.registry import point as point_module
+from ulzoo.registry.distances import Asked, ask
+from ulzoo.registry.jobs import plan_jobs, to_run
+from ulzoo.registry.point import run_point
+from ulzoo.registry.pruning import check_pruning
+from ulzoo.registry.store import Store
+from ulzoo.registry.sweep_options import sweep_from_options
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*dimensions it is far too large")
+LITE = Asked("fd_efficientnet_lite0", samples=4)
+
+
+@pytest.fixture
+def planned(images, request, tmp_path):
+    def planned(*settings, spec="tiny.yaml", **options):
+        path = request.config.rootpath / "tests" / spec
+        short = [f"train.{stage}.steps=2" for stage in ("latents", "base")]
+        root = [f"data.root={images}"] if spec == "tiny.yaml" else []
+        sweep, overrides = sweep_from_options(str(path), {}, [*root, *short, *settings], seeds=2)
+        return plan_jobs(sweep, Store(tmp_path / "store"), overrides=overrides, **options)
+
+    return planned
+
+
+def test_they_are_added_to_a_point_that_is_trained(planned, monkeypatch, tmp_path):
+    trained = run_point(planned()[0])
+    job = planned(distances=LITE)[0]
+    assert to_run([job], [trained]) == [job] and trained["distances"] is None
+    monkeypatch.setattr(point_module, "train", None)  # nothing is trained again
+    row = run_point(job)
+    assert row["figures"] == trained["figures"] | {
+        name: row["figures"][name] for name in ("rfd_efficientnet_lite0", "gfd_efficientnet_lite0")
+    }
+    assert row["protocol"]["generated"]["samples"] == 4 and row["checkpoint_sha256"] == trained["checkpoint_sha256"]
+    assert Store(tmp_path / "store").rows() == [row]
+    assert not to_run([job], [row]) and not to_run(planned()[:1], [row])
+    assert to_run(planned(distances=Asked("fd_efficientnet_lite0", samples=5))[:1], [row])
+
+
+def test_what_cannot_be_measured_is_refused_before_anything_is_trained(planned, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="data: --frechet fd_efficientnet_lite0 compares images"):
+        planned(spec="tiny_video.yaml", distances=LITE)
+    with pytest.raises(ValueError, match="base: --samples needs all stages, not --stage latents"):
+        planned(stage="latents", distances=LITE)
+    for options, words in (
+        ((None, 4, None), "--samples and --detector go with --frechet"),
+        (("fd_efficientnet_lite0", None, Path("x")), "--detector is Inception's weights"),
+        (("fid", None, tmp_path / "x.pth"), "no such file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ask(*options)
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ValueError, match=r"--prune needs the package optuna: pip install 'ulzoo\[prune\]'"):
+        check_pruning()
