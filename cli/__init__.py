@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ulzoo.cli import encode, evaluate, export, prepare, report, sample, show, sweep, train
+from ulzoo.cli import encode, evaluate, export, prepare, push, report, sample, show, sweep, train
 from ulzoo.cli import list as list_
 from ulzoo.cli.terminal import say
 from ulzoo.version import __version__
@@ -101,6 +101,7 @@ app.command(epilog=sample.RECONSTRUCT_EXAMPLES)(sample.reconstruct)
 app.command(epilog=encode.EXAMPLES)(encode.encode)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=push.EXAMPLES)(push.push)
 app.add_typer(prepare.app, name="prepare")
 app.command(epilog=export.SCHEMA_EXAMPLES)(export.schema)
 

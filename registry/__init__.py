@@ -3,7 +3,7 @@
 from typing import Any
 
 _HOMES = {
-    "Card": "catalogue",
+    "Card": "card",
     "Spec": "schema",
     "SpecError": "yaml_source",
     "Table": "table",

@@ -7,12 +7,10 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field
-
-from ulzoo.files import sha256
+from ulzoo.registry import hub
+from ulzoo.registry.card import Card, read_card
 from ulzoo.registry.schema import Spec, diff
 from ulzoo.registry.spec import find_specs, load_spec
 from ulzoo.registry.table import suggest
@@ -23,36 +21,15 @@ if TYPE_CHECKING:
     from ulzoo.model import UnifiedLatents
     from ulzoo.registry.export import Export
 
-
-class Card(BaseModel):
-    """A released model's card, `registry/cards/NAME.yaml`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(description="name of the model and of its spec")
-    weights: str = Field(description="file in registry/weights")
-    sha256: str = Field(description="of that file")
-    license: str = Field(description="of the weights")
-    data: str = Field(description="what it was trained on, and whose work that is")
-    command: str = Field(description="the command that trained it")
-    trained: str = Field(description="on what machine, for how long")
-    figures: dict[str, float | list[float]] = Field(description="measured on validation data")
-    protocol: dict[str, Any] = Field(description="how they were measured")
-    notes: str = Field(default="", description="what to expect of it")
-
-    @property
-    def path(self) -> Path:
-        return Path(str(files("ulzoo.registry") / "weights" / self.weights))
+WEIGHTS = Path(str(files("ulzoo.registry") / "weights"))
 
 
 @cache
 def cards() -> dict[str, Card]:
     """The released models by name."""
-    folder = files("ulzoo.registry") / "cards"
-    found = [
-        Card(**yaml.safe_load(entry.read_text("utf-8"))) for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    ]
-    return {card.name: card for card in sorted(found, key=lambda card: card.name)}
+    folder = Path(str(files("ulzoo.registry") / "cards"))
+    found = [read_card(path, path.name) for path in sorted(folder.glob("*.yaml"))]
+    return {card.name: card for card in found}
 
 
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
@@ -72,7 +49,7 @@ def create_model(
     """A model from a spec, with fresh weights or the released ones.
 
     Args:
-        name_or_path_or_spec: a packaged spec's name, a YAML file, or a spec.
+        name_or_path_or_spec: a packaged spec's name, a YAML file, `hf://org/repo@revision`, or a spec.
         pretrained: load the released weights; only `train` and `sample` may then be overridden.
         overrides: "key.path=value", as `--set`.
 
@@ -81,13 +58,12 @@ def create_model(
     """
     from ulzoo.registry.compile import compile_model, sampling_defaults
 
-    spec = name_or_path_or_spec
-    if not isinstance(spec, Spec):
-        spec = load_spec(spec, overrides)
-    elif tuple(overrides):
+    given = name_or_path_or_spec
+    if isinstance(given, Spec) and tuple(overrides):
         raise ValueError("overrides apply to a spec's file; this spec is already resolved")
+    spec = given if isinstance(given, Spec) else load_spec(given, overrides)
     if pretrained:
-        released = open_model(spec.name)
+        released = open_model(given if isinstance(given, str) and hub.is_address(given) else spec.name)
         changed = [key for key in diff(released.spec, spec) if not key.startswith(("description", "train.", "sample."))]
         if changed:
             raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
@@ -100,8 +76,10 @@ def create_model(
 def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "UnifiedLatents":
     """A trained model in eval mode, from a released model's name, an exported file or a run directory.
 
+    Or from the Hugging Face hub, `hf://org/repo` or `hf://org/repo@revision`: see `ulzoo.registry.hub`.
+
     Raises:
-        ValueError: unknown name; not an export; weights with a wrong hash.
+        ValueError: unknown name; not an export; weights with a wrong hash; the hub is out of reach.
     """
     return open_model(name_or_path, device).model
 
@@ -111,30 +89,34 @@ def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str
     from ulzoo.registry.export import load_export
 
     name = os.fspath(name_or_path)
-    if name.startswith("hf://"):
-        raise ValueError(
-            f"{name}: loading from the Hugging Face hub is not in this version; download the file and give its path"
-        )
-    path = Path(name)
+    if hub.is_address(name):
+        return load_export(hub.find(name).weights(), device)
     if card := cards().get(name):
-        path = card.path
-        _check_hash(card)
-    elif path.is_dir():
-        path = path / "model.safetensors"
+        return load_export(_released(card), device)
+    if name in find_specs() and not Path(name).exists():
+        raise ValueError(
+            f"{name}: no weights are released for this spec; train it, or load one of {', '.join(cards())}"
+        )
+    return load_export(trained_file(name, released=True), device)
+
+
+def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) -> Path:
+    """The weights of a run, or the file itself; ValueError if there is none, nor a `released` model of that name."""
+    path = Path(file_or_run)
+    if path.is_dir():
+        path /= "model.safetensors"
         if not path.is_file():
-            raise ValueError(f"{name}: holds no model.safetensors; has its training ended?")
+            raise ValueError(f"{file_or_run}: holds no model.safetensors; has its training ended?")
     elif not path.is_file():
-        if name in find_specs():
-            raise ValueError(
-                f"{name}: no weights are released for this spec; train it, or load one of {', '.join(cards())}"
-            )
-        raise ValueError(f"{name}: no such file, run directory or released model{suggest(name, cards())}")
-    return load_export(path, device)
+        what = f", run directory or released model{suggest(path, cards())}" if released else " or run directory"
+        raise ValueError(f"{file_or_run}: no such file{what}")
+    return path
 
 
-def _check_hash(card: Card) -> None:
-    if not card.path.is_file():
-        raise ValueError(f"{card.path}: the released weights are missing from this installation; reinstall ulzoo")
-    found = sha256(card.path)
-    if found != card.sha256:
-        raise ValueError(f"{card.path}: SHA-256 is {found[:12]}…, its card says {card.sha256[:12]}…; reinstall ulzoo")
+def _released(card: Card) -> Path:
+    """The weights of a released model, checked."""
+    path = WEIGHTS / card.weights
+    if not path.is_file():
+        raise ValueError(f"{path}: the released weights are missing from this installation; reinstall ulzoo")
+    card.check(card.weights, path, "reinstall ulzoo")
+    return path

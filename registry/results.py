@@ -6,17 +6,23 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo import tensorfile
+from ulzoo.registry import hub
 from ulzoo.registry.catalogue import cards
 
 
 def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     """{"figures", "protocol"} of a released model, an exported file, a run directory, or a JSON file of `evaluate`.
 
+    Of a model on the hub, `hf://org/repo`, they are its card's.
+
     Raises:
         ValueError: none of these, or one without figures.
     """
     name = os.fspath(name_or_path)
     path = Path(name)
+    if hub.is_address(name):
+        card = hub.find(name).card
+        return {"figures": card.figures, "protocol": card.protocol}
     if (card := cards().get(name)) and not path.exists():
         return {"figures": card.figures, "protocol": card.protocol}
     if path.is_dir():

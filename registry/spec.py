@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from ulzoo.registry import hub
 from ulzoo.registry.explain import validated
 from ulzoo.registry.library import Library
 from ulzoo.registry.schema import Spec
@@ -43,14 +44,17 @@ SPECS = Library("spec", find_specs)
 def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Spec:
     """The spec of a packaged name or a file (`x.yaml`, or anything with a slash), with `a.b=c` overrides applied.
 
-    `paper/table2_loss_factor:1.9` is the point 1.9 of that sweep.
+    `paper/table2_loss_factor:1.9` is the point 1.9 of that sweep, `hf://org/repo@revision` the spec of a model there.
 
     Raises:
         SpecError: whatever is wrong, in one line.
+        ValueError: the model on the hub cannot be had.
     """
     from ulzoo.registry.sweep import is_sweep, load_sweep
 
     text = os.fspath(name_or_path)
+    if hub.is_address(text):
+        return spec_from_source(hub.find(text).spec(), [parse_override(text) for text in overrides])
     sweep, colon, point = text.rpartition(":")
     if colon and is_sweep(sweep):
         return load_sweep(sweep).resolve_point(point, overrides)

@@ -24,7 +24,7 @@ class SpecError(ValueError):
     """Something is wrong with a spec; one line, `file:line: key.path: what; did you mean 'x'?`."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(_one_line(message))
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +279,7 @@ class _Tree:
             yield node.value
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` without what would break a line or speak to a terminal, and not too long."""
     text = text if len(text) <= 1000 else text[:1000] + " ..."
     return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)

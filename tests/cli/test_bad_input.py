@@ -63,7 +63,7 @@ ARGUMENTS = {
     "no model": (("sample", "emoji32_tyni"), "no such file, run directory or released model"),
     "not a picture": (("sample", "run", "--out", "a.jpg"), "PNG"),
     "no specs": (("list", "imagenot*"), "no spec matches 'imagenot*'"),
-    "hub": (("sample", "hf://someone/something"), "not in this version"),
+    "no address": (("sample", "hf://something"), "an address on the hub is hf://ORG/REPO"),
     "nothing to export": (("export", ".", "--out", "a.safetensors"), "holds no training checkpoints"),
     "not a checkpoint": (("export", "tiny.yaml", "--out", "a.safetensors"), "not a whole safetensors file"),
     "base without latents": (("train", "tiny.yaml", "--stage", "base"), "no stage latents to build on"),
@@ -116,14 +116,11 @@ def test_a_mistake_about_a_run(run, refused, case):
 
 
 def test_released_weights_with_a_wrong_hash(run, refused, monkeypatch):
+    monkeypatch.setattr(catalogue, "WEIGHTS", run)
     card = catalogue.Card(
         name="tiny",
-        weights=str(run / "model.safetensors"),
-        sha256="0" * 64,
+        sha256={"model.safetensors": "0" * 64},
         license="Apache-2.0",
-        data="",
-        command="",
-        trained="",
         figures={},
         protocol={},
     )

@@ -1,0 +1,120 @@
+"""Publishing: what comes to lie on the hub, and what does not."""
+
+import hashlib
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from ulzoo.cli import app
+from ulzoo.registry.card import read_card
+from ulzoo.registry.catalogue import load
+from ulzoo.registry.hub import Address
+from ulzoo.registry.push import push
+from ulzoo.registry.spec import load_spec
+
+ADDRESS = Address("me/tiny", None)
+
+
+def files(hub, branch="main"):
+    repository = hub.repositories["me/tiny"]
+    return repository.commits[repository.refs[branch]]
+
+
+def test_it_comes_back(hub, export, tiny):
+    done = push(export, ADDRESS, license="CC0-1.0")
+    assert done.measured and done.address.repo == "me/tiny"
+    assert done.address.revision == hub.repositories["me/tiny"].refs["main"]
+    for address in ("hf://me/tiny", "hf://me/tiny@main", str(done.address)):
+        loaded = load(address)
+        expected = load(export).state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+        assert load_spec(address).hash == tiny().hash
+
+
+def test_the_card_pins_what_is_there(hub, export, tmp_path):
+    push(export, ADDRESS, license="CC0-1.0")
+    there = files(hub)
+    assert set(there) == {".gitattributes", "model.safetensors", "spec.yaml", "ulzoo.yaml", "README.md"}
+    (tmp_path / "ulzoo.yaml").write_bytes(there["ulzoo.yaml"])
+    card = read_card(tmp_path / "ulzoo.yaml", "ulzoo.yaml")
+    assert card.sha256["model.safetensors"] == hashlib.sha256(export.read_bytes()).hexdigest()
+    assert card.sha256["spec.yaml"] == hashlib.sha256(there["spec.yaml"]).hexdigest()
+    assert card.weights == "model.safetensors" and card.license == "CC0-1.0"
+    assert card.figures["psnr_db"] == 21.25 and card.protocol["images"] == 6
+
+
+def test_its_page_is_for_the_hub_and_for_people(hub, export):
+    push(export, ADDRESS, license="CC0-1.0")
+    _, metadata, text = files(hub)["README.md"].decode().split("---\n", 2)
+    assert yaml.safe_load(metadata) == {
+        "library_name": "ulzoo",
+        "license": "cc0-1.0",
+        "tags": ["ulzoo", "unified-latents", "diffusion"],
+    }
+    assert 'ulzoo.load("hf://me/tiny")' in text
+    assert "| psnr_db | 21.25 | dB |" in text and "images: 6" in text
+
+
+def test_a_branch_of_its_own(hub, export):
+    push(export, ADDRESS)
+    main = hub.repositories["me/tiny"].refs["main"]
+    push(export, Address("me/tiny", "second"), message="again")
+    assert hub.repositories["me/tiny"].refs["main"] == main
+    assert 'ulzoo.load("hf://me/tiny@second")' in files(hub, "second")["README.md"].decode()
+    load("hf://me/tiny@second")
+
+
+def test_other_files_stay_and_other_weights_go(hub, export):
+    push(export, ADDRESS)
+    hub.repositories["me/tiny"].commit({"model-00001-of-00002.safetensors": b"0" * 64, "samples.png": b"a picture"})
+    push(export, ADDRESS)
+    assert "samples.png" in files(hub) and "model-00001-of-00002.safetensors" not in files(hub)
+
+
+def test_private(hub, export):
+    push(export, ADDRESS, private=True)
+    assert hub.repositories["me/tiny"].private
+    hub.repositories["me/tiny"].private = False
+    sent = len(hub.sent("PUT"))
+    with pytest.raises(ValueError, match="the repository is public, which --private does not change; nothing was sent"):
+        push(export, ADDRESS, private=True)
+    assert len(hub.sent("PUT")) == sent
+
+
+def test_nothing_that_does_not_load_is_published(hub, export, tmp_path):
+    content = bytearray(export.read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(content)
+    for source in (tmp_path / "model.safetensors", tmp_path):
+        with pytest.raises(ValueError, match="does not match the digest"):
+            push(source, ADDRESS)
+    with pytest.raises(ValueError, match="absent: no such file or run directory"):
+        push(tmp_path / "absent", ADDRESS)
+    assert hub.requests == []
+
+
+def test_without_a_token(hub, export, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
+    hub.echo = "\x1b[31mwho\nare you with"
+    with pytest.raises(ValueError, match=r"me/tiny: the hub refuses: your token may not do this \(`hf auth") as error:
+        push(export, ADDRESS)
+    assert "hf_other" not in str(error.value) and str(error.value).isprintable()  # the server said it
+
+
+def run(*args: object):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def test_the_command(hub, export):
+    result = run("push", export, "hf://me/tiny", "--license", "mit")
+    commit = hub.repositories["me/tiny"].refs["main"]
+    assert result.exit_code == 0, result.output
+    assert result.stdout == (
+        f"model.safetensors, spec.yaml, ulzoo.yaml, README.md, with figures\n-> hf://me/tiny@{commit}\n"
+    )
+    result = run("push", export, "hf://me/tiny@a", "--revision", "b")
+    assert result.exit_code == 2 and "names a revision already" in result.stderr
+    result = run("push", export, "https://huggingface.co/me/tiny")
+    assert result.exit_code == 2 and "an address on the hub is hf://ORG/REPO" in result.stderr
