@@ -21,6 +21,7 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/a --frechet fd_efficientnet_lite0 --samples 2048[/]
   [cyan]ulzoo evaluate runs/a --frechet fid --samples 50000 --download --out fid.json[/]
   [cyan]ulzoo evaluate runs/video --frechet fvd --clips 2048 --detector i3d_torchscript.pt[/]
+  [cyan]ulzoo evaluate runs/a --lpips alex --download[/]
   [cyan]ulzoo evaluate emoji32_tiny --rate-plot rate.png[/]
   [cyan]ulzoo evaluate runs/a figures.json --compare[/]
 """
@@ -92,8 +93,22 @@ def evaluate(
     detector_sha256: Annotated[
         str | None, typer.Option(metavar="HEX", help="Its SHA-256, if it is not the published file.")
     ] = None,
+    lpips: Annotated[
+        Literal["alex", "vgg", "st_alex"] | None,
+        typer.Option(
+            help="Also measure LPIPS of reconstructions; st_alex, another number, has its weights in a package."
+        ),
+    ] = None,
+    lpips_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="torchvision's weights of AlexNet or VGG-16."),
+    ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch the network of fid (96 MB) or fvd (51 MB) once, by its hash.")
+        bool,
+        typer.Option(
+            "--download",
+            help="Fetch the weights of fid (96 MB), fvd (51), lpips alex (233) or vgg (528) once, by their hash.",
+        ),
     ] = False,
     rate_plot: PNG = None,
     compare: Annotated[
@@ -129,8 +144,12 @@ def evaluate(
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.run import described_data, open_source
 
-    if frechet not in DETECTED and (detector or detector_sha256 or download):
-        raise ValueError("--detector, --detector-sha256 and --download go with --frechet fvd or fid")
+    if frechet not in DETECTED and (detector or detector_sha256):
+        raise ValueError("--detector and --detector-sha256 go with --frechet fvd or fid")
+    if lpips not in ("alex", "vgg") and lpips_weights:
+        raise ValueError("--lpips-weights goes with --lpips alex or vgg")
+    if frechet not in DETECTED and lpips not in ("alex", "vgg") and download:
+        raise ValueError("--download goes with --frechet fvd or fid, or --lpips alex or vgg")
     if frechet is None and (clips or reference):
         raise ValueError("--clips and --reference go with --frechet")
     if frechet not in IMAGES and (samples or all_distances or reference_statistics or save_statistics):
@@ -149,6 +168,7 @@ def evaluate(
     features: Any = None
     if frechet:
         features = _features(frechet, loaded, detector, detector_sha256, download, chosen, samples)
+    perceptual = _lpips(lpips, lpips_weights, download, chosen) if lpips else None
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
     told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}
@@ -162,6 +182,7 @@ def evaluate(
             rate_samples=rate_samples,
             decoder_steps=steps,
             decompose=rate_plot is not None,
+            lpips=perceptual,
             on_image=shown,
         )
     if rate_plot:
@@ -247,6 +268,15 @@ def _features(
     if contract.size[0] < I3DLogits.least_frames:
         raise ValueError(f"fvd needs clips of at least {I3DLogits.least_frames} frames, not {contract.size[0]}")
     return I3DLogits(*I3D.find(file, sha256, download), device)
+
+
+def _lpips(name: str, file: Path | None, download: bool, device: Any) -> Any:
+    """The network of `--lpips`."""
+    from ulzoo.evaluation.lpips import TRUNKS, lpips, shift_tolerant_lpips
+
+    if name == "st_alex":
+        return shift_tolerant_lpips(device)
+    return lpips(name, *TRUNKS[name].find(file, None, download), device)
 
 
 @contextmanager

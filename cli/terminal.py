@@ -88,12 +88,16 @@ def pairs() -> "Table":
 
 
 def figures_table(figures: dict[str, Any]) -> "Table":
-    """PSNR, SSIM, the rate by the prior and by the base, and what else was measured, one a line."""
+    """PSNR, SSIM, LPIPS, the rate by the prior and by the base, and what else was measured, one a line."""
     table = pairs()
     table.columns[1].justify = "right"
     table.add_row("PSNR of reconstructions", f"{figures['psnr_db']:.2f} dB")
-    if "ssim" in figures:
-        table.add_row("SSIM of reconstructions", f"{figures['ssim']:.4f}")
+    for name, words in (
+        *(("ssim", "SSIM"), ("ms_ssim", "MS-SSIM"), ("lpips_alex", "LPIPS, AlexNet"), ("lpips_vgg", "LPIPS, VGG-16")),
+        ("st_lpips_alex", "shift-tolerant LPIPS (not LPIPS)"),
+    ):
+        if name in figures:
+            table.add_row(f"{words} of reconstructions", f"{figures[name]:.4f}")
     for prefix, network in (("", "prior"), ("base_", "base")):
         if f"{prefix}bits_per_pixel" in figures:
             error = figures.get(f"{prefix}bits_per_pixel_se")

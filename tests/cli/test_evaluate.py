@@ -56,6 +56,16 @@ def test_distances_of_reconstructions_and_samples(ulzoo, run, here, tmp_path, mo
     assert sha256s[0] == sha256s[1]
 
 
+def test_a_perceptual_distance_that_needs_no_network(ulzoo, run, here):
+    results = figures_of(ulzoo("evaluate", "run", *QUICK, "--lpips", "st_alex", "--out", "a.json", "--json"))
+    assert 0 < results["figures"]["st_lpips_alex"] < 1 and "st_lpips_alex" in results["hashes"]
+    assert len(results["protocol"]["lpips"]["network_sha256"]) == 64
+    plain = figures_of(ulzoo("evaluate", "run", *QUICK, "--json"))
+    assert plain["hashes"].items() < results["hashes"].items()  # the other figures do not depend on it
+    shown = ulzoo("evaluate", "run", *QUICK, "--lpips", "st_alex").stdout
+    assert "shift-tolerant LPIPS (not LPIPS) of reconstructions" in shown
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_where_the_bits_sit(ulzoo, run, here, suffix):
     results = figures_of(ulzoo("evaluate", "run", *QUICK, "--rate-plot", f"rate.{suffix}", "--json"))
@@ -101,6 +111,13 @@ MISTAKES = {
     "no weights": (("run", "--frechet", "fid"), "fd_efficientnet_lite0 is a distance that needs no network"),
     "hash alone": (("run", "--frechet", "fid", "--detector-sha256", "00"), "belongs to a file"),
     "another hash": (("run", "--frechet", "fid", "--detector", "x.json"), "x.json: its SHA-256 is"),
+    "LPIPS without weights": (("run", "--lpips", "alex"), "st_alex is a distance whose weights come with a package"),
+    "LPIPS of other weights": (("run", "--lpips", "vgg", "--lpips-weights", "x.json"), "x.json: its SHA-256 is"),
+    "weights for nothing": (
+        ("run", "--lpips", "st_alex", "--lpips-weights", "x.json"),
+        "goes with --lpips alex or vgg",
+    ),
+    "a download of nothing": (("run", "--lpips", "st_alex", "--download"), "--download goes with"),
     "a plot of another kind": (("run", "--rate-plot", "x.gif"), "a plot is a .png, .svg or .pdf file"),
     "guidance of nothing": (("run", "--frechet", LITE0, "--guidance", "2"), "go with --samples"),
     "statistics of no network": (

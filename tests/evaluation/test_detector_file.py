@@ -23,10 +23,9 @@ def published(tmp_path, monkeypatch):
 def test_which_file_is_taken(published, tmp_path):
     here = tmp_path / "here.pth"
     assert published.find(here) == (here, published.sha256)
-    assert published.find(here, "ab") == (here, "ab")
+    assert published.find(here, "ab", True) == (here, "ab")
     for words, args in {
         r"x needs the network \(1 MB\): --download fetches it, --detector FILE names .* y needs no": (None,),
-        "by --detector or ask for the download, not both": (here, None, True),
         "belongs to a file": (None, "ab", True),
     }.items():
         with pytest.raises(ValueError, match=words):

@@ -13,7 +13,8 @@ from ulzoo.data.source import TensorSource, Unreadable
 from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import frame_prediction, measure, rate_distortion
-from ulzoo.evaluation.rate_distortion import PSNR, RATE, SSIM
+from ulzoo.evaluation.distortion import PSNR, SSIM
+from ulzoo.evaluation.rate_distortion import RATE
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn.conditioning import DenoiserInputs
 from ulzoo.registry.compile import compile_model

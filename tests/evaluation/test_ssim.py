@@ -1,14 +1,17 @@
-"""SSIM and PSNR against other people's."""
+"""SSIM, MS-SSIM and PSNR against other people's."""
 
-import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 from torchmetrics.functional.image import peak_signal_noise_ratio as torchmetrics_psnr
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import ssim as torchmetrics_ssim
 
 from ulzoo.data import Emoji3D, in_order
-from ulzoo.evaluation.ssim import frame_ssim, ssim
+from ulzoo.evaluation.ssim import MULTISCALE_SIDE, ms_ssim, ssim
 from ulzoo.pixels import from_uint8, psnr, to_uint8
 
 
@@ -60,7 +63,38 @@ def test_two_constants_in_closed_form():
     assert ssim(x, y).item() == pytest.approx((2 * a * b + c1) / (a**2 + b**2 + c1), rel=1e-6)
 
 
-def test_frames_are_images(pairs):
-    x, y = (torch.stack([images[:4], images[4:]], dim=2) for images in pairs)  # (4, 3, 2, 64, 64)
-    expected = ssim(*pairs)
-    np.testing.assert_allclose(frame_ssim(x, y), torch.stack([expected[:4], expected[4:]], 1))
+def test_ms_ssim_is_torchmetrics_channel_by_channel_without_the_border(pairs):
+    """Its contrast leaves the border of 5 pixels out, its SSIM at the coarsest scale does not: half of the side."""
+    x, y = (from_uint8(to_uint8(torch.nn.functional.interpolate(images[:4:3], size=176))) for images in pairs)
+    images = [to_uint8(image).double() for image in (x, y)]
+    whole = multiscale_structural_similarity_index_measure(*images, data_range=255.0, reduction="none")
+    expected = torch.ones(2, 3, dtype=torch.float64)  # (B, C)
+    for scale, exponent in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
+        a, b = (torch.nn.functional.avg_pool2d(image, 2**scale).reshape(6, 1, -1, 176 >> scale) for image in images)
+        _, similarity = torchmetrics_ssim._ssim_update(a, b, data_range=255.0, return_contrast_sensitivity=True)
+        if scale == 4:
+            _, places = torchmetrics_ssim._ssim_update(a, b, data_range=255.0, return_full_image=True)
+            similarity = places[..., 5:-5, 5:-5].mean((1, 2, 3))
+        expected *= similarity.reshape(2, 3) ** exponent
+    expected = expected.mean(1)
+    assert ms_ssim(x, y).tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+    assert ((expected > 0.3) & (expected < 0.999)).all()
+    assert (whole - expected).abs().max() > 1e-4  # so theirs as it is differs
+
+
+def test_ms_ssim_of_two_constants_in_closed_form():
+    """Luminance counts at the coarsest scale alone."""
+    a, b = 100.0, 150.0
+    side = MULTISCALE_SIDE
+    assert side == 176
+    x, y = (from_uint8(torch.full((1, 1, side, side + 9), int(value), dtype=torch.uint8)) for value in (a, b))
+    c1 = (0.01 * 255) ** 2
+    expected = ((2 * a * b + c1) / (a**2 + b**2 + c1)) ** 0.1333
+    assert ms_ssim(x, y).item() == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(AssertionError):
+        ms_ssim(x[..., 1:, :], y[..., 1:, :])
+
+
+def test_ms_ssim_of_opposites_is_a_number():
+    x = from_uint8(torch.randint(0, 256, (1, 3, 176, 176), generator=torch.Generator().manual_seed(0)).byte())
+    assert ms_ssim(x, -x).item() == 0

@@ -42,15 +42,13 @@ class DetectorFile:
         Args:
             file: where it lies; None for torch's cache.
             sha256: its hash, if it is not the published one.
-            download: fetch the published one into the cache if it is not there.
+            download: fetch the published one into the cache if no file was given and it is not there.
 
         Raises:
             ValueError: none was given, and downloading was not asked for; the message names the ways on.
             OSError: the download failed.
         """
         if file is not None:
-            if download:
-                raise ValueError(f"give a file by {self.option} or ask for the download, not both")
             return file, sha256 or self.sha256
         if sha256 is not None:
             raise ValueError(f"a SHA-256 belongs to a file: give that too, by {self.option}")

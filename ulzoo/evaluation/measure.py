@@ -10,6 +10,7 @@ from ulzoo.data import Source
 from ulzoo.evaluation.frame_prediction import frame_prediction
 from ulzoo.evaluation.image_distances import reconstruction_distance, sample_distance
 from ulzoo.evaluation.image_features import ImageFeatures
+from ulzoo.evaluation.lpips import Lpips
 from ulzoo.evaluation.protocol import figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
 from ulzoo.evaluation.reference import read_statistics, reference_statistics, write_statistics
@@ -30,6 +31,7 @@ def measure(
     decoder_steps: int | None = None,
     seed: int = 0,
     decompose: bool = False,
+    lpips: Lpips | None = None,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """`rate_distortion` and, of a model that can continue frames, `frame_prediction`, its protocol inside the other's.
@@ -37,6 +39,7 @@ def measure(
     With each figure goes the hash of what it depends on, "hashes": those whose hashes are equal compare.
 
     Args:
+        lpips: also measure this distance of reconstructions.
         on_image: told how many images or clips are done, and of how many; each is counted once for either part.
     """
     predicts = model.contract.given_frames > 0 and model.base is not None
@@ -50,6 +53,7 @@ def measure(
         rate_samples=rate_samples,
         decoder_steps=decoder_steps,
         decompose=decompose,
+        lpips=lpips,
         on_image=lambda done: on_image(done, total),
     )
     if predicts:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ FIELDS = {
     "rate": "what the rate is",
     "psnr": "how PSNR is averaged",
     "ssim": "which SSIM, and how it is averaged",
+    "ms_ssim": "which MS-SSIM, and how it is averaged",
+    "lpips": "how it is averaged, whose features are compared, and the weights' hashes",
     "base_sampler": "how latents were sampled",
     "base_steps": "network evaluations of it",
     "guidance": "classifier-free guidance of it",
@@ -64,7 +67,7 @@ PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
 TRAINING_ONLY = ("data.hflip",)  # evaluation never mirrors
 _RATES = {"rate_samples", "rate"}
 _DECODED = {"decoder_sampler", "decoder_steps"}
-_MEANS = {"psnr", "ssim"}
+_MEANS = {"psnr": r"psnr_db", "ssim": r"ssim$", "ms_ssim": r"ms_ssim$", "lpips": r"(st_)?lpips_"}  # field: its figures
 _MISSING = object()
 
 
@@ -107,9 +110,9 @@ def protocol_of(results: Mapping[str, Any], figure: str) -> dict[str, Any]:
         if figure in protocol.get(name, {}).get("figures", ()):
             return {field: value for field, value in protocol[name].items() if field != "figures"}
     if "bits_per" in figure:
-        others = _DECODED | _MEANS
+        others = _DECODED | _MEANS.keys()
     else:
-        others = _RATES | (_MEANS - {"ssim" if figure.startswith("ssim") else "psnr"})
+        others = _RATES | {field for field, figures in _MEANS.items() if not re.match(figures, figure)}
     return {field: value for field, value in protocol.items() if field not in others and field not in PARTS}
 
 
