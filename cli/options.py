@@ -5,7 +5,10 @@ from typing import Annotated
 import typer
 
 Spec = Annotated[
-    str, typer.Argument(metavar="SPEC", help="A packaged spec's name (see [bold]ulzoo list[/]) or a YAML file.")
+    str,
+    typer.Argument(
+        metavar="SPEC", help="A packaged spec's name (see [bold]ulzoo list[/]), a YAML file or hf://ORG/REPO."
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -20,11 +23,15 @@ Device = Annotated[
 Models = Annotated[
     list[str],
     typer.Argument(
-        metavar="MODEL...", help="Released models, exported files or run directories; several are drawn side by side."
+        metavar="MODEL...",
+        help="Released models, exported files, run directories or hf://ORG/REPO@REVISION; several are drawn side by side.",
     ),
 ]
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A released model's name, an exported file or a run directory.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A released model's name, an exported file, a run directory or hf://ORG/REPO@REVISION."
+    ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]
 Split = Annotated[str, typer.Option(metavar="SPLIT", help="Which images or clips: val or train.")]

@@ -101,13 +101,18 @@ def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str
 
 
 def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) -> Path:
-    """The weights of a run, or the file itself; ValueError if there is none, nor a `released` model of that name."""
+    """The weights of a run, or the file itself, which may be in parts.
+
+    ValueError if there are none, nor a `released` model of that name.
+    """
+    from ulzoo.tensorfile import files_of
+
     path = Path(file_or_run)
     if path.is_dir():
         path /= "model.safetensors"
-        if not path.is_file():
+        if not files_of(path):
             raise ValueError(f"{file_or_run}: holds no model.safetensors; has its training ended?")
-    elif not path.is_file():
+    elif not files_of(path):
         what = f", run directory or released model{suggest(path, cards())}" if released else " or run directory"
         raise ValueError(f"{file_or_run}: no such file{what}")
     return path

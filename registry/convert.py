@@ -31,11 +31,12 @@ class Exported:
     @property
     def size(self) -> int:
         """In bytes."""
-        return self.path.stat().st_size
+        return sum(file.stat().st_size for file in tensorfile.files_of(self.path))
 
     @property
     def sha256(self) -> str:
-        return sha256(self.path)
+        """Of the file, or of the index of its parts."""
+        return sha256(tensorfile.files_of(self.path)[0])
 
 
 def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
@@ -53,7 +54,7 @@ def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
     Raises:
         ValueError: nothing there to export.
     """
-    if source.is_file() and dtype and tensorfile.kind_of(source) == "export":
+    if dtype and tensorfile.files_of(source) and tensorfile.kind_of(source) == "export":
         loaded = load_export(source)
         results = loaded.results if dtype == "float32" else {}
         save_export(out, loaded.model, loaded.spec, results, dtype)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,11 @@ from ulzoo.registry.catalogue import trained_file
 from ulzoo.registry.export import load_export
 from ulzoo.registry.hub import CARD, SPEC, Address, api, in_words
 from ulzoo.registry.page import page
+from ulzoo.tensorfile import files_of
 from ulzoo.version import __version__
 
 WEIGHTS, README = "model.safetensors", "README.md"
+OURS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 NO_LICENSE = "unknown"
 
 
@@ -49,16 +52,18 @@ def push(
     """
     path = trained_file(source)
     model = load_export(path)  # what cannot be loaded is not published
+    stored = files_of(path)
+    weights = {file.name: file for file in stored} if len(stored) > 1 else {WEIGHTS: path}  # an index names its parts
     spec = model.spec.to_yaml().encode()
     card = Card(
         name=model.spec.name,
-        sha256={WEIGHTS: sha256(path), SPEC: hashlib.sha256(spec).hexdigest()},
+        sha256={name: sha256(file) for name, file in weights.items()} | {SPEC: hashlib.sha256(spec).hexdigest()},
         license=license or NO_LICENSE,
         figures=model.results.get("figures", {}),
         protocol=model.results.get("protocol", {}),
     )
     texts = {SPEC: spec, CARD: card.to_yaml().encode(), README: page(card, model.spec, address).encode()}
-    files: dict[str, Path | bytes] = {WEIGHTS: path, **texts}
+    files: dict[str, Path | bytes] = {**weights, **texts}
     commit = _commit(address, files, private, message or f"{card.name}, by ulzoo {__version__}")
     return Pushed(Address(address.repo, commit), tuple(files), bool(card.figures))
 
@@ -75,7 +80,7 @@ def _commit(address: Address, files: dict[str, Path | bytes], private: bool, mes
         if branch:
             hub.create_branch(repo, branch=branch, exist_ok=True)
         there = [entry.rfilename for entry in hub.model_info(repo, revision=branch).siblings or ()]
-        gone = [name for name in there if name.startswith("model") and ".safetensors" in name and name not in files]
+        gone = [name for name in there if OURS.fullmatch(name) and name not in files]
         operations = [
             *(CommitOperationAdd(name, content) for name, content in files.items()),
             *(CommitOperationDelete(name) for name in gone),

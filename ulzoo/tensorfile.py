@@ -1,6 +1,7 @@
 """Tensors in one safetensors file whose metadata says what it is and carries a digest of all it holds.
 
-Training checkpoints and exports are both such files; their `kind` tells them apart. Nothing is ever unpickled.
+Training checkpoints and exports are both such files; their `kind` tells them apart. Past 5 GB an export is in parts
+(`ulzoo.tensorparts`), and its path is that of the file that it would be. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ulzoo import tensorparts
 from ulzoo.files import write_atomically
 
 Kind = Literal["checkpoint", "export"]
@@ -21,6 +23,7 @@ FORMAT = 1
 _WHAT = {
     "checkpoint": "a training checkpoint; `ulzoo export` makes a loadable file of it",
     "export": "an exported model, not a training checkpoint",
+    "part": "one part of a model; give its index, or the name without the number",
 }
 
 
@@ -46,7 +49,7 @@ def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
 
 
 def write(path: Path, kind: Kind, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write atomically; `metadata` must be JSON."""
+    """Write atomically, large exports in parts; `metadata` must be JSON."""
     content = json.dumps(metadata, sort_keys=True, allow_nan=False)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {
@@ -57,13 +60,25 @@ def write(path: Path, kind: Kind, tensors: dict[str, Tensor], metadata: dict[str
         "digest": _digest(tensors, content),
     }
 
-    def save(aside: Path) -> None:
-        try:
-            safetensors.torch.save_file(tensors, aside, metadata=header)
-        except SafetensorError as error:  # a full disk, say
-            raise OSError(f"{path}: cannot be written: {error}") from None
+    try:
+        if kind == "export" and len(tensorparts.split(tensors)) > 1:
+            tensorparts.write_parts(path, tensors, header)
+        else:
+            write_atomically(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=header))
+            if kind == "export":
+                tensorparts.remove_parts(path)
+    except SafetensorError as error:  # a full disk, say
+        raise OSError(f"{path}: cannot be written: {error}") from None
 
-    write_atomically(path, save)
+
+def files_of(path: Path) -> list[Path]:
+    """The files that hold what is at `path`, the one to open first; [] if there are none."""
+    path = _whole(path)
+    if path.is_file():
+        return [path]
+    if not (index := tensorparts.index_of(path)).is_file():
+        return []
+    return [index, *(path.with_name(name) for name in sorted(set(_index(path)[1].values())))]
 
 
 def kind_of(path: Path) -> Kind:
@@ -87,9 +102,12 @@ def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
         ValueError: no such file; a newer format; not a file of ours or of the other kind (`DamagedFile`).
     """
     try:
-        return json.loads(_header(path, kind)["content"])
-    except json.JSONDecodeError as error:
+        metadata = json.loads(_header(path, kind)["content"])
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DamagedFile(f"{path}: damaged ({error})") from None
+    if not isinstance(metadata, dict):
+        raise DamagedFile(f"{path}: damaged (its metadata is not an object)")
+    return metadata
 
 
 def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFile:
@@ -100,24 +118,53 @@ def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFi
     """
     header = _header(path, kind)
     try:
-        tensors = safetensors.torch.load_file(path)
+        tensors = _tensors(_whole(path))
     except (SafetensorError, OSError) as error:
         raise DamagedFile(f"{path}: cut short or damaged ({error})") from None
     if _digest(tensors, header["content"]) != header["digest"]:
         raise DamagedFile(f"{path}: damaged, its content does not match the digest it carries")
-    return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, json.loads(header["content"]))
+    metadata = read_metadata(path, kind)
+    return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, metadata)
+
+
+def _whole(path: Path) -> Path:
+    """The path of the file that the parts behind an index would be."""
+    return path.with_name(path.name.removesuffix(tensorparts.INDEX))
+
+
+def _index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        return tensorparts.read_index(path)
+    except (OSError, ValueError) as error:
+        raise DamagedFile(f"{path}: damaged ({error})") from None
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    if path.is_file():
+        return safetensors.torch.load_file(path)
+    places = _index(path)[1]
+    tensors: dict[str, Tensor] = {}
+    for part in sorted(set(places.values())):
+        tensors |= safetensors.torch.load_file(path.with_name(part))
+    return tensors
 
 
 def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
     """The header of a file of ours, of this `kind` if given."""
-    if not path.is_file():
+    whole = _whole(path)
+    if whole.is_file():
+        try:
+            with safe_open(whole, framework="pt") as file:
+                header = file.metadata() or {}
+        except (SafetensorError, OSError) as error:
+            raise DamagedFile(f"{path}: not a whole safetensors file ({error})") from None
+    elif tensorparts.index_of(whole).is_file():
+        header = _index(whole)[0]
+    else:
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise DamagedFile(f"{path}: not a whole safetensors file ({error})") from None
     found = header.get("ulzoo")
+    if found == "part":
+        raise DamagedFile(f"{path}: {_WHAT[found]}")
     if found not in _WHAT or "content" not in header or "digest" not in header:
         raise DamagedFile(f"{path}: a safetensors file, but not one of ulzoo's")
     if header.get("version") != str(FORMAT):

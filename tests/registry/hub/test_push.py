@@ -1,15 +1,20 @@
 """Publishing: what comes to lie on the hub, and what does not."""
 
 import hashlib
+import shutil
 
 import pytest
 import torch
 import yaml
 from typer.testing import CliRunner
 
+from ulzoo import tensorparts
 from ulzoo.cli import app
 from ulzoo.registry.card import read_card
 from ulzoo.registry.catalogue import load
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.convert import export as convert
+from ulzoo.registry.export import save_export
 from ulzoo.registry.hub import Address
 from ulzoo.registry.push import push
 from ulzoo.registry.spec import load_spec
@@ -118,3 +123,20 @@ def test_the_command(hub, export):
     assert result.exit_code == 2 and "names a revision already" in result.stderr
     result = run("push", export, "https://huggingface.co/me/tiny")
     assert result.exit_code == 2 and "an address on the hub is hf://ORG/REPO" in result.stderr
+
+
+def test_a_model_in_parts(hub, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 200_000)
+    save_export(tmp_path / "model.safetensors", compile_model(tiny()), tiny(), {})
+    assert not (tmp_path / "model.safetensors").exists()
+    push(tmp_path, ADDRESS)
+    there = files(hub)
+    assert {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "spec.yaml"} < set(there)
+    model = load("hf://me/tiny")
+    assert torch.equal(model.encoder.embed.weight, load(tmp_path).encoder.embed.weight)
+    convert(tmp_path / "model.safetensors", tmp_path / "half.safetensors", "float16")
+    assert load(tmp_path / "half.safetensors").encoder.embed.weight.shape == model.encoder.embed.weight.shape
+    hub.large = {oid: content + b"?" for oid, content in hub.large.items()}
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(ValueError, match="SHA-256"):
+        load("hf://me/tiny")

@@ -1,0 +1,151 @@
+"""Exports in parts: the same as in one file, to everybody who reads them; what happened to a part is noticed."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ulzoo import tensorfile, tensorparts
+from ulzoo.tensorfile import DamagedFile, files_of
+
+TENSORS = {f"layer{i}.weight": torch.full((10,), float(i)) for i in range(5)}  # 40 bytes each
+METADATA = {"spec": {"name": "x"}}
+NAMES = ["x.safetensors.index.json", *(f"x-0000{i}-of-00003.safetensors" for i in (1, 2, 3))]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 100)
+
+
+@pytest.fixture
+def path(tmp_path):
+    tensorfile.write(path := tmp_path / "x.safetensors", "export", TENSORS, METADATA)
+    return path
+
+
+def names(path):
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def same(content) -> bool:
+    return content.tensors.keys() == TENSORS.keys() and all(
+        torch.equal(content.tensors[k], TENSORS[k]) for k in TENSORS
+    )
+
+
+def test_it_comes_back_by_the_name_of_the_whole_and_by_the_index(path):
+    assert names(path) == sorted(NAMES) == sorted(file.name for file in files_of(path))
+    assert files_of(path)[0].name == NAMES[0]
+    for name in (path, path.with_name(NAMES[0])):
+        content = tensorfile.read(name, "export")
+        assert same(content) and content.metadata == METADATA
+        assert tensorfile.kind_of(name) == "export" and tensorfile.read_metadata(name, "export") == METADATA
+
+
+def test_the_layout_is_hugging_faces(path):
+    index = json.loads(path.with_name(NAMES[0]).read_text())
+    assert index["metadata"]["total_size"] == 200
+    read = {}
+    for part in set(index["weight_map"].values()):
+        for name, tensor in load_file(path.with_name(part)).items():
+            assert index["weight_map"][name] == part
+            read[name] = tensor
+    assert read.keys() == TENSORS.keys()
+
+
+def test_the_digest_is_that_of_one_file(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 5 * 10**9)
+    tensorfile.write(tmp_path / "whole.safetensors", "export", TENSORS, METADATA)
+    assert tensorfile.digest_of(tmp_path / "whole.safetensors") == tensorfile.digest_of(path)
+
+
+def test_what_is_replaced_goes_and_nothing_else(path, monkeypatch):
+    (path.parent / "x-00009-of-00009.safetensors").write_bytes(b"somebody's")
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 150)
+    tensorfile.write(path, "export", TENSORS, METADATA)
+    assert same(tensorfile.read(path, "export")) and len(names(path)) == 4
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 1000)
+    tensorfile.write(path, "export", TENSORS, METADATA)
+    assert names(path) == ["x-00009-of-00009.safetensors", "x.safetensors"]
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 100)
+    tensorfile.write(path, "export", TENSORS, METADATA)
+    assert names(path) == sorted([*NAMES, "x-00009-of-00009.safetensors"])
+
+
+def test_parts_of_somebody_else_are_not_taken_away(tmp_path):
+    (tmp_path / "x-00001-of-00001.safetensors").write_bytes(b"theirs")
+    index = {"metadata": {"total_size": 6}, "weight_map": {"a": "x-00001-of-00001.safetensors"}}
+    (tmp_path / "x.safetensors.index.json").write_text(json.dumps(index))
+    tensorfile.write(tmp_path / "x.safetensors", "export", {}, {})
+    assert len(names(tmp_path / "x")) == 3
+
+
+def test_checkpoints_stay_whole(tmp_path):
+    tensorfile.write(tmp_path / "x.safetensors", "checkpoint", TENSORS, METADATA)
+    assert names(tmp_path / "x") == ["x.safetensors"]
+
+
+def test_every_altered_byte_of_every_file_is_noticed_or_harmless(path):
+    for file in files_of(path):
+        content = file.read_bytes()
+        for i in range(0, len(content), 7):
+            altered = bytearray(content)
+            altered[i] ^= 4
+            file.write_bytes(altered)
+            try:
+                assert same(tensorfile.read(path, "export"))
+            except ValueError as error:
+                assert str(path) in str(error) and "\n" not in str(error)
+        file.write_bytes(content[:-1])
+        with pytest.raises(DamagedFile):
+            tensorfile.read(path, "export")
+        file.unlink()
+        with pytest.raises(ValueError, match=r"x\.safetensors: "):
+            tensorfile.read(path, "export")
+        file.write_bytes(content)
+    assert same(tensorfile.read(path, "export"))
+
+
+def test_parts_of_two_exports_do_not_mix(path, tmp_path):
+    (tmp_path / "other").mkdir()
+    other = tmp_path / "other" / path.name
+    tensorfile.write(other, "export", {name: tensor + 1 for name, tensor in TENSORS.items()}, METADATA)
+    path.with_name(NAMES[1]).write_bytes(other.with_name(NAMES[1]).read_bytes())
+    with pytest.raises(DamagedFile, match="does not match the digest"):
+        tensorfile.read(path, "export")
+
+
+def test_a_part_alone_says_what_it_is(path):
+    with pytest.raises(DamagedFile, match="one part of a model; give its index"):
+        tensorfile.read(path.with_name(NAMES[1]), "export")
+
+
+OUTSIDE = ["../x-00001-of-00003.safetensors", "/etc/passwd", "x-00001-of-00003.safetensors/../y", "y", 3, None, ["x"]]
+
+
+@pytest.mark.parametrize("name", OUTSIDE, ids=str)
+def test_an_index_leads_to_its_own_parts_alone(path, name):
+    file = path.with_name(NAMES[0])
+    index = json.loads(file.read_text())
+    index["weight_map"]["layer0.weight"] = name
+    file.write_text(json.dumps(index))
+    with pytest.raises(DamagedFile, match="which is no part of it"):
+        tensorfile.read(path, "export")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", "[" * 100_000, '{"metadata": 1, "weight_map": {}}', "1" * 10_000, "\0"]
+)
+def test_an_index_that_is_none(path, text):
+    path.with_name(NAMES[0]).write_text(text)
+    for read in (lambda: tensorfile.read(path, "export"), lambda: files_of(path)):
+        with pytest.raises(DamagedFile, match=r"x\.safetensors: damaged \("):
+            read()
+
+
+def test_an_index_is_read_to_a_bound(path, monkeypatch):
+    monkeypatch.setattr(tensorparts, "MAX_INDEX_BYTES", 100)
+    with pytest.raises(DamagedFile, match="its index is larger than"):
+        tensorfile.read(path, "export")

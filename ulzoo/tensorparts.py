@@ -1,0 +1,91 @@
+"""Large tensor files in parts, as Hugging Face lays them out: `x-00001-of-0000N.safetensors` and an index.
+
+    x.safetensors.index.json    {"metadata": {…}, "weight_map": {tensor: part}}
+
+The index has what the header of a single file says, so that whoever can read one can read the other.
+"""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from ulzoo.files import write_atomically, write_text
+
+PART_BYTES = 5 * 10**9
+INDEX = ".index.json"
+MAX_INDEX_BYTES = 10**8  # as safetensors allows its header
+_PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
+
+
+def index_of(path: Path) -> Path:
+    """Where the index of the file `path` is, if it is in parts."""
+    return path.with_name(path.name + INDEX)
+
+
+def write_parts(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
+    """Write the parts, then the index; what was there before is gone only then, but for parts of the same names."""
+    groups = split(tensors)
+    names = [f"{path.stem}-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
+    told = {"format": "pt", "ulzoo": "part", "digest": header["digest"]}
+    for name, group in zip(names, groups, strict=True):
+        write_atomically(
+            path.with_name(name), lambda aside, group=group: safetensors.torch.save_file(group, aside, metadata=told)
+        )
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    index: dict[str, Any] = {"metadata": {"total_size": total, **header}}
+    index["weight_map"] = {key: name for name, group in zip(names, groups, strict=True) for key in group}
+    remove_parts(path, keep=names)
+    write_text(index_of(path), json.dumps(index, indent=1))
+    path.unlink(missing_ok=True)
+
+
+def remove_parts(path: Path, keep: Collection[str] = ()) -> None:
+    """Take away parts and index of what is now in one file, or in the parts `keep`; nothing that is not ours."""
+    try:
+        header, places = read_index(path)
+    except (OSError, ValueError):
+        return
+    if "ulzoo" not in header:
+        return
+    if not keep:
+        index_of(path).unlink()
+    for name in set(places.values()) - set(keep):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+def split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """In their order, each group below PART_BYTES unless it is a single tensor."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > PART_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    return groups
+
+
+def read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """The header and the map tensor -> part of a file in parts; ValueError if its index is none, or damaged."""
+    with open(index_of(path), "rb") as file:
+        data = file.read(MAX_INDEX_BYTES + 1)
+    if len(data) > MAX_INDEX_BYTES:
+        raise ValueError(f"its index is larger than {MAX_INDEX_BYTES // 10**6} MB")
+    try:
+        index = json.loads(data)
+    except RecursionError:
+        raise ValueError("its index is nested too deeply") from None
+    header, places = (index.get(key) if isinstance(index, dict) else None for key in ("metadata", "weight_map"))
+    if not isinstance(header, dict) or not isinstance(places, dict):
+        raise ValueError("its index is not one of Hugging Face's")
+    for part in places.values():
+        match = _PART.fullmatch(part) if isinstance(part, str) else None
+        if match is None or match[1] != path.stem:
+            raise ValueError(f"its index names {part!r}, which is no part of it")
+    return {key: value for key, value in header.items() if isinstance(value, str)}, places
