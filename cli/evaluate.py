@@ -26,8 +26,8 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/a figures.json --compare[/]
 """
 
-IMAGES = ("fid", "fd_efficientnet_lite0")
-DETECTED = ("fid", "fvd")
+IMAGES = ("fid", "fd_dinov2", "fd_efficientnet_lite0")
+DETECTED = ("fid", "fd_dinov2", "fvd")
 PNG = Annotated[
     Path | None,
     typer.Option(metavar="FILE.png", dir_okay=False, help="Draw where the rate's bits sit: over log-SNR and channels."),
@@ -48,9 +48,10 @@ def evaluate(
         typer.Option(min=1, help="Examples at once, noise is drawn batch by batch; 64 images or 8 clips if left out."),
     ] = None,
     frechet: Annotated[
-        Literal["fid", "fd_efficientnet_lite0", "fvd", "fd_transnetv2"] | None,
+        Literal["fid", "fd_dinov2", "fd_efficientnet_lite0", "fvd", "fd_transnetv2"] | None,
         typer.Option(
-            help="Also measure a Fréchet distance: the first two of images, the others of clips; fd_… offline."
+            help="Also measure a Fréchet distance: the first three of images, the others of clips; "
+            "fd_efficientnet_lite0 and fd_transnetv2 have their weights in a package."
         ),
     ] = None,
     samples: Annotated[
@@ -87,7 +88,7 @@ def evaluate(
         typer.Option(
             metavar="FILE",
             dir_okay=False,
-            help="torch-fidelity's weights of Inception, or StyleGAN-V's i3d_torchscript.pt.",
+            help="torch-fidelity's weights of Inception, dinov2_vitl14_pretrain.pth or i3d_torchscript.pt.",
         ),
     ] = None,
     detector_sha256: Annotated[
@@ -107,7 +108,8 @@ def evaluate(
         bool,
         typer.Option(
             "--download",
-            help="Fetch the weights of fid (96 MB), fvd (51), lpips alex (233) or vgg (528) once, by their hash.",
+            help="Fetch the weights of fid (96 MB), fd_dinov2 (1,161), fvd (51), lpips alex (233) or vgg (528) once, "
+            "by their hash.",
         ),
     ] = False,
     rate_plot: PNG = None,
@@ -145,17 +147,17 @@ def evaluate(
     from ulzoo.registry.run import described_data, open_source
 
     if frechet not in DETECTED and (detector or detector_sha256):
-        raise ValueError("--detector and --detector-sha256 go with --frechet fvd or fid")
+        raise ValueError("--detector and --detector-sha256 go with --frechet fid, fd_dinov2 or fvd")
     if lpips not in ("alex", "vgg") and lpips_weights:
         raise ValueError("--lpips-weights goes with --lpips alex or vgg")
     if frechet not in DETECTED and lpips not in ("alex", "vgg") and download:
-        raise ValueError("--download goes with --frechet fvd or fid, or --lpips alex or vgg")
+        raise ValueError("--download goes with --frechet fid, fd_dinov2 or fvd, or --lpips alex or vgg")
     if frechet is None and (clips or reference):
         raise ValueError("--clips and --reference go with --frechet")
     if frechet not in IMAGES and (samples or all_distances or reference_statistics or save_statistics):
         raise ValueError(
-            "--samples, --reference-statistics, --save-statistics and --all-distances go with --frechet fid or "
-            "fd_efficientnet_lite0"
+            "--samples, --reference-statistics, --save-statistics and --all-distances go with --frechet fid, "
+            "fd_dinov2 or fd_efficientnet_lite0"
         )
     if samples is None and (reference_statistics or save_samples or guidance is not None):
         raise ValueError("--reference-statistics, --save-samples and --guidance go with --samples")
@@ -249,6 +251,7 @@ def _features(
     samples: int | None,
 ) -> Any:
     """The network of `--frechet`, after everything was checked that can be before anything is measured."""
+    from ulzoo.evaluation.dinov2 import DINOV2, dinov2
     from ulzoo.evaluation.image_features import efficientnet_lite0, find_inception, inception_v3
     from ulzoo.evaluation.video_features import I3D, I3DLogits, TransNetV2Features
 
@@ -263,6 +266,8 @@ def _features(
         return efficientnet_lite0(device)
     if name == "fid":
         return inception_v3(*find_inception(file, sha256, download), device)
+    if name == "fd_dinov2":
+        return dinov2(*DINOV2.find(file, sha256, download), device)
     if name == "fd_transnetv2":
         return TransNetV2Features(device)
     if contract.size[0] < I3DLogits.least_frames:

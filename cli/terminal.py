@@ -121,16 +121,19 @@ def _distance(name: str) -> str | None:
     """Of a figure between sets of images, in words: "rfid_50k" -> "rFID@50k, of reconstructions"."""
     if name == "inception_score":
         return "Inception score"
-    what, offline, _ = name[1:].partition("_efficientnet_lite0")
-    short, _, count = what.partition("_")
+    other = next((words for network, words in _NETWORKS.items() if name.endswith(network)), "")
+    short, _, count = name[1:].partition("_")
     words = {"fid": "FID", "fd": "Fréchet distance", "kid": "KID", "kd": "kernel distance"}
     words |= {"precision": "precision", "recall": "recall"}
     if name[0] not in "rg" or short not in words:
         return None
     whose = "reconstructions" if name[0] == "r" else "samples"
     named = f"{name[0]}FID" if short == "fid" else words[short]
-    at = f"@{count}" if count else ""
-    return f"{named}{at} of {whose}{', EfficientNet-Lite0 (not FID)' if offline else ''}"
+    at = f"@{count}" if count and not other else ""
+    return f"{named}{at} of {whose}{other and f', {other} (not FID)'}"
+
+
+_NETWORKS = {"_efficientnet_lite0": "EfficientNet-Lite0", "_dinov2": "DINOv2"}
 
 
 def to_json(data: Any) -> str:

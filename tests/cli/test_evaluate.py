@@ -109,6 +109,7 @@ MISTAKES = {
     "clips of images": (("run", "--frechet", LITE0, "--clips", "5"), "of images it is --samples"),
     "a distance of clips": (("run", "--frechet", "fvd"), "fvd compares clips: this is a model of images"),
     "no weights": (("run", "--frechet", "fid"), "fd_efficientnet_lite0 is a distance that needs no network"),
+    "no DINOv2": (("run", "--frechet", "fd_dinov2"), "DINOv2's ViT-L/14 (1.2 GB): --download fetches it"),
     "hash alone": (("run", "--frechet", "fid", "--detector-sha256", "00"), "belongs to a file"),
     "another hash": (("run", "--frechet", "fid", "--detector", "x.json"), "x.json: its SHA-256 is"),
     "LPIPS without weights": (("run", "--lpips", "alex"), "st_alex is a distance whose weights come with a package"),

@@ -53,7 +53,7 @@ def read_statistics(path: Path, dimension: int) -> Reference:
     if path.suffix.lower() == ".pkl":
         raise ValueError(
             f"{path}: a pickle may run anything and is not opened; in a place where you trust it, "
-            "np.savez('stats.npz', **pickle.load(open(FILE, 'rb'))['fid']) makes a file of it that is"
+            "np.savez('stats.npz', **pickle.load(open(FILE, 'rb'))['fid']) (or 'fd_dinov2') makes a file of it that is"
         )
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
