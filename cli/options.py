@@ -24,7 +24,7 @@ Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL...",
-        help="Released models, exported files, run directories or hf://ORG/REPO@REVISION; several are drawn side by side.",
+        help="Released models, exported files, run directories or hf://ORG/REPO@REVISION; several go side by side.",
     ),
 ]
 Model = Annotated[

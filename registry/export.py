@@ -1,6 +1,6 @@
 """Exports: one safetensors file with the weights, the resolved spec and the figures, all that `ulzoo.load` needs."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,24 +44,37 @@ def save_export(
 
 
 def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
-    """Read an export, checked against the digest it carries.
+    """Read an export, checked against the digest it carries; memory goes to weights that the file has and no others.
 
     Raises:
         ValueError: not an export, damaged, or of networks that this version builds otherwise.
     """
     content = tensorfile.read(path, "export", device)
+    metadata, stages = content.metadata, content.metadata.get("stages")
+    if not isinstance(metadata.get("spec"), dict) or not isinstance(metadata.get("results"), dict):
+        raise tensorfile.DamagedFile(f"{path}: damaged (an export has a spec and results)")
+    if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
+        raise tensorfile.DamagedFile(f"{path}: damaged (an export has a list of stages)")
+    tensors = content.tensors
     try:
-        spec = spec_from_dict(content.metadata["spec"])
-        model = compile_model(spec, device, pretrained=False)
+        spec = spec_from_dict(metadata["spec"])
+        hollow = compile_model(spec, "meta")
     except ValueError as error:
         raise ValueError(f"{path}: its spec does not fit this version of ulzoo: {error}") from None
-    leave_untrained(model, content.metadata["stages"])
+    _fill(hollow, stages, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
+    model = compile_model(spec, device, pretrained=False)
+    _fill(model, stages, tensors, path)
+    return Export(model, spec, metadata["results"])
+
+
+def _fill(model: UnifiedLatents, stages: Collection[str], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Put in all weights, or a ValueError where the file has others than the model."""
+    leave_untrained(model, stages)
     try:
-        model.load_state_dict({name: tensor.float() for name, tensor in content.tensors.items()})
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise ValueError(f"{path}: its weights do not fit its spec in this version of ulzoo: {first}") from None
-    return Export(model, spec, content.metadata["results"])
 
 
 def leave_untrained(model: UnifiedLatents, stages: Collection[str]) -> None:

@@ -1,7 +1,8 @@
 """YAML with the place of every key: what a spec file says, and where it says it.
 
 The dialect is YAML 1.1 read the way a person means it: `1e-4` is a number, only true and false are booleans (`no` and
-`on` stay words until a boolean field asks), dates stay text, keys are text, a key may stand only once in a mapping.
+`on` stay words until a boolean field asks), dates stay text, keys are text, a key may stand only once in a mapping;
+whole numbers have 64 bits.
 """
 
 import re
@@ -172,7 +173,10 @@ def _scalar(tag: str, text: str) -> str | int | float | bool | None:
         case "int":
             digits = text.replace("_", "")
             base = {"0x": 16, "0b": 2}.get(digits.lstrip("+-")[:2].lower(), 10)
-            return int(digits, base)
+            number = int(digits, base)
+            if abs(number) >= 2**63:
+                raise ValueError
+            return number
         case "float":
             return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
         case _:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ulzoo import tensorfile
+from ulzoo.registry import export as export_module
 from ulzoo.registry import load
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.export import load_export, save_export
@@ -112,6 +113,41 @@ def test_weights_of_other_networks(path, tiny):
     assert "its weights do not fit its spec in this version of ulzoo: Missing key" in message(path)
     tensorfile.write(path, "export", content.tensors, content.metadata | {"spec": tiny("latent.channels=5").to_dict()})
     assert "size mismatch for" in message(path)
+
+
+LARGE = {
+    "modules": (["encoder.depth=1000000000"], "encoder: this makes more than 10,000 modules"),
+    "parameters": (["base.backbone.width=3000000"], "base.backbone: this makes more than 1,000,000,000,000 parameters"),
+    "tables": (["data.resolution=100000", "encoder.positions=rotary"], "this makes tables of more than 100,000,000"),
+    "overflow": (["encoder.width=4000000000000000000"], "the networks cannot be built: Storage size calculation"),
+    "other sizes": (
+        ["encoder.width=100000"],
+        "its weights do not fit its spec in this version of ulzoo: size mismatch",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_spec_that_would_fill_the_memory(path, tiny, case, monkeypatch):
+    """What a model would take is found on the meta device, which takes nothing."""
+    overrides, words = LARGE[case]
+    content = tensorfile.read(path, "export")
+    tensorfile.write(path, "export", content.tensors, content.metadata | {"spec": tiny(*overrides).to_dict()})
+    devices = []
+    build = export_module.compile_model
+    monkeypatch.setattr(
+        export_module, "compile_model", lambda spec, device, **how: devices.append(device) or build(spec, device, **how)
+    )
+    assert words in message(path)
+    assert devices == ["meta"]
+
+
+@pytest.mark.parametrize("key", ["spec", "results", "stages"])
+@pytest.mark.parametrize("value", [None, 3, "latents", [[]], [{}]], ids=str)
+def test_metadata_of_another_make(path, key, value):
+    content = tensorfile.read(path, "export")
+    tensorfile.write(path, "export", content.tensors, content.metadata | {key: value})
+    assert "damaged (an export has" in message(path)
 
 
 def test_a_newer_format(path):
