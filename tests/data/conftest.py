@@ -18,6 +18,12 @@ def grey(i: int, width: int = 48, height: int = 32) -> np.ndarray:
     return np.full((height, width, 3), 16 + 8 * i, np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Indices of shards are kept here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def write_tar() -> Callable[[Path, list[tuple[str, bytes]]], None]:
     """Writes a tar file of (name, content)."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ulzoo.data.remote import RemotePath
 from ulzoo.files import sha256, write_text
 
 NAME = "manifest.json"
@@ -67,15 +68,7 @@ class Manifest:
 
     def __init__(self, folder: Path, unit: str = "clips", suffix: str = ".tar") -> None:
         self.path, self.unit, self.suffix = folder / NAME, unit, suffix
-        self.splits: dict[str, Any] = {}
-        if self.path.exists():
-            try:
-                self.splits = json.loads(self.path.read_text("utf-8"))["splits"]
-                complete = [entry["complete"] and entry["totals"]["bytes"] for entry in self.splits.values()]
-            except (ValueError, KeyError, TypeError, AttributeError):
-                complete = [None]
-            if None in complete:
-                raise ValueError(f"{self.path}: not a manifest of prepared data: remove it")
+        self.splits = read_splits(self.path)
 
     def begin(self, split: str, settings: dict[str, Any]) -> None:
         """Write down that the split is being packed with these settings.
@@ -111,6 +104,25 @@ class Manifest:
 
     def _write(self) -> None:
         write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
+
+
+class NoManifest(ValueError):
+    """A manifest.json of something else."""
+
+
+def read_splits(path: Path | RemotePath) -> dict[str, Any]:
+    """The splits in a manifest.json; {} where there is none. Raises NoManifest, a ValueError, if it is not one."""
+    if not path.is_file():
+        return {}
+    content = path.read_bytes()
+    try:
+        splits = json.loads(content)["splits"]
+        complete = [entry["complete"] and entry["totals"]["bytes"] for entry in splits.values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        complete = [None]
+    if None in complete:
+        raise NoManifest(f"{path}: not a manifest of prepared data: remove it")
+    return splits
 
 
 def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, str]:

@@ -18,6 +18,7 @@ from ulzoo.data.class_folders import ClassFolders, count_classes
 from ulzoo.data.decode import UnreadableImage, adm_square, read_rgb
 from ulzoo.data.manifest import Summary
 from ulzoo.data.pack import Progress, pack
+from ulzoo.data.shard_index import write_index
 from ulzoo.data.text_file import check_text, text_path
 
 Format = Literal["png", "webp", "jpeg"]
@@ -129,18 +130,7 @@ def prepare_image_folder(
     if count == 0:
         raise ValueError(f"{root}: no class folders in it: leave out --classes, or choose the folder above them")
     files, names = ClassFolders(root, "images", IMG_EXTENSIONS, count, val_fraction).split(split)
-    pictures = _pictures(root, files)
-    return pack(
-        pictures,
-        names,
-        out,
-        split,
-        encoding,
-        unit="images",
-        per_shard=images_per_shard,
-        workers=workers,
-        on_progress=on_progress,
-    )
+    return _pack(_pictures(root, files), names, out, split, encoding, images_per_shard, workers, on_progress)
 
 
 def prepare_imagenet(
@@ -182,17 +172,25 @@ def prepare_imagenet(
     if not files:
         hint = "; for a flat folder val give --val-labels LOC_val_solution.csv" if split == "val" else ""
         raise ValueError(f"{folder}: no images in it (expected n01440764/*.JPEG, ...){hint}")
-    return pack(
-        _pictures(root, files),
-        names,
-        out,
-        split,
-        encoding,
-        unit="images",
-        per_shard=images_per_shard,
-        workers=workers,
-        on_progress=on_progress,
-    )
+    return _pack(_pictures(root, files), names, out, split, encoding, images_per_shard, workers, on_progress)
+
+
+def _pack(
+    pictures: Sequence[Picture],
+    names: Sequence[str],
+    out: Path,
+    split: str,
+    encoding: ImageEncoding,
+    per_shard: int,
+    workers: int,
+    on_progress: Callable[[Progress], object],
+) -> Summary:
+    """`pack`, and an index of the shards beside them."""
+    told: dict[str, Any] = {"unit": "images", "per_shard": per_shard, "workers": workers, "on_progress": on_progress}
+    summary = pack(pictures, names, out, split, encoding, **told)
+    if summary.count:
+        write_index(out, split)
+    return summary
 
 
 def _pictures(root: Path, files: Sequence[tuple[str, int]]) -> list[Picture]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ulzoo.data.shards import Part, examples, read_label
+from ulzoo.data.remote import RemotePath
+from ulzoo.data.shards import LABEL, Part, Place, examples, find_shards
 from ulzoo.files import write_atomically
 
-FORMAT = 1
+FORMAT = 2
 IMAGES = ("jpg", "jpeg", "png", "webp")
-TEXT, LABEL = "npy", "cls"
+TEXT = "npy"
 COLUMNS = ("shard", "suffix", "offset", "size", "text_offset", "text_size", "label_offset", "label_size", "label")
 
 
@@ -27,17 +31,17 @@ class ShardIndex:
         shards: the tar files.
         keys: of the images.
         rows: (N, 9) int64, as `COLUMNS`: number of the shard, of the image's suffix in `IMAGES`, its place, that of its
-            .npy, that of its .cls (size -1 where there is none), and the label as `read_label` has it.
+            .npy, that of its .cls (size -1 where there is none), and the label as `examples` has it.
     """
 
-    shards: Sequence[Path]
+    shards: Sequence[Place]
     keys: Sequence[str]
     rows: np.ndarray
 
     def column(self, name: str) -> np.ndarray:
         return self.rows[:, COLUMNS.index(name)]
 
-    def image(self, index: int) -> tuple[Path, str, Part, Part | None, int]:
+    def image(self, index: int) -> tuple[Place, str, Part, Part | None, int]:
         """Its shard, its file's name, where it lies, where its caption lies, and its label."""
         shard, suffix, offset, size, text_offset, text_size, _, _, label = map(int, self.rows[index])
         text = None if text_size < 0 else Part(text_offset, text_size)
@@ -48,69 +52,85 @@ class ShardIndex:
         return None if size < 0 else Part(offset, size)
 
 
-def open_index(folder: Path, split: str, shards: Sequence[Path]) -> ShardIndex:
+def open_index(folder: Place, split: str, shards: Mapping[Any, str]) -> ShardIndex:
     """The index of a split's shards: the one kept since the shards last changed, or a new one, which is then kept.
 
-    It is kept beside them as `.index-SPLIT.npz` or, where that cannot be written, below `$XDG_CACHE_HOME/ulzoo`
-    (`~/.cache/ulzoo`); where neither can, it is made anew each time. A shard has changed where its size or its time of
-    modification has.
+    `ulzoo prepare` leaves one beside the shards. Any other is kept below `$XDG_CACHE_HOME/ulzoo` (`~/.cache/ulzoo`);
+    where that cannot be written, it is made anew each time.
+
+    Args:
+        folder, split: where the shards lie, and which.
+        shards: what `find_shards` says of them: an index is of these very marks.
 
     Raises:
         ValueError: a shard is damaged, holds a file twice or two images under one key.
     """
-    stamps = np.array([(entry.st_size, entry.st_mtime_ns) for entry in map(os.stat, shards)], np.int64)
-    names = np.array([shard.name for shard in shards])
-    places = _places(folder, split)
-    for path in places:
-        if kept := _read(path, names, stamps):
-            return ShardIndex(shards, *kept)
-    keys, rows = _look_through(shards)
-    for path in places:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda aside: _write(aside, names, stamps, keys, rows))
-            break
-        except OSError:
-            continue
-    return ShardIndex(shards, keys, rows)
+    kept = _cached(folder, split)
+    for read in (kept.read_bytes, (folder / _name(split)).read_bytes):
+        if found := _read(read, shards):
+            return ShardIndex(list(shards), *found)
+    keys, rows = _look_through(list(shards))
+    try:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, lambda aside: _write(aside, shards, keys, rows))
+    except OSError:
+        pass
+    return ShardIndex(list(shards), keys, rows)
 
 
-def _places(folder: Path, split: str) -> tuple[Path, Path]:
+def write_index(folder: Path, split: str) -> None:
+    """Look through shards that were just prepared, and leave their index beside them."""
+    shards = find_shards(folder, split)
+    if not _read((path := folder / _name(split)).read_bytes, shards):
+        keys, rows = _look_through(list(shards))
+        write_atomically(path, lambda aside: _write(aside, shards, keys, rows))
+
+
+def _name(split: str) -> str:
+    return f".index-{split}.npz"
+
+
+def _cached(folder: Place, split: str) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulzoo" / "shards"
-    return folder / f".index-{split}.npz", cache / f"{sha256(os.fsencode(folder.resolve())).hexdigest()}-{split}.npz"
+    name = str(folder).encode() if isinstance(folder, RemotePath) else os.fsencode(folder.resolve())
+    return cache / f"{sha256(name).hexdigest()}-{split}.npz"
 
 
-def _look_through(shards: Sequence[Path]) -> tuple[list[str], np.ndarray]:
+def _look_through(shards: Sequence[Place]) -> tuple[list[str], np.ndarray]:
     keys: list[str] = []
     rows: list[tuple[int, ...]] = []
     nowhere = Part(0, -1)
-    for number, shard in enumerate(shards):
-        for key, parts in examples(shard, (*IMAGES, TEXT, LABEL)):
-            kinds = [suffix for suffix in IMAGES if suffix in parts]
-            if len(kinds) > 1:
-                raise ValueError(f"{shard}: holds two images of one key, {key!r}.{kinds[0]} and .{kinds[1]}")
-            if kinds:
-                places = parts[kinds[0]] + parts.get(TEXT, nowhere) + parts.get(LABEL, nowhere)
-                rows.append((number, IMAGES.index(kinds[0]), *places, read_label(shard, parts.get(LABEL))))
-                keys.append(key)
+    with ThreadPoolExecutor() as threads:  # behind a URL they take their time
+        found = threads.map(lambda shard: list(examples(shard, (*IMAGES, TEXT, LABEL))), shards)
+        for number, (shard, content) in enumerate(zip(shards, found, strict=True)):
+            for key, parts, label in content:
+                kinds = [suffix for suffix in IMAGES if suffix in parts]
+                if len(kinds) > 1:
+                    raise ValueError(f"{shard}: holds two images of one key, {key!r}.{kinds[0]} and .{kinds[1]}")
+                if kinds:
+                    places = parts[kinds[0]] + parts.get(TEXT, nowhere) + parts.get(LABEL, nowhere)
+                    rows.append((number, IMAGES.index(kinds[0]), *places, label))
+                    keys.append(key)
     return keys, np.array(rows, np.int64).reshape(len(rows), len(COLUMNS))
 
 
-def _write(path: Path, names: np.ndarray, stamps: np.ndarray, keys: Sequence[str], rows: np.ndarray) -> None:
+def _write(path: Path, shards: Mapping[Any, str], keys: Sequence[str], rows: np.ndarray) -> None:
     packed = np.frombuffer("\0".join(keys).encode("utf-8", "surrogateescape"), np.uint8)
-    np.savez(path, format=np.array(FORMAT), names=names, stamps=stamps, keys=packed, rows=rows)
+    np.savez(path, format=np.array(FORMAT), shards=_marks(shards), keys=packed, rows=rows)
 
 
-def _read(path: Path, names: np.ndarray, stamps: np.ndarray) -> tuple[list[str], np.ndarray] | None:
+def _read(read: Callable[[], bytes], shards: Mapping[Any, str]) -> tuple[list[str], np.ndarray] | None:
     """Keys and rows of an index of these very shards."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            if int(kept["format"]) != FORMAT:
-                return None
-            if not (np.array_equal(kept["names"], names) and np.array_equal(kept["stamps"], stamps)):
+        with np.load(BytesIO(read()), allow_pickle=False) as kept:
+            if int(kept["format"]) != FORMAT or not np.array_equal(kept["shards"], _marks(shards)):
                 return None
             keys, rows = kept["keys"].tobytes().decode("utf-8", "surrogateescape").split("\0"), kept["rows"]
     except Exception:  # whatever is wrong with a file that can be made anew
         return None
     keys = keys if len(rows) else []
     return (keys, rows) if rows.shape == (len(keys), len(COLUMNS)) and rows.dtype == np.int64 else None
+
+
+def _marks(shards: Mapping[Any, str]) -> np.ndarray:
+    return np.array([f"{shard.name} {mark}" for shard, mark in shards.items()])

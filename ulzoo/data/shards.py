@@ -6,14 +6,18 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from ulzoo.data.manifest import Manifest
+from ulzoo.data.manifest import NAME, NoManifest, read_splits
+from ulzoo.data.remote import RemotePath
 from ulzoo.data.source import check_split
 
 NO_LABEL, NOT_A_LABEL = -1, -2
+LABEL, LONGEST_LABEL = "cls", 32  # bytes
+Place = Path | RemotePath
 
 
 class Part(NamedTuple):
@@ -23,62 +27,79 @@ class Part(NamedTuple):
     size: int
 
 
-def find_shards(folder: Path, split: str, hint: str = "") -> list[Path]:
-    """The shards `folder/SPLIT-*.tar` of a split, in order.
+def find_shards(folder: Place, split: str, hint: str = "") -> dict[Place, str]:
+    """The shards `folder/SPLIT-*.tar` of a split in order, each with a mark that another content would not have.
+
+    That is the SHA-256 in the `manifest.json` of `ulzoo prepare`, or size and time of modification where there is none.
 
     Raises:
         ValueError: there are none (`hint` says how to get them), a number among them is missing, or they are not what
-            the `manifest.json` of `ulzoo prepare` in the folder says.
+            the manifest says.
     """
     check_split(split)
-    shards = sorted(folder.glob(f"{split}-*.tar"))
+    prepared = _prepared(folder, split)
+    shards: list[Place] = sorted(folder.glob(f"{split}-*.tar"), key=str)
+    if isinstance(folder, RemotePath):  # which may not be listed
+        shards = shards or [folder / name for name in prepared]
     if not shards:
         raise ValueError(f"{folder}: no shards in it (expected {split}-*.tar){f'; {hint}' if hint else ''}")
-    numbers = [int(match[1]) for shard in shards if (match := re.fullmatch(rf"{split}-(\d+)\.tar", shard.name))]
-    if missing := sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers)):
-        width = len(shards[0].stem) - len(split) - 1
+    numbers = {int(match[1]) for shard in shards if (match := re.fullmatch(rf"{split}-(\d+)\.tar", shard.name))}
+    if missing := sorted(set(range(max(numbers, default=-1) + 1)) - numbers):
+        width = len(shards[0].name) - len(split) - len("-.tar")
         raise ValueError(
             f"{folder}: {split}-{missing[0]:0{width}d}.tar is missing ({len(missing)} of {max(numbers) + 1} shards)"
         )
-    _check_manifest(folder, split)
-    return shards
+    with ThreadPoolExecutor() as threads:  # behind a URL each is a question that takes its time
+        stats = dict(zip(shards, threads.map(lambda shard: shard.stat(), shards), strict=True))
+    sizes = {shard.name: stat.st_size for shard, stat in stats.items()}
+    for name, row in prepared.items():
+        if (size := sizes.get(name)) != row["bytes"]:
+            wrong = "is missing" if size is None else f"has {size:,} bytes, not {row['bytes']:,} as in the manifest"
+            raise ValueError(f"{folder / name}: not a whole shard, it {wrong}: prepare it again")
+    marks = {name: row["sha256"] for name, row in prepared.items()}
+    return {shard: marks.get(shard.name, f"{stat.st_size} {stat.st_mtime_ns}") for shard, stat in stats.items()}
 
 
-def examples(shard: Path, suffixes: Collection[str]) -> Iterator[tuple[str, dict[str, Part]]]:
-    """Key and files, by suffix, of a shard's examples, in its order; files of other suffixes are passed over.
+def examples(shard: Place, suffixes: Collection[str]) -> Iterator[tuple[str, dict[str, Part], int]]:
+    """Key, files by suffix and label of a shard's examples, in its order; files of other suffixes are passed over.
 
-    Raises ValueError where the shard is damaged or cut short, or holds a file twice.
+    The label is the number in KEY.cls, if "cls" is among the suffixes: NO_LABEL where there is no such file,
+    NOT_A_LABEL for anything but ASCII digits. Raises ValueError where the shard is damaged or cut short, or holds a
+    file twice.
     """
     found: dict[str, dict[str, Part]] = {}
-    for name, part in _members(shard):
+    labels: dict[str, int] = {}
+    for name, part, file in _members(shard):
         key, suffix = _split_name(name)
         if suffix in suffixes:
             parts = found.setdefault(key, {})
             if suffix in parts:
                 raise ValueError(f"{shard}: holds {key!r}.{suffix} twice")
             parts[suffix] = part
-    yield from found.items()
+            if suffix == LABEL:
+                file.seek(part.offset)
+                text = _text(file.read(min(part.size, LONGEST_LABEL)))
+                labels[key] = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else NOT_A_LABEL
+    for key, parts in found.items():
+        yield key, parts, labels.get(key, NO_LABEL)
 
 
-def read_label(shard: Path, part: Part | None) -> int:
-    """The number in a KEY.cls of ASCII digits; NO_LABEL where there is no such file, NOT_A_LABEL for anything else."""
-    if part is None:
-        return NO_LABEL
-    text = _label_text(shard, part)
-    return int(text) if re.fullmatch(r"[0-9]{1,9}", text) else NOT_A_LABEL
-
-
-def bad_label(shard: Path, key: str, part: Part | None, num_classes: int) -> ValueError:
+def bad_label(shard: Place, key: str, part: Part | None, num_classes: int) -> ValueError:
     """The error about an example without a label below `num_classes`."""
-    text = "no label" if part is None else _label_text(shard, part)
+    text = "no label"
+    if part is not None:
+        text = _text(read_part(shard, part._replace(size=min(part.size, LONGEST_LABEL))))
     return ValueError(f"{shard}: {key!r}.cls must hold a label from 0 to {num_classes - 1}, not {text!r}")
 
 
-def read_part(shard: Path, part: Part) -> bytes:
+def read_part(shard: Place, part: Part) -> bytes:
     """Through a handle of its own, since workers would share a position."""
     try:
-        with open(shard, "rb") as file:
-            content = os.pread(file.fileno(), part.size, part.offset)
+        if isinstance(shard, RemotePath):
+            content = shard.read(part.offset, part.size)
+        else:
+            with open(shard, "rb") as file:
+                content = os.pread(file.fileno(), part.size, part.offset)
     except OSError as error:
         raise ValueError(f"{shard}: {error.strerror}") from error
     if len(content) < part.size:
@@ -86,7 +107,7 @@ def read_part(shard: Path, part: Part) -> bytes:
     return content
 
 
-def label_names(path: Path, num_classes: int) -> tuple[str, ...]:
+def label_names(path: Place, num_classes: int) -> tuple[str, ...]:
     """The names in a labels.json, () where there is none."""
     if not path.is_file():
         return ()
@@ -101,26 +122,21 @@ def label_names(path: Path, num_classes: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check_manifest(folder: Path, split: str) -> None:
-    """Shards that were prepared must be all there, by size; `ulzoo prepare --verify` reads them too."""
+def _prepared(folder: Place, split: str) -> Mapping[str, Any]:
+    """File names and rows of a split in the folder's manifest, in order; none where it is not one of ours."""
     try:
-        entry = Manifest(folder).splits.get(split)
-    except ValueError:  # somebody else's file of that name
-        return
+        entry = read_splits(folder / NAME).get(split)
+    except NoManifest:  # somebody else's file of that name
+        return {}
     if entry is None:
-        return
+        return {}
     if not entry["complete"]:
         raise ValueError(f"{folder}: the preparation of {split} is not complete: run the same command again")
-    for row in entry["shards"]:
-        path = folder / f"{row['name']}.tar"
-        size = path.stat().st_size if path.is_file() else None
-        if size != row["bytes"]:
-            wrong = "is missing" if size is None else f"has {size:,} bytes, not {row['bytes']:,} as in the manifest"
-            raise ValueError(f"{path}: not a whole shard, it {wrong}: prepare it again")
+    return {f"{row['name']}.tar": row for row in entry["shards"]}
 
 
-def _label_text(shard: Path, part: Part) -> str:
-    return read_part(shard, Part(part.offset, min(part.size, 32))).decode("ascii", "replace").strip()
+def _text(content: bytes) -> str:
+    return content.decode("ascii", "replace").strip()
 
 
 def _split_name(name: str) -> tuple[str, str]:
@@ -130,20 +146,23 @@ def _split_name(name: str) -> tuple[str, str]:
     return folder + slash + stem, suffix.lower()
 
 
-def _members(shard: Path) -> Iterator[tuple[str, Part]]:
-    """Name and place of the plain files in a tar. Raises ValueError where it is damaged or cut short."""
+def _members(shard: Place) -> Iterator[tuple[str, Part, BinaryIO]]:
+    """Name and place of the plain files in a tar, and the tar. Raises ValueError where it is damaged or cut short."""
     try:
         length = shard.stat().st_size
-        with tarfile.open(shard, "r:") as tar:
+        with (
+            shard.open() if isinstance(shard, RemotePath) else shard.open("rb") as file,
+            tarfile.open(fileobj=file, mode="r:") as tar,
+        ):
             while (member := tar.next()) is not None:
                 if member.offset_data + member.size > length:
                     raise tarfile.ReadError(f"{member.name!r} is cut short")
                 if member.isreg():
-                    yield member.name, Part(member.offset_data, member.size)
+                    yield member.name, Part(member.offset_data, member.size), file
                 tar.members.clear()  # type: ignore[attr-defined]  # or it keeps all it has seen
-            end = Part(tar.offset, min(512, max(length - tar.offset, 0)))
-        if not (rest := read_part(shard, end)) or any(rest):  # blocks of zeros end a tar
-            raise tarfile.ReadError(f"it has no end after {end.offset} bytes: damaged or cut short")
+            file.seek(tar.offset)
+            if not (rest := file.read(512)) or any(rest):  # blocks of zeros end a tar
+                raise tarfile.ReadError(f"it has no end after {tar.offset} bytes: damaged or cut short")
     except (tarfile.TarError, OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{shard}: not a whole tar file: {' '.join(reason.split())}") from error

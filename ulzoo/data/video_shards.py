@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ulzoo.data.shards import Part, bad_label, examples, find_shards, label_names, read_label, read_part
+from ulzoo.data.shards import Part, Place, bad_label, examples, find_shards, label_names, read_part
 from ulzoo.data.video_decode import UnreadableVideo
 from ulzoo.data.video_source import Video, VideoSource
 
@@ -57,7 +57,7 @@ class VideoShards(VideoSource):
             resolution=resolution, frames=frames, frame_rate=frame_rate, stride=stride, num_classes=num_classes
         )
         folder = Path(root).expanduser()
-        self.shards = find_shards(folder, split, self.hint)
+        self.shards = list(find_shards(folder, split, self.hint))
         names = () if num_classes is None else label_names(folder / "labels.json", num_classes)
         self.keys: list[str] = []
         rows: list[tuple[int, int, int, int]] = []
@@ -82,11 +82,10 @@ class VideoShards(VideoSource):
         return Video(read_part(shard, Part(offset, size)), f"{shard}: {key}.mp4", label, key)
 
 
-def _videos(shard: Path, num_classes: int | None) -> Iterator[tuple[str, Part, int]]:
+def _videos(shard: Place, num_classes: int | None) -> Iterator[tuple[str, Part, int]]:
     """(key, place, label or -1) of a shard's videos, in its order."""
-    for key, parts in examples(shard, ("mp4",) if num_classes is None else ("mp4", "cls")):
+    for key, parts, label in examples(shard, ("mp4",) if num_classes is None else ("mp4", "cls")):
         if "mp4" in parts:
-            label = read_label(shard, parts.get("cls"))
             if num_classes is not None and not 0 <= label < num_classes:
                 raise bad_label(shard, key, parts.get("cls"), num_classes)
             yield key, parts["mp4"], label

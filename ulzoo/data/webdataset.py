@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from io import BytesIO
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from ulzoo.data.decode import UnreadableImage, read_rgb
 from ulzoo.data.image_source import ImageSource
+from ulzoo.data.remote import place
 from ulzoo.data.shard_index import ShardIndex, open_index
 from ulzoo.data.shards import bad_label, find_shards, label_names, read_part
 from ulzoo.data.source import Sample
@@ -26,12 +26,13 @@ class WebDataset(ImageSource):
     a caption as `ImageFolder`'s does. The tars are looked through once, which makes an index of them that is kept;
     images are then read at random, so every one comes once an epoch in the seed's order, whatever the workers. They are
     never unpacked: a member's name is only its key. A shard that is damaged is an error; `ulzoo prepare` makes shards.
+    `root` may be a URL, of which parts are asked for: see `ulzoo.data.remote`.
 
     Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.decode` for colours and sizes.
 
     Args:
         split: "train" or "val".
-        root: the folder of shards.
+        root: the folder of shards, or its URL: s3://…, gs://…, https://….
         resolution: side of the square that an image is resized and cropped to.
         hflip: mirror every second training image at random.
         num_classes: how many labels there are; null to leave them unread.
@@ -61,7 +62,7 @@ class WebDataset(ImageSource):
         contract = self.describe(
             resolution=resolution, num_classes=num_classes, text_tokens=text_tokens, text_width=text_width
         )
-        folder = Path(root).expanduser()
+        folder = place(root)
         shards = find_shards(folder, split, self.hint)
         names = () if num_classes is None else label_names(folder / "labels.json", num_classes)
         self.index = open_index(folder, split, shards)
@@ -80,14 +81,14 @@ class WebDataset(ImageSource):
 
     def __getitem__(self, index: int) -> Sample:
         """Raises Unreadable, a ValueError that names the image; ValueError where its shard has changed meanwhile."""
-        shard, name, place, text_place, label = self.index.image(index)
-        if place.size > LARGEST:
+        shard, name, part, text_part, label = self.index.image(index)
+        if part.size > LARGEST:
             raise UnreadableImage(f"{shard}: {name}: larger than {LARGEST >> 20} MiB")
-        image = read_rgb(BytesIO(read_part(shard, place)), f"{shard}: {name}")
+        image = read_rgb(BytesIO(read_part(shard, part)), f"{shard}: {name}")
         text = None
         if self.contract.text_tokens:
-            assert text_place is not None
-            content = BytesIO(read_part(shard, text_place))
+            assert text_part is not None
+            content = BytesIO(read_part(shard, text_part))
             text = read_text(content, self.contract.text_width, self.contract.text_tokens, f"{shard}: {name}'s .npy")
         label = label if self.contract.num_classes else -1
         return Sample(self.pixels(image), label, self.index.keys[index], text)
