@@ -1,8 +1,9 @@
 """`ulzoo train`: from a spec to a run directory."""
 
 import time
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +16,7 @@ from ulzoo.cli.terminal import (
     gflops,
     pairs,
     plain_table,
+    say,
     scaled,
     shape,
     three,
@@ -57,10 +59,13 @@ def train(
     from ulzoo.registry import load_spec, run
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.plan import plan_training
+    from ulzoo.registry.sections import Parallel
+    from ulzoo.training.processes import joined, own_device, restarted
+    from ulzoo.training.stop import RunStopped
 
     started = time.monotonic()
     loaded = load_spec(spec, overrides or ())
-    chosen = pick_device(device)
+    chosen = own_device(pick_device(device))
     plan = plan_training(loaded, stage, chosen)
     folder = out or Path("runs") / loaded.name
     shown = console()
@@ -75,11 +80,25 @@ def train(
     ]
     kind = examples(plan.summary.resolution)
     heading += [_line(planned, kind) for planned in plan.stages]
-    try:
-        with display(shown, heading, kind) as watch:
-            result = run.train(loaded, folder, stage=stage, resume=resume, fresh=fresh, device=chosen, watch=watch)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"with --resume it goes on from the last checkpoint in {folder}") from None
+    if restarted():  # by torchrun, with the same command
+        resume, fresh = True, False
+    told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen}
+    with joined(chosen, (loaded.train.parallel or Parallel()).timeout_minutes) as processes:
+        if not processes.main:
+            warnings.simplefilter("ignore")
+            run.train(loaded, folder, **told, processes=processes)
+            return
+        if processes.count > 1:
+            heading.insert(1, f"{processes.count} processes, each with a share of every batch")
+        try:
+            with display(shown, heading, kind) as watch:
+                result = run.train(loaded, folder, **told, watch=watch, processes=processes)
+        except RunStopped as stopped:
+            say(f"stopped by {stopped}; with --resume it goes on in {folder}")
+            raise typer.Exit(stopped.status) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"with --resume it goes on from the last checkpoint in {folder}") from None
+    assert result is not None
     _print_result(shown, result, kind, time.monotonic() - started)
 
 

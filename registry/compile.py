@@ -12,13 +12,14 @@ from torch import nn
 from ulzoo.contract import Contract, Sampling, Stage
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Source
-from ulzoo.denoising import DiffusionModel
+from ulzoo.denoising import DiffusionModel, Dropout
 from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.grid import divide
 from ulzoo.priors import DiffusionPrior, NormalPrior
 from ulzoo.registry import sections
+from ulzoo.registry.bounds import bounded
 from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.sections import Diffusion, Network
@@ -63,7 +64,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         size, data.channels, latent_size, latent.channels, given_channels=data.channels + 1 if given else 0
     )
     device = torch.device(device) if device else torch.get_default_device()
-    with device, torch.random.fork_rng(devices=[]):
+    with bounded(), device, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(getattr(spec.train, spec.stages[0]).seed, "init"))
         with _located(spec, "encoder"):
             channels = latent.channels * (2 if latent.variance == "learned" else 1)
@@ -139,15 +140,17 @@ def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionP
     if config is None:
         return None
     network, diffusion = _network(spec, "prior", inputs, data), _diffusion(spec, "prior")
-    return DiffusionPrior(network, diffusion, config.stop_gradient, config.normal_kl, config.text_conditional)
+    dropout = Dropout(config.label_dropout, config.text_dropout)
+    return DiffusionPrior(network, diffusion, config.stop_gradient, config.normal_kl, config.text_conditional, dropout)
 
 
 def _decoder(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel | RegressionDecoder | None:
-    config, dropout = spec.decoder, spec.conditioning.decoder_dropout
+    config, frames = spec.decoder, spec.conditioning.decoder_dropout
     if isinstance(config, sections.RegressionDecoder):
+        dropout = Dropout(config.label_dropout, config.text_dropout, frames)
         network = _network(spec, "decoder", inputs, data)
         return RegressionDecoder(network, config.weight, dropout, config.text_conditional, config.latent_logsnr)
-    return _diffusion_model(spec, "decoder", inputs, data, dropout)
+    return _diffusion_model(spec, "decoder", inputs, data, frames)
 
 
 def _diffusion_model(
@@ -160,7 +163,8 @@ def _diffusion_model(
     with _located(spec, f"{part}.weighting"):
         weighting = WEIGHTINGS.build(config.weighting)
     takes_logsnr = getattr(config, "latent_logsnr", False)
-    return DiffusionModel(network, diffusion, weighting, frame_dropout, config.text_conditional, takes_logsnr)
+    dropout = Dropout(config.label_dropout, config.text_dropout, frame_dropout)
+    return DiffusionModel(network, diffusion, weighting, dropout, config.text_conditional, takes_logsnr)
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:
@@ -175,13 +179,11 @@ def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) 
     if config.class_conditional:
         if not data.num_classes:
             raise spec.error(f"{part}.class_conditional", "the data has no class labels")
-        inputs = replace(inputs, num_classes=data.num_classes, label_dropout=config.label_dropout)
+        inputs = replace(inputs, num_classes=data.num_classes)
     if config.text_conditional:
         if not data.text_width:
             raise spec.error(f"{part}.text_conditional", "the data has no captions: no width of text embeddings")
-        inputs = replace(
-            inputs, text_tokens=data.text_tokens, text_width=data.text_width, text_dropout=config.text_dropout
-        )
+        inputs = replace(inputs, text_tokens=data.text_tokens, text_width=data.text_width)
     inputs = replace(inputs, context_logsnr=getattr(config, "latent_logsnr", False))
     with _located(spec, f"{part}.backbone"):
         return BACKBONES.build(config.backbone, inputs)

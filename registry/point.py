@@ -114,6 +114,7 @@ def _train(job: Job, folder: Path, on_step: OnStep | None, wait: bool) -> dict[s
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
         watch = _Told(on_step, shared, Pruner(job) if job.prune else None)
         result = train(spec, folder, stage=stage, resume=True, device=job.device, watch=watch)
+        assert result is not None
     finally:
         if shared:
             shared.release()

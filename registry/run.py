@@ -27,6 +27,7 @@ from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
 from ulzoo.training.metrics import Row
 from ulzoo.training.optimization import build_optimizer
+from ulzoo.training.processes import ALONE, Processes
 from ulzoo.training.trainer import Trainer
 
 OURS = (
@@ -94,7 +95,8 @@ def train(
     fresh: bool = False,
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
-) -> Result:
+    processes: Processes = ALONE,
+) -> Result | None:
     """Train a spec in `folder`, evaluate on validation images, export.
 
     Args:
@@ -105,6 +107,10 @@ def train(
         fresh: remove an earlier run first.
         device: where to train.
         watch: told of progress.
+        processes: those that train together; the first of them evaluates and exports.
+
+    Returns:
+        What came of it; None in the other processes.
 
     Raises:
         ValueError: the spec, the data or the folder's state do not allow it; nothing was written.
@@ -112,45 +118,35 @@ def train(
     """
     assert not (resume and fresh)
     watch = watch or Watch()
-    stages = spec.asked_stages(stage)
-    done = _found(folder, spec, stages, resume, fresh)
-    for name in stages:
-        try:
-            build_optimizer(nn.Linear(1, 1), getattr(spec.train, name))
-        except ValueError as error:
-            raise spec.error(f"train.{name}.optimizer", str(error)) from None
-    if spec.train.tensorboard and not find_spec("tensorboard"):
-        raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
-    sources = {stage_data(spec, name)[1]: open_source(spec, "train", name) for name in stages}
-    held_out = open_source(spec, "val")
-    model = compile_model(spec, device)
-    order = spec.stages
-    standing = done is not None and done.stage not in stages
-    if done:
-        for network in chain(*(STAGES[earlier] for earlier in order[: order.index(done.stage)])):
-            getattr(model, network).load_state_dict(done.part(f"model.{network}."))
-    if done and standing:
-        _load_averages(model, done)
-    check_encoded(spec, model, stages, sources)
-    if fresh:
-        _clear(folder)
-    write_text(folder / "spec.yaml", spec.to_yaml())
+    stages, order = spec.asked_stages(stage), spec.stages
+    model, sources, held_out, done = processes.agreed(
+        lambda: _start(spec, folder, stages, resume, fresh, device, processes)
+    )
+    if processes.main:
+        if fresh:
+            _clear(folder)
+        write_text(folder / "spec.yaml", spec.to_yaml())
+    processes.wait_for_main()
     if resume:
         watch.note(f"resuming {done.stage} at step {done.step}" if done else f"nothing to resume in {folder}, starting")
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
-    if standing:
+    if done and done.stage not in stages:
         done = None
     for name in stages:
         if done and order.index(done.stage) > order.index(name):
             continue
         config: configs.Stage = getattr(spec.train, name)
         source = sources[stage_data(spec, name)[1]]
-        trainer = Trainer(model, name, config, source, folder, identity, spec.train.tensorboard, watch.step)
+        trainer = Trainer(model, name, config, source, folder, identity, spec.train.tensorboard, watch.step, processes)
         if done and done.stage == name:
             trainer.resume(done)
         watch.stage(name, config, trainer.step)
         trainer.run()
-        _draw(model, held_out, folder / "samples", name)
+        if processes.main:
+            _draw(model, held_out, folder / "samples", name)
+        processes.wait_for_main()
+    if not processes.main:
+        return None
     leave_untrained(model, order[: order.index(stages[-1]) + 1])
     video = model.contract.video
     watch.note(f"evaluating on validation {'clips' if video else 'images'}")
@@ -160,6 +156,45 @@ def train(
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     save_export(folder / "model.safetensors", model, spec, results)
     return Result(folder, results)
+
+
+def _start(
+    spec: Spec,
+    folder: Path,
+    stages: tuple[Stage, ...],
+    resume: bool,
+    fresh: bool,
+    device: torch.device | str,
+    processes: Processes,
+) -> tuple[UnifiedLatents, dict[str, Source], Source, Checkpoint | None]:
+    """The model with what was trained before, data by key path, validation data, and the checkpoint to go on from.
+
+    Checks everything that can be; writes nothing.
+    """
+    done = _found(folder, spec, stages, resume, fresh)
+    for name in stages:
+        config: configs.Stage = getattr(spec.train, name)
+        try:
+            build_optimizer(nn.Linear(1, 1), config)
+        except ValueError as error:
+            raise spec.error(f"train.{name}.optimizer", str(error)) from None
+        try:
+            processes.share(config.batch_size, config.accumulate)
+        except ValueError as error:
+            raise spec.error(f"train.{name}.batch_size", str(error)) from None
+    if spec.train.tensorboard and not find_spec("tensorboard"):
+        raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
+    sources = {stage_data(spec, name)[1]: open_source(spec, "train", name) for name in stages}
+    held_out = open_source(spec, "val")
+    model = compile_model(spec, device)
+    if done:
+        order = spec.stages
+        for network in chain(*(STAGES[earlier] for earlier in order[: order.index(done.stage)])):
+            getattr(model, network).load_state_dict(done.part(f"model.{network}."))
+        if done.stage not in stages:
+            _load_averages(model, done)
+    check_encoded(spec, model, stages, sources)
+    return model, sources, held_out, done
 
 
 def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:

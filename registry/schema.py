@@ -213,6 +213,8 @@ RESUMABLE = (
     "train.base.data.path",
     "sample.*",
     "train.tensorboard",
+    "train.parallel",
+    "train.parallel.*",
     "train.*.steps",
     "train.*.checkpoint_every",
     "train.*.log_every",

@@ -141,6 +141,13 @@ class BaseTraining(Stage):
     )
 
 
+class Parallel(Section):
+    """How processes started by torchrun train together."""
+
+    kind: Literal["ddp"] = Field(default="ddp", description="ddp: each has the whole model")
+    timeout_minutes: float = Field(default=10.0, gt=0, description="wait so long for another process within a step")
+
+
 class Train(Section):
     """The stages of training; each is there where the spec has what it trains."""
 
@@ -150,6 +157,7 @@ class Train(Section):
         default=None, description="stage 2: the base model on the frozen encoder's latents"
     )
     tensorboard: bool = Field(default=False, description="write TensorBoard events beside metrics.jsonl")
+    parallel: Parallel | None = Field(default=None, description="how processes started by torchrun train together")
 
 
 class Sampling(Section):

@@ -14,9 +14,9 @@ ALLOWED = {
     "contract": set(),
     "denoising": {"diffusion", "contract", "text"},
     "priors": {"contract", "denoising", "diffusion"},
-    "regression": {"contract", "denoising"},
+    "regression": {"contract", "denoising", "diffusion"},
     "posterior": {"diffusion"},
-    "conditions": {"contract", "denoising", "frames", "priors", "text"},
+    "conditions": {"contract", "denoising", "diffusion", "frames", "priors", "text"},
     "frames": set(),
     "text": set(),
     "model": {
@@ -29,7 +29,7 @@ ALLOWED = {
         "regression",
         "text",
     },
-    "objectives": {"conditions", "contract", "frames", "model", "text"},
+    "objectives": {"conditions", "contract", "diffusion", "model", "text"},
     "data": {"data", "files", "pixels", "seeds", "text"},
     "training": {
         "diffusion",

@@ -10,7 +10,7 @@ from torch import Tensor
 from ulzoo import frames
 from ulzoo.conditions import held_clip
 from ulzoo.contract import Contract, Sampling
-from ulzoo.denoising import DiffusionModel
+from ulzoo.denoising import DiffusionModel, Dropout
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ResNetEncoder, UViT, ViT
@@ -43,8 +43,10 @@ def make() -> Callable[..., UnifiedLatents]:
         model = UnifiedLatents(
             ResNetEncoder(SIZE, 3, 5, (2, 4, 4), channels=(8, 8), blocks=(1, 1)),
             DiffusionPrior(ViT(z, **small), latents),  # type: ignore[arg-type]
-            DiffusionModel(decoder, GaussianDiffusion(CosineSchedule(), "v"), SigmoidWeighting(), dropout),
-            DiffusionModel(ViT(z_base, **small), latents, SigmoidWeighting(), dropout),  # type: ignore[arg-type]
+            DiffusionModel(
+                decoder, GaussianDiffusion(CosineSchedule(), "v"), SigmoidWeighting(), Dropout(frames=dropout)
+            ),
+            DiffusionModel(ViT(z_base, **small), latents, SigmoidWeighting(), Dropout(frames=dropout)),  # type: ignore[arg-type]
             Contract(
                 SIZE,
                 3,
@@ -84,15 +86,6 @@ def test_the_mask_is_the_share_that_is_given() -> None:
     assert frames.mask(5, 16, (16, 1, 1)).flatten().tolist() == [1.0] * 5 + [0.0] * 11
     assert frames.mask(5, 16, (4, 2, 3)).shape == (1, 1, 4, 2, 3)
     assert frames.mask(5, 16, (4, 1, 1)).flatten().tolist() == [1.0, 0.25, 0.0, 0.0]
-
-
-def test_hiding_is_by_example_and_takes_the_mask_along() -> None:
-    condition = frames.condition(torch.ones(4000, 1, 2, 1, 1), 1, 2)
-    hidden = frames.hide(condition, 0.3, seeded())
-    gone = hidden.flatten(1).abs().sum(1) == 0
-    assert 0.25 < gone.float().mean() < 0.35
-    assert torch.equal(hidden[~gone], condition[~gone])
-    assert frames.hide(condition, 0.0) is condition
 
 
 @pytest.mark.parametrize("network", ["decoder", "base"])

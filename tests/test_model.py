@@ -33,8 +33,8 @@ def latent_diffusion(logsnr_max: float = LOGSNR) -> GaussianDiffusion:
 def tiny(num_classes: int = 0, guidance: float = 1.0, seed: int = 0) -> UnifiedLatents:
     """ViTs of a few hundred parameters; their zero outputs are perturbed so that everything counts."""
     torch.manual_seed(seed)
-    z = DenoiserInputs(LATENT_SIZE, 5, num_classes=num_classes, label_dropout=0.1)
-    x = DenoiserInputs(SIZE, 3, LATENT_SIZE, 5, num_classes, label_dropout=0.1)
+    z = DenoiserInputs(LATENT_SIZE, 5, num_classes=num_classes)
+    x = DenoiserInputs(SIZE, 3, LATENT_SIZE, 5, num_classes)
     small = {"width": 16, "depth": 1, "heads": 2}
 
     def vit(inputs: DenoiserInputs, patch: int = 1) -> ViT:

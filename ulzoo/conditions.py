@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ulzoo.contract import Contract
 from ulzoo.denoising import Conditional, Conditions
+from ulzoo.diffusion import Noise, rand
 from ulzoo.frames import condition, hold
 from ulzoo.priors import NormalPrior
 from ulzoo.text import Text
@@ -25,6 +26,25 @@ def told(
     if text is not None and network.takes_text:
         conditions["text"] = text.to(device)
     return conditions
+
+
+def hidden(network: Conditional | NormalPrior, conditions: Conditions, generator: Noise | None = None) -> Conditions:
+    """Conditions as they are in training: each is hidden from some examples by a coin of its own.
+
+    Labels become -1, captions empty, given frames and their mask zero.
+    """
+    if not isinstance(network, Conditional):
+        return conditions
+    found, dropout = conditions.copy(), network.dropout
+    if (labels := conditions.get("labels")) is not None and dropout.labels:
+        found["labels"] = torch.where(rand(len(labels), generator, labels.device) >= dropout.labels, labels, -1)
+    if (text := conditions.get("text")) is not None and dropout.text:
+        kept = rand(len(text.mask), generator, text.mask.device) >= dropout.text
+        found["text"] = Text(text.tokens, text.mask & kept[:, None])
+    if (given := conditions.get("given")) is not None and dropout.frames:
+        kept = rand(len(given), generator, given.device) >= dropout.frames
+        found["given"] = given * kept.reshape(-1, 1, 1, 1, 1).to(given)
+    return found
 
 
 def check_told(conditions: Conditions, n: int, num_classes: int, contract: Contract) -> None:

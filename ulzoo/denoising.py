@@ -1,12 +1,13 @@
 """A network, the noise process it denoises, and the weighting it is trained with."""
 
+from dataclasses import dataclass
 from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Weighting, guided
+from ulzoo.diffusion import Denoiser, GaussianDiffusion, Noise, Weighting, guided
 from ulzoo.diffusion.noise import alpha_sigma
 from ulzoo.text import Text
 
@@ -29,21 +30,30 @@ class Conditions(TypedDict, total=False):
     given: Tensor
 
 
+@dataclass(frozen=True)
+class Dropout:
+    """Shares of the examples from which conditions are hidden in training, so that a network learns to do without."""
+
+    labels: float = 0.0
+    text: float = 0.0
+    frames: float = 0.0
+
+
 class Conditional(nn.Module):
     """A network and which conditions it takes.
 
     Args:
         network: (x_t, logsnr (B,), **conditions) -> prediction; its `num_classes` is 0 if it takes no labels.
-        frame_dropout: share of the examples from which given frames are hidden in training.
+        dropout: how often they are hidden, see `ulzoo.conditions.hidden`.
         takes_text: whether it is told of captions.
         takes_logsnr: whether it is told of the log-SNR of its context.
     """
 
     def __init__(
-        self, network: nn.Module, frame_dropout: float = 0.0, takes_text: bool = False, takes_logsnr: bool = False
+        self, network: nn.Module, dropout: Dropout = Dropout(), takes_text: bool = False, takes_logsnr: bool = False
     ):
         super().__init__()
-        self.network, self.frame_dropout = network, frame_dropout
+        self.network, self.dropout = network, dropout
         self.takes_text, self.takes_logsnr = takes_text, takes_logsnr
         self.num_classes: int = getattr(network, "num_classes", 0)
 
@@ -66,18 +76,18 @@ class DiffusionModel(Conditional):
         network: nn.Module,
         diffusion: GaussianDiffusion,
         weighting: Weighting,
-        frame_dropout: float = 0.0,
+        dropout: Dropout = Dropout(),
         takes_text: bool = False,
         takes_logsnr: bool = False,
     ):
-        super().__init__(network, frame_dropout, takes_text, takes_logsnr)
+        super().__init__(network, dropout, takes_text, takes_logsnr)
         self.diffusion, self.weighting = diffusion, weighting
 
     def denoiser(self, **conditions: Unpack[Conditions]) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""
         return lambda x_t, logsnr: self.network(x_t, logsnr, **conditions)
 
-    def loss(self, x: Tensor, generator: torch.Generator | None = None, **conditions: Unpack[Conditions]) -> Tensor:
+    def loss(self, x: Tensor, generator: Noise | None = None, **conditions: Unpack[Conditions]) -> Tensor:
         """Weighted nats per example, (B,), without the terminal KL, which does not train a network."""
         x = x - guess(conditions, x.shape[1])
         return self.diffusion.loss(self.denoiser(**conditions), x, self.weighting, generator)
@@ -85,7 +95,7 @@ class DiffusionModel(Conditional):
     def rate(
         self,
         x: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
         **conditions: Unpack[Conditions],
     ) -> Tensor:

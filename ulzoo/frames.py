@@ -28,11 +28,3 @@ def condition(held: Tensor, given: int, length: int) -> Tensor:
     """The held clip, or its encoding, with the mask as a last channel, (B, C, *size) -> (B, C + 1, *size)."""
     known = mask(given, length, held.shape[2:]).to(held)
     return torch.cat([held, known.expand(len(held), -1, -1, -1, -1)], dim=1)
-
-
-def hide(condition: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Zero the condition, mask included, of each example with probability `share`: then nothing is given."""
-    if share == 0:
-        return condition
-    kept = torch.rand(len(condition), device=condition.device, generator=generator) >= share
-    return condition * kept.reshape(-1, 1, 1, 1, 1).to(condition)

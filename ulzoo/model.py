@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ulzoo.conditions import Labels, check_frames, check_told, first_frames, held_clip, repeated, told
 from ulzoo.contract import STAGES, Contract, Stage
 from ulzoo.denoising import Conditions, DiffusionModel
-from ulzoo.diffusion import TruncatedLogistic, randn_like
+from ulzoo.diffusion import Noise, TruncatedLogistic, randn_like
 from ulzoo.diffusion.noise import alpha_sigma, expand_like
 from ulzoo.posterior import Posterior
 from ulzoo.priors import DiffusionPrior, NormalPrior
@@ -65,20 +65,18 @@ class UnifiedLatents(nn.Module):
     def frames_needed(self) -> int:
         """The first frames that the decoder must be given, as it never learned to do without; 0 if it did."""
         decoder = self._decoder
-        return self.contract.given_frames if decoder is not None and decoder.frame_dropout == 0 else 0
+        return self.contract.given_frames if decoder is not None and decoder.dropout.frames == 0 else 0
 
     # --- what a trained model does -----------------------------------------------------------------------------------
 
-    def encode(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode(self, x: Tensor, generator: Noise | None = None) -> Tensor:
         """x -> z_clean (B, c, *latent_size), of x's dtype, without noise: the decoder takes `noise_latents` of it.
 
         Deterministic, but for an encoder with a variance of its own, of which it is a draw.
         """
         return self.posterior(x).sample(generator)
 
-    def noise_latents(
-        self, z_clean: Tensor, generator: torch.Generator | None = None, logsnr: Tensor | None = None
-    ) -> Tensor:
+    def noise_latents(self, z_clean: Tensor, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
         """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at each example's own, `logsnr` (B,)."""
         alpha, sigma = alpha_sigma(expand_like(self._levels(len(z_clean)) if logsnr is None else logsnr, z_clean))
         return alpha * z_clean + sigma * randn_like(z_clean, generator)
@@ -148,7 +146,8 @@ class UnifiedLatents(nn.Module):
         model = self._latent_model(network)
         if network == "prior" and frames is not None:
             raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
-        check_frames(frames, n, self.contract, network == "base" and getattr(model, "frame_dropout", 0.0) == 0)
+        needed = isinstance(model, DiffusionModel) and network == "base" and model.dropout.frames == 0
+        check_frames(frames, n, self.contract, needed)
         if labels is not None and not model.num_classes:
             raise ValueError(f"the {network} takes no class labels: leave out `labels`")
         if text is not None and not model.takes_text:

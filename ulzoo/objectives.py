@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ulzoo.conditions import first_frames, held_clip, told
+from ulzoo.conditions import first_frames, held_clip, hidden, told
 from ulzoo.contract import Stage
-from ulzoo.frames import hide
+from ulzoo.diffusion import Noise
 from ulzoo.model import Decoder, UnifiedLatents
 from ulzoo.text import Text
 
@@ -39,7 +39,7 @@ def stage_loss(
     x: Tensor,
     labels: Tensor | None = None,
     text: Text | None = None,
-    generator: torch.Generator | None = None,
+    generator: Noise | None = None,
     encoded: bool = False,
 ) -> Tensor:
     """What a stage minimises, nats per pixel, mean over the batch; the base's x may be `encoded`."""
@@ -56,7 +56,7 @@ def latents_loss(
     x: Tensor,
     labels: Tensor | None = None,
     text: Text | None = None,
-    generator: torch.Generator | None = None,
+    generator: Noise | None = None,
     prior_gradient: float = 1.0,
 ) -> LatentsLoss:
     """Stage 1: L_z + L_x, the rate by the prior and the distortion by the decoder given a fresh z_0.
@@ -71,7 +71,7 @@ def latents_loss(
     posterior = model.posterior(x)
     z_clean = posterior.sample(generator)  # (B, c, ...)
     entropy = posterior.entropy(model.contract.latent_logsnr if logsnr is None else logsnr)
-    conditions = told(model.prior, labels, text, model.device)
+    conditions = hidden(model.prior, told(model.prior, labels, text, model.device), generator)
     rate, regularisation = model.prior.objective(z_clean, entropy, generator, logsnr, prior_gradient, **conditions)
     z_0 = model.noise_latents(z_clean, generator, logsnr)
     distortion = _distortion(model, model.decoder, x, z_0, logsnr, labels, text, generator)
@@ -83,7 +83,7 @@ def decoder_loss(
     x: Tensor,
     labels: Tensor | None = None,
     text: Text | None = None,
-    generator: torch.Generator | None = None,
+    generator: Noise | None = None,
 ) -> Tensor:
     """The final decoder's loss given z_0 of the frozen encoder, nats per pixel, mean over the batch."""
     assert model.final_decoder is not None
@@ -98,7 +98,7 @@ def base_loss(
     x: Tensor,
     labels: Tensor | None = None,
     text: Text | None = None,
-    generator: torch.Generator | None = None,
+    generator: Noise | None = None,
     encoded: bool = False,
 ) -> Tensor:
     """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch.
@@ -112,8 +112,8 @@ def base_loss(
     with torch.no_grad():
         z_clean = x if encoded else model.encode(x, generator)
         if model.contract.given_frames:
-            given = model.held(first_frames(x, model.contract), len(x))
-            conditions["given"] = hide(given, model.base.frame_dropout, generator)
+            conditions["given"] = model.held(first_frames(x, model.contract), len(x))
+    conditions = hidden(model.base, conditions, generator)
     return model.base.loss(z_clean, generator, **conditions).mean() / model.contract.pixels
 
 
@@ -125,11 +125,10 @@ def _distortion(
     logsnr: Tensor | None,
     labels: Tensor | None,
     text: Text | None,
-    generator: torch.Generator | None,
+    generator: Noise | None,
 ) -> Tensor:
     """L_x in nats per example, (B,)."""
     conditions = model.decoding(decoder, z_0, logsnr, labels, text)
     if model.contract.given_frames:
-        given = held_clip(first_frames(x, model.contract), len(x), model.contract, model.device, None)
-        conditions["given"] = hide(given, decoder.frame_dropout, generator)
-    return decoder.loss(x, generator, **conditions)
+        conditions["given"] = held_clip(first_frames(x, model.contract), len(x), model.contract, model.device, None)
+    return decoder.loss(x, generator, **hidden(decoder, conditions, generator))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ulzoo.diffusion import randn_like
+from ulzoo.diffusion import Noise, randn_like
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Posterior:
         mean, log_variance = features.chunk(2, dim=1)
         return cls(mean, log_variance - logsnr)
 
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+    def sample(self, generator: Noise | None = None) -> Tensor:
         """z_clean, (B, c, ...), reparametrised."""
         if self.log_variance is None:
             return self.mean

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
-from ulzoo.denoising import Conditions, DiffusionModel
-from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, normal_kl
+from ulzoo.denoising import Conditions, DiffusionModel, Dropout
+from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, Noise, normal_kl
 
 
 class DiffusionPrior(DiffusionModel):
@@ -18,6 +18,7 @@ class DiffusionPrior(DiffusionModel):
         stop_gradient: keep the rate's gradient from the encoder (Table 6, A): the prior still measures the bits.
         normal_kl: weight of KL(N(α_0 z_clean, σ_0² I) ‖ N(0, I)), which keeps such an encoder within bounds.
         takes_text: whether it is told of captions.
+        dropout: see `Conditional`.
     """
 
     def __init__(
@@ -27,15 +28,16 @@ class DiffusionPrior(DiffusionModel):
         stop_gradient: bool = False,
         normal_kl: float = 0.0,
         takes_text: bool = False,
+        dropout: Dropout = Dropout(),
     ):
-        super().__init__(network, diffusion, ElboWeighting(), takes_text=takes_text)
+        super().__init__(network, diffusion, ElboWeighting(), dropout, takes_text)
         self.stop_gradient, self.normal_kl = stop_gradient, normal_kl
 
     def objective(
         self,
         z_clean: Tensor,
         entropy: Tensor | float,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
         gradient: float = 1.0,
         **conditions: Unpack[Conditions],
@@ -75,7 +77,7 @@ class NormalPrior(nn.Module):
     def rate(
         self,
         x: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
         **conditions: Unpack[Conditions],
     ) -> Tensor:
@@ -86,7 +88,7 @@ class NormalPrior(nn.Module):
         self,
         z_clean: Tensor,
         entropy: Tensor | float,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
         gradient: float = 1.0,
         **conditions: Unpack[Conditions],

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
-from ulzoo.denoising import Conditional, Conditions, guess
+from ulzoo.denoising import Conditional, Conditions, Dropout, guess
+from ulzoo.diffusion import Noise
 
 
 class RegressionDecoder(Conditional):
@@ -23,11 +24,11 @@ class RegressionDecoder(Conditional):
         self,
         network: nn.Module,
         weight: float,
-        frame_dropout: float = 0.0,
+        dropout: Dropout = Dropout(),
         takes_text: bool = False,
         takes_logsnr: bool = False,
     ):
-        super().__init__(network, frame_dropout, takes_text, takes_logsnr)
+        super().__init__(network, dropout, takes_text, takes_logsnr)
         self.weight = weight
 
     def _predict(self, shape: tuple[int, ...], conditions: Conditions) -> Tensor:
@@ -36,7 +37,7 @@ class RegressionDecoder(Conditional):
         prediction = self.network(nothing, nothing.new_zeros(shape[0]), **conditions)
         return prediction.float() + guess(conditions, shape[1])
 
-    def loss(self, x: Tensor, generator: torch.Generator | None = None, **conditions: Unpack[Conditions]) -> Tensor:
+    def loss(self, x: Tensor, generator: Noise | None = None, **conditions: Unpack[Conditions]) -> Tensor:
         """Nats per example, (B,)."""
         error = x - self._predict(tuple(x.shape), conditions)
         return self.weight / 2 * error.square().flatten(1).sum(1)

@@ -10,7 +10,7 @@ from torch import nn
 from ulzoo.contract import Contract, Sampling
 from ulzoo.data import DataContract
 from ulzoo.data.source import TensorSource, Unreadable
-from ulzoo.denoising import DiffusionModel
+from ulzoo.denoising import DiffusionModel, Dropout
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import frame_prediction, measure, rate_distortion
 from ulzoo.evaluation.distortion import PSNR, SSIM
@@ -167,8 +167,10 @@ def clips_model(given: int = 0, paint: float = 0.0, frame_dropout: float = 0.5) 
     sampling = {"base": Sampling(steps=2), "decoder": Sampling("ddim", 5)}
     size, latent_size = (3, SIDE, SIDE), (3, 2, 2)
     contract = Contract(size, 3, latent_size, 1, LOGSNR, sampling=sampling, given_frames=given, frame_rate=8.0)
-    prior, base = (DiffusionModel(OptimalClips(SPREAD), latent, SigmoidWeighting(), 0.5) for _ in range(2))
-    decoder = DiffusionModel(ConstantClips(paint), pixels, SigmoidWeighting(), frame_dropout)
+    prior, base = (
+        DiffusionModel(OptimalClips(SPREAD), latent, SigmoidWeighting(), Dropout(frames=0.5)) for _ in range(2)
+    )
+    decoder = DiffusionModel(ConstantClips(paint), pixels, SigmoidWeighting(), Dropout(frames=frame_dropout))
     return UnifiedLatents(Halved(), prior, decoder, base, contract).eval()
 
 

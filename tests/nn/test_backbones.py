@@ -56,7 +56,7 @@ def test_every_input_counts(make_backbone: Make, size: Size, perturb: Perturb) -
 
 
 def test_examples_are_independent_and_eval_is_deterministic(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    network = perturb(make_backbone(size, context=True, num_classes=4, label_dropout=0.5)).eval()
+    network = perturb(make_backbone(size, context=True, num_classes=4)).eval()
     inputs = made_inputs(size, n=4)
     together = network(**inputs)
     assert torch.equal(network(**inputs), together)
@@ -139,22 +139,8 @@ def test_fine_detail_passes_by_the_coarse_levels(backbone: str, perturb: Perturb
 # --- labels ----------------------------------------------------------------------------------------------------------
 
 
-def test_each_example_has_its_own_label_dropout_coin() -> None:
-    torch.manual_seed(0)
-    cond = VectorConditioning(DenoiserInputs((4, 4), 1, num_classes=2, label_dropout=0.3), 8)
-    logsnr, labels = torch.zeros(4000), torch.zeros(4000, dtype=torch.long)
-    dropped_label = cond(torch.zeros(1), None)
-    shares = []
-    for _ in range(5):
-        dropped = (cond(logsnr, labels) - dropped_label).abs().amax(1) < 1e-6
-        shares.append(dropped.float().mean().item())
-    assert all(0.25 < share < 0.35 for share in shares) and len(set(shares)) > 1
-    cond.eval()
-    assert (cond(logsnr, labels) - dropped_label).abs().amax(1).min() > 1e-3
-
-
 def test_the_callers_labels_are_left_alone() -> None:
-    cond = VectorConditioning(DenoiserInputs((4, 4), 1, num_classes=2, label_dropout=0.9), 8)
+    cond = VectorConditioning(DenoiserInputs((4, 4), 1, num_classes=2), 8)
     labels = torch.tensor([0, 1, -1, 0])
     cond(torch.zeros(4), labels)
     assert labels.tolist() == [0, 1, -1, 0]

@@ -15,7 +15,7 @@ def test_a_clips_shapes_and_promises_are_derived(tiny_video):
     assert contract.latent_shape == (4, 4, 4, 4) and contract.latent_dimensions == 256
     assert (contract.given_frames, contract.frame_rate) == (3, 8.0)
     assert model.encode(torch.zeros(2, 3, 8, 32, 32)).shape == (2, 4, 4, 4, 4)
-    assert (model.decoder.frame_dropout, model.base.frame_dropout, model.prior.frame_dropout) == (0.5, 0.1, 0.0)
+    assert [part.dropout.frames for part in (model.decoder, model.base, model.prior)] == [0.5, 0.1, 0.0]
     assert model.sample(2, frames=torch.zeros(2, 3, 3, 32, 32)).shape == (2, 3, 8, 32, 32)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from ulzoo.contract import STAGES
 from ulzoo.data import Batch
+from ulzoo.objectives import latents_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.run import open_source, train
 from ulzoo.training import trainer as trainer_module
@@ -47,11 +48,10 @@ def batch(n: int = 8) -> Batch:
 
 
 def test_a_batch_in_parts_has_the_gradient_of_the_batch(trainer, monkeypatch):
-    """Up to the noise, which every part seeds for itself: with a loss without noise they are equal."""
-
     def gradients(accumulate: int) -> list[torch.Tensor]:
         one = trainer("latents", *STILL, f"train.latents.accumulate={accumulate}", "train.latents.grad_clip=null")
-        monkeypatch.setattr(one, "_loss", lambda x, *_: {"loss": one.model.encode(x).square().mean()})
+        for parameter in one.parameters:  # whose outputs begin at zero
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
         monkeypatch.setattr(one.optimizer, "step", lambda: None)
         monkeypatch.setattr(one.optimizer, "zero_grad", lambda: None)
         one._step(batch())
@@ -63,11 +63,15 @@ def test_a_batch_in_parts_has_the_gradient_of_the_batch(trainer, monkeypatch):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_parts_have_noise_of_their_own(trainer):
-    one, seen = trainer("latents", "train.latents.accumulate=4"), []
-    one.model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
-    one._step(batch())
-    assert len(seen) == 4 and len({tuple(logsnr.tolist()) for logsnr in seen}) == 4
+def test_parts_have_the_noise_of_the_batch(trainer):
+    def told(accumulate: int) -> torch.Tensor:
+        one, seen = trainer("latents", f"train.latents.accumulate={accumulate}"), []
+        one.model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(torch.stack(inputs[:2][1:])))
+        one._step(batch())
+        assert len(seen) == accumulate
+        return torch.cat(seen, dim=1)
+
+    assert torch.equal(told(1), told(4)) and len(told(1).unique()) == 8
 
 
 def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
@@ -112,12 +116,9 @@ def test_the_learning_rate_is_that_of_the_step(trainer):
     assert [lr for lrs in seen for lr in lrs] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
 
 
-def test_the_priors_gradient_is_warmed_up(trainer, monkeypatch):
+def test_the_priors_gradient_is_warmed_up(trainer):
     one, seen = trainer("latents", "train.latents.prior_warmup_steps=2"), []
-    whole = trainer_module.latents_loss
-    monkeypatch.setattr(
-        trainer_module, "latents_loss", lambda *a, **k: seen.append(k["prior_gradient"]) or whole(*a, **k)
-    )
+    one.loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[-1]))
     for _ in range(4):
         one._step(batch())
         one.step += 1
@@ -125,15 +126,15 @@ def test_the_priors_gradient_is_warmed_up(trainer, monkeypatch):
     assert trainer("latents", "train.latents.prior_warmup_steps=0").config.prior_warmup_steps == 0
 
 
-def test_without_its_gradient_the_prior_still_learns_but_the_encoder_does_not_hear(trainer, monkeypatch):
+def test_without_its_gradient_the_prior_still_learns_but_the_encoder_does_not_hear(trainer):
     one = trainer("latents", "train.latents.prior_warmup_steps=1")
     x, labels = batch()["x"], batch()["label"]
 
     def encoder_gradient(step: int) -> torch.Tensor:
         one.step = step
         one.model.zero_grad()
-        torch.manual_seed(0)
-        one._loss(x, labels, None)["rate_bits_per_pixel"].backward()
+        loss = latents_loss(one.model, x, labels, generator=one._noise(0, 8), prior_gradient=float(step))
+        loss.regularisation.mean().backward()
         assert one.model.prior.network.out.proj.weight.grad.abs().max() > 0
         gradient = one.model.encoder.out.weight.grad
         return torch.zeros(1) if gradient is None else gradient
@@ -293,11 +294,11 @@ def test_a_broken_image_is_named(trainer):
     bad = one.source[7][2]
     step, poisoned = one._step, []
 
-    def hurt(batch):
+    def hurt(batch, *stop):
         if bad in (keys := batch["key"]):
             batch["x"][keys.index(bad)] = float("nan")
             poisoned.append(keys)
-        return step(batch)
+        return step(batch, *stop)
 
     one._step = hurt
     with pytest.raises(NonFiniteLoss) as error:

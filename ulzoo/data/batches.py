@@ -25,7 +25,7 @@ class Batch(TypedDict):
     label: Tensor  # (B,) int64, -1 where there is none
     key: list[str]
     text: Text | None  # (B, L, D) token embeddings and their mask, where the source's contract has text
-    images: int  # how many were seen, this batch included
+    images: int  # how many were seen by all ranks, this batch included
     left_out: LeftOut  # examples that could not be read
 
 
@@ -34,9 +34,17 @@ LeftOut = dict[int, str]
 
 
 def batches(
-    source: Source, batch_size: int, *, seed: int, start: int = 0, augment: bool = True, workers: int = 0
+    source: Source,
+    batch_size: int,
+    *,
+    seed: int,
+    start: int = 0,
+    augment: bool = True,
+    workers: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches, each of `batch_size` images.
+    """Endless shuffled batches, each of `batch_size` images, of which each rank gets an equal share.
 
     Image n = 0, 1, 2, ... of the stream belongs to epoch n // len(source); the epoch's order comes from (seed, epoch)
     and the image's flip and clip from (seed, n). So a run that resumes at `start` sees what it would have seen,
@@ -52,16 +60,18 @@ def batches(
         start: how many images were seen already.
         augment: mirror images with probability 1/2, where the source allows it.
         workers: processes that read ahead; 0 reads in this one.
+        rank, ranks: which share, and of how many; the images are those of the same place of a whole batch.
 
     Raises:
         ValueError: what reading an image raises; or none can be read.
     """
     assert batch_size > 0 and start >= 0 and len(source) > 0, (batch_size, start, len(source))
+    assert batch_size % ranks == 0 and 0 <= rank < ranks, (batch_size, rank, ranks)
     if workers:
         gc.collect()  # what threads here worked for: a forked worker has no such threads, and would hang freeing it
     loader = DataLoader(
         _Stream(source, seed, augment and source.hflip),
-        batch_sampler=_Counters(batch_size, start),
+        batch_sampler=_Counters(batch_size, start, rank, ranks),
         num_workers=workers,
         collate_fn=_as_it_is,
         worker_init_fn=_leave_inherited,
@@ -108,16 +118,16 @@ def in_order(source: Source, batch_size: int, limit: int | None = None) -> Itera
 
 
 class _Counters:
-    """Lists of consecutive image counters, without end."""
+    """A rank's share of lists of consecutive image counters, without end."""
 
-    def __init__(self, batch_size: int, start: int) -> None:
-        self.batch_size = batch_size
-        self.start = start
+    def __init__(self, batch_size: int, start: int, rank: int, ranks: int) -> None:
+        self.batch_size, self.share = batch_size, batch_size // ranks
+        self.start = start + rank * self.share
 
     def __iter__(self) -> Iterator[list[int]]:
         n = self.start
         while True:
-            yield list(range(n, n + self.batch_size))
+            yield list(range(n, n + self.share))
             n += self.batch_size
 
 

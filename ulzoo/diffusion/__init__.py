@@ -2,7 +2,7 @@
 
 from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, low_discrepancy_times, normal_kl
 from ulzoo.diffusion.guidance import guided
-from ulzoo.diffusion.noise import expand_like, randn_like
+from ulzoo.diffusion.noise import ExampleNoise, Noise, expand_like, rand, randn_like
 from ulzoo.diffusion.random_logsnr import TruncatedLogistic
 from ulzoo.diffusion.samplers import SAMPLERS
 from ulzoo.diffusion.schedules import (
@@ -20,9 +20,11 @@ __all__ = [
     "CosineSchedule",
     "Denoiser",
     "ElboWeighting",
+    "ExampleNoise",
     "GaussianDiffusion",
     "InterpolatedCosineSchedule",
     "LinearSchedule",
+    "Noise",
     "Schedule",
     "ShiftedCosineSchedule",
     "SigmoidWeighting",
@@ -32,6 +34,7 @@ __all__ = [
     "guided",
     "low_discrepancy_times",
     "normal_kl",
+    "rand",
     "randn_like",
     "time_of",
 ]

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ulzoo.diffusion.noise import alpha_sigma, expand_like, randn_like
+from ulzoo.diffusion.noise import ExampleNoise, Noise, alpha_sigma, expand_like, randn_like
 from ulzoo.diffusion.samplers import SAMPLERS
 from ulzoo.diffusion.schedules import Schedule, time_of
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
@@ -18,12 +18,17 @@ Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), logsnr (B,)) -> 
 _ELBO = ElboWeighting()
 
 
-def low_discrepancy_times(
-    n: int, generator: torch.Generator | None = None, device: torch.device | None = None
-) -> Tensor:
-    """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1)."""
-    offset = torch.rand((), generator=generator, device=device)
-    return (offset + torch.arange(n, device=device) / n) % 1  # (n,)
+def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
+    """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
+
+    Of a part of a batch (`ExampleNoise`) they are those of its examples in the whole batch.
+    """
+    if isinstance(generator, ExampleNoise):
+        assert n == len(generator.examples)
+        offset, first, total = generator.shared_rand(), generator.position, generator.total
+    else:
+        offset, first, total = torch.rand((), generator=generator, device=device), 0, n
+    return (offset + torch.arange(first, first + n, device=device) / total) % 1  # (n,)
 
 
 def normal_kl(x: Tensor, logsnr: Tensor | float) -> Tensor:
@@ -81,7 +86,7 @@ class GaussianDiffusion:
         denoiser: Denoiser,
         x: Tensor,
         weighting: Weighting | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
     ) -> Tensor:
         """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (Eq. 4; L_z lacks its terminal KL).

@@ -1,4 +1,6 @@
-"""The variance-preserving noise of one level: α, σ from a log-SNR, and ε."""
+"""The variance-preserving noise of one level: α, σ from a log-SNR, and ε; and where random numbers come from."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +16,50 @@ def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
     return per_example.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def randn_like(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`."""
+class ExampleNoise:
+    """Random numbers that belong to examples: the same in whatever part of a batch, and on whatever process, they are.
+
+    Args:
+        seeds: of each example of this part.
+        shared: seed of what the whole batch has in common.
+        position: of the part's first example in the whole batch.
+        total: examples of the whole batch.
+        device: of what is drawn.
+    """
+
+    def __init__(
+        self, seeds: Sequence[int], shared: int, position: int, total: int, device: torch.device | str = "cpu"
+    ) -> None:
+        assert 0 <= position <= position + len(seeds) <= total
+        self.examples = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+        self.shared = torch.Generator(device).manual_seed(shared)
+        self.position, self.total = position, total
+
+    def shared_rand(self) -> Tensor:
+        """A number in [0, 1) that is the same for all parts of the batch, ()."""
+        return torch.rand((), generator=self.shared, device=self.shared.device)
+
+
+Noise = torch.Generator | ExampleNoise
+"""Where a loss draws its times and noise from."""
+
+
+def rand(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
+    """A number in [0, 1) for each of n examples, (n,)."""
+    if not isinstance(generator, ExampleNoise):
+        return torch.rand(n, generator=generator, device=device)
+    assert n == len(generator.examples)
+    found = torch.empty(n, device=device)
+    for value, stream in zip(found, generator.examples, strict=True):
+        value.uniform_(generator=stream)
+    return found
+
+
+def randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `x`, (B, ...)."""
+    if isinstance(generator, ExampleNoise):
+        found = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        for example, stream in zip(found, generator.examples, strict=True):
+            example.normal_(generator=stream)
+        return found
     return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)

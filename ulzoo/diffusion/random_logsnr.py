@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ulzoo.diffusion.noise import Noise, rand
+
 
 class TruncatedLogistic:
     """The logistic distribution around `bias` with scale 1, truncated to [low, high].
@@ -22,9 +24,9 @@ class TruncatedLogistic:
         self.bias, self.low, self.high = bias, low, high
         self._tails = tuple(torch.sigmoid(torch.tensor(bias - end, dtype=torch.float64)).item() for end in (low, high))
 
-    def sample(self, n: int, generator: torch.Generator | None = None, device: torch.device | None = None) -> Tensor:
+    def sample(self, n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
         """n values, (n,), by inverting `survival`."""
-        u = torch.rand(n, generator=generator, device=device)
+        u = rand(n, generator, device)
         logsnr = self.bias - torch.logit(self._tails[1] + u * (self._tails[0] - self._tails[1]))
         return logsnr.clamp(self.low, self.high)
 

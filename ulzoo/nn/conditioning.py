@@ -23,11 +23,9 @@ class DenoiserInputs:
         context_size: grid of the context (z_0 for the decoder); empty if there is none.
         context_channels: its channels.
         num_classes: class labels; 0 means unconditional.
-        label_dropout: share of examples whose label is hidden in training, for guidance.
         given_channels: channels of what is given on the grid of x_t itself, of which the last is a mask; 0 for nothing.
         text_tokens: the most tokens of a text.
         text_width: channels of their embeddings; 0 means no text.
-        text_dropout: share of examples whose text is hidden in training, for guidance.
         context_logsnr: whether the log-SNR of the context is told.
     """
 
@@ -36,11 +34,9 @@ class DenoiserInputs:
     context_size: tuple[int, ...] = ()
     context_channels: int = 0
     num_classes: int = 0
-    label_dropout: float = 0.0
     given_channels: int = 0
     text_tokens: int = 0
     text_width: int = 0
-    text_dropout: float = 0.0
     context_logsnr: bool = False
 
     @property
@@ -97,7 +93,7 @@ class VectorConditioning(nn.Module):
     def __init__(self, inputs: DenoiserInputs, width: int):
         super().__init__()
         self.logsnr = LogsnrEmbedding(width)
-        self.num_classes, self.label_dropout = inputs.num_classes, inputs.label_dropout
+        self.num_classes = inputs.num_classes
         self.labels = nn.Embedding(inputs.num_classes + 1, width) if inputs.num_classes else None
         self.given = nn.Embedding(2, width) if inputs.given_channels else None
         self.context_logsnr = LogsnrEmbedding(width) if inputs.context_logsnr else None
@@ -120,9 +116,6 @@ class VectorConditioning(nn.Module):
         if self.labels is not None:
             if labels is None:
                 labels = torch.full(logsnr.shape, -1, device=logsnr.device)
-            if self.training and self.label_dropout > 0:
-                keep = torch.rand(logsnr.shape, device=logsnr.device) >= self.label_dropout
-                labels = torch.where(keep, labels, -1)
             cond = cond + self.labels(torch.where(labels < 0, self.num_classes, labels))
         return torch.nn.functional.silu(cond)
 

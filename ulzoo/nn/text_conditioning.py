@@ -19,13 +19,12 @@ class TextTokens(nn.Module):
     it holds is without effect.
 
     Args:
-        inputs: of which `text_width` and `text_dropout` count.
+        inputs: of which `text_width` counts.
         width: of the tokens it makes.
     """
 
     def __init__(self, inputs: DenoiserInputs, width: int):
         super().__init__()
-        self.dropout = inputs.text_dropout
         self.norm = LayerNorm(inputs.text_width, affine=False)
         self.proj = nn.Linear(inputs.text_width, width)
         self.null = nn.Parameter(torch.randn(width))
@@ -36,8 +35,6 @@ class TextTokens(nn.Module):
         if text is None:
             return null
         mask = text.mask
-        if self.training and self.dropout > 0:
-            mask = mask & (torch.rand(n, 1, device=mask.device) >= self.dropout)
         tokens = self.proj(self.norm(text.tokens.masked_fill(~mask[:, :, None], 0)))
         return Text(torch.cat([null.tokens, tokens], dim=1), torch.cat([null.mask, mask], dim=1))
 

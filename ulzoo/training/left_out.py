@@ -31,9 +31,9 @@ class LeftOut:
             elif len(self.found) == NAMED + 1:
                 warnings.warn(f"more is left out than {NAMED} examples: see {self.path}", stacklevel=2)
 
-    def write(self) -> int:
-        """Bring the file up to date; how many were left out so far."""
-        if len(self.found) > self.written:
+    def write(self, main: bool = True) -> int:
+        """Bring the file up to date, in the `main` process; how many were left out so far."""
+        if main and len(self.found) > self.written:
             before = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
             lines = sorted({*before, *self.found.values()})
             write_text(self.path, "".join(line + "\n" for line in lines))

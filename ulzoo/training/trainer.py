@@ -1,7 +1,8 @@
 """The one trainer, for every stage: data, loss, step, average, log, checkpoint.
 
-Randomness is seeded anew at every step from (seed, stage, image counter), so a run that resumes needs no saved
-generator and, on the CPU, ends in the same bits as one that was never stopped.
+Each image draws its times and noise from a generator seeded by (seed, stage, image counter). So a run that resumes
+needs no saved generator and, on the CPU, ends in the same bits as one that was never stopped; and in how many parts, on
+how many processes, a batch is computed changes nothing but the order of sums (and the masks of dropout).
 """
 
 import math
@@ -17,9 +18,8 @@ from torch import Tensor, nn
 from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Batch, Source, batches
 from ulzoo.denoising import Conditional, DiffusionModel
-from ulzoo.diffusion import SigmoidWeighting
+from ulzoo.diffusion import ExampleNoise, SigmoidWeighting
 from ulzoo.model import UnifiedLatents
-from ulzoo.objectives import latents_loss, stage_loss
 from ulzoo.regression import RegressionDecoder
 from ulzoo.seeds import derive_seed
 from ulzoo.text import Text
@@ -34,7 +34,12 @@ from ulzoo.training.optimization import (
     load_optimizer_state,
     optimizer_state,
 )
+from ulzoo.training.parallel import replicated, synchronised
 from ulzoo.training.precision import autocast
+from ulzoo.training.processes import ALONE, Processes
+from ulzoo.training.step_loss import StepLoss
+from ulzoo.training.stop import RunStopped, StopSignals
+from ulzoo.training.watchdog import watchdog
 
 COLLAPSED_BITS_PER_DIMENSION = 0.02
 
@@ -55,6 +60,10 @@ class Trainer:
         identity: goes into every checkpoint: the resolved spec, its hash, versions.
         tensorboard: write TensorBoard events too.
         on_step: called after each step with its number and, where one was logged, the row of metrics; for a display.
+        processes: those that train together; each has the whole model and a share of every batch.
+
+    Raises:
+        ValueError: the batch cannot be shared out among the processes.
     """
 
     def __init__(
@@ -67,14 +76,17 @@ class Trainer:
         identity: dict[str, Any],
         tensorboard: bool = False,
         on_step: Callable[[int, Row | None], None] = lambda step, row: None,
+        processes: Processes = ALONE,
     ):
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
+        self.processes, self.share = processes, processes.share(config.batch_size, config.accumulate)
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.parameters = model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
         self.optimizer = build_optimizer(self.networks, config)
         self.ema = build_ema(self.networks, config)
+        self.loss: nn.Module = replicated(StepLoss(model, stage, source.encoded), processes)
         self.step = 0
         self.window: dict[str, float] = {}
         self.left_out = LeftOut(folder)
@@ -94,32 +106,34 @@ class Trainer:
 
         Raises:
             NonFiniteLoss: names step, term and images; the last checkpoint is from before.
+            RunStopped: by a signal; the last checkpoint is of the step at which it came.
         """
         if self.config.compile:
             for part in self.networks.values():
                 (part.network if isinstance(part, Conditional) else part).compile()
-        metrics = Metrics(self.folder, self.stage, self.step, self.tensorboard)
-        try:
+        with Metrics(self.folder, self.stage, self.step, self.tensorboard, self.processes.main) as metrics:
             if self.step < self.config.steps:
-                self._train(metrics)
-        finally:
-            metrics.close()
+                with StopSignals() as signals, watchdog() as alive:
+                    self._train(metrics, signals, alive)
         self.networks.load_state_dict(self.ema.module.state_dict())
         self.model.eval().requires_grad_(False)
 
-    def _train(self, metrics: Metrics) -> None:
-        config = self.config
+    def _train(self, metrics: Metrics, signals: StopSignals, alive: Callable[[], None]) -> None:
+        config, processes = self.config, self.processes
         seed = derive_seed(config.seed, self.stage, "data")
         start = self.step * config.batch_size
-        stream = batches(self.source, config.batch_size, seed=seed, start=start, workers=config.workers)
+        shares = {"rank": processes.rank, "ranks": processes.count, "workers": config.workers}
+        stream = batches(self.source, config.batch_size, seed=seed, start=start, **shares)
         row_started, row_start, waited = time.perf_counter(), self.step, 0.0
         while self.step < config.steps:
             asked = time.perf_counter()
             batch = next(stream)
             waited += time.perf_counter() - asked
             self.left_out.add(batch["left_out"])
-            terms = self._step(batch)
+            terms = self._step(batch, signals.received > 0)
+            stopped = terms.pop("stop") > 0
             self.step += 1
+            alive()
             for name, value in terms.items():
                 self.window[name] = self.window.get(name, 0.0) + value
             self.window["steps"] = self.window.get("steps", 0) + 1
@@ -130,52 +144,59 @@ class Trainer:
                 row = self._row(batch["images"], speed, waited / seconds)
                 metrics.write(row)
                 row_started, row_start, waited = time.perf_counter(), self.step, 0.0
-            if self.step % config.checkpoint_every == 0 or self.step == config.steps:
-                self.checkpoints.save(self._checkpoint())
+            last = self.step == config.steps
+            if self.step % config.checkpoint_every == 0 or last or stopped:
+                self._save(must=last)
             self.on_step(self.step, row)
+            if stopped:
+                raise RunStopped(max(processes.gather(signals.received)), f"{self.stage} step {self.step}")
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        """One optimizer step; the terms of its loss."""
+    def _step(self, batch: Batch, stop: bool = False) -> dict[str, float]:
+        """One optimizer step; the terms of its loss and the wish to "stop", means over all processes."""
         config, device = self.config, self.model.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        size = config.batch_size // config.accumulate
+        size = self.share // config.accumulate
+        warmup = cast(configs.LatentsStage, config).prior_warmup_steps if self.stage == "latents" else 0
+        gradient = min(1.0, self.step / warmup) if warmup else 1.0
         sums: dict[str, Tensor] = {}
         for part in range(config.accumulate):
             some = slice(part * size, (part + 1) * size)
             x, labels = (batch[name][some].to(device, non_blocking=True) for name in ("x", "label"))
             text = batch["text"] and batch["text"].part(some).to(device)
-            torch.manual_seed(derive_seed(config.seed, self.stage, "noise", self.step * config.batch_size, part))
-            with autocast(config.precision, device):
-                terms = self._loss(x, labels, text)
-            (terms["loss"] / config.accumulate).backward()
+            with synchronised(self.loss, part == config.accumulate - 1):
+                with autocast(config.precision, device):
+                    terms = self.loss(x, labels, text, self._noise(part * size, size), gradient)
+                (terms["loss"] / config.accumulate).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
         limit = float("inf") if config.grad_clip is None else config.grad_clip
         sums["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, limit)
-        values = dict(zip(sums, torch.stack([value.float() for value in sums.values()]).tolist(), strict=True))
-        self._check_finite(values, batch["key"])
+        sums["stop"] = torch.tensor(float(stop), device=device)
+        own = torch.stack([value.float() for value in sums.values()])
+        values = dict(zip(sums, self.processes.mean(own.clone()).tolist(), strict=True))
+        self._check_finite(values, own, batch["key"])
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update(self.networks, self.step)
         return values
 
-    def _loss(self, x: Tensor, labels: Tensor, text: Text | None) -> dict[str, Tensor]:
-        if self.stage != "latents":
-            return {"loss": stage_loss(self.model, self.stage, x, labels, text, encoded=self.source.encoded)}
-        warmup = cast(configs.LatentsStage, self.config).prior_warmup_steps
-        gradient = min(1.0, self.step / warmup) if warmup else 1.0
-        loss = latents_loss(self.model, x, labels, text, prior_gradient=gradient)
-        pixels = loss.pixels
-        return {
-            "loss": loss.total,
-            "rate_bits_per_pixel": loss.rate.mean() / pixels / math.log(2),
-            "distortion": loss.distortion.mean() / pixels,
-        }
+    def _noise(self, position: int, size: int) -> ExampleNoise:
+        """What `size` examples draw, of which the first is at `position` in this process's share; seeds dropout too."""
+        start = self.step * self.config.batch_size
+        position += self.processes.rank * self.share
+        seed = (self.config.seed, self.stage, "noise")
+        torch.manual_seed(derive_seed(*seed, "dropout", start + position))
+        each = [derive_seed(*seed, n) for n in range(start + position, start + position + size)]
+        shared = derive_seed(*seed, "batch", start)
+        return ExampleNoise(each, shared, position, self.config.batch_size, self.model.device)
 
-    def _check_finite(self, values: dict[str, float], keys: list[str]) -> None:
+    def _check_finite(self, values: dict[str, float], own: Tensor, keys: list[str]) -> None:
+        """Raise on all processes at once, with the images of those whose own terms are not finite."""
         for name in ("rate_bits_per_pixel", "distortion", "loss", "grad_norm"):
             if name in values and not math.isfinite(values[name]):
+                blame = [] if own[: len(own) - 2].isfinite().all() else keys  # the norm and the wish are of all
+                keys = [key for found in self.processes.gather(blame) for key in found] or keys
                 shown = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
                 raise NonFiniteLoss(
                     f"stage {self.stage}, step {self.step + 1}: {name} is {values[name]} on the images {shown}; "
@@ -195,7 +216,9 @@ class Trainer:
             "images_per_second": images_per_second,
             "data_wait": data_wait,
         }
-        if left_out := self.left_out.write():
+        for found in self.processes.gather(self.left_out.found):
+            self.left_out.add(found)
+        if left_out := self.left_out.write(self.processes.main):
             row["left_out"] = left_out
         self._warn_of_collapse(row)
         return row
@@ -223,6 +246,18 @@ class Trainer:
         if isinstance(decoder, DiffusionModel) and isinstance(weighting := decoder.weighting, SigmoidWeighting):
             return f"{knobs} (now {weighting.loss_factor:g} and {weighting.bias:g})"
         return knobs
+
+    def _save(self, must: bool) -> None:
+        """Write a checkpoint; where that fails the last one stays, and training goes on unless this one `must` be."""
+        if not self.processes.main:
+            return
+        try:
+            self.checkpoints.save(self._checkpoint())
+        except OSError as error:
+            if must:
+                raise
+            why = error.strerror or error
+            warnings.warn(f"step {self.step}: no checkpoint was written ({why}); the last one is kept", stacklevel=2)
 
     def _checkpoint(self) -> Checkpoint:
         moments, state = optimizer_state(self.optimizer)

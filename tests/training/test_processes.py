@@ -1,0 +1,219 @@
+"""Several processes train one model: the same losses as one, one error for all, and nothing lost when one is lost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain, islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from ulzoo.data import batches
+from ulzoo.registry.run import open_source, train
+from ulzoo.training.metrics import read_rows
+from ulzoo.training.processes import Processes
+from ulzoo.training.stop import STOPPED_STATUS, StopSignals
+
+STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # dropout's masks are drawn process by process
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+@pytest.fixture
+def command(request, images):
+    """command(count, folder, *options): `ulzoo train tests/tiny.yaml` on so many processes, by torchrun from two on."""
+
+    def command(count: int, folder: Path, *options: str, overrides=STILL, restarts: int = 0) -> list[str]:
+        alone = [sys.executable, "-m", "ulzoo"]
+        together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"]
+        launcher = alone if count == 1 else [sys.executable, "-m", *together, "-m", "ulzoo"]
+        spec = str(request.config.rootpath / "tests" / "tiny.yaml")
+        settings = [word for text in (f"data.root={images}", *overrides) for word in ("--set", text)]
+        return [*launcher, "train", spec, "--out", str(folder), "--device", "cpu", *settings, *options]
+
+    return command
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess:
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["loss"] for row in read_rows(folder / "metrics.jsonl")]
+
+
+def figures(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "figures.json").read_text())["figures"]
+
+
+# --------------------------------------------------------------------------------------------------------- the same run
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_the_number_of_processes_changes_nothing(count, command, tiny, tmp_path):
+    train(tiny(*STILL), tmp_path / "one")
+    done = run(command(count, tmp_path / "many"))
+    assert done.returncode == 0, done.stderr
+    assert f"{count} processes, each with a share of every batch" in done.stdout
+    assert done.stdout.count("Trained and measured") == 1
+    assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
+    one, many = figures(tmp_path / "one"), figures(tmp_path / "many")
+    for name in ("bits_per_pixel", "base_bits_per_pixel", "psnr_db"):
+        assert many[name] == pytest.approx(one[name], rel=1e-3)
+
+
+def test_shares_are_those_of_the_whole_batch(tiny):
+    source = open_source(tiny(), "train")
+
+    def keys(**share) -> list[list[str]]:
+        return [
+            batch["key"] for batch in islice(batches(source, 8, seed=1, start=16, **share), 7)
+        ]  # over an epoch's end
+
+    shares = [keys(rank=rank, ranks=4, workers=rank // 2) for rank in range(4)]
+    assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == keys()
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "accumulate", "message"),
+    [
+        (3, 32, 1, "32 cannot be shared by 3 processes; 30 or 33 can"),
+        (4, 6, 2, "6 cannot be shared by 4 processes of 2 accumulated parts each; 8 can"),
+    ],
+)
+def test_a_batch_that_cannot_be_shared_names_those_that_can(count, batch_size, accumulate, message):
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        Processes(0, count).share(batch_size, accumulate)
+    assert Processes(1, 4).share(32, 2) == 8
+
+
+# ---------------------------------------------------------------------------------------------------- one error for all
+
+
+def test_a_mistake_is_one_line_of_one_process(command, tmp_path):
+    done = run(command(3, tmp_path / "run"))
+    lines = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert len(lines) == 1 and lines[0].endswith("8 cannot be shared by 3 processes; 6 or 9 can")
+    assert "tiny.yaml:" in lines[0] and "train.latents.batch_size" in lines[0]
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+
+
+SCRIPT = """
+import sys, torch
+from pathlib import Path
+from ulzoo.registry import load_spec
+from ulzoo.registry.run import train
+from ulzoo.training import trainer
+from ulzoo.training.processes import joined
+
+step = trainer.Trainer._step
+def hurt(self, batch, stop=False):
+    if self.step == 5 and self.processes.rank == 1:
+        batch["x"][2] = float("nan")
+    return step(self, batch, stop)
+trainer.Trainer._step = hurt
+with joined(torch.device("cpu"), 1) as processes:
+    try:
+        train(load_spec(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), processes=processes)
+    except trainer.NonFiniteLoss as error:
+        print(f"process {processes.rank}: {error}", flush=True)
+"""
+
+
+def test_a_broken_loss_on_one_process_stops_all_at_that_step(request, images, tmp_path):
+    (tmp_path / "hurt.py").write_text(SCRIPT)
+    spec = str(request.config.rootpath / "tests" / "tiny.yaml")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tmp_path / "hurt.py"]
+    done = run([sys.executable, *map(str, launcher), spec, str(tmp_path / "run"), f"data.root={images}", *STILL])
+    found = re.findall(r"process (\d): stage latents, step 6: (\S+) is nan on the images (.*?);", done.stdout)
+    assert sorted(rank for rank, _, _ in found) == ["0", "1"], done.stderr
+    assert found[0][1:] == found[1][1:] and len(found[0][2].split(", ")) == 4  # the images of the share of process 1
+
+
+# ------------------------------------------------------------------------------------------------------ nothing is lost
+
+
+def start(command: list[str], folder: Path, step: int) -> subprocess.Popen:
+    """A run, once it has reached a step of stage 1."""
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not any(row["step"] >= step for row in read_rows(folder / "metrics.jsonl")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, STOPPED_STATUS), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(number, status, command, tiny, tmp_path):
+    long = (
+        "train.latents.steps=600",
+        "train.latents.log_every=1",
+        "train.base.steps=5",
+        "train.latents.decay=constant",
+    )
+    process = start(command(1, tmp_path / "run", overrides=(*STILL, *long)), tmp_path / "run", 3)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == status, told
+    match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); with --resume", told)
+    assert match, told
+    assert (tmp_path / "run" / "checkpoints" / f"latents-{int(match[1]):08d}.safetensors").is_file()
+    short = (*STILL, *long[1:], f"train.latents.steps={int(match[1]) + 3}")
+    train(tiny(*short), tmp_path / "run", resume=True)
+    train(tiny(*short), tmp_path / "whole")
+    assert torch.equal(*(_weights(tmp_path / name) for name in ("run", "whole")))
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_signals_are_the_callers_again_afterwards():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopSignals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        assert signals.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_started_anew_and_the_run_goes_on_to_the_same_bits(
+    command, assert_same_run, tmp_path
+):
+    short = (*STILL, "train.latents.steps=60", "train.latents.log_every=1", "train.base.steps=5")
+    whole = run(command(2, tmp_path / "whole", overrides=short))
+    assert whole.returncode == 0, whole.stderr
+    process = start(command(2, tmp_path / "run", overrides=short, restarts=1), tmp_path / "run", 12)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_going(tiny, tmp_path, monkeypatch):
+    from ulzoo.training.checkpoints import Checkpoints
+
+    save = Checkpoints.save
+
+    def full(self, checkpoint):
+        if checkpoint.step == 10 and checkpoint.stage == "latents":
+            raise OSError(28, "No space left on device")
+        return save(self, checkpoint)
+
+    monkeypatch.setattr(Checkpoints, "save", full)
+    with pytest.warns(
+        UserWarning, match=r"step 10: no checkpoint was written \(No space left on device\); the last one"
+    ):
+        train(tiny(), tmp_path / "full")
+    monkeypatch.undo()
+    train(tiny(), tmp_path / "whole")
+    assert torch.equal(*(_weights(tmp_path / name) for name in ("full", "whole")))
+
+
+def _weights(folder: Path) -> torch.Tensor:
+    from ulzoo.registry.catalogue import load
+
+    return torch.cat([parameter.flatten() for parameter in load(folder).parameters()])

@@ -1,0 +1,51 @@
+"""A signal that asks a run to stop: it finishes the step, saves, and says with its exit status that it can go on.
+
+SIGTERM (a scheduler's), SIGUSR1 (Slurm's warning, with `--signal=USR1@120`) and SIGINT (Ctrl-C; a second one does not
+wait for the step).
+"""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+
+
+class RunStopped(KeyboardInterrupt):
+    """The run saved a checkpoint and stopped, as it was asked to.
+
+    Args:
+        number: of the signal; another process may have got it.
+        where: stage and step.
+    """
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(f"{signal.Signals(number).name}, saved at {where}")
+        self.status = 130 if number == signal.SIGINT else STOPPED_STATUS
+
+
+class StopSignals:
+    """While the context lasts, `received` is the number of the signal that came, else 0. In the main thread alone."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
+                    self._before[number] = handler
+                    signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received:
+            raise KeyboardInterrupt
+        self.received = number
