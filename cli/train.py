@@ -59,7 +59,7 @@ def train(
     from ulzoo.registry import load_spec, run
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.plan import plan_training
-    from ulzoo.registry.sections import Parallel
+    from ulzoo.training.config import Parallel
     from ulzoo.training.processes import joined, own_device, restarted
     from ulzoo.training.stop import RunStopped
 

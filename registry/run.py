@@ -137,11 +137,15 @@ def train(
             continue
         config: configs.Stage = getattr(spec.train, name)
         source = sources[stage_data(spec, name)[1]]
-        trainer = Trainer(model, name, config, source, folder, identity, spec.train.tensorboard, watch.step, processes)
+        shown = spec.train.tensorboard, watch.step
+        trainer = Trainer(model, name, config, source, folder, identity, *shown, processes, spec.train.parallel)
         if done and done.stage == name:
             trainer.resume(done)
         watch.stage(name, config, trainer.step)
         trainer.run()
+        if trainer.sharded:
+            weights, model = trainer.weights(), compile_model(spec, device, pretrained=False)
+            model.load_state_dict(weights)
         if processes.main:
             _draw(model, held_out, folder / "samples", name)
         processes.wait_for_main()

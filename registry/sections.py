@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_val
 
 from ulzoo.registry.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.table import Choice, Config
-from ulzoo.training.config import Count, Fraction, LatentsStage, PositiveInt, Stage
+from ulzoo.training.config import Count, Fraction, LatentsStage, Parallel, PositiveInt, Stage
 
 
 class Section(BaseModel):
@@ -139,13 +139,6 @@ class BaseTraining(Stage):
     data: Annotated[Config, Choice(DATASETS, only=("latents",), why="a base is trained on the spec's data")] | None = (
         Field(default=None, description="the spec's data, encoded beforehand by `ulzoo encode`; null: as it goes")
     )
-
-
-class Parallel(Section):
-    """How processes started by torchrun train together."""
-
-    kind: Literal["ddp"] = Field(default="ddp", description="ddp: each has the whole model")
-    timeout_minutes: float = Field(default=10.0, gt=0, description="wait so long for another process within a step")
 
 
 class Train(Section):

@@ -53,10 +53,12 @@ def figures(folder: Path) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------- the same run
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_the_number_of_processes_changes_nothing(count, command, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("count", "kind"), [(2, "fsdp"), pytest.param(4, "ddp", marks=pytest.mark.slow)], ids=["2, fsdp", "4, ddp"]
+)
+def test_the_number_of_processes_changes_nothing(count, kind, command, tiny, tmp_path):
     train(tiny(*STILL), tmp_path / "one")
-    done = run(command(count, tmp_path / "many"))
+    done = run(command(count, tmp_path / "many", overrides=(*STILL, f"train.parallel.kind={kind}")))
     assert done.returncode == 0, done.stderr
     assert f"{count} processes, each with a share of every batch" in done.stdout
     assert done.stdout.count("Trained and measured") == 1
@@ -176,6 +178,18 @@ def test_signals_are_the_callers_again_afterwards():
         time.sleep(0.01)
         assert signals.received == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_save_and_another_number_goes_on(kind, command, tiny, tmp_path):
+    settings = (*STILL, f"train.parallel.kind={kind}", "train.latents.decay=constant", "train.base.steps=5")
+    half = (*settings, "train.latents.steps=12", "train.parallel.checkpoint_activations=true")
+    done = run(command(2, tmp_path / "run", "--stage", "latents", overrides=half))
+    assert done.returncode == 0, done.stderr
+    train(tiny(*settings), tmp_path / "run", resume=True)
+    train(tiny(*settings), tmp_path / "whole")
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
 @pytest.mark.slow

@@ -10,6 +10,20 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
+class Parallel(BaseModel):
+    """How processes started by torchrun train together."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["ddp", "fsdp"] = Field(
+        default="ddp", description="ddp: each process has the whole model; fsdp: a part of every tensor"
+    )
+    checkpoint_activations: bool = Field(
+        default=False, description="compute every block again in the backward pass, to save memory"
+    )
+    timeout_minutes: float = Field(default=10.0, gt=0, description="wait so long for another process within a step")
+
+
 class Stage(BaseModel):
     """How one stage is trained."""
 

@@ -9,6 +9,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ulzoo.training.config import Stage
+from ulzoo.training.parallel import parted
 
 
 def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer:
@@ -91,4 +92,11 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Te
                 return getattr(torch, name)
         return value
 
-    optimizer.load_state_dict({key: unpack(value) for key, value in packed.items()})
+    state = {key: unpack(value) for key, value in packed.items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, moments in state["state"].items():
+        state["state"][number] = {
+            name: parted(value, parameters[number]) if isinstance(value, Tensor) else value
+            for name, value in moments.items()
+        }
+    optimizer.load_state_dict(state)

@@ -1,11 +1,28 @@
-"""A model on many processes: whole copies that average their gradients (DDP)."""
+"""A model on many processes: whole copies that average their gradients (DDP), or each a part of every tensor (FSDP2).
 
+With FSDP every block is sharded by itself, so that a process holds one whole block at a time.
+"""
+
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ulzoo.denoising import Conditional
+from ulzoo.nn.resnet import ResBlock
+from ulzoo.nn.transformer import Block
 from ulzoo.training.processes import Processes
+
+BLOCKS = (Block, ResBlock)
 
 
 def replicated(loss: nn.Module, processes: Processes) -> nn.Module:
@@ -18,3 +35,51 @@ def replicated(loss: nn.Module, processes: Processes) -> nn.Module:
 def synchronised(loss: nn.Module, last: bool) -> AbstractContextManager[None]:
     """Where a batch comes in parts, gradients are averaged with the last one."""
     return nullcontext() if last or not isinstance(loss, DistributedDataParallel) else loss.no_sync()
+
+
+def shard(networks: nn.ModuleDict, processes: Processes, device: torch.device, bf16: bool) -> None:
+    """Make every parameter of the networks a DTensor of which this process holds its part.
+
+    Args:
+        bf16: gather parameters in bfloat16; gradients are averaged in float32 all the same.
+    """
+    mesh = init_device_mesh(device.type, (processes.count,))
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    keys = {"mesh": mesh, "mp_policy": policy} if bf16 else {"mesh": mesh}
+    for network in called(networks):
+        for module in network.modules():
+            if isinstance(module, BLOCKS):
+                fully_shard(module, **keys)
+        fully_shard(network, **keys)
+
+
+def checkpoint_activations(networks: nn.ModuleDict) -> None:
+    """Keep of every block its input alone, and compute it again in the backward pass."""
+    for network in called(networks):
+        apply_activation_checkpointing(
+            network, checkpoint_wrapper_fn=checkpoint_wrapper, check_fn=lambda module: isinstance(module, BLOCKS)
+        )
+
+
+def called(networks: nn.ModuleDict) -> Iterable[nn.Module]:
+    """The modules whose forward pass is run, of those with parameters."""
+    found = (part.network if isinstance(part, Conditional) else part for part in networks.values())
+    return [network for network in found if any(True for _ in network.parameters())]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor that may be in parts, whole; all processes must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def parted(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor that every process has, in parts as `like` is."""
+    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """`load_state_dict` of whole tensors into a module that may be in parts."""
+    own = module.state_dict()
+    module.load_state_dict({name: parted(tensor, own[name]) for name, tensor in tensors.items()})

@@ -22,7 +22,6 @@ from ulzoo.diffusion import ExampleNoise, SigmoidWeighting
 from ulzoo.model import UnifiedLatents
 from ulzoo.regression import RegressionDecoder
 from ulzoo.seeds import derive_seed
-from ulzoo.text import Text
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
 from ulzoo.training.left_out import LeftOut
@@ -34,7 +33,7 @@ from ulzoo.training.optimization import (
     load_optimizer_state,
     optimizer_state,
 )
-from ulzoo.training.parallel import replicated, synchronised
+from ulzoo.training.parallel import checkpoint_activations, load, replicated, shard, synchronised, whole
 from ulzoo.training.precision import autocast
 from ulzoo.training.processes import ALONE, Processes
 from ulzoo.training.step_loss import StepLoss
@@ -60,7 +59,8 @@ class Trainer:
         identity: goes into every checkpoint: the resolved spec, its hash, versions.
         tensorboard: write TensorBoard events too.
         on_step: called after each step with its number and, where one was logged, the row of metrics; for a display.
-        processes: those that train together; each has the whole model and a share of every batch.
+        processes: those that train together, each with a share of every batch.
+        parallel: how they do; each has the whole model if None.
 
     Raises:
         ValueError: the batch cannot be shared out among the processes.
@@ -77,16 +77,26 @@ class Trainer:
         tensorboard: bool = False,
         on_step: Callable[[int, Row | None], None] = lambda step, row: None,
         processes: Processes = ALONE,
+        parallel: configs.Parallel | None = None,
     ):
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
         self.processes, self.share = processes, processes.share(config.batch_size, config.accumulate)
         self.checkpoints = Checkpoints(folder / "checkpoints")
-        self.parameters = model.prepare(stage)
+        model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
-        self.optimizer = build_optimizer(self.networks, config)
+        if parallel and parallel.checkpoint_activations:
+            checkpoint_activations(self.networks)
         self.ema = build_ema(self.networks, config)
-        self.loss: nn.Module = replicated(StepLoss(model, stage, source.encoded), processes)
+        self.loss: nn.Module = StepLoss(model, stage, source.encoded)
+        self.sharded = processes.count > 1 and parallel is not None and parallel.kind == "fsdp"
+        if self.sharded:
+            for networks in (self.networks, cast(nn.ModuleDict, self.ema.module)):
+                shard(networks, processes, model.device, config.precision == "bf16")
+        else:
+            self.loss = replicated(self.loss, processes)
+        self.parameters = list(self.networks.parameters())
+        self.optimizer = build_optimizer(self.networks, config)
         self.step = 0
         self.window: dict[str, float] = {}
         self.left_out = LeftOut(folder)
@@ -95,11 +105,15 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take weights, averages, optimizer state and step from a checkpoint of this stage."""
         assert checkpoint.stage == self.stage
-        self.model.load_state_dict(checkpoint.part("model."))
-        self.ema.module.load_state_dict(checkpoint.part("ema."))
+        load(self.model, checkpoint.part("model."))
+        load(self.ema.module, checkpoint.part("ema."))
         load_optimizer_state(self.optimizer, checkpoint.part("optimizer."), checkpoint.metadata["optimizer"])
         self.step, self.window = checkpoint.step, checkpoint.metadata["window"]
         self.left_out.load(checkpoint.metadata.get("left_out", {}))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's tensors, whole; all processes must ask."""
+        return {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
 
     def run(self) -> None:
         """Train up to the config's last step, save it, and put the averaged weights into the model.
@@ -171,7 +185,7 @@ class Trainer:
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
         limit = float("inf") if config.grad_clip is None else config.grad_clip
-        sums["grad_norm"] = nn.utils.clip_grad_norm_(self.parameters, limit)
+        sums["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
         sums["stop"] = torch.tensor(float(stop), device=device)
         own = torch.stack([value.float() for value in sums.values()])
         values = dict(zip(sums, self.processes.mean(own.clone()).tolist(), strict=True))
@@ -249,10 +263,13 @@ class Trainer:
 
     def _save(self, must: bool) -> None:
         """Write a checkpoint; where that fails the last one stays, and training goes on unless this one `must` be."""
+        if not (self.processes.main or self.sharded):
+            return
+        checkpoint = self._checkpoint()
         if not self.processes.main:
             return
         try:
-            self.checkpoints.save(self._checkpoint())
+            self.checkpoints.save(checkpoint)
         except OSError as error:
             if must:
                 raise
@@ -263,6 +280,8 @@ class Trainer:
         moments, state = optimizer_state(self.optimizer)
         parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict(), "optimizer": moments}
         tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
+        if self.sharded:  # one after the other, and off the device
+            tensors = {name: whole(tensor).cpu() for name, tensor in tensors.items()}
         images = self.step * self.config.batch_size
         metadata = {"images": images, "window": self.window, "optimizer": state, **self.identity}
         if self.left_out.found:
