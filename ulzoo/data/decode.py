@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ulzoo.data.source import Unreadable
 
@@ -34,7 +34,9 @@ def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = F
         with Image.open(file) as image:
             if fast:
                 image.draft(None, (1, 1))
-            return to_rgb(ImageOps.exif_transpose(image))
+            image.load()
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return to_rgb(ImageOps.exif_transpose(image) if turned else image)
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{name}: not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, ...
@@ -53,7 +55,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def square(image: Image.Image, resolution: int) -> Image.Image:
@@ -65,6 +67,8 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
     if (halvings := (min(image.size) // resolution).bit_length() - 1) > 0:
         image = image.reduce(2**halvings)
     width, height = image.size
+    if width == height == resolution:
+        return image
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     box = (left, top, left + side, top + side)

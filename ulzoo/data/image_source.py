@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -36,5 +35,7 @@ class ImageSource(Source):
         return DataContract(3, resolution, num_classes or 0, text_tokens=text_tokens or 0, text_width=text_width or 0)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """An RGB image as the contract wants it: uint8 (3, H, W)."""
-        return torch.from_numpy(np.array(square(image, self.contract.resolution))).permute(2, 0, 1)
+        """An RGB image as the contract wants it: uint8 (3, H, W), colour by colour, so that stacks are fast."""
+        side = self.contract.resolution
+        colours = [colour.tobytes() for colour in square(image, side).split()]
+        return torch.frombuffer(bytearray().join(colours), dtype=torch.uint8).reshape(3, side, side)
