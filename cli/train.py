@@ -52,6 +52,10 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove the run that is there, then start.")] = False,
     device: options.Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what it would cost; write nothing.")] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="With --dry-run: on so many processes.", show_default=False),
+    ] = None,
 ) -> None:
     """Train a spec's stages, measure the result on validation data, draw pictures, export."""
     if resume and fresh:
@@ -60,17 +64,20 @@ def train(
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.plan import plan_training
     from ulzoo.training.config import Parallel
-    from ulzoo.training.processes import joined, own_device, restarted
+    from ulzoo.training.processes import joined, own_device, process_count, restarted
     from ulzoo.training.stop import RunStopped
 
     started = time.monotonic()
     loaded = load_spec(spec, overrides or ())
     chosen = own_device(pick_device(device))
-    plan = plan_training(loaded, stage, chosen)
+    if processes and not dry_run:
+        raise ValueError("--processes goes with --dry-run; torchrun starts processes: see docs/cluster.md")
+    count = processes or process_count()
+    plan = plan_training(loaded, stage, chosen, count)
     folder = out or Path("runs") / loaded.name
     shown = console()
     if dry_run:
-        _print_plan(shown, loaded, plan, chosen)
+        _print_plan(shown, loaded, plan, chosen, count)
         return
 
     from ulzoo.cli.progress import display
@@ -83,16 +90,16 @@ def train(
     if restarted():  # by torchrun, with the same command
         resume, fresh = True, False
     told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen}
-    with joined(chosen, (loaded.train.parallel or Parallel()).timeout_minutes) as processes:
-        if not processes.main:
+    with joined(chosen, (loaded.train.parallel or Parallel()).timeout_minutes) as group:
+        if not group.main:
             warnings.simplefilter("ignore")
-            run.train(loaded, folder, **told, processes=processes)
+            run.train(loaded, folder, **told, processes=group)
             return
-        if processes.count > 1:
-            heading.insert(1, f"{processes.count} processes, each with a share of every batch")
+        if group.count > 1:
+            heading.insert(1, f"{group.count} processes, each with a share of every batch")
         try:
             with display(shown, heading, kind) as watch:
-                result = run.train(loaded, folder, **told, watch=watch, processes=processes)
+                result = run.train(loaded, folder, **told, watch=watch, processes=group)
         except RunStopped as stopped:
             say(f"stopped by {stopped}; with --resume it goes on in {folder}")
             raise typer.Exit(stopped.status) from None
@@ -115,7 +122,7 @@ def _precision(planned: "StagePlan") -> str:
     return planned.used
 
 
-def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.device") -> None:
+def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
     from ulzoo.registry.plan import count_images
 
     try:
@@ -123,7 +130,8 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
     except ValueError as error:
         images, missing = 0, str(error)
     summary = plan.summary
-    shown.print(f"{spec.name}, trained on {device.type}", style="bold")
+    many = f" by {processes} processes" if processes > 1 else ""
+    shown.print(f"{spec.name}, trained on {device.type}{many}", style="bold")
     kind, one = examples(summary.resolution), examples(summary.resolution, plural=False)
     shown.print(f"{kind} {shape(summary.resolution)}, latents {shape(summary.latent)}")
     networks = plain_table("network", "parameters", f"forward GFLOPs/{one}")
@@ -142,7 +150,9 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
         table.add_row("epochs", *(f"{planned.images / images:.1f}" for planned in plan.stages))
     table.add_row(f"training GFLOPs/{one}", *(gflops(planned.flops_per_image) for planned in plan.stages))
     table.add_row("training PFLOPs", *(three(planned.flops / 1e15) for planned in plan.stages))
-    table.add_row("memory of tensors, about", *(scaled(planned.memory_bytes, "B") for planned in plan.stages))
+    table.add_row(
+        f"memory of tensors{many and ', each'}, about", *(scaled(planned.memory_bytes, "B") for planned in plan.stages)
+    )
     table.add_row("precision", *(_precision(planned) for planned in plan.stages))
     shown.print(table)
     shown.print()

@@ -10,6 +10,7 @@ from ulzoo.registry.schema import Spec
 from ulzoo.registry.summary import Summary, summarize
 from ulzoo.training import config as configs
 from ulzoo.training.precision import has_bf16
+from ulzoo.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class StagePlan:
         steps, batch_size: of the spec; their product is `images`.
         asked, used: precision in the spec, and what this device will compute in.
         flops_per_image: of training, forward and backward.
-        memory_bytes: estimated peak of one step.
+        memory_bytes: estimated peak of one step in each process.
     """
 
     stage: Stage
@@ -52,19 +53,26 @@ class Plan:
         return sum(stage.flops for stage in self.stages)
 
 
-def plan_training(spec: Spec, stage: str, device: torch.device) -> Plan:
+def plan_training(spec: Spec, stage: str, device: torch.device, processes: int = 1) -> Plan:
     """The plan of `ulzoo train` with this --stage; compiling on `meta` checks that the spec's parts fit.
 
+    Args:
+        processes: that train together.
+
     Raises:
-        ValueError: they do not, or there is no such stage.
+        ValueError: they do not, there is no such stage, or a batch cannot be shared by so many processes.
     """
     summary = summarize(spec)
+    shards = processes if spec.train.parallel and spec.train.parallel.kind == "fsdp" else 1
     planned = []
     for name in spec.asked_stages(stage):
         config: configs.Stage = getattr(spec.train, name)
         used = config.precision if has_bf16(device) else "fp32"
-        part = config.batch_size // config.accumulate
-        memory = summary.memory_bytes(name, part, used == "bf16")
+        try:
+            part = Processes(count=processes).share(config.batch_size, config.accumulate) // config.accumulate
+        except ValueError as error:
+            raise spec.error(f"train.{name}.batch_size", str(error)) from None
+        memory = summary.memory_bytes(name, part, used == "bf16", shards)
         flops = summary.training_flops(name)
         planned.append(StagePlan(name, config.steps, config.batch_size, config.precision, used, flops, memory))
     return Plan(summary, tuple(planned))

@@ -57,12 +57,16 @@ class Summary:
         encodings = {"latents": 0, "decoder": 1, "base": self.encodings}[stage]
         return trained + encodings * self.flops["encoder"]
 
-    def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool) -> int:
+    def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool, shards: int = 1) -> int:
         """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA
-        in fp32, and what autograd keeps of a batch (half of it in bf16)."""
+        in fp32, and what autograd keeps of a batch (half of it in bf16).
+
+        Args:
+            shards: processes that share what is trained among them, by FSDP.
+        """
         trained = sum(self.parameters.get(name, 0) for name in STAGES[stage])
         activations = self.saved_bytes[stage] * batch_size // (2 if bf16 else 1)
-        return 4 * sum(self.parameters.values()) + 16 * trained + activations
+        return 4 * (sum(self.parameters.values()) - trained) + 20 * trained // shards + activations
 
     def to_dict(self) -> dict[str, Any]:
         return {

@@ -114,6 +114,12 @@ def launched() -> tuple[int, int, int] | None:
     return tuple(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))  # type: ignore[return-value]
 
 
+def process_count() -> int:
+    """How many processes train together."""
+    place = launched()
+    return place[1] if place else 1
+
+
 def restarted() -> bool:
     """Whether torchrun started this process anew after one of the group died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

@@ -1,0 +1,121 @@
+"""Runs that are killed at random instants and resumed end in the same bits: how many of N do.
+
+    python benchmarks/kills.py [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--seed 0]
+
+Trains a small spec of its own, on noise, with torchrun: once without a disturbance, then N times, each killed with SIGKILL
+at `--kills` random instants, by turns the whole job or one process of it, and resumed with the same command. Compares the
+exported weights and every row of metrics. On the CPU. Exit status 1 if one differs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SETTINGS = (
+    "name=kills", "data={kind: image_folder, resolution: 16, num_classes: null}", "latent.channels=4",
+    "train.latents.steps=60", "train.base.steps=40", "train.latents.batch_size=8", "train.base.batch_size=8",
+    "train.latents.checkpoint_every=7", "train.base.checkpoint_every=7", "train.latents.log_every=1",
+    "train.base.log_every=1", "train.latents.warmup_steps=5", "train.base.warmup_steps=5", "base.class_conditional=false",
+    "train.latents.precision=fp32", "train.base.precision=fp32", "sample.base.steps=2", "sample.decoder.steps=2",
+    "sample.base.sampler=ddim", "train.latents.optimizer=adamw", "train.base.optimizer=adamw",
+)  # fmt: skip
+VARYING = ("images_per_second", "data_wait")
+
+
+def write_images(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 44), ("val", 4)):
+        (root / split).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / split / f"{i}.png")
+
+
+def command(root: Path, folder: Path, processes: int, kind: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+    settings = [*SETTINGS, f"data.root={root}", f"train.parallel.kind={kind}"]
+    words = [word for setting in settings for word in ("--set", setting)]
+    start = launcher if processes > 1 else ["-m"]
+    return [sys.executable, *start, "ulzoo", "train", "emoji32_tiny", "--out", str(folder), "--device", "cpu", *words]
+
+
+def workers(job: subprocess.Popen) -> list[int]:
+    """The training processes of a job: torchrun's children, or the process itself."""
+    listed = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
+    return [int(pid) for pid in listed] or [job.pid]
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(arguments, env=environment, start_new_session=True, **quiet)  # type: ignore[call-overload]
+
+
+def kill(job: subprocess.Popen, whole: bool) -> None:
+    """All processes at once, or one of those that train, whereupon torchrun ends the others."""
+    pids = [job.pid, *workers(job)] if whole else [random.choice(workers(job))]
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    job.wait()
+    for pid in pids:  # workers have sessions of their own
+        while whole and Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+            time.sleep(0.01)
+
+
+def outcome(folder: Path) -> tuple[str, str]:
+    """Hashes of the exported weights and of the rows."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kept = [{key: value for key, value in row.items() if key not in VARYING} for row in rows]
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return weights, hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--kind", choices=("ddp", "fsdp"), default="ddp")
+    parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    random.seed(options.seed)
+    same, landed = 0, 0
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        write_images(root / "images")
+        arguments = command(root / "images", root / "whole", options.processes, options.kind)
+        began = time.monotonic()
+        assert start(arguments).wait() == 0, "the undisturbed run failed"
+        length = time.monotonic() - began
+        expected = outcome(root / "whole")
+        for number in range(options.runs):
+            folder = root / f"run{number}"
+            arguments = [*command(root / "images", folder, options.processes, options.kind), "--resume"]
+            for _ in range(options.kills):
+                job = start(arguments)
+                try:
+                    job.wait(random.uniform(0.2, 0.95) * length)
+                except subprocess.TimeoutExpired:
+                    landed += 1
+                    kill(job, whole=random.random() < 0.5 or options.processes == 1)
+            assert start(arguments).wait() == 0, f"run {number} could not be resumed: {folder}"
+            same += outcome(folder) == expected
+            print(f"{same} of {number + 1} the same, {landed} kills", flush=True)
+    sys.exit(same != options.runs)
+
+
+if __name__ == "__main__":
+    main()
