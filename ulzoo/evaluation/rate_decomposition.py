@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.denoising import DiffusionModel
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Weighting, normal_kl
+from ulzoo.diffusion import Denoiser, GaussianDiffusion, Noise, Weighting, normal_kl
 from ulzoo.priors import NormalPrior
 
 BINS = 40
@@ -47,7 +47,7 @@ class Recorder(GaussianDiffusion):
         denoiser: Denoiser,
         x: Tensor,
         weighting: Weighting | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
     ) -> Tensor:
         errors = x.new_empty(0)
