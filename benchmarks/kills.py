@@ -2,9 +2,9 @@
 
     python benchmarks/kills.py [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--seed 0]
 
-Trains a small spec of its own, on noise, with torchrun: once without a disturbance, then N times, each killed with SIGKILL
-at `--kills` random instants, by turns the whole job or one process of it, and resumed with the same command. Compares the
-exported weights and every row of metrics. On the CPU. Exit status 1 if one differs.
+Trains a small spec of its own, on noise, with torchrun: once without a disturbance, then N times, each killed with
+SIGKILL at `--kills` random instants, by turns the whole job or one process of it, and resumed with the same command.
+Compares the exported weights and every row of metrics. On the CPU. Exit status 1 if one differs.
 """
 
 import argparse
@@ -22,11 +22,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ulzoo import tensorfile
+
 SETTINGS = (
     "name=kills", "data={kind: image_folder, resolution: 16, num_classes: null}", "latent.channels=4",
     "train.latents.steps=60", "train.base.steps=40", "train.latents.batch_size=8", "train.base.batch_size=8",
     "train.latents.checkpoint_every=7", "train.base.checkpoint_every=7", "train.latents.log_every=1",
-    "train.base.log_every=1", "train.latents.warmup_steps=5", "train.base.warmup_steps=5", "base.class_conditional=false",
+    "train.base.log_every=1", "train.latents.warmup_steps=5", "train.base.warmup_steps=5",
+    "base.class_conditional=false",
     "train.latents.precision=fp32", "train.base.precision=fp32", "sample.base.steps=2", "sample.decoder.steps=2",
     "sample.base.sampler=ddim", "train.latents.optimizer=adamw", "train.base.optimizer=adamw",
 )  # fmt: skip
@@ -76,11 +79,10 @@ def kill(job: subprocess.Popen, whole: bool) -> None:
 
 
 def outcome(folder: Path) -> tuple[str, str]:
-    """Hashes of the exported weights and of the rows."""
+    """Digests of the exported weights and of the rows."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in row.items() if key not in VARYING} for row in rows]
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    return weights, hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+    return tensorfile.digest_of(folder / "model.safetensors"), hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 def main() -> None:
