@@ -14,7 +14,7 @@ from typing import Any
 
 from ulzoo.files import write_atomically
 from ulzoo.registry.curves import QUALITY, RATE, Mean, Row, average
-from ulzoo.registry.sweep import COLUMNS
+from ulzoo.registry.sweep import COLUMNS, point_word
 
 PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0e7490", "#4d7c0f", "#b91c1c", "#4338ca")
 MARKERS = "osD^vP*X<>"
@@ -162,13 +162,22 @@ def _fill(axes: Any, plot: Plot, series: dict[str, list[Mean]]) -> list[Any]:
         handles += _draw_paper(axes, plot, means, PALETTE[i], name)
         for px, py, mean in points if named else ():
             beside = (5, -11) if y[0] <= y[-1] else (5, 5)  # on the hollow side of the curve
-            axes.annotate(mean.point, (px, py), beside, textcoords="offset points", fontsize=8, color="#444")
+            axes.annotate(_label(mean), (px, py), beside, textcoords="offset points", fontsize=8, color="#444")
     if rest:
         count = len(drawn) - len(PALETTE)
         x, y = zip(*rest, strict=True)
         style = {"color": OTHERS, "markersize": 3, "linewidth": 0.5, "alpha": 0.5}
         handles += axes.plot(x, y, ".-", label=f"{count} more series", **style)
     return handles
+
+
+def _label(mean: Mean) -> str:
+    """A point's name; of a grid's what its line does not say already."""
+    words = [(key.rpartition(".")[2], point_word(value)) for key, value in mean.set.items()]
+    if mean.point != "_".join(key + value for key, value in words):
+        return mean.point
+    new = [f"{key} {value}" for key, value in words if f"{key}={value}" not in mean.series.split()]
+    return ", ".join(new).replace("_", " ")
 
 
 def _sorted(plot: Plot, means: list[Mean]) -> list[tuple[float, float, Mean]]:

@@ -3,12 +3,14 @@
 import re
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from ulzoo.registry.curves import average
+from ulzoo.registry import plots
+from ulzoo.registry.curves import Mean, average
 from ulzoo.registry.plots import better, distances, draw, figure_title, plots_of
 
 
@@ -109,3 +111,10 @@ def test_ten_thousand_rows_in_seconds(tmp_path):
     started = time.process_time()
     assert len(draw(rows, tmp_path)) == 8
     assert time.process_time() - started < 10, "about 4 s"
+
+
+def test_a_grids_points_are_called_by_what_their_line_does_not_say():
+    grid = {"latent.channels": 8, "decoder.weighting.loss_factor": 1.7}
+    mean = Mean("channels8_loss_factor1.7", "tiny channels=8", "tiny", grid, {}, {}, {}, {}, 1)
+    assert plots._label(mean) == "loss factor 1.7"
+    assert plots._label(replace(mean, point="baseline")) == "baseline"
