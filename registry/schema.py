@@ -217,6 +217,7 @@ RESUMABLE = (
     "train.parallel.*",
     "train.*.steps",
     "train.*.checkpoint_every",
+    "train.*.milestone_every",
     "train.*.log_every",
     "train.*.compile",
     "train.*.workers",

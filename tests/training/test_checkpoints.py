@@ -55,6 +55,15 @@ def test_the_last_two_of_each_stage_are_kept(checkpoints):
     assert checkpoints.latest("latents").step == 100
 
 
+def test_milestones_are_kept_for_good(tmp_path):
+    kept = Checkpoints(tmp_path / "checkpoints", milestone_every=20)
+    for step in (10, 20, 30, 40, 50, 60, 70):
+        kept.save(checkpoint(step=step))
+    assert [step for _, step, _ in kept.files()] == [20, 40, 60, 70]
+    kept.save(checkpoint(step=30))  # gone back: what comes later is of a future that is trained again
+    assert [step for _, step, _ in kept.files()] == [20, 30]
+
+
 def test_steps_sort_as_numbers(checkpoints):
     checkpoints.save(checkpoint(step=100_000_000))
     assert checkpoints.latest().step == 100_000_000

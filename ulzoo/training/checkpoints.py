@@ -31,10 +31,15 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, one file "{stage}-{step}.safetensors" each."""
+    """The folder `checkpoints/` of a run, one file "{stage}-{step}.safetensors" each.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    Args:
+        folder: need not be there.
+        milestone_every: steps of whose multiples the checkpoints are kept for good.
+    """
+
+    def __init__(self, folder: Path, milestone_every: int | None = None):
+        self.folder, self.milestone_every = folder, milestone_every
 
     def files(self) -> list[tuple[Stage, int, Path]]:
         """(stage, step, path) in the order in which training wrote them."""
@@ -44,7 +49,7 @@ class Checkpoints:
         return sorted(found, key=lambda entry: (order.index(entry[0]), entry[1]))
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint, then let go of the stage's older ones but the one before, and of all later ones.
+        """Write a checkpoint, then let go of the stage's older ones but the one before and milestones, and of all later.
 
         Later ones are there when a run went back behind damaged files: they belong to a future trained again.
         """
@@ -54,6 +59,8 @@ class Checkpoints:
         files = self.files()
         here = [entry[2] for entry in files].index(path)
         older = [entry for entry in files[: here + 1] if entry[0] == checkpoint.stage][:-KEEP]
+        if self.milestone_every:
+            older = [entry for entry in older if entry[1] % self.milestone_every]
         for _, _, gone in older + files[here + 1 :]:
             gone.unlink()
         remove_unfinished(self.folder, NAME.pattern)

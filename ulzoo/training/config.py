@@ -46,6 +46,9 @@ class Stage(BaseModel):
     )
     ema: Fraction = Field(default=0.9999, description="decay of the exponential moving average of the weights")
     checkpoint_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
+    milestone_every: PositiveInt | None = Field(
+        default=None, description="steps between checkpoints that are kept for good; null: the last two alone"
+    )
     log_every: PositiveInt = Field(default=50, description="steps between rows of metrics.jsonl")
     seed: Count = Field(default=0, description="seed of initialisation, data order and noise")
     compile: bool = Field(default=False, description="compile the networks with torch.compile")
@@ -61,6 +64,13 @@ class Stage(BaseModel):
             hint = f"did you mean {close[0]!r}?" if close else "see timm.optim.list_optimizers()"
             raise ValueError(f"unknown optimizer {name!r}; {hint}")
         return name
+
+    @field_validator("milestone_every")
+    @classmethod
+    def _among_checkpoints(cls, every: int | None, info: ValidationInfo) -> int | None:
+        if every and (saved := info.data.get("checkpoint_every")) and every % saved:
+            raise ValueError(f"must be a multiple of checkpoint_every, {saved}")
+        return every
 
     @field_validator("accumulate")
     @classmethod

@@ -82,7 +82,7 @@ class Trainer:
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
         self.processes, self.share = processes, processes.share(config.batch_size, config.accumulate)
-        self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.checkpoints = Checkpoints(folder / "checkpoints", config.milestone_every)
         model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
         if parallel and parallel.checkpoint_activations:
