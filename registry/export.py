@@ -9,6 +9,7 @@ import torch
 
 from ulzoo import tensorfile
 from ulzoo.contract import STAGES
+from ulzoo.messages import one_line
 from ulzoo.model import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.schema import Spec
@@ -73,7 +74,7 @@ def _fill(model: UnifiedLatents, stages: Collection[str], tensors: Mapping[str, 
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
+        first = one_line(str(error).splitlines()[1].strip())
         raise ValueError(f"{path}: its weights do not fit its spec in this version of ulzoo: {first}") from None
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ulzoo.messages import one_line
 from ulzoo.registry.card import Card, read_card
-from ulzoo.registry.yaml_source import Node, one_line, read_yaml
+from ulzoo.registry.yaml_source import Node, read_yaml
 from ulzoo.version import __version__
 
 if TYPE_CHECKING:

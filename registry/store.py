@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from ulzoo.files import write_text
 from ulzoo.registry.locks import append_line
 from ulzoo.registry.sweep import Sweep, is_sweep, load_sweep
@@ -27,7 +29,36 @@ from ulzoo.registry.yaml_source import KeyPath, dump_yaml
 Row = dict[str, Any]
 VARYING = ("seconds", "finished", "versions")
 """What may differ between two rows of the same point."""
-_NEEDED = {"point": str, "spec_hash": str, "status": str, "figures": dict, "set": dict}
+Numbers = dict[str, int | float]
+
+
+class _Row(BaseModel):
+    """What a row must have, and what the rest must be if it is there."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    point: str
+    spec_hash: str
+    status: str
+    figures: dict[str, Any]
+    set: dict[str, Any]
+    series: str | None = None
+    seed: int | None = None
+    spec: str | None = None
+    latents_hash: str | None = None
+    stages: list[str] = []
+    error: str | None = None
+    protocol: dict[str, Any] | None = None
+    paper: dict[str, Any] | None = None
+    versions: dict[str, str] | None = None
+    checkpoint_sha256: str | None = None
+    training_images: Numbers | None = None
+    training_flops: Numbers | None = None
+    gflops: Numbers | None = None
+    parameters: Numbers | None = None
+    seconds: int | float | None = None
+    folder: str | None = None
+    finished: str | None = None
 
 
 class Store:
@@ -108,12 +139,11 @@ class Store:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-            except ValueError:
-                row = None
-            if isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in _NEEDED.items()):
-                rows.append(row)
-            else:
+                _Row.model_validate(row)
+            except (ValueError, RecursionError):
                 damaged.append(number)
+            else:
+                rows.append(row)
         return rows, damaged
 
     def _warn(self, damaged: list[int]) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
+from ulzoo.messages import one_line
+
 MAX_BYTES = 1 << 20
 MAX_NODES = 10_000  # after aliases are expanded: an alias bomb stops here
 MAX_DEPTH = 32
@@ -281,9 +283,3 @@ class _Tree:
             if not isinstance(node.value, dict):
                 raise SpecError(f"{node.where}: '<<' takes mappings")
             yield node.value
-
-
-def one_line(text: str) -> str:
-    """`text` without what would break a line or speak to a terminal, and not too long."""
-    text = text if len(text) <= 1000 else text[:1000] + " ..."
-    return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)

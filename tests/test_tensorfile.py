@@ -155,6 +155,18 @@ def forge(path, header: dict, body: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
+@pytest.mark.parametrize("key, value", [("dtype", {"\x1f": None}), ("dtype", "\x1b[31m"), ("shape", "a\nb")])
+def test_a_header_cannot_speak_to_a_terminal(path, key, value):
+    """The reader of safetensors quotes what it does not understand."""
+    header, body = header_of(path)
+    header["mask"][key] = value
+    forge(path, header, body)
+    for read in (tensorfile.read, tensorfile.read_metadata):
+        with pytest.raises(DamagedFile) as error:
+            read(path, "checkpoint")
+        assert str(error.value).isprintable()
+
+
 def test_a_newer_format_is_refused_in_words(path):
     header, body = header_of(path)
     header["__metadata__"]["version"] = "2"

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ulzoo import tensorparts
 from ulzoo.files import write_atomically
+from ulzoo.messages import one_line
 
 Kind = Literal["checkpoint", "export"]
 FORMAT = 1
@@ -28,7 +29,10 @@ _WHAT = {
 
 
 class DamagedFile(ValueError):
-    """A file that is cut short, altered or not what belongs there."""
+    """A file that is cut short, altered or not what belongs there; the message is made one printable line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 @dataclass(frozen=True)
@@ -168,9 +172,8 @@ def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
     if found not in _WHAT or "content" not in header or "digest" not in header:
         raise DamagedFile(f"{path}: a safetensors file, but not one of ulzoo's")
     if header.get("version") != str(FORMAT):
-        raise ValueError(
-            f"{path}: written in format {header.get('version')}, this ulzoo reads format {FORMAT}; upgrade ulzoo"
-        )
+        written = one_line(str(header.get("version")))
+        raise ValueError(f"{path}: written in format {written}, this ulzoo reads format {FORMAT}; upgrade ulzoo")
     if kind and found != kind:
         raise DamagedFile(f"{path}: {_WHAT[found]}")
     return header

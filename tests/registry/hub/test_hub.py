@@ -61,6 +61,14 @@ def test_its_spec_is_had_without_its_weights(published):
     assert not [path for path in published.sent("GET") if "large" in path]
 
 
+def test_only_what_the_card_pins_is_fetched(published):
+    """Whatever else is there: code, pickles, the page for people."""
+    alter(published, "README.md", lambda _: b"---\nauto_map: {AutoModel: modeling.Evil}\n---\n")
+    published.repositories["me/tiny"].commit({"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"\x80\x02."})
+    load("hf://me/tiny")
+    assert {path.rpartition("/")[2] for path in published.sent("HEAD")} == {"ulzoo.yaml", "model.safetensors"}
+
+
 def test_nothing_is_fetched_twice(published):
     load("hf://me/tiny")
     published.requests.clear()

@@ -1,0 +1,205 @@
+"""What a hostile file may attempt that no other test shows to fail: see docs/security.md."""
+
+import ast
+import io
+import json
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ulzoo import tensorfile
+from ulzoo.data.decode import UnreadableImage, read_rgb
+from ulzoo.data.latents import Latents, write_latents
+from ulzoo.data.manifest import Manifest, Shard
+from ulzoo.data.webdataset import WebDataset
+from ulzoo.registry import load
+from ulzoo.registry.store import Store
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+# --- the code itself
+
+
+def calls(tree: ast.AST) -> list[tuple[str, ast.Call]]:
+    """Dotted name and node of every call."""
+    return [(ast.unparse(node.func), node) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+DETECTOR = ("video_features.py", "torch.jit.load")
+
+
+def test_nothing_is_unpickled_or_evaluated() -> None:
+    """No pickle, eval, exec, shell or unpacking of archives; torch.load and np.load read arrays only.
+
+    The one program that is read, the detector of FVD, must have a hash that the user or ulzoo names.
+    """
+    forbidden = {"eval", "exec", "compile", "__import__", "os.system", "pickle.load", "pickle.loads", "yaml.load"}
+    forbidden |= {"yaml.unsafe_load", "yaml.full_load", "torch.jit.load", "torch.hub.load", "os.popen"}
+    needed = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
+    found = 0
+    for room in ("ulzoo", "registry", "cli"):
+        for path in (ROOT / room).rglob("*.py"):
+            for name, node in calls(ast.parse(path.read_text("utf-8"))):
+                assert name not in forbidden or (path.name, name) == DETECTOR, f"{path}: {name}"
+                assert not name.endswith((".extractall", ".extract")), f"{path}: {name}"
+                if name in needed:
+                    key, value = needed[name]
+                    given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+                    assert given.get(key) is value, f"{path}: {name}"
+                    found += 1
+    assert found >= 3
+
+
+# --- exports
+
+
+def test_metadata_that_is_nested_without_end(tmp_path: Path) -> None:
+    """Python's own reader of JSON would run out of stack."""
+    path = tmp_path / "x.safetensors"
+    tensorfile.write(path, "export", {}, {})
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["content"] = "[" * 500_000
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
+    for read in (tensorfile.read, tensorfile.read_metadata):
+        with pytest.raises(tensorfile.DamagedFile, match="damaged"):
+            read(path, "export")
+
+
+def test_a_folder_in_place_of_a_file_and_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+        load(tmp_path)
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(ValueError, match="no such file"):
+        load(tmp_path / "circle")
+
+
+# --- tar shards
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", link: str = "", size: int = 0) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.size = kind, link, size or len(content)
+    return info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512)
+
+
+def picture(colour: str = "red") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def opened(folder: Path, *members: bytes) -> WebDataset:
+    folder.mkdir()
+    (folder / "train-000000.tar").write_bytes(b"".join(members) + bytes(1024))
+    return WebDataset("train", root=str(folder), resolution=8)
+
+
+NAMES = ["../../outside", "/outside", "a/../../outside", "./a", "C:\\outside", "\x1b[31ma", "a" * 5000]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:12]))
+def test_a_members_name_is_a_key_and_no_path(tmp_path: Path, name: str) -> None:
+    before = set(tmp_path.rglob("*"))
+    source = opened(tmp_path / "shards", member(f"{name}.png", content=picture()))
+    assert len(source) == 1 and source[0].pixels.shape == (3, 8, 8)
+    made = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "shards") for path in made)
+
+
+def test_links_and_devices_in_a_shard_are_no_images(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture())
+    kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
+    members = [member(f"{i}.png", kind, link=str(tmp_path / "secret.png")) for i, kind in enumerate(kinds)]
+    source = opened(tmp_path / "shards", *members, member("9.png", content=picture()))
+    assert len(source) == 1 and source[0].key == "9"
+
+
+# --- images
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width: int, height: int, *more: bytes) -> bytes:
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + head + b"".join(more) + chunk(b"IDAT", zlib.compress(bytes(900))) + chunk(b"IEND", b"")
+    )
+
+
+TEXT = zlib.compress(bytes(10**8))
+BOMBS = {
+    "sides": (png(50_000, 50_000), "could be decompression bomb"),
+    "all sides": (png(2**31 - 1, 2**31 - 1), "could be decompression bomb"),
+    "text": (png(8, 8, chunk(b"zTXt", b"a\0\0" + TEXT)), "Decompressed data too large"),
+    "international text": (png(8, 8, chunk(b"iTXt", b"a\0\1\0\0\0" + TEXT)), "Decompressed data too large"),
+    "profile": (png(8, 8, chunk(b"iCCP", b"a\0\0" + TEXT)), "Decompressed data too large"),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_a_png_that_would_fill_the_memory(case: str) -> None:
+    content, words = BOMBS[case]
+    assert len(content) < 200_000
+    with pytest.raises(UnreadableImage, match=words):
+        read_rgb(io.BytesIO(content), case)
+
+
+# --- kept latents
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    manifest = Manifest(tmp_path, "images", ".safetensors")
+    described = {"channels": 3, "resolution": 8, "num_classes": 0, "label_names": []}
+    manifest.begin("train", {"encoder_sha256": "0" * 64, "flips": False, "images_as": described})
+    path = tmp_path / "train-00000.safetensors"
+    write_latents(path, torch.zeros(2, 1, 1, 2, 2), [-1, -1], ["a", "b"], [], {}, "0" * 64)
+    manifest.finish("train", [Shard.of(path, 2, {})])
+    return tmp_path
+
+
+def test_latents_that_are_pickled(kept: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[Callable, tuple[str, str]]:
+            return open, (str(kept / "exploded"), "w")
+
+    path = kept / "train-00000.safetensors"
+    torch.save({"z_clean": Bomb()}, path)
+    entry = json.loads((kept / "manifest.json").read_text())
+    entry["splits"]["train"]["shards"][0]["bytes"] = path.stat().st_size
+    (kept / "manifest.json").write_text(json.dumps(entry))
+    with pytest.raises(ValueError, match="no shard of latents"):
+        Latents("train", path=str(kept))[0]
+    assert not (kept / "exploded").exists()
+
+
+# --- a sweep's results
+
+LINES = ["[" * 100_000, "1" * 5000, '{"point": 1e999}', "null", "\0", '{"point": "a", "point": []}']
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: line[:16])
+def test_a_line_that_is_no_row_is_set_aside(tmp_path: Path, line: str) -> None:
+    (tmp_path / "results.jsonl").write_text(line + "\n")
+    store = Store(tmp_path)
+    with pytest.warns(UserWarning, match="not a whole row of results"):
+        assert store.rows() == []
+    assert store.damaged == [1]
