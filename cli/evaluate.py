@@ -125,7 +125,7 @@ def evaluate(
     ] = False,
     device: options.Device = None,
 ) -> None:
-    """Measure the rate in bits/pixel and bits/dimension, by prior and by base, PSNR and SSIM.
+    """Measure the rate in bits/pixel and bits/dimension, by prior and by base, PSNR, SSIM and MS-SSIM.
 
     Of a model of clips also PSNR frame by frame and how well it continues given frames; if asked, distances between
     what a model makes and its data. Two figures compare only if they were measured alike: --compare says what differs.
