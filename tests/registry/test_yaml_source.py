@@ -206,7 +206,13 @@ def test_malformed_overrides_are_refused(text):
 
 # ---------------------------------------------------------------------------------------------------------- properties
 
-scalars = st.none() | st.booleans() | st.integers(-(2**63) + 1, 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63) + 1, 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+)
 data = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
 # one key is always a mapping or always a leaf, as in documents of one schema
 leaves = st.dictionaries(st.sampled_from(["p", "q", "r"]), st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2))
