@@ -1,11 +1,16 @@
 """The zoo at a glance: what each packaged spec is, costs and reached."""
 
-from dataclasses import asdict, dataclass
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
+import ulzoo
+from ulzoo.files import cache_folder, write_text
 from ulzoo.registry.catalogue import cards, list_models
-from ulzoo.registry.spec import load_spec
-from ulzoo.registry.summary import summarize
+from ulzoo.registry.spec import SPECS
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,36 @@ class Entry:
 
 
 def overview(pattern: str = "*", pretrained: bool | None = None) -> list[Entry]:
-    """The entries of `list_models(pattern, pretrained)`."""
-    return [_entry(name) for name in list_models(pattern, pretrained)]
+    """The entries of `list_models(pattern, pretrained)`.
+
+    What was measured of a spec is kept below `$XDG_CACHE_HOME/ulzoo` (`~/.cache/ulzoo`), under a hash of the spec and
+    of ulzoo's own files, since building networks takes seconds.
+    """
+    code = _code()
+    return [_entry(name, code) for name in list_models(pattern, pretrained)]
 
 
-def _entry(name: str) -> Entry:
-    spec = load_spec(name)
+def _entry(name: str, code: str) -> Entry:
+    content = json.dumps([code, SPECS.read(name).plain()], sort_keys=True)
+    path = cache_folder() / "measured" / f"{sha256(content.encode()).hexdigest()}.json"
     card = cards().get(name)
+    try:
+        measured = json.loads(path.read_text("utf-8"))
+        shapes = {key: tuple(measured[key]) for key in ("resolution", "latent")}
+        entry = Entry(**{**measured, **shapes}, figures={}, pretrained=False)
+    except (OSError, ValueError, TypeError, KeyError):  # not there, or not whole
+        entry = _measured(name)
+        measured = {key: value for key, value in entry.to_dict().items() if key not in ("figures", "pretrained")}
+        with suppress(OSError):
+            write_text(path, json.dumps(measured))
+    return replace(entry, figures=card.figures if card else {}, pretrained=card is not None)
+
+
+def _measured(name: str) -> Entry:
+    from ulzoo.registry.spec import load_spec
+    from ulzoo.registry.summary import summarize
+
+    spec = load_spec(name)
     summary = summarize(spec, memory=False)
     numbers = summary.to_dict()
     return Entry(
@@ -66,6 +94,13 @@ def _entry(name: str) -> Entry:
         parameters=numbers["parameters"]["total"],
         gflops_training_per_image=numbers["gflops_training_per_image"],
         gflops_forward=numbers["gflops_forward"],
-        figures=card.figures if card else {},
-        pretrained=card is not None,
+        figures={},
+        pretrained=False,
     )
+
+
+def _code() -> str:
+    """What changes when ulzoo does: size and time of its files."""
+    rooms = (Path(ulzoo.__file__).parent, Path(__file__).parent)
+    files = {path for room in rooms for path in room.rglob("*.py")}
+    return str(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))

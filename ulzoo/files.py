@@ -49,3 +49,8 @@ def sha256(path: Path) -> str:
     """Of a file's content, in hex, without holding it in memory."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where what can be made anew is kept: `$XDG_CACHE_HOME/ulzoo`, or `~/.cache/ulzoo`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulzoo"

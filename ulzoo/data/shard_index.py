@@ -15,7 +15,7 @@ import numpy as np
 
 from ulzoo.data.remote import RemotePath
 from ulzoo.data.shards import LABEL, Part, Place, examples, find_shards
-from ulzoo.files import write_atomically
+from ulzoo.files import cache_folder, write_atomically
 
 FORMAT = 2
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -91,7 +91,7 @@ def _name(split: str) -> str:
 
 
 def _cached(folder: Place, split: str) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulzoo" / "shards"
+    cache = cache_folder() / "shards"
     name = str(folder).encode() if isinstance(folder, RemotePath) else os.fsencode(folder.resolve())
     return cache / f"{sha256(name).hexdigest()}-{split}.npz"
 
