@@ -277,7 +277,9 @@ def _numbered(values: Iterable[str]) -> dict[str, int]:
 
 def _tiles(done: Sequence[Row], failed: Sequence[Row], series: int) -> list[dict[str, Any]]:
     """A few numbers for the top of the page."""
-    found = [{"name": "points", "value": f"{len({(_series(row), row['point']) for row in done}):,}"}]
+    found: list[dict[str, Any]] = [
+        {"name": "points", "value": f"{len({(_series(row), row['point']) for row in done}):,}"}
+    ]
     found += [{"name": "runs", "value": f"{len(done):,}"}, {"name": "series", "value": f"{series:,}"}]
     for name, word, digits in (("bits_per_pixel", "bits/pixel", 3), ("psnr_db", "dB PSNR", 2)):
         values = [value for row in done if (value := _figure(row["figures"], name)) is not None]
@@ -292,11 +294,9 @@ def _tiles(done: Sequence[Row], failed: Sequence[Row], series: int) -> list[dict
                 "value": f"{minutes / 60 if hours else minutes:,.1f}",
             }
         )
-    for status, bad in (("failed", True), ("stopped", False)):
+    for status, name, bad in (("failed", "failed", True), ("stopped", "stopped early", False)):
         if count := sum(row["status"] == status for row in failed):
-            found.append(
-                {"name": "stopped early" if status == "stopped" else status, "value": f"{count:,}", "bad": bad}
-            )
+            found.append({"name": name, "value": f"{count:,}", "bad": bad})
     return found
 
 

@@ -49,7 +49,7 @@ class Checkpoints:
         return sorted(found, key=lambda entry: (order.index(entry[0]), entry[1]))
 
     def save(self, checkpoint: Checkpoint) -> Path:
-        """Write a checkpoint; let go of all later ones, and of the stage's older ones but the one before and milestones.
+        """Write a checkpoint; let go of later ones, and of the stage's older ones but the one before and milestones.
 
         Later ones are there when a run went back behind damaged files: they belong to a future trained again.
         """

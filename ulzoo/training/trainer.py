@@ -136,8 +136,15 @@ class Trainer:
         config, processes = self.config, self.processes
         seed = derive_seed(config.seed, self.stage, "data")
         start = self.step * config.batch_size
-        shares = {"rank": processes.rank, "ranks": processes.count, "workers": config.workers}
-        stream = batches(self.source, config.batch_size, seed=seed, start=start, **shares)
+        stream = batches(
+            self.source,
+            config.batch_size,
+            seed=seed,
+            start=start,
+            workers=config.workers,
+            rank=processes.rank,
+            ranks=processes.count,
+        )
         row_started, row_start, waited = time.perf_counter(), self.step, 0.0
         while self.step < config.steps:
             asked = time.perf_counter()
