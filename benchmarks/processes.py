@@ -3,8 +3,8 @@
     python benchmarks/processes.py [--processes 2] [--rounds 3] [--steps 20] [--spec emoji32_tiny] [--device cpu]
                                    [--set KEY=VALUE]... [--out benchmarks/results]
 
-By turns, stage 1 of the spec by one process, by N with DDP and by N with FSDP; every process on one thread. The ratio is
-that of images per second to N times those of one process. Writes processes.json.
+By turns, stage 1 of the spec by one process, by N with DDP and by N with FSDP; every process on one thread. The ratio
+is that of images per second to N times those of one process. Writes processes.json.
 """
 
 import argparse
