@@ -74,6 +74,19 @@ def test_what_is_replaced_goes_and_nothing_else(path, monkeypatch):
     assert names(path) == sorted([*NAMES, "x-00009-of-00009.safetensors"])
 
 
+def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
+    """Until the new index is there the old one counts, if its parts have other names."""
+    monkeypatch.setattr(tensorparts, "PART_BYTES", 150)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(tensorparts, "write_text", full)
+    with pytest.raises(OSError, match="no space left"):
+        tensorfile.write(path, "export", TENSORS, METADATA | {"new": 1})
+    assert same(tensorfile.read(path, "export")) and tensorfile.read_metadata(path, "export") == METADATA
+
+
 def test_parts_of_somebody_else_are_not_taken_away(tmp_path):
     (tmp_path / "x-00001-of-00001.safetensors").write_bytes(b"theirs")
     index = {"metadata": {"total_size": 6}, "weight_map": {"a": "x-00001-of-00001.safetensors"}}

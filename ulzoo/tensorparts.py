@@ -7,7 +7,8 @@ The index has what the header of a single file says, so that whoever can read on
 
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +30,24 @@ def index_of(path: Path) -> Path:
 
 def write_parts(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
     """Write the parts, then the index; what was there before is gone only then, but for parts of the same names."""
-    groups = split(tensors)
+    before, groups = _ours(path), split(tensors)
     names = [f"{path.stem}-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
     told = {"format": "pt", "ulzoo": "part", "digest": header["digest"]}
     for name, group in zip(names, groups, strict=True):
-        write_atomically(
-            path.with_name(name), lambda aside, group=group: safetensors.torch.save_file(group, aside, metadata=told)
-        )
+        write_atomically(path.with_name(name), partial(safetensors.torch.save_file, group, metadata=told))
     total = sum(tensor.nbytes for tensor in tensors.values())
     index: dict[str, Any] = {"metadata": {"total_size": total, **header}}
     index["weight_map"] = {key: name for name, group in zip(names, groups, strict=True) for key in group}
-    remove_parts(path, keep=names)
     write_text(index_of(path), json.dumps(index, indent=1))
-    path.unlink(missing_ok=True)
+    for name in {path.name, *before} - set(names):
+        path.with_name(name).unlink(missing_ok=True)
 
 
-def remove_parts(path: Path, keep: Collection[str] = ()) -> None:
-    """Take away parts and index of what is now in one file, or in the parts `keep`; nothing that is not ours."""
-    try:
-        header, places = read_index(path)
-    except (OSError, ValueError):
-        return
-    if "ulzoo" not in header:
-        return
-    if not keep:
+def remove_parts(path: Path) -> None:
+    """Take away parts and index of what is now in one file; nothing that is not ours."""
+    if before := _ours(path):
         index_of(path).unlink()
-    for name in set(places.values()) - set(keep):
+    for name in before:
         path.with_name(name).unlink(missing_ok=True)
 
 
@@ -89,3 +82,12 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         if match is None or match[1] != path.stem:
             raise ValueError(f"its index names {part!r}, which is no part of it")
     return {key: value for key, value in header.items() if isinstance(value, str)}, places
+
+
+def _ours(path: Path) -> set[str]:
+    """The parts of what lies there, if it is a file of ours in parts."""
+    try:
+        header, places = read_index(path)
+    except (OSError, ValueError):
+        return set()
+    return set(places.values()) if "ulzoo" in header else set()
