@@ -1,27 +1,32 @@
-"""Our distances of two folders of images beside torch-fidelity's own of the same files.
+"""Our distances of two folders of images beside those that torch-fidelity's own command prints of the same files.
 
     python benchmarks/fid_agreement.py [--images 350] [--folders A B] [--inception WEIGHTS] [--out results.json]
 
 Without `--folders`, the embedded emoji at 64×64, two halves of the training images, are written out as PNG. The
-features are EfficientNet-Lite0's, whose weights come with a package, registered with torch-fidelity; with `--inception`
-also those of Inception from torch-fidelity's weights. Three Fréchet distances: ours (float64, two symmetric
-eigendecompositions), torch-fidelity's (eigenvalues of a general matrix), and scipy's `sqrtm` of means and covariances
-of float32 features, as pytorch-fid and ADM do it. Exit status 1 if ours and torch-fidelity's differ by more than 1e-3,
-relatively.
+features are EfficientNet-Lite0's, whose weights come with a package, registered with torch-fidelity; and Inception's,
+by torch-fidelity's weights or, without `--inception`, by random ones, under which resizing, layers and distance are the
+same. torch-fidelity runs as `fidelity --input1 A --input2 B --fid --kid --prc` in a process of its own. Beside its
+Fréchet distance (eigenvalues of a general matrix) and ours (float64, two symmetric eigendecompositions) stands scipy's
+`sqrtm` of float32 features, as pytorch-fid and ADM do it. Exit status 1 if ours and the command's differ by more than
+1e-3, relatively.
 """
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 import torch_fidelity
 from PIL import Image
 from scipy import linalg
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from ulzoo.data import DataContract, Emoji3D, in_order
 from ulzoo.data.source import TensorSource
@@ -32,6 +37,13 @@ from ulzoo.files import sha256, write_text
 from ulzoo.registry.export import versions
 
 BATCH, TOLERANCE = 32, 1e-3
+INCEPTION = "inception-v3-compat"
+COMMAND = """
+from ulzoo.evaluation.image_features import register
+register()
+from torch_fidelity.fidelity import main
+main()
+"""
 
 
 def write_folders(root: Path, images: int) -> list[Path]:
@@ -60,11 +72,29 @@ def ours(folders: list[Path], features: ImageFeatures, cache: Path) -> dict[str,
     return made.figures("g", reference, seed=0)[0]
 
 
-def theirs(folders: list[Path], extractor: str, size: int, **options: Any) -> dict[str, float]:
-    return torch_fidelity.calculate_metrics(
-        input1=str(folders[0]), input2=str(folders[1]), feature_extractor=extractor, fid=True, kid=True, prc=True,
-        kid_subset_size=size, rng_seed=0, batch_size=BATCH, cuda=False, cache=False, verbose=False, **options,
-    )  # fmt: skip
+def theirs(folders: list[Path], extractor: str, size: int, weights: Path | None) -> dict[str, float]:
+    """What the command prints, to which our extractor is known."""
+    command = ["--input1", str(folders[0]), "--input2", str(folders[1]), "--cpu", "--fid", "--kid", "--prc", "--json"]
+    command += ["--feature-extractor", extractor, "--kid-subset-size", str(size), "--rng-seed", "0", "--no-cache"]
+    command += ["--batch-size", str(BATCH), "--silent"]
+    command += ["--feature-extractor-weights-path", str(weights)] if weights else []
+    done = subprocess.run([sys.executable, "-c", COMMAND, *command], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout)
+
+
+def random_inception(path: Path) -> Path:
+    """A file of random weights of that network, which is otherwise made with published ones alone."""
+    with (
+        mock.patch.object(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *args, **kwargs: {}),
+        mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **kwargs: None),
+    ):
+        network = FeatureExtractorInceptionV3(INCEPTION, ["2048"])
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        if parameter.ndim == 4:  # large enough for activations to reach the last layer
+            nn.init.kaiming_normal_(parameter, generator=generator)
+    torch.save(network.state_dict(), path)
+    return path
 
 
 def by_sqrtm(folders: list[Path], features: ImageFeatures) -> float:
@@ -90,17 +120,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as aside:
         folders = arguments.folders or write_folders(Path(aside), arguments.images)
         count = min(len(list(folder.glob("*.png"))) for folder in folders)
-        networks = [(OFFLINE, efficientnet_lite0(), {})]
-        if weights := arguments.inception:
-            told = {"feature_extractor_weights_path": str(weights)}
-            networks.append(("inception-v3-compat", inception_v3(weights, sha256(weights)), told))
-        for extractor, features, options in networks:
+        weights = arguments.inception or random_inception(Path(aside) / "random.pth")
+        inception = inception_v3(weights, sha256(weights))
+        of = "" if arguments.inception else ", random weights"
+        for extractor, features, file in ((OFFLINE, efficientnet_lite0(), None), (INCEPTION, inception, weights)):
             mine = list(ours(folders, features, Path(aside) / "cache").values())
-            other = theirs(folders, extractor, min(1000, count), **options)
+            other = theirs(folders, extractor, min(1000, count), file)
             names = "frechet_inception_distance", "kernel_inception_distance_mean", "precision", "recall"
-            rows[extractor] = {name: [mine[i], other[name]] for i, name in enumerate(names)}
-            rows[extractor]["frechet_by_sqrtm"] = [by_sqrtm(folders, features)]
-            worst = max(worst, *(abs(x - y) / max(1, abs(y)) for x, y in (rows[extractor][name] for name in names)))
+            row = {name: [mine[i], other[name]] for i, name in enumerate(names)}
+            worst = max(worst, *(abs(x - y) / max(1, abs(y)) for x, y in row.values()))
+            print(extractor, row, file=sys.stderr, flush=True)
+            if count > features.dimension:  # else sqrtm has a singular matrix before it
+                row["frechet_by_sqrtm"] = [by_sqrtm(folders, features)]
+            rows[extractor + (of if file else "")] = row
     results = {"images": count, "ours, torch-fidelity's": rows, "worst": worst, "versions": versions()}
     results["versions"]["torch-fidelity"] = torch_fidelity.__version__
     text = json.dumps(results, indent=1)
