@@ -206,7 +206,9 @@ def timestamp() -> str:
 def _with_siblings(jobs: list[Job], store: Store) -> list[Job]:
     folders: dict[str, dict[str, None]] = {}
     for hash, folder in [(job.latents_hash, job.folder) for job in jobs] + [
-        (row["latents_hash"], row["folder"]) for row in store.rows() if "latents_hash" in row
+        (row["latents_hash"], row["folder"])
+        for row in store.rows()
+        if "latents_hash" in row and re.fullmatch(r"points/[\w-][\w.-]*", str(row.get("folder")))
     ]:
         folders.setdefault(hash, {})[folder] = None
     return [replace(job, siblings=tuple(f for f in folders[job.latents_hash] if f != job.folder)) for job in jobs]

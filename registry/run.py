@@ -36,6 +36,7 @@ OURS = (
     "left_out.txt",
     "figures.json",
     "model.safetensors",
+    "model.safetensors.index.json",
     "checkpoints",
     "samples",
     "tensorboard",
@@ -267,7 +268,8 @@ def _load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:
 
 def _clear(folder: Path) -> None:
     """Remove what a run writes and nothing else."""
-    for name in OURS:
+    parts = [path.name for path in folder.glob("model-*-of-*.safetensors")]  # of a large model
+    for name in (*OURS, *parts):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)

@@ -30,7 +30,7 @@ ALLOWED = {
         "text",
     },
     "objectives": {"conditions", "contract", "diffusion", "model", "text"},
-    "data": {"data", "files", "pixels", "seeds", "text"},
+    "data": {"data", "files", "messages", "pixels", "seeds", "text"},
     "training": {
         "diffusion",
         "nn",

@@ -39,6 +39,9 @@ class Dropout:
     frames: float = 0.0
 
 
+NO_DROPOUT = Dropout()
+
+
 class Conditional(nn.Module):
     """A network and which conditions it takes.
 
@@ -50,7 +53,7 @@ class Conditional(nn.Module):
     """
 
     def __init__(
-        self, network: nn.Module, dropout: Dropout = Dropout(), takes_text: bool = False, takes_logsnr: bool = False
+        self, network: nn.Module, dropout: Dropout = NO_DROPOUT, takes_text: bool = False, takes_logsnr: bool = False
     ):
         super().__init__()
         self.network, self.dropout = network, dropout
@@ -76,7 +79,7 @@ class DiffusionModel(Conditional):
         network: nn.Module,
         diffusion: GaussianDiffusion,
         weighting: Weighting,
-        dropout: Dropout = Dropout(),
+        dropout: Dropout = NO_DROPOUT,
         takes_text: bool = False,
         takes_logsnr: bool = False,
     ):

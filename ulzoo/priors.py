@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
-from ulzoo.denoising import Conditions, DiffusionModel, Dropout
+from ulzoo.denoising import NO_DROPOUT, Conditions, DiffusionModel, Dropout
 from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, Noise, normal_kl
 
 
@@ -28,7 +28,7 @@ class DiffusionPrior(DiffusionModel):
         stop_gradient: bool = False,
         normal_kl: float = 0.0,
         takes_text: bool = False,
-        dropout: Dropout = Dropout(),
+        dropout: Dropout = NO_DROPOUT,
     ):
         super().__init__(network, diffusion, ElboWeighting(), dropout, takes_text)
         self.stop_gradient, self.normal_kl = stop_gradient, normal_kl

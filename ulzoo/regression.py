@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
-from ulzoo.denoising import Conditional, Conditions, Dropout, guess
+from ulzoo.denoising import NO_DROPOUT, Conditional, Conditions, Dropout, guess
 from ulzoo.diffusion import Noise
 
 
@@ -24,7 +24,7 @@ class RegressionDecoder(Conditional):
         self,
         network: nn.Module,
         weight: float,
-        dropout: Dropout = Dropout(),
+        dropout: Dropout = NO_DROPOUT,
         takes_text: bool = False,
         takes_logsnr: bool = False,
     ):

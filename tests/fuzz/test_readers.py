@@ -319,7 +319,6 @@ def test_kept_latents(kept, file, seed):
     read_latents(file(b"", "nothing").parent / "latents", shard, manifest)
 
 
-@pytest.mark.xfail(reason="a manifest.json is trusted to have the right types", strict=False)
 @given(seed=SEEDS)
 def test_manifests_of_kept_latents(kept, file, seed):
     manifest = replaced(Random(seed), json.loads((kept / "manifest.json").read_bytes()))

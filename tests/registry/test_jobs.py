@@ -110,6 +110,15 @@ def test_siblings_share_stage_1(plan):
     assert plan(["base.backbone.depth=1,2"])[0].siblings is None
 
 
+def test_rows_of_other_folders_are_no_siblings(plan, tmp_path):
+    (job,) = plan(["base.backbone.depth=1,2"], reuse_latents=True)[:1]
+    for folder in ("../elsewhere", "/etc", "points/../..", None, "points/mine-12345678"):
+        row = {"point": "p", "spec_hash": str(folder), "status": "done", "figures": {}, "set": {}, "folder": folder}
+        Store(job.store).append({**row, "latents_hash": job.latents_hash})
+    (again,) = plan(["base.backbone.depth=1,2"], reuse_latents=True)[:1]
+    assert set(again.siblings) == {*job.siblings, "points/mine-12345678"}
+
+
 def test_a_shared_stage_1_costs_once(plan):
     settings = ["base.backbone.depth=1,2", "latent.channels=4,8"]
     alone, shared = (flops_to_train(plan(settings, reuse_latents=reuse)) for reuse in (False, True))

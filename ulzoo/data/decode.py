@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -9,6 +10,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ulzoo.data.source import Unreadable
+
+KINDS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "DDS")
+"""What is decoded; Pillow knows more, of which some run a program, as PostScript does."""
 
 
 class UnreadableImage(Unreadable):
@@ -31,7 +35,7 @@ def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = F
     """
     name = name or file
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_kinds()) as image:
             if fast:
                 image.draft(None, (1, 1))
             image.load()
@@ -41,6 +45,13 @@ def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = F
         raise UnreadableImage(f"{name}: not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, ...
         raise UnreadableImage(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+@cache
+def _kinds() -> list[str]:
+    """Those of `KINDS` that this Pillow can open."""
+    Image.init()
+    return [kind for kind in KINDS if kind in Image.OPEN]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

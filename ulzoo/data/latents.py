@@ -16,6 +16,7 @@ from torch import Tensor
 from ulzoo.data.contract import DataContract
 from ulzoo.data.manifest import Manifest, Shard
 from ulzoo.data.source import Sample, Source, check_split
+from ulzoo.messages import one_line
 
 SUFFIX = ".safetensors"
 HINT = "`ulzoo encode MODEL --out DIR` makes them"
@@ -41,14 +42,19 @@ class Latents(Source):
         check_split(split)
         self.folder = Path(path).expanduser()
         entry = Manifest(self.folder).splits.get(split)
-        if entry is None or "encoder_sha256" not in entry["settings"]:
+        if entry is None or "encoder_sha256" not in entry.get("settings", {}):
             raise ValueError(f"{self.folder}: no latents of {split} in it; {HINT}")
         if not entry["complete"]:
             raise ValueError(f"{self.folder}: not all of {split} is encoded: run `ulzoo encode` again to go on")
         self.settings: dict[str, Any] = entry["settings"]
-        described = self.settings["images_as"]
-        self.contract = DataContract(**{**described, "label_names": tuple(described["label_names"])})
-        self.hflip: bool = self.settings["flips"]
+        try:
+            described = self.settings["images_as"]
+            self.contract = DataContract(**{**described, "label_names": tuple(described["label_names"])})
+            self.hflip: bool = self.settings["flips"]
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{self.folder}: its manifest says nothing of the images ({one_line(str(error))})"
+            ) from None
         self.files: list[Path] = []
         self.places: list[tuple[int, int]] = []  # of every example: its file and row
         for row in entry["shards"]:
@@ -109,7 +115,7 @@ def _open(path: Path) -> _Opened:
         file = safe_open(path, framework="pt")
         return _Opened(file, _about(file)["keys"], file.get_tensor("label"), file.get_tensor("text_end"))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no shard of latents ({error}): encode it again") from None
+        raise ValueError(f"{path}: no shard of latents ({one_line(str(error))}): encode it again") from None
 
 
 def write_latents(

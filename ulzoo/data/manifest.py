@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,12 +118,30 @@ def read_splits(path: Path | RemotePath) -> dict[str, Any]:
     content = path.read_bytes()
     try:
         splits = json.loads(content)["splits"]
-        complete = [entry["complete"] and entry["totals"]["bytes"] for entry in splits.values()]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        complete = [None]
-    if None in complete:
+        whole = all(_is_entry(entry) for entry in splits.values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        whole = False
+    if not whole:
         raise NoManifest(f"{path}: not a manifest of prepared data: remove it")
     return splits
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether a split's entry is of the types that it must have: anybody may have written it."""
+    if not isinstance(entry["complete"], bool) or not isinstance(entry.get("settings", {}), dict):
+        return False
+    return not entry["complete"] or (entry["totals"]["bytes"] is not None and all(map(_is_shard, entry["shards"])))
+
+
+def _is_shard(row: Any) -> bool:
+    """A file of this very folder, with no more examples than bytes."""
+    name, size = row["name"], row["bytes"]
+    counts = [value for key, value in row.items() if key in ("images", "clips")]
+    return (
+        isinstance(name, str)
+        and re.fullmatch(r"[\w.-]+", name) is not None
+        and all(isinstance(number, int) and 0 <= number <= size for number in (size, *counts))
+    )
 
 
 def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, str]:

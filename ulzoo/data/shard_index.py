@@ -10,6 +10,7 @@ from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -122,14 +123,21 @@ def _write(path: Path, shards: Mapping[Any, str], keys: Sequence[str], rows: np.
 def _read(read: Callable[[], bytes], shards: Mapping[Any, str]) -> tuple[list[str], np.ndarray] | None:
     """Keys and rows of an index of these very shards."""
     try:
-        with np.load(BytesIO(read()), allow_pickle=False) as kept:
+        content = read()
+        with ZipFile(BytesIO(content)) as packed:  # it may be anybody's: what it holds is as large as it is
+            if sum(entry.file_size for entry in packed.infolist()) > len(content):
+                return None
+        with np.load(BytesIO(content), allow_pickle=False) as kept:
             if int(kept["format"]) != FORMAT or not np.array_equal(kept["shards"], _marks(shards)):
                 return None
             keys, rows = kept["keys"].tobytes().decode("utf-8", "surrogateescape").split("\0"), kept["rows"]
     except Exception:  # whatever is wrong with a file that can be made anew
         return None
     keys = keys if len(rows) else []
-    return (keys, rows) if rows.shape == (len(keys), len(COLUMNS)) and rows.dtype == np.int64 else None
+    if rows.shape != (len(keys), len(COLUMNS)) or rows.dtype != np.int64:
+        return None
+    known = (rows[:, :2] >= 0) & (rows[:, :2] < (len(shards), len(IMAGES)))
+    return (keys, rows) if known.all() and (rows[:, 2::2][:, :3] >= 0).all() else None
 
 
 def _marks(shards: Mapping[Any, str]) -> np.ndarray:

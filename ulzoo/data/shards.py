@@ -163,6 +163,6 @@ def _members(shard: Place) -> Iterator[tuple[str, Part, BinaryIO]]:
             file.seek(tar.offset)
             if not (rest := file.read(512)) or any(rest):  # blocks of zeros end a tar
                 raise tarfile.ReadError(f"it has no end after {tar.offset} bytes: damaged or cut short")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, MemoryError, OverflowError) as error:  # of a length that lies
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{shard}: not a whole tar file: {' '.join(reason.split())}") from error

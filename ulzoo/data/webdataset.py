@@ -82,7 +82,7 @@ class WebDataset(ImageSource):
     def __getitem__(self, index: int) -> Sample:
         """Raises Unreadable, a ValueError that names the image; ValueError where its shard has changed meanwhile."""
         shard, name, part, text_part, label = self.index.image(index)
-        if part.size > LARGEST:
+        if max(part.size, text_part.size if text_part else 0) > LARGEST:
             raise UnreadableImage(f"{shard}: {name}: larger than {LARGEST >> 20} MiB")
         image = read_rgb(BytesIO(read_part(shard, part)), f"{shard}: {name}")
         text = None
