@@ -1,6 +1,7 @@
 """The command line: every command parses, calls the library and renders. torch is imported inside the commands."""
 
 import logging
+import os
 import sys
 import warnings
 from typing import Annotated, Any
@@ -39,7 +40,8 @@ class Commands(TyperGroup):
                 say(f"interrupted{f'; {error}' if str(error) else ''}")
                 raise typer.Exit(130) from None
             except ValueError as error:
-                say(f"error: {error}")
+                if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine speaks
+                    say(f"error: {error}")
                 raise typer.Exit(2) from None
             except BrokenPipeError:
                 raise

@@ -28,6 +28,7 @@ EXAMPLES = """
 
 IMAGES = ("fid", "fd_dinov2", "fd_efficientnet_lite0")
 DETECTED = ("fid", "fd_dinov2", "fvd")
+A_DAY = 24 * 60.0  # minutes that processes wait for the first one
 PNG = Annotated[
     Path | None,
     typer.Option(metavar="FILE.png", dir_okay=False, help="Draw where the rate's bits sit: over log-SNR and channels."),
@@ -142,6 +143,7 @@ def evaluate(
     from ulzoo.evaluation.protocol import figure_hashes
     from ulzoo.evaluation.rate_plot import check_rate_plot, save_rate_plot
     from ulzoo.files import write_text
+    from ulzoo.processes import joined, own_device, own_rank
     from ulzoo.registry.catalogue import open_model
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.run import described_data, open_source
@@ -163,7 +165,7 @@ def evaluate(
         raise ValueError("--reference-statistics, --save-samples and --guidance go with --samples")
     if rate_plot:
         check_rate_plot(rate_plot)
-    chosen = pick_device(device)
+    chosen = own_device(pick_device(device))
     loaded = open_model(model, chosen)
     if frechet in IMAGES and (clips or (reference and samples is None)):
         raise ValueError("of images it is --samples, and --reference goes with it")
@@ -174,26 +176,29 @@ def evaluate(
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
     told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}
-    with _progress("evaluating", kind) as shown:
-        results = measure(
-            loaded.model,
-            source,
-            **told,
-            split=split,
-            limit=limit,
-            rate_samples=rate_samples,
-            decoder_steps=steps,
-            decompose=rate_plot is not None,
-            lpips=perceptual,
-            on_image=shown,
-        )
-    if rate_plot:
+    helps = own_rank() > 0  # with what takes longest; the first process does the rest, and speaks for all
+    results: dict[str, Any] = {}
+    if not helps:
+        with _progress("evaluating", kind) as shown:
+            results = measure(
+                loaded.model,
+                source,
+                **told,
+                split=split,
+                limit=limit,
+                rate_samples=rate_samples,
+                decoder_steps=steps,
+                decompose=rate_plot is not None,
+                lpips=perceptual,
+                on_image=shown,
+            )
+    if rate_plot and not helps:
         save_rate_plot(rate_plot, results["rate"], model)
     if frechet in IMAGES:
         from ulzoo.evaluation import image_distances
 
         referred = reference or "train"
-        with _progress("comparing", kind) as shown:
+        with joined(chosen, A_DAY) as group, _progress("comparing", kind, quiet=helps) as shown:
             distances = image_distances(
                 loaded.model,
                 source,
@@ -210,10 +215,15 @@ def evaluate(
                 save_statistics=save_statistics,
                 save_samples=save_samples,
                 all_distances=all_distances,
+                processes=group,
                 on_image=shown,
             )
+        if helps:
+            return
         results["figures"] |= distances["figures"]
         results["protocol"] |= distances["protocol"]
+    elif helps:
+        return
     elif features is not None:
         from ulzoo.evaluation import generation_distance
 
@@ -285,7 +295,7 @@ def _lpips(name: str, file: Path | None, download: bool, device: Any) -> Any:
 
 
 @contextmanager
-def _progress(name: str, kind: str) -> Iterator[Callable[[int, int], None]]:
+def _progress(name: str, kind: str, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, on a terminal only, and what tells it (done, total)."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -297,7 +307,7 @@ def _progress(name: str, kind: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=console(stderr=True),
         transient=True,
-        disable=not console(stderr=True).is_terminal,
+        disable=quiet or not console(stderr=True).is_terminal,
     )
     with progress:
         task = progress.add_task("", total=None, speed="")

@@ -60,11 +60,11 @@ def train(
     """Train a spec's stages, measure the result on validation data, draw pictures, export."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
+    from ulzoo.processes import joined, own_device, process_count, restarted
     from ulzoo.registry import load_spec, run
     from ulzoo.registry.device import pick_device
     from ulzoo.registry.plan import plan_training
     from ulzoo.training.config import Parallel
-    from ulzoo.training.processes import joined, own_device, process_count, restarted
     from ulzoo.training.stop import RunStopped
 
     started = time.monotonic()

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 
 from ulzoo.contract import Stage
+from ulzoo.processes import Processes
 from ulzoo.registry.components import DATASETS
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.summary import Summary, summarize
 from ulzoo.training import config as configs
 from ulzoo.training.precision import has_bf16
-from ulzoo.training.processes import Processes
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ulzoo.data import Source, in_order
 from ulzoo.evaluation import measure, save_grid
 from ulzoo.files import write_text
 from ulzoo.model import UnifiedLatents
+from ulzoo.processes import ALONE, Processes
 from ulzoo.registry.compile import compile_model, stage_data
 from ulzoo.registry.components import DATASETS
 from ulzoo.registry.encode import check_encoded
@@ -27,7 +28,6 @@ from ulzoo.training import config as configs
 from ulzoo.training.checkpoints import Checkpoint, Checkpoints
 from ulzoo.training.metrics import Row
 from ulzoo.training.optimization import build_optimizer
-from ulzoo.training.processes import ALONE, Processes
 from ulzoo.training.trainer import Trainer
 
 OURS = (

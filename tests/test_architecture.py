@@ -45,6 +45,7 @@ ALLOWED = {
         "evaluation",
         "files",
         "pixels",
+        "processes",
         "seeds",
         "tensorfile",
     },
@@ -60,8 +61,10 @@ ALLOWED = {
         "evaluation",
         "files",
         "pixels",
+        "processes",
         "seeds",
     },
+    "processes": set(),
 }
 
 

@@ -130,7 +130,7 @@ REFUSED = {
     "another hash": (("--frechet", "fvd", "--detector", "x.pt"), "x.pt: its SHA-256 is"),
     "no detector": (("--frechet", "fvd"), "--download fetches it"),
     "hash alone": (("--frechet", "fvd", "--detector-sha256", "00"), "belongs to a file"),
-    "detector of another": (("--frechet", "fd_transnetv2", "--download"), "go with --frechet fvd"),
+    "detector of another": (("--frechet", "fd_transnetv2", "--download"), "--download goes with --frechet fid"),
     "clips of nothing": (("--clips", "5"), "go with --frechet"),
 }
 

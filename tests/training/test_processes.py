@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from ulzoo.data import batches
+from ulzoo.processes import Processes
 from ulzoo.registry.run import open_source, train
 from ulzoo.training.metrics import read_rows
-from ulzoo.training.processes import Processes
 from ulzoo.training.stop import STOPPED_STATUS, StopSignals
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # dropout's masks are drawn process by process
@@ -93,13 +93,30 @@ def test_a_batch_that_cannot_be_shared_names_those_that_can(count, batch_size, a
     assert Processes(1, 4).share(32, 2) == 8
 
 
+@pytest.mark.slow
+def test_samples_are_shared_out_and_compared_as_by_one(tiny, tmp_path):
+    train(tiny("train.latents.steps=2", "train.base.steps=2"), tmp_path / "run")
+    asked = ["--frechet", "fd_efficientnet_lite0", "--samples", "10", "--batch-size", "2", "--device", "cpu", "--json"]
+    evaluate = ["-m", "ulzoo", "evaluate", str(tmp_path / "run"), *asked]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    results = []
+    for launcher in ([], together):
+        done = run([sys.executable, *launcher, *evaluate])
+        assert done.returncode == 0, done.stderr
+        results.append(json.loads(done.stdout))
+    assert results[1]["hashes"] == results[0]["hashes"]
+    assert results[1]["figures"] == pytest.approx(results[0]["figures"], rel=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------- one error for all
 
 
 def test_a_mistake_is_one_line_of_one_process(command, tmp_path):
-    done = run(command(3, tmp_path / "run"))
+    done = run(command(2, tmp_path / "run", overrides=("train.latents.accumulate=8",)))
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert len(lines) == 1 and lines[0].endswith("8 cannot be shared by 3 processes; 6 or 9 can")
+    assert len(lines) == 1 and lines[0].endswith(
+        "8 cannot be shared by 2 processes of 8 accumulated parts each; 16 can"
+    )
     assert "tiny.yaml:" in lines[0] and "train.latents.batch_size" in lines[0]
     assert done.returncode != 0 and not (tmp_path / "run").exists()
 
@@ -110,7 +127,7 @@ from pathlib import Path
 from ulzoo.registry import load_spec
 from ulzoo.registry.run import train
 from ulzoo.training import trainer
-from ulzoo.training.processes import joined
+from ulzoo.processes import joined
 
 step = trainer.Trainer._step
 def hurt(self, batch, stop=False):

@@ -52,9 +52,15 @@ class FeatureStatistics:
         features = features.detach().cpu().double()
         mean = features.mean(0)
         centred = features - mean
-        shift, total = mean - self.mean, self.count + len(features)
-        self._scatter += centred.T @ centred + torch.outer(shift, shift) * (self.count * len(features) / total)
-        self.mean += shift * (len(features) / total)
+        self.merge(len(features), mean, centred.T @ centred)
+
+    def merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        """Take in what others gathered, their `state()`."""
+        if count == 0:
+            return
+        shift, total = mean - self.mean, self.count + count
+        self._scatter += scatter + torch.outer(shift, shift) * (self.count * count / total)
+        self.mean += shift * (count / total)
         self.count = total
 
     def state(self) -> tuple[int, Tensor, Tensor]:

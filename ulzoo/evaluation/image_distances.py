@@ -22,6 +22,7 @@ from ulzoo.evaluation.reference import Reference
 from ulzoo.evaluation.unfinished import Unfinished, place
 from ulzoo.model import UnifiedLatents
 from ulzoo.pixels import to_uint8
+from ulzoo.processes import ALONE, Processes
 from ulzoo.seeds import derive_seed
 from ulzoo.text import Text, pad
 
@@ -55,10 +56,22 @@ class Collected:
             if logits is not None:
                 self.logits.append(logits.float().cpu())
 
-    def progress(self, folder: Path | None, model: UnifiedLatents, protocol: Protocol) -> Unfinished:
-        """What was gathered before, if an evaluation by this protocol was stopped."""
-        known = None if folder is None or self.keep else place(folder, model, protocol)
+    def progress(
+        self, folder: Path | None, model: UnifiedLatents, protocol: Protocol, processes: Processes
+    ) -> Unfinished:
+        """What this process gathered before, if an evaluation by this protocol was stopped."""
+        told = {**protocol, "process": [processes.rank, processes.count]} if processes.count > 1 else protocol
+        known = None if folder is None or self.keep else place(folder, model, told)
         return Unfinished(known, self.statistics)
+
+    def collect(self, processes: Processes) -> None:
+        """Bring together what every process gathered."""
+        if processes.count > 1:
+            assert not self.keep
+            states = processes.gather(self.statistics.state())
+            self.statistics = FeatureStatistics(self.network.dimension)
+            for state in states:
+                self.statistics.merge(*state)
 
     def figures(self, prefix: str, reference: Reference, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """All figures and what their protocol says of them.
@@ -116,7 +129,7 @@ def reconstruction_distance(
     model: UnifiedLatents,
     source: Source,
     features: ImageFeatures,
-    reference: Reference,
+    reference: Reference | None,
     *,
     data: dict[str, Any],
     split: str = "val",
@@ -125,6 +138,7 @@ def reconstruction_distance(
     decoder_steps: int | None = None,
     seed: int = 0,
     unfinished: Path | None = None,
+    processes: Processes = ALONE,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of reconstructions from the same images, {"figures", "protocol"}, ready for JSON.
@@ -133,15 +147,17 @@ def reconstruction_distance(
         model: in eval mode, of images.
         source: the split's images, of which the first `limit` are reconstructed.
         features: the network.
-        reference: of the same images; with its features, there are more figures than the Fréchet distance.
+        reference: of the same images; with its features, there are more figures than the Fréchet distance. None in
+            processes that only help.
         batch_size, decoder_steps: as for `rate_distortion`.
         unfinished: a folder in which to put down how far it is, and to go on if it was stopped there; not of a
             reference with features.
+        processes: which take turns, a batch each; the figures are the first one's, {} the others'.
         on_image: told how many are done.
     """
     contract = model.contract
     assert not contract.video
-    made = Collected(features, reference.features is not None)
+    made = Collected(features, reference is not None and reference.features is not None)
     left_out: dict[int, str] = {}
     batch_size = batch_size or default_batch(contract)
     sampling = contract.sampling_with("decoder", decoder_steps, None)
@@ -150,7 +166,7 @@ def reconstruction_distance(
         **features.protocol,
         data=data,
         split=split,
-        reference_sha256=reference.sha256,
+        reference_sha256=reference and reference.sha256,
         decoder_sampler=sampling.sampler,
         decoder_steps=sampling.steps,
         seed=seed,
@@ -158,17 +174,21 @@ def reconstruction_distance(
         batch_size=batch_size,
         dtype="float32",
     )
-    progress = made.progress(unfinished, model, protocol)
+    progress = made.progress(unfinished, model, protocol, processes)
     start = 0
-    for batch in in_order(source, batch_size, limit):
+    for number, batch in enumerate(in_order(source, batch_size, limit)):
         left_out |= batch["left_out"]
-        if batch["images"] > progress.done:
+        if batch["images"] > progress.done and number % processes.count == processes.rank:
             generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "reconstructions", start))
             x, text = batch["x"].to(model.device), batch["text"] and batch["text"].to(model.device)
             made.add(model.reconstruct(x, decoder_steps, generator, batch["label"].to(model.device), text=text))
             progress.tell(batch["images"])
         start = batch["images"]
         on_image(start)
+    made.collect(processes)
+    if reference is None:
+        progress.finish()
+        return {"figures": {}, "protocol": {}}
     figures, told = made.figures("r", reference, seed)
     progress.finish()
     protocol = Protocol(
@@ -182,7 +202,7 @@ def sample_distance(
     model: UnifiedLatents,
     source: Source,
     features: ImageFeatures,
-    reference: Reference,
+    reference: Reference | None,
     *,
     data: dict[str, Any],
     name: str,
@@ -193,6 +213,7 @@ def sample_distance(
     seed: int = 0,
     unfinished: Path | None = None,
     keep: Callable[[Tensor], None] | None = None,
+    processes: Processes = ALONE,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of samples from a reference, {"figures", "protocol"}, ready for JSON.
@@ -203,20 +224,22 @@ def sample_distance(
     Args:
         model: in eval mode, of images, with a base.
         source: where classes and captions come from.
-        reference: of the reference's images; with its features, there are more figures than the Fréchet distance.
+        reference: of the reference's images; with its features, there are more figures than the Fréchet distance. None
+            in processes that only help.
         name: of the reference, a split or a file.
         samples: how many to draw.
         batch_size: 64 if None.
         steps, guidance: of the base; the spec's if None; without classes and captions there is no guidance.
         unfinished: as for `reconstruction_distance`.
         keep: told the samples, uint8 (B, C, H, W); a folder of `unfinished` would keep some from it.
+        processes: as for `reconstruction_distance`.
         on_image: told how many are done.
 
     Raises:
         ValueError: a model without what samples, or fewer than two samples.
     """
     contract = model.contract
-    assert not contract.video and not (unfinished and keep)
+    assert not contract.video and not (keep and (unfinished or processes.count > 1))
     network = model.prior if contract.single_stage else model.base
     if network is None:
         raise ValueError("this model has no base: its second stage was not trained")
@@ -226,15 +249,15 @@ def sample_distance(
     conditional = bool(network.num_classes) or network.takes_text
     if guidance not in (None, 1) and not conditional:
         raise ValueError("guidance leans towards a class or a caption: this model's base takes neither")
-    made = Collected(features, reference.features is not None)
+    made = Collected(features, reference is not None and reference.features is not None)
     base, decoder = contract.sampling_with("base", steps, guidance), contract.sampling["decoder"]
     protocol = Protocol(
         compared="samples",
         **features.protocol,
         data=data,
         reference=name,
-        reference_images=reference.images,
-        reference_sha256=reference.sha256,
+        reference_images=reference and reference.images,
+        reference_sha256=reference and reference.sha256,
         samples=samples,
         labels="of the reference's examples, at even distances" if conditional else "none",
         base_sampler=base.sampler,
@@ -248,8 +271,10 @@ def sample_distance(
         batch_size=batch_size,
         dtype="float32",
     )
-    progress = made.progress(unfinished, model, protocol)
-    for start in range(progress.done, samples, batch_size):
+    progress = made.progress(unfinished, model, protocol, processes)
+    for start in range(processes.rank * batch_size, samples, batch_size * processes.count):
+        if start < progress.done:
+            continue
         count = min(batch_size, samples - start)
         generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "samples", start))
         labels, text = None, None
@@ -267,6 +292,10 @@ def sample_distance(
             keep(to_uint8(drawn))
         progress.tell(start + count)
         on_image(start + count)
+    made.collect(processes)
+    if reference is None:
+        progress.finish()
+        return {"figures": {}, "protocol": {}}
     figures, how = made.figures("g", reference, seed)
     progress.finish()
     return {"figures": figures, "protocol": Protocol(figures=list(figures), **protocol, **how)}

@@ -13,10 +13,11 @@ from ulzoo.evaluation.image_features import ImageFeatures
 from ulzoo.evaluation.lpips import Lpips
 from ulzoo.evaluation.protocol import figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
-from ulzoo.evaluation.reference import read_statistics, reference_statistics, write_statistics
+from ulzoo.evaluation.reference import Reference, read_statistics, reference_statistics, write_statistics
 from ulzoo.evaluation.sample_file import SampleFile
 from ulzoo.files import write_atomically
 from ulzoo.model import UnifiedLatents
+from ulzoo.processes import ALONE, Processes
 
 
 def measure(
@@ -83,6 +84,7 @@ def image_distances(
     save_samples: Path | None = None,
     all_distances: bool = False,
     seed: int = 0,
+    processes: Processes = ALONE,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Distances of reconstructions from their images and, if asked, of samples from a reference.
@@ -101,6 +103,7 @@ def image_distances(
         save_samples: write the samples to this .npz file, which cannot be gone on with where it was stopped.
         all_distances: also the kernel distance, precision, recall and, with Inception, its score; all features are
             kept in memory.
+        processes: which share the reconstructing and sampling; the figures are the first one's.
         on_image: told how many images went through the network, and of how many.
 
     Returns:
@@ -111,6 +114,8 @@ def image_distances(
     """
     if statistics and all_distances:
         raise ValueError("kernel distance, precision and recall need the reference's images, not their statistics")
+    if processes.count > 1 and (all_distances or save_samples):
+        raise ValueError("all features, or samples in a file, are gathered by one process: start it without torchrun")
     imported = read_statistics(statistics, features.dimension) if statistics else None
     count = min(limit or len(source), len(source))
     assert samples is None or reference is not None
@@ -123,18 +128,21 @@ def image_distances(
         return lambda done: on_image(start + done, total)
 
     unfinished = Path(torch.hub.get_dir()) / "ulzoo" / "unfinished"
-    told: dict[str, Any] = {"data": data, "batch_size": batch_size, "unfinished": unfinished}
+    told: dict[str, Any] = {"data": data, "batch_size": batch_size, "unfinished": unfinished, "processes": processes}
     kept: dict[str, Any] = {"data": data, "keep_features": all_distances}
-    own = reference_statistics(source, features, **kept, split=split, limit=limit, on_image=counted(count))
+    own: Reference | None = None
+    if processes.main:
+        own = reference_statistics(source, features, **kept, split=split, limit=limit, on_image=counted(count))
     results = reconstruction_distance(
         model, source, features, own, **told, split=split, limit=limit, decoder_steps=decoder_steps, seed=seed,
         on_image=counted(count),
     )  # fmt: skip
     figures, protocol = results["figures"], {"reconstructions": results["protocol"]}
     if samples is not None and reference is not None:
-        own = imported or reference_statistics(
-            reference, features, **kept, split=reference_split, on_image=counted(referred)
-        )
+        if processes.main:
+            own = imported or reference_statistics(
+                reference, features, **kept, split=reference_split, on_image=counted(referred)
+            )
         named: dict[str, Any] = {"name": statistics.name if statistics else reference_split, "samples": samples}
         named |= {**told, "guidance": guidance, "seed": seed, "on_image": counted(samples)}
         if save_samples:
@@ -149,6 +157,6 @@ def image_distances(
         else:
             results = sample_distance(model, reference, features, own, **named)
         figures, protocol = figures | results["figures"], protocol | {"generated": results["protocol"]}
-    if save_statistics:
+    if save_statistics and own:
         write_statistics(save_statistics, own, features.protocol)
     return {"figures": figures, "protocol": protocol}

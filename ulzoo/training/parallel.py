@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ulzoo.denoising import Conditional
 from ulzoo.nn.resnet import ResBlock
 from ulzoo.nn.transformer import Block
-from ulzoo.training.processes import Processes
+from ulzoo.processes import Processes
 
 BLOCKS = (Block, ResBlock)
 

@@ -20,6 +20,7 @@ from ulzoo.data import Batch, Source, batches
 from ulzoo.denoising import Conditional, DiffusionModel
 from ulzoo.diffusion import ExampleNoise, SigmoidWeighting
 from ulzoo.model import UnifiedLatents
+from ulzoo.processes import ALONE, Processes
 from ulzoo.regression import RegressionDecoder
 from ulzoo.seeds import derive_seed
 from ulzoo.training import config as configs
@@ -35,7 +36,6 @@ from ulzoo.training.optimization import (
 )
 from ulzoo.training.parallel import checkpoint_activations, load, replicated, shard, synchronised, whole
 from ulzoo.training.precision import autocast
-from ulzoo.training.processes import ALONE, Processes
 from ulzoo.training.step_loss import StepLoss
 from ulzoo.training.stop import RunStopped, StopSignals
 from ulzoo.training.watchdog import watchdog

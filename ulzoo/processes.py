@@ -114,6 +114,12 @@ def launched() -> tuple[int, int, int] | None:
     return tuple(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))  # type: ignore[return-value]
 
 
+def own_rank() -> int:
+    """This process's number among those that torchrun started."""
+    place = launched()
+    return place[0] if place else 0
+
+
 def process_count() -> int:
     """How many processes train together."""
     place = launched()
@@ -139,12 +145,26 @@ def joined(device: torch.device, timeout_minutes: float) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=timeout_minutes))
+    rank, count, _ = place
+    backend, timeout = ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"), timedelta(minutes=timeout_minutes)
+    dist.init_process_group(backend, store=_meeting(timeout), rank=rank, world_size=count, timeout=timeout)
     try:
-        yield Processes(place[0], place[1])
+        yield Processes(rank, count)
     finally:
         dist.destroy_process_group()
+
+
+def _meeting(timeout: timedelta) -> dist.Store:
+    """Where the processes find each other's addresses.
+
+    torchrun's store outlives a restart, and with it the addresses of processes that are gone: each attempt has names of
+    its own. Agents of several machines count attempts differently: there `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` has
+    torchrun begin a new store.
+    """
+    store, *_ = next(dist.rendezvous("env://", timeout=timeout))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return store
 
 
 def own_device(chosen: torch.device) -> torch.device:
