@@ -197,6 +197,21 @@ def test_signals_are_the_callers_again_afterwards():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_forked_worker_ends_when_it_is_told_to():
+    with StopSignals() as signals:
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(0.1)
+        os.kill(child, signal.SIGINT)  # Ctrl-C goes to all of a terminal's processes: the parent's to hear
+        time.sleep(0.1)
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+        os.kill(child, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert signals.received == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_two_processes_save_and_another_number_goes_on(kind, command, tiny, tmp_path):

@@ -4,6 +4,7 @@ SIGTERM (a scheduler's), SIGUSR1 (Slurm's warning, with `--signal=USR1@120`) and
 wait for the step).
 """
 
+import os
 import signal
 import threading
 from types import FrameType
@@ -31,6 +32,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received = 0
+        self._process = os.getpid()
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -46,6 +48,11 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker, forked since: it ends if it is told to, and with this one
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            return
         if number == signal.SIGINT and self.received:
             raise KeyboardInterrupt
         self.received = number
