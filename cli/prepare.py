@@ -138,19 +138,8 @@ def image_folder(
     from ulzoo.data.pack_images import ImageEncoding, prepare_image_folder
 
     encoding = ImageEncoding(resolution, written, text_width)
-    for name in _splits(split):
-        work = partial(
-            prepare_image_folder,
-            root,
-            out,
-            name,
-            encoding,
-            classes=classes,
-            val_fraction=val_fraction,
-            images_per_shard=images_per_shard,
-            workers=workers or _cores(),
-        )
-        _pack(work, out, name, "images")
+    prepare = partial(prepare_image_folder, classes=classes, val_fraction=val_fraction)
+    _pack_splits(prepare, root, out, split, encoding, images_per_shard, workers)
 
 
 @app.command(epilog=IMAGE_EXAMPLES)
@@ -178,18 +167,8 @@ def imagenet(
     from ulzoo.data.pack_images import ImageEncoding, prepare_imagenet
 
     encoding = ImageEncoding(resolution, written)
-    for name in _splits(split):
-        work = partial(
-            prepare_imagenet,
-            root,
-            out,
-            name,
-            encoding,
-            val_labels=val_labels,
-            images_per_shard=images_per_shard,
-            workers=workers or _cores(),
-        )
-        _pack(work, out, name, "images")
+    prepare = partial(prepare_imagenet, val_labels=val_labels)
+    _pack_splits(prepare, root, out, split, encoding, images_per_shard, workers)
 
 
 @app.command("verify")
@@ -200,8 +179,12 @@ def verify_folder(
     _verify(folder)
 
 
-def _splits(split: str) -> tuple[str, ...]:
-    return ("train", "val") if split == "all" else (split,)
+def _pack_splits(
+    prepare: Any, root: Path, out: Path, split: str, encoding: Any, images_per_shard: int, workers: int | None
+) -> None:
+    for name in ("train", "val") if split == "all" else (split,):
+        keys = {"images_per_shard": images_per_shard, "workers": workers or _cores()}
+        _pack(partial(prepare, root, out, name, encoding, **keys), out, name, "images")
 
 
 def _pack(work: "Callable[..., Summary]", out: Path, split: str, unit: str) -> None:

@@ -12,15 +12,13 @@ from ulzoo.registry.compile import data_contract
 from ulzoo.registry.run import described_data, open_source
 from ulzoo.registry.schema import Spec
 
-NETWORKS = ("fid", "fd_efficientnet_lite0")
-
 
 @dataclass(frozen=True)
 class Asked:
     """Which distances every point is to have.
 
     Attributes:
-        network: one of `NETWORKS`.
+        network: "fid" or "fd_efficientnet_lite0".
         samples: how many images to draw and compare with the training split; None: reconstructions only.
         detector: file of Inception's weights, where they are not in torch's cache.
     """
