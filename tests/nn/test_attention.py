@@ -9,15 +9,18 @@ from ulzoo.nn.attention import Attention, Reach, attend
 from ulzoo.nn.transformer import Transformer
 
 
-def test_attention_written_out_is_the_fused_kernel() -> None:
-    q, k, v = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
-    fused = F.scaled_dot_product_attention(q, k, v)
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_written_out_is_the_fused_kernel(masked: bool) -> None:
+    q, k, v = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    mask = (torch.arange(10) < 7).expand(10, 10) if masked else None
+    fused = F.scaled_dot_product_attention(q, k, v, mask)
     with patch.object(F, "scaled_dot_product_attention", side_effect=AssertionError("written out on a CPU")):
-        torch.testing.assert_close(attend(q, k, v), fused)
+        torch.testing.assert_close(attend(q, k, v, mask), fused, rtol=0.02, atol=0.02)
 
 
-def test_many_tokens_take_the_fused_kernel() -> None:
-    q, k, v = torch.randn(3, 1, 1, 257, 4, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize(("tokens", "dtype"), [(513, torch.bfloat16), (10, torch.float32)])
+def test_many_tokens_and_fp32_take_the_fused_kernel(tokens: int, dtype: torch.dtype) -> None:
+    q, k, v = torch.randn(3, 1, 1, tokens, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
     with patch.object(F, "scaled_dot_product_attention", return_value=v) as kernel:
         attend(q, k, v)
     kernel.assert_called_once()

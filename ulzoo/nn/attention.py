@@ -100,8 +100,8 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention; written out where PyTorch's fused CPU kernel is much slower (few tokens)."""
-    if q.device.type == "cpu" and q.shape[-2] <= 256:
+    """Scaled dot-product attention; written out where PyTorch's fused CPU kernel is much slower (few tokens in bf16)."""
+    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= 512:
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf)
@@ -112,4 +112,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (x_i, x_{i + half}); `cos` and `sin` are (N, head_width) with the sign folded into `sin`."""
     half = x.shape[-1] // 2
-    return x * cos.to(x.dtype) + torch.cat([x[..., half:], x[..., :half]], dim=-1) * sin.to(x.dtype)
+    swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
+    return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))
