@@ -10,7 +10,7 @@ from ulzoo.cli.terminal import scaled, to_json
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo export runs/a --out a.safetensors[/]
-  [cyan]ulzoo export runs/a/checkpoints/latents-00000300.safetensors --out early.safetensors[/]
+  [cyan]ulzoo export runs/a/checkpoints/latents-00000300 --out early.safetensors[/]
   [cyan]ulzoo export a.safetensors --out half.safetensors --dtype bfloat16[/]
 """
 SCHEMA_EXAMPLES = """

@@ -105,14 +105,14 @@ def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) ->
 
     ValueError if there are none, nor a `released` model of that name.
     """
-    from ulzoo.tensorfile import files_of
+    from ulzoo.tensorfile import files_of, is_checkpoint
 
     path = Path(file_or_run)
-    if path.is_dir():
+    if path.is_dir() and not is_checkpoint(path):
         path /= "model.safetensors"
         if not files_of(path):
             raise ValueError(f"{file_or_run}: holds no model.safetensors; has its training ended?")
-    elif not files_of(path):
+    elif not files_of(path) and not is_checkpoint(path):
         what = f", run directory or released model{suggest(path, cards())}" if released else " or run directory"
         raise ValueError(f"{file_or_run}: no such file{what}")
     return path

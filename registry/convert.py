@@ -9,7 +9,8 @@ from ulzoo import tensorfile
 from ulzoo.files import sha256
 from ulzoo.registry.export import Dtype, load_export, save_export
 from ulzoo.registry.run import restore
-from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpoints import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -54,29 +55,28 @@ def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
     Raises:
         ValueError: nothing there to export.
     """
-    if dtype and tensorfile.files_of(source) and tensorfile.kind_of(source) == "export":
+    if dtype and tensorfile.files_of(source):
         loaded = load_export(source)
         results = loaded.results if dtype == "float32" else {}
         save_export(out, loaded.model, loaded.spec, results, dtype)
         return Exported(out, source, None, None, bool(results))
-    path, checkpoint = _checkpoint(source)
+    checkpoint = _checkpoint(source)
     model, spec = restore(checkpoint)
+    path = checkpoint.folder
     results = _figures(path.parent.parent, checkpoint) if dtype in (None, "float32") else {}
     save_export(out, model, spec, results, dtype or "float32")
     return Exported(out, path, checkpoint.stage, checkpoint.step, bool(results))
 
 
-def _checkpoint(source: Path) -> tuple[Path, Checkpoint]:
-    if source.is_dir():
-        checkpoints = Checkpoints(source / "checkpoints")
-        newest = checkpoints.latest()
-        if newest is None:
-            raise ValueError(f"{source}: holds no training checkpoints")
-        path = next(path for stage, step, path in checkpoints.files() if (stage, step) == (newest.stage, newest.step))
-        return path, newest
-    content = tensorfile.read(source, "checkpoint")
-    metadata = content.metadata
-    return source, Checkpoint(metadata["stage"], metadata["step"], content.tensors, metadata)
+def _checkpoint(source: Path) -> Checkpoint:
+    if tensorfile.is_checkpoint(source):
+        return Checkpoint.open(source)
+    if not source.is_dir():
+        raise ValueError(f"{source}: neither a run directory nor a training checkpoint; an export needs --dtype")
+    newest = Checkpoints(source / "checkpoints").latest()
+    if newest is None:
+        raise ValueError(f"{source}: holds no training checkpoints")
+    return newest
 
 
 def _figures(run: Path, checkpoint: Checkpoint) -> dict[str, Any]:

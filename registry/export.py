@@ -41,7 +41,7 @@ def save_export(
         "dtype": dtype,
         "versions": versions(),
     }
-    tensorfile.write(path, "export", tensors, metadata)
+    tensorfile.write(path, tensors, metadata)
 
 
 def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
@@ -50,7 +50,7 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     Raises:
         ValueError: not an export, damaged, or of networks that this version builds otherwise.
     """
-    content = tensorfile.read(path, "export", device)
+    content = tensorfile.read(path, device)
     metadata, stages = content.metadata, content.metadata.get("stages")
     if not isinstance(metadata.get("spec"), dict) or not isinstance(metadata.get("results"), dict):
         raise tensorfile.DamagedFile(f"{path}: damaged (an export has a spec and results)")

@@ -24,7 +24,8 @@ from ulzoo.registry.spec import spec_from_dict
 from ulzoo.registry.store import Row, Store
 from ulzoo.training import config as configs
 from ulzoo.training import metrics
-from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.checkpoint import State
+from ulzoo.training.checkpoints import Checkpoints
 
 OnStep = Callable[[str, int, int, metrics.Row | None], None]
 """Told of every step: stage, step, the stage's steps, and a row of metrics where one was logged."""
@@ -145,13 +146,15 @@ def _share(job: Job, spec: Spec, folder: Path, wait: bool) -> Lock | None:
     """Take over the finished stage 1 of another point; where none has it, the lock under which to train it for all."""
     if job.siblings is None or "latents" not in spec.stages:
         return None
-    name = f"latents-{spec.train.latents.steps:08d}.safetensors"  # type: ignore[union-attr]
-    if any(stage != "latents" or file.name == name for stage, _, file in Checkpoints(folder / "checkpoints").files()):
+    steps = spec.train.latents.steps  # type: ignore[union-attr]
+    if any(stage != "latents" or step == steps for stage, step, _ in Checkpoints(folder / "checkpoints").found()):
         return None
     lock = Lock(folder.parent / f".latents-{job.latents_hash}.lock", wait)
     for sibling in job.siblings:
         run = Path(job.store) / sibling
-        if (run / "checkpoints" / name).is_file() and _take_over(run, spec, folder, job.device):
+        if Checkpoints(run / "checkpoints").path("latents", steps).is_dir() and _take_over(
+            run, spec, folder, job.device
+        ):
             lock.release()
             return None
     return lock
@@ -171,12 +174,12 @@ def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
     trained = tuple(f"model.{network}." for network in STAGES["latents"])
     fresh = compile_model(spec, device).state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in fresh.items() if not f"model.{name}".startswith(trained)}
-    tensors |= {name: t for name, t in found.tensors.items() if name.startswith(trained) or name[:6] != "model."}
+    tensors |= {name: t for name, t in found.part("").items() if name.startswith(trained) or name[:6] != "model."}
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash}
     (folder / "checkpoints").mkdir(exist_ok=True)
     rows = [row for row in metrics.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    Checkpoints(folder / "checkpoints").save(Checkpoint("latents", found.step, tensors, {**found.metadata, **identity}))
+    Checkpoints(folder / "checkpoints").save(State("latents", found.step, tensors, {**found.metadata, **identity}))
     return True
 
 

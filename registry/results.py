@@ -37,7 +37,7 @@ def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not JSON ({error})") from None
     else:
-        results = tensorfile.read_metadata(path, "export")["results"]
+        results = tensorfile.read_metadata(path)["results"]
     if not isinstance(results, dict) or not {"figures", "protocol"} <= results.keys():
         raise ValueError(f"{name}: has no figures with their protocol; `ulzoo evaluate {name} --out FILE.json` has")
     return results

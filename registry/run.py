@@ -25,7 +25,8 @@ from ulzoo.registry.schema import Spec, changed_on_resume
 from ulzoo.registry.screening import reconstructed_clips, sampled_clips, save_clips
 from ulzoo.registry.spec import spec_from_dict
 from ulzoo.training import config as configs
-from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpoints import Checkpoints
 from ulzoo.training.metrics import Row
 from ulzoo.training.optimization import build_optimizer
 from ulzoo.training.trainer import Trainer
@@ -120,9 +121,9 @@ def train(
     assert not (resume and fresh)
     watch = watch or Watch()
     stages, order = spec.asked_stages(stage), spec.stages
-    model, sources, held_out, done = processes.agreed(
-        lambda: _start(spec, folder, stages, resume, fresh, device, processes)
-    )
+    found = processes.agreed(lambda: _found(folder, spec, stages, resume, fresh) if processes.main else None)
+    done: Checkpoint | None = processes.gather(found)[0]
+    model, sources, held_out = processes.agreed(lambda: _start(spec, stages, done, device, processes))
     if processes.main:
         if fresh:
             _clear(folder)
@@ -164,19 +165,12 @@ def train(
 
 
 def _start(
-    spec: Spec,
-    folder: Path,
-    stages: tuple[Stage, ...],
-    resume: bool,
-    fresh: bool,
-    device: torch.device | str,
-    processes: Processes,
-) -> tuple[UnifiedLatents, dict[str, Source], Source, Checkpoint | None]:
-    """The model with what was trained before, data by key path, validation data, and the checkpoint to go on from.
+    spec: Spec, stages: tuple[Stage, ...], done: Checkpoint | None, device: torch.device | str, processes: Processes
+) -> tuple[UnifiedLatents, dict[str, Source], Source]:
+    """The model with what was trained before, data by key path, and validation data.
 
     Checks everything that can be; writes nothing.
     """
-    done = _found(folder, spec, stages, resume, fresh)
     for name in stages:
         config: configs.Stage = getattr(spec.train, name)
         try:
@@ -199,7 +193,7 @@ def _start(
         if done.stage not in stages:
             _load_averages(model, done)
     check_encoded(spec, model, stages, sources)
-    return model, sources, held_out, done
+    return model, sources, held_out
 
 
 def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:
@@ -223,7 +217,7 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
             raise ValueError(f"{folder}: --fresh would remove the stage {before} that --stage {stages[0]} needs")
         return None
     checkpoints = Checkpoints(folder / "checkpoints")
-    reached = {stage for stage, _, _ in checkpoints.files()}
+    reached = {stage for stage, _, _ in checkpoints.found()}
     if later := [stage for stage in order[order.index(stages[-1]) + 1 :] if stage in reached]:
         raise ValueError(
             f"{folder}: its stage {later[0]} stands on {stages[-1]}; leave out --stage, or use another --out"

@@ -72,7 +72,7 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 def test_metadata_that_is_nested_without_end(tmp_path: Path) -> None:
     """Python's own reader of JSON would run out of stack."""
     path = tmp_path / "x.safetensors"
-    tensorfile.write(path, "export", {}, {})
+    tensorfile.write(path, {}, {})
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
@@ -81,7 +81,7 @@ def test_metadata_that_is_nested_without_end(tmp_path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
     for read in (tensorfile.read, tensorfile.read_metadata):
         with pytest.raises(tensorfile.DamagedFile, match="damaged"):
-            read(path, "export")
+            read(path)
 
 
 def test_a_folder_in_place_of_a_file_and_a_link_that_leads_nowhere(tmp_path: Path) -> None:

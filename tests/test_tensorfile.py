@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ulzoo import tensorfile
 from ulzoo.tensorfile import DamagedFile
+from ulzoo.training.checkpoint import State, write
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),
@@ -38,7 +39,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def path(tmp_path):
-    tensorfile.write(path := tmp_path / "x.safetensors", "checkpoint", tensors(), METADATA)
+    tensorfile.write(path := tmp_path / "x.safetensors", tensors(), METADATA)
     return path
 
 
@@ -46,31 +47,31 @@ def path(tmp_path):
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3)], ids=str)
 def test_round_trip(dtype, shape, tmp_path):
     tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 10).to(dtype)
-    tensorfile.write(tmp_path / "x", "export", {"t": tensor}, METADATA)
-    content = tensorfile.read(tmp_path / "x", "export")
-    assert content.metadata == METADATA == tensorfile.read_metadata(tmp_path / "x", "export")
+    tensorfile.write(tmp_path / "x", {"t": tensor}, METADATA)
+    content = tensorfile.read(tmp_path / "x")
+    assert content.metadata == METADATA == tensorfile.read_metadata(tmp_path / "x")
     assert same(content.tensors["t"], tensor)
 
 
 def test_views_and_parameters_are_written_by_value(tmp_path):
     whole = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
-    tensorfile.write(tmp_path / "x", "export", {"row": whole[0], "turned": whole.T}, {})
-    content = tensorfile.read(tmp_path / "x", "export").tensors
+    tensorfile.write(tmp_path / "x", {"row": whole[0], "turned": whole.T}, {})
+    content = tensorfile.read(tmp_path / "x").tensors
     assert same(content["row"], torch.tensor([0.0, 1, 2]))
     assert same(content["turned"], torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
 
 
 def test_no_tensors_at_all(tmp_path):
-    tensorfile.write(tmp_path / "x", "export", {}, METADATA)
-    assert tensorfile.read(tmp_path / "x", "export") == tensorfile.TensorFile({}, METADATA)
+    tensorfile.write(tmp_path / "x", {}, METADATA)
+    assert tensorfile.read(tmp_path / "x") == tensorfile.TensorFile({}, METADATA)
 
 
-def test_each_kind_says_what_it_is_and_names_the_command(path, tmp_path):
-    with pytest.raises(ValueError, match=r"x\.safetensors: a training checkpoint; `ulzoo export` makes a loadable"):
-        tensorfile.read(path, "export")
-    tensorfile.write(tmp_path / "y", "export", {}, {})
-    with pytest.raises(ValueError, match=r"y: an exported model, not a training checkpoint"):
-        tensorfile.read_metadata(tmp_path / "y", "checkpoint")
+def test_a_training_checkpoint_says_what_it_is_and_names_the_command(tmp_path):
+    write(State("latents", 1, tensors(), {}), tmp_path / "one")
+    for path in (tmp_path / "one", *(tmp_path / "one").iterdir()):
+        for read in (tensorfile.read, tensorfile.read_metadata, tensorfile.digest_of):
+            with pytest.raises(DamagedFile, match="a training checkpoint; `ulzoo export` makes a loadable file of it"):
+                read(path)
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
@@ -80,7 +81,7 @@ def assert_refused_or_whole(data: bytes, path) -> None:
     """Reading raises ValueError in one line, or returns exactly what was written."""
     path.write_bytes(data)
     try:
-        content = tensorfile.read(path, "checkpoint")
+        content = tensorfile.read(path)
     except ValueError as error:
         assert len(str(error).splitlines()) == 1 and str(path) in str(error)
         return
@@ -117,7 +118,7 @@ def test_every_bit_of_a_tensor_counts(path, tmp_path):
         flipped[i] ^= 1
         (tmp_path / "flipped").write_bytes(bytes(flipped))
         with pytest.raises(DamagedFile):
-            tensorfile.read(tmp_path / "flipped", "checkpoint")
+            tensorfile.read(tmp_path / "flipped")
 
 
 def test_truncated_at_any_length(path, tmp_path):
@@ -125,13 +126,13 @@ def test_truncated_at_any_length(path, tmp_path):
     for length in range(len(content)):
         (tmp_path / "cut").write_bytes(content[:length])
         with pytest.raises(DamagedFile, match="cut: "):
-            tensorfile.read(tmp_path / "cut", "checkpoint")
+            tensorfile.read(tmp_path / "cut")
 
 
 def test_bytes_at_the_end(path, tmp_path):
     (tmp_path / "long").write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DamagedFile):
-        tensorfile.read(tmp_path / "long", "checkpoint")
+        tensorfile.read(tmp_path / "long")
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -163,7 +164,7 @@ def test_a_header_cannot_speak_to_a_terminal(path, key, value):
     forge(path, header, body)
     for read in (tensorfile.read, tensorfile.read_metadata):
         with pytest.raises(DamagedFile) as error:
-            read(path, "checkpoint")
+            read(path)
         assert str(error.value).isprintable()
 
 
@@ -173,7 +174,7 @@ def test_a_newer_format_is_refused_in_words(path):
     forge(path, header, body)
     for read in (tensorfile.read, tensorfile.read_metadata):
         with pytest.raises(ValueError, match="written in format 2, this ulzoo reads format 1; upgrade ulzoo") as error:
-            read(path, "checkpoint")
+            read(path)
         assert not isinstance(error.value, DamagedFile)  # it must not be passed over in silence
 
 
@@ -183,7 +184,7 @@ def test_a_safetensors_file_of_someone_else(missing, path):
     del header["__metadata__"][missing]
     forge(path, header, body)
     with pytest.raises(DamagedFile, match="not one of ulzoo's"):
-        tensorfile.read(path, "checkpoint")
+        tensorfile.read(path)
 
 
 def test_altered_metadata_does_not_match_the_digest(path):
@@ -191,11 +192,11 @@ def test_altered_metadata_does_not_match_the_digest(path):
     header["__metadata__"]["content"] = json.dumps(METADATA | {"step": 4})
     forge(path, header, body)
     with pytest.raises(DamagedFile, match="does not match the digest"):
-        tensorfile.read(path, "checkpoint")
+        tensorfile.read(path)
     header["__metadata__"]["content"] = "{"
     forge(path, header, body)
     with pytest.raises(DamagedFile):
-        tensorfile.read_metadata(path, "checkpoint")
+        tensorfile.read_metadata(path)
 
 
 def test_other_files_and_none(tmp_path):
@@ -212,6 +213,6 @@ def test_other_files_and_none(tmp_path):
     for name in ("pickle", "torch", "zip", "empty", "folder", "absent"):
         for read in (tensorfile.read, tensorfile.read_metadata):
             with pytest.raises(ValueError, match=name) as error:
-                read(tmp_path / name, "export")
+                read(tmp_path / name)
             assert len(str(error.value).splitlines()) == 1
     assert not (tmp_path / "exploded").exists()

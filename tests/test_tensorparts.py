@@ -21,7 +21,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def path(tmp_path):
-    tensorfile.write(path := tmp_path / "x.safetensors", "export", TENSORS, METADATA)
+    tensorfile.write(path := tmp_path / "x.safetensors", TENSORS, METADATA)
     return path
 
 
@@ -39,9 +39,9 @@ def test_it_comes_back_by_the_name_of_the_whole_and_by_the_index(path):
     assert names(path) == sorted(NAMES) == sorted(file.name for file in files_of(path))
     assert files_of(path)[0].name == NAMES[0]
     for name in (path, path.with_name(NAMES[0])):
-        content = tensorfile.read(name, "export")
+        content = tensorfile.read(name)
         assert same(content) and content.metadata == METADATA
-        assert tensorfile.kind_of(name) == "export" and tensorfile.read_metadata(name, "export") == METADATA
+        assert tensorfile.read_metadata(name) == METADATA
 
 
 def test_the_layout_is_hugging_faces(path):
@@ -57,20 +57,20 @@ def test_the_layout_is_hugging_faces(path):
 
 def test_the_digest_is_that_of_one_file(path, tmp_path, monkeypatch):
     monkeypatch.setattr(tensorparts, "PART_BYTES", 5 * 10**9)
-    tensorfile.write(tmp_path / "whole.safetensors", "export", TENSORS, METADATA)
+    tensorfile.write(tmp_path / "whole.safetensors", TENSORS, METADATA)
     assert tensorfile.digest_of(tmp_path / "whole.safetensors") == tensorfile.digest_of(path)
 
 
 def test_what_is_replaced_goes_and_nothing_else(path, monkeypatch):
     (path.parent / "x-00009-of-00009.safetensors").write_bytes(b"somebody's")
     monkeypatch.setattr(tensorparts, "PART_BYTES", 150)
-    tensorfile.write(path, "export", TENSORS, METADATA)
-    assert same(tensorfile.read(path, "export")) and len(names(path)) == 4
+    tensorfile.write(path, TENSORS, METADATA)
+    assert same(tensorfile.read(path)) and len(names(path)) == 4
     monkeypatch.setattr(tensorparts, "PART_BYTES", 1000)
-    tensorfile.write(path, "export", TENSORS, METADATA)
+    tensorfile.write(path, TENSORS, METADATA)
     assert names(path) == ["x-00009-of-00009.safetensors", "x.safetensors"]
     monkeypatch.setattr(tensorparts, "PART_BYTES", 100)
-    tensorfile.write(path, "export", TENSORS, METADATA)
+    tensorfile.write(path, TENSORS, METADATA)
     assert names(path) == sorted([*NAMES, "x-00009-of-00009.safetensors"])
 
 
@@ -83,21 +83,16 @@ def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
 
     monkeypatch.setattr(tensorparts, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
-        tensorfile.write(path, "export", TENSORS, METADATA | {"new": 1})
-    assert same(tensorfile.read(path, "export")) and tensorfile.read_metadata(path, "export") == METADATA
+        tensorfile.write(path, TENSORS, METADATA | {"new": 1})
+    assert same(tensorfile.read(path)) and tensorfile.read_metadata(path) == METADATA
 
 
 def test_parts_of_somebody_else_are_not_taken_away(tmp_path):
     (tmp_path / "x-00001-of-00001.safetensors").write_bytes(b"theirs")
     index = {"metadata": {"total_size": 6}, "weight_map": {"a": "x-00001-of-00001.safetensors"}}
     (tmp_path / "x.safetensors.index.json").write_text(json.dumps(index))
-    tensorfile.write(tmp_path / "x.safetensors", "export", {}, {})
+    tensorfile.write(tmp_path / "x.safetensors", {}, {})
     assert len(names(tmp_path / "x")) == 3
-
-
-def test_checkpoints_stay_whole(tmp_path):
-    tensorfile.write(tmp_path / "x.safetensors", "checkpoint", TENSORS, METADATA)
-    assert names(tmp_path / "x") == ["x.safetensors"]
 
 
 def test_every_altered_byte_of_every_file_is_noticed_or_harmless(path):
@@ -108,31 +103,31 @@ def test_every_altered_byte_of_every_file_is_noticed_or_harmless(path):
             altered[i] ^= 4
             file.write_bytes(altered)
             try:
-                assert same(tensorfile.read(path, "export"))
+                assert same(tensorfile.read(path))
             except ValueError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
         file.write_bytes(content[:-1])
         with pytest.raises(DamagedFile):
-            tensorfile.read(path, "export")
+            tensorfile.read(path)
         file.unlink()
         with pytest.raises(ValueError, match=r"x\.safetensors: "):
-            tensorfile.read(path, "export")
+            tensorfile.read(path)
         file.write_bytes(content)
-    assert same(tensorfile.read(path, "export"))
+    assert same(tensorfile.read(path))
 
 
 def test_parts_of_two_exports_do_not_mix(path, tmp_path):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / path.name
-    tensorfile.write(other, "export", {name: tensor + 1 for name, tensor in TENSORS.items()}, METADATA)
+    tensorfile.write(other, {name: tensor + 1 for name, tensor in TENSORS.items()}, METADATA)
     path.with_name(NAMES[1]).write_bytes(other.with_name(NAMES[1]).read_bytes())
     with pytest.raises(DamagedFile, match="does not match the digest"):
-        tensorfile.read(path, "export")
+        tensorfile.read(path)
 
 
 def test_a_part_alone_says_what_it_is(path):
     with pytest.raises(DamagedFile, match="one part of a model; give its index"):
-        tensorfile.read(path.with_name(NAMES[1]), "export")
+        tensorfile.read(path.with_name(NAMES[1]))
 
 
 OUTSIDE = ["../x-00001-of-00003.safetensors", "/etc/passwd", "x-00001-of-00003.safetensors/../y", "y", 3, None, ["x"]]
@@ -145,7 +140,7 @@ def test_an_index_leads_to_its_own_parts_alone(path, name):
     index["weight_map"]["layer0.weight"] = name
     file.write_text(json.dumps(index))
     with pytest.raises(DamagedFile, match="which is no part of it"):
-        tensorfile.read(path, "export")
+        tensorfile.read(path)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +148,7 @@ def test_an_index_leads_to_its_own_parts_alone(path, name):
 )
 def test_an_index_that_is_none(path, text):
     path.with_name(NAMES[0]).write_text(text)
-    for read in (lambda: tensorfile.read(path, "export"), lambda: files_of(path)):
+    for read in (lambda: tensorfile.read(path), lambda: files_of(path)):
         with pytest.raises(DamagedFile, match=r"x\.safetensors: damaged \("):
             read()
 
@@ -161,4 +156,4 @@ def test_an_index_that_is_none(path, text):
 def test_an_index_is_read_to_a_bound(path, monkeypatch):
     monkeypatch.setattr(tensorparts, "MAX_INDEX_BYTES", 100)
     with pytest.raises(DamagedFile, match="its index is larger than"):
-        tensorfile.read(path, "export")
+        tensorfile.read(path)

@@ -26,11 +26,25 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(unfinished, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _to_disk(path.parent)
+
+
+def put_in_place(aside: Path, path: Path) -> None:
+    """Give a folder whose files are on the disk its name, in the place of one that may have it, which is removed."""
+    _to_disk(aside)
+    if path.is_dir():
+        shutil.rmtree(path)
+    os.replace(aside, path)
+    _to_disk(path.parent)
+
+
+def _to_disk(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def remove_unfinished(folder: Path, name: str) -> None:

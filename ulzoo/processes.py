@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -91,6 +92,11 @@ class Processes:
             raise error
         rank, text = errors[0]
         raise ValueError(f"process {rank} of {self.count}: {text}")
+
+    @cached_property
+    def side_group(self) -> dist.ProcessGroup | None:
+        """The same processes again, over their CPUs, for what goes on beside the training; all must ask."""
+        return cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if self.count > 1 else None
 
     def wait_for_main(self) -> None:
         """Until the first process has come here too, however long it takes."""

@@ -1,14 +1,14 @@
-"""Tensors in one safetensors file whose metadata says what it is and carries a digest of all it holds.
+"""An exported model: tensors in one safetensors file whose metadata carries a digest of all it holds.
 
-Training checkpoints and exports are both such files; their `kind` tells them apart. Past 5 GB an export is in parts
-(`ulzoo.tensorparts`), and its path is that of the file that it would be. Nothing is ever unpickled.
+Past 5 GB it is in parts (`ulzoo.tensorparts`), and its path is that of the file that it would be. A training checkpoint
+is another thing (`ulzoo.training.checkpoint`) and is refused by name. Nothing is ever unpickled.
 """
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,13 +19,8 @@ from ulzoo import tensorparts
 from ulzoo.files import write_atomically
 from ulzoo.messages import one_line
 
-Kind = Literal["checkpoint", "export"]
 FORMAT = 1
-_WHAT = {
-    "checkpoint": "a training checkpoint; `ulzoo export` makes a loadable file of it",
-    "export": "an exported model, not a training checkpoint",
-    "part": "one part of a model; give its index, or the name without the number",
-}
+CHECKPOINT = "checkpoint.json"  # in the folder of a training checkpoint
 
 
 class DamagedFile(ValueError):
@@ -52,25 +47,24 @@ def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
     return digest.hexdigest()
 
 
-def write(path: Path, kind: Kind, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write atomically, large exports in parts; `metadata` must be JSON."""
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Write atomically, large models in parts; `metadata` must be JSON."""
     content = json.dumps(metadata, sort_keys=True, allow_nan=False)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {
         "format": "pt",
-        "ulzoo": kind,
+        "ulzoo": "export",
         "version": str(FORMAT),
         "content": content,
         "digest": _digest(tensors, content),
     }
 
     try:
-        if kind == "export" and len(tensorparts.split(tensors)) > 1:
+        if len(tensorparts.split(tensors)) > 1:
             tensorparts.write_parts(path, tensors, header)
         else:
             write_atomically(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=header))
-            if kind == "export":
-                tensorparts.remove_parts(path)
+            tensorparts.remove_parts(path)
     except SafetensorError as error:  # a full disk, say
         raise OSError(f"{path}: cannot be written: {error}") from None
 
@@ -85,28 +79,24 @@ def files_of(path: Path) -> list[Path]:
     return [index, *(path.with_name(name) for name in sorted(set(_index(path)[1].values())))]
 
 
-def kind_of(path: Path) -> Kind:
-    """What a file of ours is.
-
-    Raises:
-        ValueError: no such file; a newer format; not a file of ours (`DamagedFile`).
-    """
-    return cast(Kind, _header(path)["ulzoo"])
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is that of a training checkpoint."""
+    return (path / CHECKPOINT).is_file()
 
 
 def digest_of(path: Path) -> str:
-    """The digest that a file of ours carries, of its tensors and metadata, not checked. ValueError as `kind_of`."""
+    """The digest that the file carries, of its tensors and metadata, not checked. ValueError as `read_metadata`."""
     return _header(path)["digest"]
 
 
-def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata alone, not checked against the digest.
 
     Raises:
-        ValueError: no such file; a newer format; not a file of ours or of the other kind (`DamagedFile`).
+        ValueError: no such file; a newer format; not an exported model of ours (`DamagedFile`).
     """
     try:
-        metadata = json.loads(_header(path, kind)["content"])
+        metadata = json.loads(_header(path)["content"])
     except (json.JSONDecodeError, RecursionError) as error:
         raise DamagedFile(f"{path}: damaged ({error})") from None
     if not isinstance(metadata, dict):
@@ -114,20 +104,20 @@ def read_metadata(path: Path, kind: Kind) -> dict[str, Any]:
     return metadata
 
 
-def read(path: Path, kind: Kind, device: str | torch.device = "cpu") -> TensorFile:
+def read(path: Path, device: str | torch.device = "cpu") -> TensorFile:
     """Read and check the whole file.
 
     Raises:
         ValueError: as `read_metadata`, or the digest differs (`DamagedFile`).
     """
-    header = _header(path, kind)
+    header = _header(path)
     try:
         tensors = _tensors(_whole(path))
     except (SafetensorError, OSError) as error:
         raise DamagedFile(f"{path}: cut short or damaged ({error})") from None
     if _digest(tensors, header["content"]) != header["digest"]:
         raise DamagedFile(f"{path}: damaged, its content does not match the digest it carries")
-    metadata = read_metadata(path, kind)
+    metadata = read_metadata(path)
     return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, metadata)
 
 
@@ -153,8 +143,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
-    """The header of a file of ours, of this `kind` if given."""
+def _header(path: Path) -> dict[str, str]:
+    """The header of a file of ours."""
+    if is_checkpoint(path) or is_checkpoint(path.parent):
+        raise DamagedFile(f"{path}: a training checkpoint; `ulzoo export` makes a loadable file of it")
     whole = _whole(path)
     if whole.is_file():
         try:
@@ -168,12 +160,10 @@ def _header(path: Path, kind: Kind | None = None) -> dict[str, str]:
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     found = header.get("ulzoo")
     if found == "part":
-        raise DamagedFile(f"{path}: {_WHAT[found]}")
-    if found not in _WHAT or "content" not in header or "digest" not in header:
+        raise DamagedFile(f"{path}: one part of a model; give its index, or the name without the number")
+    if found != "export" or "content" not in header or "digest" not in header:
         raise DamagedFile(f"{path}: a safetensors file, but not one of ulzoo's")
     if header.get("version") != str(FORMAT):
         written = one_line(str(header.get("version")))
         raise ValueError(f"{path}: written in format {written}, this ulzoo reads format {FORMAT}; upgrade ulzoo")
-    if kind and found != kind:
-        raise DamagedFile(f"{path}: {_WHAT[found]}")
     return header

@@ -65,7 +65,7 @@ ARGUMENTS = {
     "no specs": (("list", "imagenot*"), "no spec matches 'imagenot*'"),
     "no address": (("sample", "hf://something"), "an address on the hub is hf://ORG/REPO"),
     "nothing to export": (("export", ".", "--out", "a.safetensors"), "holds no training checkpoints"),
-    "not a checkpoint": (("export", "tiny.yaml", "--out", "a.safetensors"), "not a whole safetensors file"),
+    "not a checkpoint": (("export", "tiny.yaml", "--out", "a.safetensors"), "neither a run directory nor a training"),
     "base without latents": (("train", "tiny.yaml", "--stage", "base"), "no stage latents to build on"),
 }
 
@@ -93,12 +93,12 @@ RUNS = {
     ),
     "out is a file": (("train", "tiny.yaml", "--out", "tiny.yaml"), "is a file, not a run directory"),
     "checkpoint for export": (
-        ("sample", "run/checkpoints/base-00000002.safetensors"),
+        ("sample", "run/checkpoints/base-00000002"),
         "a training checkpoint; `ulzoo export` makes a loadable file of it",
     ),
     "export for checkpoint": (
         ("export", "run/model.safetensors", "--out", "a.safetensors"),
-        "an exported model, not a training checkpoint",
+        "neither a run directory nor a training checkpoint; an export needs --dtype",
     ),
     "no such label": (("sample", "run", "--labels", "9"), "there is no label 9; they are 0 to 8"),
     "no such label name": (("sample", "run", "--labels", "Flogs"), "did you mean 'Flags'?"),

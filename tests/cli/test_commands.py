@@ -30,11 +30,11 @@ def test_train_leaves_a_run(ulzoo, here):
 
 
 def test_train_resumes_what_is_finished(ulzoo, run):
-    before = (run / "checkpoints" / "base-00000002.safetensors").read_bytes()
+    before = (run / "checkpoints" / "base-00000002" / "checkpoint.json").read_bytes()
     result = ulzoo("train", "tiny.yaml", "--out", "run", "--resume")
     assert result.exit_code == 0, result.stderr
     assert "resuming base at step 2" in result.stdout
-    assert (run / "checkpoints" / "base-00000002.safetensors").read_bytes() == before
+    assert (run / "checkpoints" / "base-00000002" / "checkpoint.json").read_bytes() == before
 
 
 def test_train_in_two_commands(ulzoo, here):
@@ -192,7 +192,7 @@ def test_export_carries_the_run_s_figures(ulzoo, run, here):
 
 
 def test_export_of_an_earlier_step_has_no_figures(ulzoo, run, here):
-    result = ulzoo("export", "run/checkpoints/latents-00000001.safetensors", "--out", "early.safetensors")
+    result = ulzoo("export", "run/checkpoints/latents-00000001", "--out", "early.safetensors")
     assert result.exit_code == 0, result.stderr
     assert "stage latents, step 1" in result.stdout and "without figures" in result.stdout
     assert results(here / "early.safetensors") == {}

@@ -192,7 +192,7 @@ def test_cards(file, seed):
 def tensor_file(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("tensors") / "x.safetensors"
     tensors = {"a": torch.ones(2, 3), "b": torch.zeros(0), "c": torch.tensor(1, dtype=torch.int64)}
-    tensorfile.write(path, "export", tensors, {"spec": {}, "stages": [], "results": {}})
+    tensorfile.write(path, tensors, {"spec": {}, "stages": [], "results": {}})
     return path.read_bytes()
 
 
@@ -208,12 +208,9 @@ def test_tensor_files(file, tensor_file, seed):
     rng = Random(seed)
     content = one_of(rng, lambda: altered(rng, tensor_file), lambda: reheaded(rng, tensor_file))
     path = file(content, "x.safetensors")
-    for read in (tensorfile.kind_of, tensorfile.digest_of):
+    for read in (tensorfile.digest_of, tensorfile.read_metadata, tensorfile.read):
         with orderly():
             read(path)
-    for check in (tensorfile.read_metadata, tensorfile.read):
-        with orderly():
-            check(path, "export")
 
 
 INDEX = {
@@ -230,14 +227,14 @@ def test_indices_of_parts(file, seed):
     with orderly():
         assert all(found.parent == path.parent for found in tensorfile.files_of(path))
     with orderly():
-        tensorfile.read(path, "export")
+        tensorfile.read(path)
 
 
 @pytest.fixture(scope="module")
 def exported(tiny, tmp_path_factory) -> tensorfile.TensorFile:
     path = tmp_path_factory.mktemp("export") / "model.safetensors"
     save_export(path, compile_model(tiny()), tiny(), {"figures": {"psnr_db": 1.0}, "protocol": {}})
-    return tensorfile.read(path, "export")
+    return tensorfile.read(path)
 
 
 @settings(max_examples=settings.default.max_examples // 10)  # each builds networks
@@ -247,7 +244,7 @@ def test_exports(file, exported, seed):
     metadata = replaced(Random(seed), exported.metadata)
     path = file(b"", "model.safetensors")
     with orderly():
-        tensorfile.write(path, "export", exported.tensors, metadata)
+        tensorfile.write(path, exported.tensors, metadata)
         load_export(path)
 
 

@@ -1,6 +1,5 @@
 """Runs: what may start, go on or be overwritten, and that the stages are the same one by one and in one go."""
 
-import dataclasses
 import json
 import re
 import shutil
@@ -11,6 +10,8 @@ import torch
 
 from ulzoo import tensorfile
 from ulzoo.registry.run import Watch, described_data, restore, train
+from ulzoo.training import checkpoint
+from ulzoo.training.checkpoint import State
 from ulzoo.training.checkpoints import Checkpoints
 
 SHORT = (
@@ -63,7 +64,7 @@ def test_what_a_run_leaves(finished, short):
     results = json.loads((finished / "figures.json").read_text())
     assert results["protocol"]["images"] == 6 and results["protocol"]["data"] == described_data(short())
     assert "root" not in results["protocol"]["data"]
-    assert tensorfile.read_metadata(finished / "model.safetensors", "export")["results"] == results
+    assert tensorfile.read_metadata(finished / "model.safetensors")["results"] == results
 
 
 def test_a_watch_hears_of_every_step(short, tmp_path):
@@ -82,7 +83,7 @@ def test_a_watch_hears_of_every_step(short, tmp_path):
 
 def test_restored_checkpoints_are_the_exported_models(finished):
     model, spec = restore(Checkpoints(finished / "checkpoints").latest())
-    exported = tensorfile.read(finished / "model.safetensors", "export").tensors
+    exported = tensorfile.read(finished / "model.safetensors").tensors
     assert spec.name == "tiny" and model.state_dict().keys() == exported.keys()
     assert all(torch.equal(tensor, exported[name]) for name, tensor in model.state_dict().items())
     assert restore(Checkpoints(finished / "checkpoints").latest("latents"))[0].base is None
@@ -93,12 +94,12 @@ def test_restored_checkpoints_are_the_exported_models(finished):
 
 def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
     train(short(), tmp_path, stage="latents")
-    first = tensorfile.read(tmp_path / "model.safetensors", "export")
+    first = tensorfile.read(tmp_path / "model.safetensors")
     assert first.metadata["stages"] == ["latents"] and not any(name.startswith("base.") for name in first.tensors)
     train(short(), tmp_path, stage="base")
-    at_once = tensorfile.read(finished / "model.safetensors", "export")
-    assert tensorfile.read(tmp_path / "model.safetensors", "export").metadata == at_once.metadata
-    second = tensorfile.read(tmp_path / "model.safetensors", "export").tensors
+    at_once = tensorfile.read(finished / "model.safetensors")
+    assert tensorfile.read(tmp_path / "model.safetensors").metadata == at_once.metadata
+    second = tensorfile.read(tmp_path / "model.safetensors").tensors
     assert all(torch.equal(tensor, second[name]) for name, tensor in at_once.tensors.items())
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.tensors.items())  # frozen to the bit
     assert json.loads((tmp_path / "figures.json").read_text()) == json.loads((finished / "figures.json").read_text())
@@ -115,10 +116,10 @@ def test_the_first_stage_is_frozen_in_training_too(finished):
 
 def test_the_base_may_change_between_the_stages(short, tmp_path):
     train(short(), tmp_path, stage="latents")
-    first = tensorfile.read(tmp_path / "model.safetensors", "export").tensors
+    first = tensorfile.read(tmp_path / "model.safetensors").tensors
     other = short("base.backbone.width=48", "train.base.optimizer=muon", "name=other")
     train(other, tmp_path, stage="base")
-    second = tensorfile.read(tmp_path / "model.safetensors", "export")
+    second = tensorfile.read(tmp_path / "model.safetensors")
     assert second.metadata["spec"] == other.to_dict()
     assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.items())
     third = short("base.backbone.width=64", "train.base.optimizer=muon", "name=other")
@@ -136,9 +137,9 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     (tmp_path / "run").mkdir()
     train(short("train.latents.steps=2"), tmp_path / "run", stage="latents")
     # as if it had been stopped there
-    path = tmp_path / "run/checkpoints/latents-00000002.safetensors"
-    stopped = Checkpoints(path.parent).latest()
-    Checkpoints(path.parent).save(dataclasses.replace(stopped, metadata=stopped.metadata | {"spec": short().to_dict()}))
+    checkpoints = Checkpoints(tmp_path / "run/checkpoints")
+    stopped = checkpoints.latest()
+    checkpoints.save(State("latents", 2, stopped.part(""), stopped.metadata | {"spec": short().to_dict()}))
     message = refused(short(), tmp_path / "run", stage="base")
     assert "its stage latents stopped at step 2" in message and "--stage latents" in message
 
@@ -179,8 +180,8 @@ def test_more_changes_are_counted(short, run):
 def test_what_changes_nothing_may_change(short, run):
     spec = short("description=longer", "train.base.steps=6", "train.base.log_every=1", "sample.decoder.steps=1")
     train(spec, run, resume=True)
-    assert (run / "checkpoints/base-00000006.safetensors").exists()
-    assert tensorfile.read_metadata(run / "model.safetensors", "export")["spec"] == spec.to_dict()
+    assert (run / "checkpoints/base-00000006").exists()
+    assert tensorfile.read_metadata(run / "model.safetensors")["spec"] == spec.to_dict()
 
 
 def test_fewer_steps_than_were_made(short, run):
@@ -210,24 +211,22 @@ def test_fresh_removes_the_run_and_nothing_else(short, run):
     train(short("train.base.seed=1"), run, stage="latents", fresh=True)
     assert (run / "notes.txt").read_text() == "mine"
     assert not (run / "tensorboard").exists()
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {
-        f"latents-0000000{n}.safetensors" for n in (2, 4)
-    }
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {f"latents-0000000{n}" for n in (2, 4)}
 
 
 def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
-    for path in (run / "checkpoints").iterdir():
+    for path in (run / "checkpoints").glob("*/*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(UserWarning, match="going back"):
         assert "every checkpoint is damaged" in refused(short(), run, resume=True)
-    monkeypatch.setattr(tensorfile, "FORMAT", 2)
-    tensorfile.write(run / "checkpoints/base-00000004.safetensors", "checkpoint", {}, {})
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    Checkpoints(run / "checkpoints").save(State("base", 4, {}, {}))
     monkeypatch.undo()
     assert "upgrade ulzoo" in refused(short(), run, resume=True)
 
 
 def test_going_back_behind_damage_ends_in_the_same_place(short, run, finished):
-    (run / "checkpoints/base-00000004.safetensors").write_bytes(b"")
+    next((run / "checkpoints/base-00000004").glob("*.safetensors")).write_bytes(b"")
     with pytest.warns(UserWarning, match="base-00000004"):
         train(short(), run, resume=True)
     assert (run / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()

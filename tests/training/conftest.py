@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ulzoo import tensorfile
+from ulzoo.training.checkpoint import Checkpoint
 from ulzoo.training.metrics import read_rows
 
 NOT_THE_SAME_TWICE = ("images_per_second", "data_wait")
@@ -50,11 +51,11 @@ def train_and_kill() -> Iterator[Callable]:
 
 def run_state(folder: Path) -> dict:
     """All that a run leaves and that must not depend on how often it was stopped."""
-    paths = [*sorted((folder / "checkpoints").iterdir()), folder / "model.safetensors"]
-    state = {"files": [path.name for path in paths]}
+    paths = sorted((folder / "checkpoints").iterdir())
+    state = {"files": [path.name for path in paths], "export": tensorfile.read(folder / "model.safetensors")}
     for path in paths:
-        kind = "export" if path.parent == folder else "checkpoint"
-        state[path.name] = tensorfile.read(path, kind)
+        checkpoint = Checkpoint.open(path)
+        state[path.name] = tensorfile.TensorFile(checkpoint.part(""), checkpoint.metadata)
     state["rows"] = [
         {k: v for k, v in row.items() if k not in NOT_THE_SAME_TWICE} for row in read_rows(folder / "metrics.jsonl")
     ]

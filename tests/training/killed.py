@@ -13,10 +13,10 @@ import threading
 import time
 from pathlib import Path
 
-import safetensors.torch
 import torch
 
 import ulzoo.registry.run as run
+import ulzoo.training.checkpoints as checkpoints
 from ulzoo.registry import spec_from_dict
 
 
@@ -44,16 +44,18 @@ def arm(kill: list) -> None:
     if kill[0] == "between":
         run._draw = lambda *_: die()
     if kill[0] == "writing":
-        save, count = safetensors.torch.save_file, iter(range(1, 1000))
+        write, count = checkpoints.write, iter(range(1, 1000))
 
-        def save_and_die(tensors: dict, path: Path, metadata: dict) -> None:
-            save(tensors, path, metadata)
-            if metadata["ulzoo"] == "checkpoint" and next(count) == kill[1]:
+        def write_and_die(state: object, folder: Path, group: None) -> None:
+            write(state, folder, group)
+            if next(count) == kill[1]:
                 if kill[2] == "half":
-                    os.truncate(path, path.stat().st_size // 2)
+                    (folder / "checkpoint.json").unlink()
+                    shard = next(folder.glob("*.safetensors"))
+                    os.truncate(shard, shard.stat().st_size // 2)
                 die()
 
-        safetensors.torch.save_file = save_and_die
+        checkpoints.write = write_and_die
 
 
 torch.set_num_threads(1)

@@ -1,18 +1,32 @@
-"""Checkpoints: the last two of each stage, checked when read, and what happens when they are damaged."""
+"""Training checkpoints: the last two of each stage, checked when read, and what happens when they are damaged."""
 
-import struct
+import json
+import os
+import shutil
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from ulzoo import tensorfile
-from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.tensorfile import DamagedFile
+from ulzoo.training import checkpoint as format
+from ulzoo.training.checkpoint import Checkpoint, State
+from ulzoo.training.checkpoints import Checkpoints
+
+TENSORS = {
+    "model.a": torch.arange(6.0).reshape(2, 3).T,
+    "model.half": torch.tensor([1.5, float("nan")]).bfloat16(),
+    "model.none": torch.zeros(0, 3),
+    "ema.a": torch.zeros(1),
+    "optimizer.state.0.step": torch.tensor(7.0),
+    "optimizer.state.0.mask": torch.tensor([True, False]),
+}
 
 
-def checkpoint(stage: str = "latents", step: int = 1) -> Checkpoint:
-    return Checkpoint(stage, step, {"model.a": torch.full((4,), float(step)), "ema.a": torch.zeros(1)}, {"x": [step]})
+def state(stage: str = "latents", step: int = 1) -> State:
+    return State(stage, step, TENSORS | {"model.step": torch.full((4,), float(step))}, {"x": [step]})
 
 
 @pytest.fixture
@@ -20,7 +34,7 @@ def checkpoints(tmp_path) -> Checkpoints:
     """With the steps 10 and 20 of the first stage."""
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (10, 20):
-        checkpoints.save(checkpoint(step=step))
+        checkpoints.save(state(step=step))
     return checkpoints
 
 
@@ -28,17 +42,25 @@ def names(checkpoints: Checkpoints) -> list[str]:
     return sorted(path.name for path in checkpoints.folder.iterdir())
 
 
-def flip(path: Path, offset: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[offset] ^= 1
-    path.write_bytes(content)
+def shard(folder: Path) -> Path:
+    return next(folder.glob("*.safetensors"))
 
 
 def test_round_trip(checkpoints):
     latest = checkpoints.latest()
-    assert (latest.stage, latest.step, latest.metadata["x"]) == ("latents", 20, [20])
-    assert torch.equal(latest.part("model.")["a"], torch.full((4,), 20.0))
-    assert list(latest.part("ema.")) == ["a"]
+    assert (latest.stage, latest.step, latest.metadata) == ("latents", 20, {"x": [20]})
+    found = latest.part("")
+    assert found.keys() == state().tensors.keys()
+    for name, tensor in state(step=20).tensors.items():
+        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
+        assert torch.equal(found[name].nan_to_num(), tensor.nan_to_num())
+    assert latest.part("ema.").keys() == latest.sizes("ema.").keys() == {"a"}
+
+
+def test_tensors_are_filled_in_their_places(checkpoints):
+    whole = torch.zeros(2, 8)
+    checkpoints.latest().fill("model.", {"step": whole[:, ::2][1]})
+    assert whole[1].tolist() == [20, 0] * 4 and not whole[0].any()
 
 
 def test_nothing_yet(tmp_path):
@@ -47,10 +69,8 @@ def test_nothing_yet(tmp_path):
 
 def test_the_last_two_of_each_stage_are_kept(checkpoints):
     for stage, step in (("latents", 100), ("base", 5), ("base", 10), ("base", 15)):
-        checkpoints.save(checkpoint(stage, step))
-    assert names(checkpoints) == [f"{name}.safetensors" for name in ("base-00000010", "base-00000015")] + [
-        f"{name}.safetensors" for name in ("latents-00000020", "latents-00000100")
-    ]
+        checkpoints.save(state(stage, step))
+    assert names(checkpoints) == ["base-00000010", "base-00000015", "latents-00000020", "latents-00000100"]
     assert (checkpoints.latest().stage, checkpoints.latest().step) == ("base", 15)  # though latents went further
     assert checkpoints.latest("latents").step == 100
 
@@ -58,49 +78,93 @@ def test_the_last_two_of_each_stage_are_kept(checkpoints):
 def test_milestones_are_kept_for_good(tmp_path):
     kept = Checkpoints(tmp_path / "checkpoints", milestone_every=20)
     for step in (10, 20, 30, 40, 50, 60, 70):
-        kept.save(checkpoint(step=step))
-    assert [step for _, step, _ in kept.files()] == [20, 40, 60, 70]
-    kept.save(checkpoint(step=30))  # gone back: what comes later is of a future that is trained again
-    assert [step for _, step, _ in kept.files()] == [20, 30]
+        kept.save(state(step=step))
+    assert [step for _, step, _ in kept.found()] == [20, 40, 60, 70]
+    kept.save(state(step=30))  # gone back: what comes later is of a future that is trained again
+    assert [step for _, step, _ in kept.found()] == [20, 30]
 
 
 def test_steps_sort_as_numbers(checkpoints):
-    checkpoints.save(checkpoint(step=100_000_000))
+    checkpoints.save(state(step=100_000_000))
     assert checkpoints.latest().step == 100_000_000
-    assert [step for _, step, _ in checkpoints.files()] == [20, 100_000_000]
+    assert [step for _, step, _ in checkpoints.found()] == [20, 100_000_000]
 
 
-def header_length(path: Path) -> int:
-    return struct.unpack("<Q", path.read_bytes()[:8])[0]
+# --------------------------------------------------------------------------------------------------------------- damage
+
+
+def edit(folder: Path, change) -> None:
+    """Alter what the small file says, and its digest with it."""
+    path = folder / "checkpoint.json"
+    content = json.loads(path.read_text())
+    del content["digest"]
+    change(content)
+    path.write_text(json.dumps({**content, "digest": format._digest(content)}))
+
+
+def forge(folder: Path, offsets: list[int]) -> None:
+    """A shard that is itself whole but says that its tensor lies elsewhere in one without end."""
+    told = {"DCP_SHARDING_INFO": json.dumps({"model.a": {"saved_offsets": offsets}})}
+    save_file({"model.a": torch.zeros(2)}, shard(folder), metadata=told)
+    edit(folder, lambda content: content["files"].update({shard(folder).name: format.sha256(shard(folder))}))
 
 
 DAMAGE = {
-    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-3]),
-    "empty": lambda path: path.write_bytes(b""),
-    "a flipped bit in the data": lambda path: flip(path, -1),
-    "a flipped bit in the header": lambda path: flip(path, 8 + path.read_bytes()[8:].index(b'\\"x\\"') + 2),
-    "a flipped bit in the header's length": lambda path: flip(path, 0),
-    "an export": lambda path: tensorfile.write(path, "export", {"a": torch.zeros(1)}, {}),
-    "not a file of ours": lambda path: path.write_text("hello"),
+    "no small file": lambda folder: (folder / "checkpoint.json").unlink(),
+    "no shard": lambda folder: shard(folder).unlink(),
+    "an empty small file": lambda folder: (folder / "checkpoint.json").write_bytes(b""),
+    "an empty shard": lambda folder: shard(folder).write_bytes(b""),
+    "a list": lambda folder: (folder / "checkpoint.json").write_text("[]"),
+    "nested without end": lambda folder: (folder / "checkpoint.json").write_text("[" * 100_000),
+    "no text": lambda folder: (folder / "checkpoint.json").write_bytes(b"\xff" * 9),
+    "a file for a folder": lambda folder: shutil.rmtree(folder) or folder.write_text("hello"),
+    "a shard too many": lambda folder: shutil.copy(shard(folder), folder / "more.safetensors"),
+    "a shard elsewhere": lambda folder: edit(folder, lambda told: told["files"].update({"../x.safetensors": "0"})),
+    "no digests": lambda folder: edit(folder, lambda told: told.update(files=3)),
+    "no step": lambda folder: edit(folder, lambda told: told.pop("step")),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_one_is_named_and_the_one_before_taken(damage, checkpoints):
-    damage(checkpoints.folder / "latents-00000020.safetensors")
-    with pytest.warns(UserWarning, match=r"latents-00000020\.safetensors: .*; going back to the checkpoint before"):
+    damage(checkpoints.folder / "latents-00000020")
+    with pytest.warns(UserWarning, match=r"^[^\n]*latents-00000020: .*; going back to the checkpoint before$"):
         assert checkpoints.latest().step == 10
 
 
+def test_every_file_cut_short_or_with_one_bit_turned_is_noticed(checkpoints):
+    folder = checkpoints.folder / "latents-00000020"
+    for file in (shard(folder), folder / "checkpoint.json"):
+        content = file.read_bytes()
+        for i in range(0, len(content) - 1, 5):  # the last one ends the line, which says nothing
+            turned = bytearray(content)
+            turned[i] ^= 1 << i % 8
+            for damaged in (bytes(turned), content[:i]):
+                file.write_bytes(damaged)
+                with pytest.raises(DamagedFile, match="latents-00000020: ") as error:
+                    Checkpoint.open(folder)
+                assert str(error.value).isprintable()
+        file.write_bytes(content)
+    assert checkpoints.latest().step == 20
+
+
+@pytest.mark.parametrize("offsets", [[10**15], [1], [-2], [], ["a"], None], ids=str)
+def test_a_shard_that_lies_about_its_place_does_not_fill_the_memory(offsets, checkpoints):
+    folder = checkpoints.folder / "latents-00000020"
+    forge(folder, offsets)
+    with pytest.raises(DamagedFile, match="latents-00000020: a damaged checkpoint"):
+        Checkpoint.open(folder).part("model.")
+
+
 def test_from_a_damaged_second_stage_back_to_the_first(checkpoints):
-    checkpoints.save(checkpoint("base", 5)).write_bytes(b"")
+    shard(checkpoints.save(state("base", 5))).write_bytes(b"")
     with pytest.warns(UserWarning, match="base-00000005"):
         assert (checkpoints.latest().stage, checkpoints.latest().step) == ("latents", 20)
 
 
 def test_all_damaged(checkpoints):
-    for _, _, path in checkpoints.files():
-        path.write_bytes(b"")
+    for _, _, path in checkpoints.found():
+        shard(path).write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="going back"),
         pytest.raises(ValueError, match=r"^[^\n]*every checkpoint is damaged; start again with --fresh$"),
@@ -111,35 +175,70 @@ def test_all_damaged(checkpoints):
 def test_a_run_that_went_back_forgets_the_damaged_future(checkpoints):
     """Or else its two newest would be the damaged one and a single good one."""
     for stage, step in (("latents", 20), ("base", 5)):
-        checkpoints.save(checkpoint(stage, step)).write_bytes(b"")
-    checkpoints.save(checkpoint(step=15))
-    assert names(checkpoints) == ["latents-00000010.safetensors", "latents-00000015.safetensors"]
+        shard(checkpoints.save(state(stage, step))).write_bytes(b"")
+    checkpoints.save(state(step=15))
+    assert names(checkpoints) == ["latents-00000010", "latents-00000015"]
+
+
+def test_a_damaged_one_is_replaced(checkpoints):
+    shard(checkpoints.folder / "latents-00000020").write_bytes(b"")
+    checkpoints.save(state(step=20))
+    assert checkpoints.latest().step == 20
 
 
 def test_a_newer_format_is_refused_not_passed_over(checkpoints, monkeypatch):
-    monkeypatch.setattr(tensorfile, "FORMAT", 2)
-    checkpoints.save(checkpoint(step=30))
+    monkeypatch.setattr(format, "FORMAT", 3)
+    checkpoints.save(state(step=30))
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="written in format 2"):
+    with pytest.raises(ValueError, match="written in format 3, this ulzoo reads format 2; upgrade ulzoo"):
         checkpoints.latest()
 
 
 def test_strange_files_beside_them_are_ignored_and_left(checkpoints):
-    for name in ("notes.txt", "latents-00000030.safetensors.bak", "latents-x.safetensors", ".notes.txt.tmp"):
+    strange = {"notes.txt", "latents-00000030.bak", "latents-x", ".notes.txt.tmp"}
+    for name in strange:
         (checkpoints.folder / name).touch()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", module="ulzoo")
         assert checkpoints.latest().step == 20
-    checkpoints.save(checkpoint(step=30))
-    assert {"notes.txt", "latents-00000030.safetensors.bak", "latents-x.safetensors", ".notes.txt.tmp"} <= set(
-        names(checkpoints)
-    )
+    checkpoints.save(state(step=30))
+    assert strange <= set(names(checkpoints))
 
 
 def test_the_rest_of_a_killed_write_is_ignored_and_cleaned_away(checkpoints):
-    rest = checkpoints.folder / ".latents-00000025.safetensors.tmp"
+    rest = checkpoints.folder / ".latents-00000025.tmp"
     rest.mkdir()
     (rest / "half").write_bytes(b"half a checkpoint")
     assert checkpoints.latest().step == 20
-    checkpoints.save(checkpoint(step=30))
-    assert names(checkpoints) == ["latents-00000020.safetensors", "latents-00000030.safetensors"]
+    checkpoints.save(state(step=30))
+    assert names(checkpoints) == ["latents-00000020", "latents-00000030"]
+
+
+# ---------------------------------------------------------------------------------------------- what cannot be written
+
+
+def test_where_nothing_can_be_written_those_before_stay(checkpoints):
+    """A file where a folder must be stands for a folder that may not be written, which the superuser always may."""
+    (checkpoints.folder / ".latents-00000030.tmp").write_text("in the way")
+    with pytest.raises(OSError):
+        checkpoints.save(state(step=30))
+    assert checkpoints.latest().step == 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of its own for a forked process")
+def test_a_disk_that_is_full_halfway(checkpoints):
+    """No file may be longer than 300 bytes, so that the shard is cut short."""
+    import resource
+    import signal
+
+    if (child := os.fork()) == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+        try:
+            checkpoints.save(state(step=30))
+        except OSError as error:
+            os._exit(0 if error.strerror else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert names(checkpoints) == ["latents-00000010", "latents-00000020"]
+    assert checkpoints.latest().step == 20

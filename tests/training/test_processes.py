@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,26 @@ def test_the_number_of_processes_changes_nothing(count, kind, command, tiny, tmp
     one, many = figures(tmp_path / "one"), figures(tmp_path / "many")
     for name in ("bits_per_pixel", "base_bits_per_pixel", "psnr_db"):
         assert many[name] == pytest.approx(one[name], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_saved_on_two_resumed_on_one_and_on_three(command, tiny, tmp_path):
+    """What was written in two parts is read in as many as are needed."""
+    short = (*STILL, "train.latents.batch_size=12", "train.latents.decay=constant", "train.latents.optimizer=muon")
+    train(tiny(*short), tmp_path / "whole", stage="latents")
+    short += ("train.parallel.kind=fsdp",)
+    first = (*short, "train.latents.steps=9")
+    done = run(command(2, tmp_path / "two", "--stage", "latents", overrides=first))
+    assert done.returncode == 0, done.stderr
+    (newest,) = (tmp_path / "two" / "checkpoints").glob("latents-*9")
+    assert len(list(newest.glob("*.safetensors"))) == 2
+    shutil.copytree(tmp_path / "two", tmp_path / "three")
+    train(tiny(*short), tmp_path / "two", stage="latents", resume=True)
+    done = run(command(3, tmp_path / "three", "--stage", "latents", "--resume", overrides=short))
+    assert done.returncode == 0, done.stderr
+    assert "resuming latents at step 9" in done.stdout
+    for folder in ("two", "three"):
+        assert losses(tmp_path / folder) == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
 
 
 def test_shares_are_those_of_the_whole_batch(tiny):
@@ -180,7 +201,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(number, status, com
     assert process.returncode == status, told
     match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); with --resume", told)
     assert match, told
-    assert (tmp_path / "run" / "checkpoints" / f"latents-{int(match[1]):08d}.safetensors").is_file()
+    assert (tmp_path / "run" / "checkpoints" / f"latents-{int(match[1]):08d}").is_dir()
     short = (*STILL, *long[1:], f"train.latents.steps={int(match[1]) + 3}")
     train(tiny(*short), tmp_path / "run", resume=True)
     train(tiny(*short), tmp_path / "whole")
@@ -244,10 +265,10 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_going(tiny, tmp_path,
 
     save = Checkpoints.save
 
-    def full(self, checkpoint):
-        if checkpoint.step == 10 and checkpoint.stage == "latents":
+    def full(self, state, group):
+        if state.step == 10 and state.stage == "latents":
             raise OSError(28, "No space left on device")
-        return save(self, checkpoint)
+        return save(self, state, group)
 
     monkeypatch.setattr(Checkpoints, "save", full)
     with pytest.warns(

@@ -9,7 +9,6 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ulzoo.training.config import Stage
-from ulzoo.training.parallel import parted
 
 
 def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer:
@@ -75,6 +74,19 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
     return tensors, {key: pack(value, key) for key, value in whole.items()}
 
 
+def blank_state(
+    optimizer: torch.optim.Optimizer, sizes: dict[str, tuple[torch.Size, torch.dtype]]
+) -> dict[str, Tensor]:
+    """Tensors to read an optimizer's state into, by path; what goes with a parameter is in parts as that is."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    blank: dict[str, Tensor] = {}
+    for path, (size, dtype) in sizes.items():
+        kind, number, *_ = path.split(".")
+        of = [parameters[int(number)]] if kind == "state" and parameters[int(number)].shape == size else []
+        blank[path] = torch.empty_like(of[0], dtype=dtype) if of else torch.empty(size, dtype=dtype)
+    return blank
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], packed: dict[str, Any]) -> None:
     """Give a fresh optimizer of the same parameters the state that `optimizer_state` took."""
 
@@ -92,11 +104,4 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Te
                 return getattr(torch, name)
         return value
 
-    state = {key: unpack(value) for key, value in packed.items()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for number, moments in state["state"].items():
-        state["state"][number] = {
-            name: parted(value, parameters[number]) if isinstance(value, Tensor) else value
-            for name, value in moments.items()
-        }
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict({key: unpack(value) for key, value in packed.items()})

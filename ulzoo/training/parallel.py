@@ -14,7 +14,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ulzoo.denoising import Conditional
@@ -70,16 +70,3 @@ def called(networks: nn.ModuleDict) -> Iterable[nn.Module]:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that may be in parts, whole; all processes must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def parted(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor that every process has, in parts as `like` is."""
-    if not isinstance(like, DTensor) or isinstance(tensor, DTensor) or tensor.shape != like.shape:
-        return tensor
-    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
-
-
-def load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """`load_state_dict` of whole tensors into a module that may be in parts."""
-    own = module.state_dict()
-    module.load_state_dict({name: parted(tensor, own[name]) for name, tensor in tensors.items()})

@@ -24,18 +24,21 @@ from ulzoo.processes import ALONE, Processes
 from ulzoo.regression import RegressionDecoder
 from ulzoo.seeds import derive_seed
 from ulzoo.training import config as configs
-from ulzoo.training.checkpoints import Checkpoint, Checkpoints
+from ulzoo.training.checkpoint import Checkpoint, State
+from ulzoo.training.checkpoints import Checkpoints
 from ulzoo.training.left_out import LeftOut
 from ulzoo.training.metrics import Metrics, Row
 from ulzoo.training.optimization import (
+    blank_state,
     build_ema,
     build_optimizer,
     learning_rate,
     load_optimizer_state,
     optimizer_state,
 )
-from ulzoo.training.parallel import checkpoint_activations, load, replicated, shard, synchronised, whole
+from ulzoo.training.parallel import checkpoint_activations, replicated, shard, synchronised, whole
 from ulzoo.training.precision import autocast
+from ulzoo.training.saver import Saver
 from ulzoo.training.step_loss import StepLoss
 from ulzoo.training.stop import RunStopped, StopSignals
 from ulzoo.training.watchdog import watchdog
@@ -82,7 +85,6 @@ class Trainer:
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
         self.processes, self.share = processes, processes.share(config.batch_size, config.accumulate)
-        self.checkpoints = Checkpoints(folder / "checkpoints", config.milestone_every)
         model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
         if parallel and parallel.checkpoint_activations:
@@ -105,9 +107,12 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take weights, averages, optimizer state and step from a checkpoint of this stage."""
         assert checkpoint.stage == self.stage
-        load(self.model, checkpoint.part("model."))
-        load(self.ema.module, checkpoint.part("ema."))
-        load_optimizer_state(self.optimizer, checkpoint.part("optimizer."), checkpoint.metadata["optimizer"])
+        group = self.processes.side_group
+        checkpoint.fill("model.", self.model.state_dict(), group)
+        checkpoint.fill("ema.", self.ema.module.state_dict(), group)
+        moments = blank_state(self.optimizer, checkpoint.sizes("optimizer."))
+        checkpoint.fill("optimizer.", moments, group)
+        load_optimizer_state(self.optimizer, moments, checkpoint.metadata["optimizer"])
         self.step, self.window = checkpoint.step, checkpoint.metadata["window"]
         self.left_out.load(checkpoint.metadata.get("left_out", {}))
 
@@ -127,12 +132,13 @@ class Trainer:
                 (part.network if isinstance(part, Conditional) else part).compile()
         with Metrics(self.folder, self.stage, self.step, self.tensorboard, self.processes.main) as metrics:
             if self.step < self.config.steps:
-                with StopSignals() as signals, watchdog() as alive:
-                    self._train(metrics, signals, alive)
+                checkpoints = Checkpoints(self.folder / "checkpoints", self.config.milestone_every)
+                with Saver(checkpoints, self.processes) as saver, StopSignals() as signals, watchdog() as alive:
+                    self._train(metrics, saver, signals, alive)
         self.networks.load_state_dict(self.ema.module.state_dict())
         self.model.eval().requires_grad_(False)
 
-    def _train(self, metrics: Metrics, signals: StopSignals, alive: Callable[[], None]) -> None:
+    def _train(self, metrics: Metrics, saver: Saver, signals: StopSignals, alive: Callable[[], None]) -> None:
         config, processes = self.config, self.processes
         seed = derive_seed(config.seed, self.stage, "data")
         start = self.step * config.batch_size
@@ -167,7 +173,9 @@ class Trainer:
                 row_started, row_start, waited = time.perf_counter(), self.step, 0.0
             last = self.step == config.steps
             if self.step % config.checkpoint_every == 0 or last or stopped:
-                self._save(must=last)
+                saver.save(self._state())
+            if last:
+                saver.wait(must=True)
             self.on_step(self.step, row)
             if stopped:
                 raise RunStopped(max(processes.gather(signals.received)), f"{self.stage} step {self.step}")
@@ -268,29 +276,12 @@ class Trainer:
             return f"{knobs} (now {weighting.loss_factor:g} and {weighting.bias:g})"
         return knobs
 
-    def _save(self, must: bool) -> None:
-        """Write a checkpoint; where that fails the last one stays, and training goes on unless this one `must` be."""
-        if not (self.processes.main or self.sharded):
-            return
-        checkpoint = self._checkpoint()
-        if not self.processes.main:
-            return
-        try:
-            self.checkpoints.save(checkpoint)
-        except OSError as error:
-            if must:
-                raise
-            why = error.strerror or error
-            warnings.warn(f"step {self.step}: no checkpoint was written ({why}); the last one is kept", stacklevel=2)
-
-    def _checkpoint(self) -> Checkpoint:
+    def _state(self) -> State:
         moments, state = optimizer_state(self.optimizer)
         parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict(), "optimizer": moments}
         tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
-        if self.sharded:  # one after the other, and off the device
-            tensors = {name: whole(tensor).cpu() for name, tensor in tensors.items()}
         images = self.step * self.config.batch_size
-        metadata = {"images": images, "window": self.window, "optimizer": state, **self.identity}
+        metadata = {"images": images, "window": dict(self.window), "optimizer": state, **self.identity}
         if self.left_out.found:
             metadata["left_out"] = self.left_out.state()
-        return Checkpoint(self.stage, self.step, tensors, metadata)
+        return State(self.stage, self.step, tensors, metadata)

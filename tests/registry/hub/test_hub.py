@@ -52,7 +52,7 @@ def test_every_door_takes_an_address(published, export, tiny):
     expected = load(export).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert load_spec("hf://me/tiny", ["encoder.width=64"]).encoder.width == 64
-    written = tensorfile.read_metadata(export, "export")["results"]
+    written = tensorfile.read_metadata(export)["results"]
     assert open_results("hf://me/tiny") == written
 
 
