@@ -100,7 +100,7 @@ class Attention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention; written out where PyTorch's fused CPU kernel is much slower (few tokens in bf16)."""
+    """Scaled dot-product attention; written out where PyTorch's fused CPU kernel is slower (few tokens in bf16)."""
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= 512:
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if mask is not None:
