@@ -154,7 +154,7 @@ def base_training(name: str, steps: int, folder: Path) -> dict[str, Any]:
         train(spec, Path(shutil.copytree(folder / "stage_1", folder / what)), stage="base", watch=clock)
         taken = clock.times[-1] - clock.times[4]
         rates[what] = round((steps - 5) * spec.train.base.batch_size / taken, 1)
-        flops[what] = summarize(spec, memory=False).training_flops("base")
+        flops[what] = summarize(spec).training_flops("base")
     return {
         "spec": name,
         "images_per_processor_second": rates,

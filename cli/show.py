@@ -64,7 +64,7 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     from ulzoo.registry.summary import summarize
 
     loaded = load_spec(name, overrides)
-    summary = summarize(loaded, memory=False)
+    summary = summarize(loaded)
     if json:
         typer.echo(to_json({"spec": loaded.to_dict(), "hash": loaded.hash, "summary": summary.to_dict()}))
         return

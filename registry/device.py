@@ -1,6 +1,11 @@
 """The device that a command runs on."""
 
+import os
+from pathlib import Path
+
 import torch
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -21,6 +26,17 @@ def pick_device(name: str | None = None) -> torch.device:
     if int(number or 0) >= there:
         raise ValueError(f"there is no device {name!r} on this machine" + (f", {there} of its kind" if there else ""))
     return torch.device(name)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes of the device's memory; of the CPU the machine's, or what of it a container may have."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory()
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = CGROUP.read_text().strip() if CGROUP.exists() else "max"
+    return whole if limit == "max" else min(whole, int(limit))
 
 
 def _has_mps() -> bool:

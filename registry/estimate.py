@@ -12,6 +12,7 @@ from ulzoo.contract import STAGES, Stage
 from ulzoo.objectives import stage_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.jobs import Job, flops_to_train
+from ulzoo.registry.memory import step_memory
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.spec import spec_from_dict
 from ulzoo.registry.store import Row
@@ -65,7 +66,9 @@ def _seconds_per_flop(job: Job, device: str) -> dict[str, float] | None:
         config: configs.Stage = getattr(spec.train, stage)
         flops = summary.training_flops(stage)
         size = min(config.batch_size // config.accumulate, int(LARGEST_STEP.get(chosen.type, 5e11) // flops))
-        if size == 0 or summary.memory_bytes(stage, size, False) > LARGEST_BYTES.get(chosen.type, 4 << 30):
+        if size == 0:
+            return None
+        if step_memory(spec, stage, chosen, bf16=False).peak(size) > LARGEST_BYTES.get(chosen.type, 4 << 30):
             return None
         sizes[stage] = size
     return {stage: _time(spec, summary, stage, size, chosen) for stage, size in sizes.items()}

@@ -126,7 +126,7 @@ def plan_jobs(
         if distances:
             check_asked(distances, first, stages)
         if (shape := _shape_key(first)) not in summaries:
-            summaries[shape] = summarize(first, memory=False)
+            summaries[shape] = summarize(first)
         cost = _cost(first, summaries[shape], stages)
         for number in range(seeds):
             spec = _reseeded(first, number)

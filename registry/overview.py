@@ -83,7 +83,7 @@ def _measured(name: str) -> Entry:
     from ulzoo.registry.summary import summarize
 
     spec = load_spec(name)
-    summary = summarize(spec, memory=False)
+    summary = summarize(spec)
     numbers = summary.to_dict()
     return Entry(
         name=name,

@@ -1,16 +1,22 @@
 """What a training run will cost, before it starts: nothing is allocated, no image is read."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
 from ulzoo.contract import Stage
 from ulzoo.processes import Processes
 from ulzoo.registry.components import DATASETS
+from ulzoo.registry.device import memory_of
+from ulzoo.registry.memory import StepMemory, step_memory
 from ulzoo.registry.schema import Spec
 from ulzoo.registry.summary import Summary, summarize
 from ulzoo.training import config as configs
 from ulzoo.training.precision import has_bf16
+
+ROOM = 0.9
+"""Share of a device's memory that tensors may take; the rest is for kernels, their workspaces and fragments."""
 
 
 @dataclass(frozen=True)
@@ -21,16 +27,22 @@ class StagePlan:
         steps, batch_size: of the spec; their product is `images`.
         asked, used: precision in the spec, and what this device will compute in.
         flops_per_image: of training, forward and backward.
-        memory_bytes: estimated peak of one step in each process.
+        parts: that a batch is computed in, by processes and by accumulation.
+        shards: processes that share what is trained among them.
+        keeps_gradients: those of an earlier part of the batch, or DDP's, are there all through a step.
     """
 
+    spec: Spec
     stage: Stage
+    device: torch.device
     steps: int
     batch_size: int
     asked: str
     used: str
     flops_per_image: int
-    memory_bytes: int
+    parts: int
+    shards: int
+    keeps_gradients: bool
 
     @property
     def images(self) -> int:
@@ -39,6 +51,22 @@ class StagePlan:
     @property
     def flops(self) -> int:
         return self.images * self.flops_per_image
+
+    @cached_property
+    def memory(self) -> StepMemory:
+        """Of a step in each process; seconds of work where networks are large."""
+        return step_memory(self.spec, self.stage, self.device, self.used == "bf16")
+
+    @property
+    def memory_bytes(self) -> int:
+        """Estimated peak of one step in each process."""
+        return self.memory.peak(self.batch_size // self.parts, self.shards, self.keeps_gradients)
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that fits into the device's memory in as many parts, by the estimate; 0 if none does."""
+        room = int(ROOM * memory_of(self.device))
+        return self.parts * self.memory.most_examples(room, self.shards, self.keeps_gradients)
 
 
 @dataclass(frozen=True)
@@ -63,18 +91,29 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
         ValueError: they do not, there is no such stage, or a batch cannot be shared by so many processes.
     """
     summary = summarize(spec)
-    shards = processes if spec.train.parallel and spec.train.parallel.kind == "fsdp" else 1
+    sharded = processes > 1 and spec.train.parallel is not None and spec.train.parallel.kind == "fsdp"
     planned = []
     for name in spec.asked_stages(stage):
         config: configs.Stage = getattr(spec.train, name)
-        used = config.precision if has_bf16(device) else "fp32"
         try:
-            part = Processes(count=processes).share(config.batch_size, config.accumulate) // config.accumulate
+            Processes(count=processes).share(config.batch_size, config.accumulate)
         except ValueError as error:
             raise spec.error(f"train.{name}.batch_size", str(error)) from None
-        memory = summary.memory_bytes(name, part, used == "bf16", shards)
-        flops = summary.training_flops(name)
-        planned.append(StagePlan(name, config.steps, config.batch_size, config.precision, used, flops, memory))
+        planned.append(
+            StagePlan(
+                spec,
+                name,
+                device,
+                steps=config.steps,
+                batch_size=config.batch_size,
+                asked=config.precision,
+                used=config.precision if has_bf16(device) else "fp32",
+                flops_per_image=summary.training_flops(name),
+                parts=processes * config.accumulate,
+                shards=processes if sharded else 1,
+                keeps_gradients=config.accumulate > 1 or (processes > 1 and not sharded),
+            )
+        )
     return Plan(summary, tuple(planned))
 
 

@@ -1,7 +1,6 @@
-"""What a spec amounts to, measured on the meta device: blocks, parameters, FLOPs, memory."""
+"""What a spec amounts to, measured on the meta device: blocks, parameters, FLOPs."""
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
@@ -14,7 +13,6 @@ from ulzoo.contract import STAGES, Contract, Stage
 from ulzoo.denoising import Conditional, Conditions
 from ulzoo.model import UnifiedLatents
 from ulzoo.nn.transformer import Transformer
-from ulzoo.objectives import stage_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.schema import Spec
 from ulzoo.text import Text
@@ -47,7 +45,6 @@ class Summary:
     blocks: list[BlockRow]
     parameters: dict[str, int]
     flops: dict[str, int]
-    saved_bytes: dict[Stage, int]
     encodings: int = 1
     stages: tuple[Stage, ...] = ("latents", "base")
 
@@ -56,17 +53,6 @@ class Summary:
         trained = 3 * sum(self.flops.get(name, 0) for name in STAGES[stage])
         encodings = {"latents": 0, "decoder": 1, "base": self.encodings}[stage]
         return trained + encodings * self.flops["encoder"]
-
-    def memory_bytes(self, stage: Stage, batch_size: int, bf16: bool, shards: int = 1) -> int:
-        """Estimate of the peak of one training step on one device: weights, gradients, AdamW's two moments and the EMA
-        in fp32, and what autograd keeps of a batch (half of it in bf16).
-
-        Args:
-            shards: processes that share what is trained among them, by FSDP.
-        """
-        trained = sum(self.parameters.get(name, 0) for name in STAGES[stage])
-        activations = self.saved_bytes[stage] * batch_size // (2 if bf16 else 1)
-        return 4 * (sum(self.parameters.values()) - trained) + 20 * trained // shards + activations
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -88,11 +74,8 @@ class Summary:
         }
 
 
-def summarize(spec: Spec, memory: bool = True) -> Summary:
+def summarize(spec: Spec) -> Summary:
     """Compile on `meta`, run every network once on one example, and check that its output has the shape it must have.
-
-    Args:
-        memory: also trace training for `memory_bytes`, which takes as long again.
 
     Raises:
         SpecError: parts that do not fit.
@@ -124,10 +107,9 @@ def summarize(spec: Spec, memory: bool = True) -> Summary:
         if output.shape != expected.shape:
             raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
         blocks += rows
-    saved: dict[Stage, int] = {stage: training_bytes(model, stage, x) for stage in model.stages if memory}
     encoded = spec.train.base is not None and spec.train.base.data is not None
     encodings = 0 if encoded else 1 + (contract.given_frames > 0)
-    return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, saved, encodings, model.stages)
+    return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, encodings, model.stages)
 
 
 def _conditions(model: UnifiedLatents, part: Conditional, x_t: Tensor) -> Conditions:
@@ -206,24 +188,3 @@ def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
             yield from _blocks(child, f"{path}.{name}")
         elif any(True for _ in child.parameters()):
             yield f"{path}.{name}", child
-
-
-def training_bytes(model: UnifiedLatents, stage: Stage, x: Tensor) -> int:
-    """Bytes that autograd keeps between forward and backward of a stage's loss on x, weights not counted."""
-    model.prepare(stage)
-    return _saved_bytes(model, lambda: stage_loss(model, stage, x, text=_text(model.contract, x.device)))
-
-
-def _saved_bytes(model: nn.Module, loss: Callable[[], Tensor]) -> int:
-    weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept: dict[int, torch.UntypedStorage] = {}  # alive until they are counted, so that no address is given out twice
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        assert math.prod(loss().shape) == 1
-    return sum(storage.nbytes() for storage in kept.values())

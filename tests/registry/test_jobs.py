@@ -27,7 +27,7 @@ def test_a_job_says_all_of_its_point(plan, tmp_path):
     assert (second.point, second.set, second.seed) == ("channels8", {"latent.channels": 8}, 0)
     assert second.folder == f"points/channels8-{spec.hash[:8]}" and second.store == str(tmp_path / "store")
     assert second.stages == ("latents", "base") and second.spec_name == "emoji32_tiny"
-    summary = summarize(spec, memory=False)
+    summary = summarize(spec)
     assert second.cost.parameters == summary.parameters
     assert second.cost.training_images == {"latents": 600 * 32, "base": 7 * 64}
     assert second.cost.training_flops["base"] == 7 * 64 * summary.training_flops("base")

@@ -62,7 +62,7 @@ def test_the_papers_kinetics(name):
 def test_the_kinetics_bases_cost_what_their_specs_say(name, gflops):
     text = SPECS[name].read_text("utf-8")
     assert f"{gflops} GFLOPs forward per clip" in text
-    assert summarize(load_spec(name), memory=False).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.005)
+    assert summarize(load_spec(name)).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.005)
 
 
 def test_the_papers_larger_base():
@@ -89,7 +89,7 @@ def test_text_to_image_bases_cost_what_they_should(gflops):
     assert specs["ul"] == load_spec(f"text2image512_{gflops}g")
     for spec in specs.values():
         assert spec.base.text_conditional and spec.sample.base.guidance == 2.0
-        assert summarize(spec, memory=False).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.02)
+        assert summarize(spec).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.02)
 
 
 def test_the_schema_beside_the_specs_is_current():

@@ -78,7 +78,7 @@ def fits(architecture: str) -> bool:
     """Compile a spec on `meta` and run every network once; specs of one architecture share that."""
     from ulzoo.registry.spec import spec_from_dict
 
-    summarize(spec_from_dict(json.loads(architecture)), memory=False)
+    summarize(spec_from_dict(json.loads(architecture)))
     return True
 
 
