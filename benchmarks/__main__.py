@@ -17,17 +17,18 @@ from itertools import pairwise
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NOT_BENCHMARKS = {"__init__", "__main__", "measuring", "rivals"}
 
 
 def benchmarks() -> dict[str, str]:
-    """Name -> the first line of the docstring, without importing any."""
-    files = {path.stem: path for path in sorted(FOLDER.glob("*.py")) if path.stem not in NOT_BENCHMARKS}
-    return {name: _first_line(path) for name, path in files.items()}
-
-
-def _first_line(path: Path) -> str:
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    """Name -> the first line of the docstring, of the files with a `main`; none is imported."""
+    found = {}
+    for path in sorted(FOLDER.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path != Path(__file__) and any(
+            isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body
+        ):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
 
 
 def run(name: str, arguments: list[str]) -> int:

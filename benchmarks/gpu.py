@@ -1,68 +1,249 @@
-"""What a GPU must show: the specs train on it in bf16, compiled and not, and how fast.
+"""What a GPU must show: training's share of its matmul peak, compiled over eager, beside a DiT; memory; batches.
 
-    python benchmarks/gpu.py [--device cuda] [--steps 300] [--specs emoji32_tiny,emoji64_small] [--out FILE.json]
+    python -m benchmarks gpu [--device cuda] [--specs ...] [--parts speed,dit,memory,largest] [--steps 40] [--batch N]
+                             [--most 1024] [--set KEY=VALUE]... [--out benchmarks/results] [--json]
 
-For each spec, stage 1 and stage 2 are trained for a few steps, eager and with torch.compile; images/s is the median
-over the logged rows without the first, side by side in one process. Run on the CPU, it checks the script itself.
+speed:    both stages as `ulzoo train` runs them, on noise in the place of images: loading, loss, optimizer, averages.
+          Eager and compiled; images a second, the share of time that waits for data, and FLOPs by our summaries over
+          the measured bf16 matmul peak. A batch that does not fit is halved.
+dit:      stage 2 on kept latents beside diffusers' DiTTransformer2DModel of equal FLOPs on the same latents, trained as
+          diffusers' examples do.
+memory:   the most that was allocated in stage 1 at a batch of 32.
+largest:  the largest batch of each stage, eager, by doubling up to `--most`.
+
+gpu.json is written anew after every row, so that a run that was stopped leaves what it had measured. Exit status 1 if a
+bar is missed on a GPU. On the CPU, with small specs and `--batch`, it checks the script, and its figures mean nothing.
 """
 
-import argparse
+import contextlib
+import gc
 import json
-import statistics
+import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
-from ulzoo.registry import load_spec
-from ulzoo.registry.device import pick_device
-from ulzoo.registry.export import versions
-from ulzoo.registry.run import train
-from ulzoo.training.metrics import read_rows
+from benchmarks.diffusers_loop import train_dit
+from benchmarks.measuring import machine, parser, prepare, publish
+from benchmarks.peak import peak
+from ulzoo.contract import Stage
+from ulzoo.data.contract import DataContract
+from ulzoo.data.source import Sample, Source
+from ulzoo.registry import Spec, load_spec
+from ulzoo.registry.compile import compile_model, data_contract
+from ulzoo.registry.summary import Summary, summarize
+from ulzoo.training.trainer import Trainer
+
+STAGES: tuple[Stage, ...] = ("latents", "base")
+BATCHES = {
+    "imagenet512_small": (32, 256),
+    "imagenet512_medium": (32, 128),
+    "kinetics600_small": (16, 256),
+    "kinetics600_medium": (16, 128),
+    "emoji64_small": (128, 256),
+}
+UTILISATION = {("imagenet512_medium", "base"): 0.5, ("imagenet512_medium", "latents"): 0.4}
+SMALL, COMPILED, DIT = 0.3, 1.8, 1.3
+ROWS = 4
+
+Row = dict[str, Any]
 
 
-def measure(name: str, steps: int, device: torch.device, compiled: bool) -> dict[str, Any]:
-    """Figures after `steps` steps of each stage, images/s of both, and the peak of allocated memory."""
-    log_every = max(1, steps // 6)
-    overrides = [
-        f"train.{stage}.{key}={value}"
-        for stage in ("latents", "base")
-        for key, value in (("steps", steps), ("log_every", log_every), ("warmup_steps", 1), ("compile", compiled))
-    ]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with tempfile.TemporaryDirectory() as folder:
-        spec = load_spec(name, [*overrides, "train.latents.prior_warmup_steps=0"])
-        results = train(spec, Path(folder), device=device).results
-        rows = read_rows(Path(folder) / "metrics.jsonl")
-    speed = {
-        stage: statistics.median([row["images_per_second"] for row in rows if row["stage"] == stage][1:])
-        for stage in ("latents", "base")
+class Noise(Source):
+    """Sixteen examples of noise, over and over."""
+
+    def __init__(self, contract: DataContract, examples: torch.Tensor, encoded: bool) -> None:
+        self.contract, self.examples, self.hflip = contract, examples, False
+        self.encoded = encoded  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return 1 << 20
+
+    def __getitem__(self, index: int) -> Sample:
+        label = index % self.contract.num_classes if self.contract.num_classes else -1
+        return Sample(self.examples[index % len(self.examples)], label, str(index))
+
+
+class Enough(Exception):
+    """As many steps as were asked for."""
+
+
+def trained(
+    spec: Spec, stage: Stage, device: torch.device, batch: int, steps: int, compiled: bool, encoded: bool = False
+) -> Row:
+    """Speed and memory of `steps` steps of the trainer; no checkpoint is written.
+
+    Raises:
+        torch.OutOfMemoryError: they do not fit.
+    """
+    forget(device)
+    overrides = {"batch_size": batch, "steps": 10**9, "checkpoint_every": 10**9, "compile": compiled}
+    overrides |= {"log_every": max(1, steps // ROWS), "precision": "bf16", "accumulate": 1}
+    config = getattr(spec.train, stage).model_copy(update=overrides)
+    model = compile_model(spec, device, pretrained=False)
+    generator = torch.Generator().manual_seed(0)
+    if encoded:
+        examples = torch.randn(16, *model.contract.latent_shape, generator=generator)
+    else:
+        examples = torch.randint(256, (16, *model.contract.shape), generator=generator, dtype=torch.uint8)
+    rows: list[Row] = []
+
+    def on_step(step: int, row: Row | None) -> None:
+        rows.extend([row] if row else [])
+        if step == steps:
+            raise Enough
+
+    source = Noise(data_contract(spec), examples, encoded)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
+        Trainer(model, stage, config, source, Path(folder), {}, on_step=on_step).run()
+    counted = rows[1:] or rows  # the first one has the start of workers, and the compiler's work
+    return {
+        "spec": spec.name,
+        "stage": stage,
+        "encoded": encoded,
+        "compiled": compiled,
+        "batch": batch,
+        "images_per_second": median(row["images_per_second"] for row in counted),
+        "data_wait": median(row["data_wait"] for row in counted),
+        "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-    return {"spec": name, "compiled": compiled, "images_per_second": speed, "peak_bytes": peak, **results["figures"]}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device")
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--specs", default="emoji32_tiny,emoji64_small")
-    parser.add_argument("--out", type=Path)
-    arguments = parser.parse_args()
-    device = pick_device(arguments.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+def forget(device: torch.device) -> None:
+    """What earlier runs left behind in memory, and their peak."""
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def fitting(spec: Spec, stage: Stage, device: torch.device, batch: int, **options: Any) -> Row:
+    """`trained` at this batch, or the largest half, quarter, … of it that fits."""
+    while True:
+        try:
+            return trained(spec, stage, device, batch, **options)
+        except torch.OutOfMemoryError:
+            if batch == 1:
+                raise
+        batch //= 2
+
+
+def largest(spec: Spec, stage: Stage, device: torch.device, most: int) -> int:
+    """The largest power of two up to `most` of which two steps fit; 0 if one example does not."""
+    batch = 1
+    while batch <= most:
+        try:
+            trained(spec, stage, device, batch, steps=2, compiled=False)
+        except torch.OutOfMemoryError:
+            break
+        batch *= 2
+    return batch // 2
+
+
+def first_stage(spec: Spec) -> str:
+    """What stage 1 is made of; specs that share it need not measure it twice."""
+    whole = spec.to_dict()
+    return json.dumps([whole[key] for key in ("data", "latent", "conditioning", "encoder", "prior", "decoder")])
+
+
+def speed(spec: Spec, summary: Summary, stage: Stage, device: torch.device, options: Any, top: float) -> list[Row]:
+    """Eager and compiled, with the share of the peak."""
     rows = []
-    for spec in arguments.specs.split(","):
-        for compiled in (False, True):
-            rows.append(measure(spec, arguments.steps, device, compiled))
-            print(json.dumps(rows[-1]), flush=True)
-        eager, fast = rows[-2]["images_per_second"], rows[-1]["images_per_second"]
-        print(f"{spec}: compiled over eager", {stage: round(fast[stage] / eager[stage], 2) for stage in eager})
-    if arguments.out:
-        arguments.out.write_text(json.dumps({"device": name, **versions(), "rows": rows}, indent=1) + "\n")
+    for compiled in (False, True):
+        row = fitting(spec, stage, device, batch_of(spec, stage, options), steps=options.steps, compiled=compiled)
+        row["gflops_of_an_image"] = summary.training_flops(stage) / 1e9
+        row["of_peak"] = row["images_per_second"] * summary.training_flops(stage) / top
+        rows.append(row)
+    return rows
+
+
+def beside_dit(spec: Spec, summary: Summary, device: torch.device, options: Any, top: float) -> list[Row]:
+    """Our base on latents, and a DiT of equal FLOPs, eager and compiled."""
+    rows = []
+    batch, flops = batch_of(spec, "base", options), summary.flops["base"]
+    for compiled in (False, True):
+        row = fitting(spec, "base", device, batch, steps=options.steps, compiled=compiled, encoded=True)
+        row |= {"forward_flops": flops, "of_peak": row["images_per_second"] * 3 * flops / top}
+        forget(device)
+        other = train_dit(summary.latent, flops, row["batch"], options.steps, ROWS, compiled, device)
+        other["of_peak"] = other["images_per_second"] * 3 * other["forward_flops"] / top
+        rows += [row, {"spec": spec.name, "stage": "base", "compiled": compiled, "of": "diffusers DiT", **other}]
+    return rows
+
+
+def batch_of(spec: Spec, stage: Stage, options: Any) -> int:
+    config = getattr(spec.train, stage)
+    return options.batch or BATCHES.get(spec.name, (config.batch_size,) * 2)[STAGES.index(stage)]
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--specs", default=",".join(BATCHES))
+    arguments.add_argument("--parts", default="speed,dit,memory,largest")
+    arguments.add_argument("--steps", type=int, default=40)
+    arguments.add_argument("--batch", type=int, help="of both stages, in the place of what suits an H200")
+    arguments.add_argument("--most", type=int, default=1024)
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    options = arguments.parse_args()
+    device = prepare(options)
+    top, _ = peak(device, torch.bfloat16)
+    print(f"{machine(device)['device']}: {top / 1e12:.3g} TFLOP/s of bf16 products", flush=True)
+    parts = options.parts.split(",")
+    results: dict[str, Any] = {"peak_teraflops": top / 1e12, **{part: [] for part in parts}}
+
+    def keep(part: str, rows: list[Row]) -> None:
+        results[part] += rows
+        for row in rows:
+            print(part, json.dumps(row), flush=True)
+        publish("gpu", {**results, "claims": claims(results)}, device, options.out)
+
+    seen: dict[str, str] = {}
+    for name in options.specs.split(","):
+        spec = load_spec(name, options.set)
+        summary = summarize(spec)
+        same = seen.setdefault(first_stage(spec), name)
+        stages = STAGES if same == name else STAGES[1:]
+        for stage in stages:
+            if "speed" in parts:
+                keep("speed", speed(spec, summary, stage, device, options, top))
+            if "largest" in parts:
+                batch = largest(spec, stage, device, options.most)
+                keep("largest", [{"spec": name, "stage": stage, "batch": batch, "tried_up_to": options.most}])
+        if "memory" in parts and same == name:
+            keep("memory", [trained(spec, "latents", device, options.batch or 32, 3, compiled=False)])
+        if "dit" in parts and len(spec.latent.downsample) == 2:
+            keep("dit", beside_dit(spec, summary, device, options, top))
+    missed = [claim for claim in claims(results) if not claim["met"]]
+    for claim in claims(results):
+        print(f"{claim['what']}: {claim['value']:.3g}, bar {claim['bar']}{'' if claim['met'] else ', missed'}")
+    return int(device.type == "cuda" and bool(missed))
+
+
+def claims(results: dict[str, Any]) -> list[Row]:
+    """The bars, and where what was measured stands."""
+    found = []
+    speeds = {(row["spec"], row["stage"], row["compiled"]): row for row in results.get("speed", [])}
+    for (name, stage, compiled), row in speeds.items():
+        if not compiled:
+            continue
+        bar = UTILISATION.get((name, stage), SMALL)
+        found.append((f"{name}, {stage}: share of the peak", row["of_peak"], bar))
+        eager = speeds[name, stage, False]["images_per_second"]
+        found.append((f"{name}, {stage}: compiled over eager", row["images_per_second"] / eager, COMPILED))
+    rows = results.get("dit", [])
+    for ours, theirs in zip(rows[0::2], rows[1::2], strict=True):
+        if ours["compiled"]:
+            eager = next(row for row in rows if row["spec"] == ours["spec"] and "of" in row and not row["compiled"])
+            per_flop = theirs["forward_flops"] / ours["forward_flops"]
+            for rival, how in ((eager, "as documented"), (theirs, "compiled")):
+                value = ours["images_per_second"] / rival["images_per_second"] / per_flop
+                found.append((f"{ours['spec']}, base: of the speed of a DiT of equal FLOPs, {how}", value, DIT))
+    return [{"what": what, "value": value, "bar": bar, "met": value >= bar} for what, value, bar in found]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
