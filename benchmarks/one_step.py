@@ -25,6 +25,7 @@ from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.device import pick_device
 from ulzoo.registry.export import versions
+from ulzoo.registry.memory import step_memory
 from ulzoo.registry.summary import summarize
 from ulzoo.training.optimization import build_ema, build_optimizer
 
@@ -66,7 +67,7 @@ def main() -> None:
     for stage in STAGES:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             row = pool.apply(one_step, (arguments.spec, stage, arguments.batch, device))
-        row["estimate_bytes"] = summary.memory_bytes(stage, arguments.batch, bf16=False)
+        row["estimate_bytes"] = step_memory(load_spec(arguments.spec), stage, device, bf16=False).peak(arguments.batch)
         row["training_gflops"] = summary.training_flops(stage) * arguments.batch / 1e9
         rows.append(row)
         print(json.dumps(row), flush=True)

@@ -156,7 +156,7 @@ class Train(Section):
 class Sampling(Section):
     """How one diffusion model is sampled unless the caller says otherwise."""
 
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = Field(default="ddim", description="the sampler")
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde"] = Field(default="ddim", description="the sampler")
     steps: PositiveInt = Field(default=50, description="network evaluations, or twice as many under guidance")
     guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 for none")
     guidance_interval: tuple[float, float] | None = Field(

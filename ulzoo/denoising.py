@@ -1,13 +1,14 @@
 """A network, the noise process it denoises, and the weighting it is trained with."""
 
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from ulzoo.contract import Sampling
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Noise, Weighting, guided
+from ulzoo.diffusion import Denoiser, GaussianDiffusion, Guidance, Noise, Weighting
+from ulzoo.diffusion.guidance import Both
 from ulzoo.diffusion.noise import alpha_sigma
 from ulzoo.text import Text
 
@@ -120,14 +121,33 @@ class DiffusionModel(Conditional):
         **conditions: Unpack[Conditions],
     ) -> Tensor:
         """A sample at λ(0), guided by labels and text if there are any."""
+        guidance = None
+        if sampling.guidance != 1 and ("labels" in conditions or "text" in conditions):
+            guidance = Guidance(self.with_and_without(conditions), sampling.guidance, sampling.guidance_interval)
         denoiser = self.denoiser(**conditions)
-        if "labels" in conditions or "text" in conditions:
-            without = {name: value for name, value in conditions.items() if name not in ("labels", "text")}
-            unconditional = self.denoiser(**without)  # type: ignore[arg-type]
-            denoiser = guided(denoiser, unconditional, sampling.guidance, sampling.guidance_interval)
-        x_0 = self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device)
-        alpha, _ = alpha_sigma(x_0.new_tensor(self.diffusion.schedule.logsnr_max))
+        x_0 = self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device, guidance)
+        alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max))
         return x_0 + alpha * guess(conditions, shape[1])
+
+    def with_and_without(self, conditions: Conditions) -> Both:
+        """The network told of labels and text, and told of none, as one pass over a doubled batch."""
+        doubled: dict[str, Any] = {}
+        for name, value in conditions.items():
+            if name == "labels":
+                doubled[name] = torch.cat([value, torch.full_like(value, -1)])
+            elif name == "text":
+                doubled[name] = Text(
+                    value.tokens.repeat(2, 1, 1), torch.cat([value.mask, torch.zeros_like(value.mask)])
+                )
+            else:
+                doubled[name] = torch.cat([value, value])
+
+        def both(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            predictions = self.network(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), **doubled)
+            conditional, unconditional = predictions.chunk(2)
+            return conditional, unconditional
+
+        return both
 
 
 def guess(conditions: Conditions, channels: int) -> Tensor | float:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, expand_like, guided
+from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, Guidance, expand_like
 
 X_T = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0))
 LOGSNR = torch.tensor([-6.0, -1.0, 2.0, 7.0])
@@ -16,35 +16,58 @@ def unconditional(x_t: Tensor, logsnr: Tensor) -> Tensor:
     return 0.5 * x_t
 
 
-def never(x_t: Tensor, logsnr: Tensor) -> Tensor:
-    raise AssertionError("the unconditional network was called")
+def both(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    return conditional(x_t, logsnr), unconditional(x_t, logsnr)
+
+
+def never(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    raise AssertionError("the network was called")
 
 
 def test_formula() -> None:
     expected = unconditional(X_T, LOGSNR) + 3 * (conditional(X_T, LOGSNR) - unconditional(X_T, LOGSNR))
-    torch.testing.assert_close(guided(conditional, unconditional, 3.0)(X_T, LOGSNR), expected)
+    torch.testing.assert_close(Guidance(both, 3.0)(X_T, LOGSNR), expected)
 
 
 def test_scale_zero_is_unconditional() -> None:
-    torch.testing.assert_close(guided(conditional, unconditional, 0.0)(X_T, LOGSNR), unconditional(X_T, LOGSNR))
+    torch.testing.assert_close(Guidance(both, 0.0)(X_T, LOGSNR), unconditional(X_T, LOGSNR))
 
 
-def test_scale_one_is_the_conditional_model_alone() -> None:
-    for interval in (None, (-2.0, 3.0)):
-        assert torch.equal(guided(conditional, never, 1.0, interval)(X_T, LOGSNR), conditional(X_T, LOGSNR))
+def test_where_it_applies() -> None:
+    interval = Guidance(both, 3.0, (-1.0, 2.0))
+    assert [interval.applies(level.item()) for level in LOGSNR] == [False, True, True, False]  # the ends belong to it
+    assert all(Guidance(both, 3.0).applies(level.item()) for level in LOGSNR)
+    assert not any(Guidance(both, 1.0).applies(level.item()) for level in LOGSNR)
 
 
-def test_interval_is_respected_by_each_example() -> None:
-    got = guided(conditional, unconditional, 3.0, (-1.0, 2.0))(X_T, LOGSNR)  # the ends belong to it
-    full, plain = guided(conditional, unconditional, 3.0)(X_T, LOGSNR), conditional(X_T, LOGSNR)
-    torch.testing.assert_close(got[1:3], full[1:3])
-    torch.testing.assert_close(got[[0, 3]], plain[[0, 3]])
-    assert not torch.allclose(full[[0, 3]], plain[[0, 3]])
+@pytest.mark.parametrize("guidance", [Guidance(never, 1.0), Guidance(never, 3.0, (10.0, 20.0))])
+def test_where_it_does_not_the_conditional_network_samples_alone(guidance: Guidance) -> None:
+    def sample(guidance: Guidance | None) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        diffusion = GaussianDiffusion(CosineSchedule(logsnr_max=5.0))
+        return diffusion.sample(conditional, (2, 3), 6, "ddim", generator, guidance=guidance)
+
+    assert torch.equal(sample(guidance), sample(None))
 
 
-def test_outside_of_the_interval_the_unconditional_network_rests() -> None:
-    got = guided(conditional, never, 3.0, (10.0, 20.0))(X_T, LOGSNR)
-    assert torch.equal(got, conditional(X_T, LOGSNR))
+def test_samples_are_guided_within_the_interval() -> None:
+    """As by a denoiser that is told the levels: the conditional one outside, the guided one inside."""
+    asked = []
+
+    def seen(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+        asked.append(logsnr[0].item())
+        return both(x_t, logsnr)
+
+    def by_hand(x_t: Tensor, logsnr: Tensor) -> Tensor:
+        return Guidance(both, 3.0)(x_t, logsnr) if -2 <= logsnr[0] <= 1 else conditional(x_t, logsnr)
+
+    diffusion = GaussianDiffusion(CosineSchedule(logsnr_max=5.0))
+    got, expected = (
+        diffusion.sample(denoiser, (2, 3), 9, "ddim", torch.Generator().manual_seed(0), guidance=guidance)
+        for denoiser, guidance in ((conditional, Guidance(seen, 3.0, (-2.0, 1.0))), (by_hand, None))
+    )
+    assert torch.equal(got, expected)
+    assert 0 < len(asked) < 9 and all(-2 <= level <= 1 for level in asked)
 
 
 def test_guiding_means_the_same_in_every_parametrisation() -> None:
@@ -55,10 +78,8 @@ def test_guiding_means_the_same_in_every_parametrisation() -> None:
             eps = (X_T - alpha * x_hat) / sigma
             return {"x": x_hat, "eps": eps, "v": alpha * eps - sigma * x_hat}[prediction]
 
-        denoiser = guided(
-            lambda x, t: translate(conditional(x, t)), lambda x, t: translate(unconditional(x, t)), scale, (-4.0, 3.0)
-        )
-        return GaussianDiffusion(CosineSchedule(), prediction).to_x(denoiser(X_T, LOGSNR), X_T, LOGSNR)  # type: ignore[arg-type]
+        guidance = Guidance(lambda x, t: (translate(conditional(x, t)), translate(unconditional(x, t))), scale)
+        return GaussianDiffusion(CosineSchedule(), prediction).to_x(guidance(X_T, LOGSNR), X_T, LOGSNR)  # type: ignore[arg-type]
 
     for prediction in ("eps", "v"):
         torch.testing.assert_close(told_as(prediction, 2.5), told_as("x", 2.5), rtol=1e-3, atol=1e-4)
@@ -66,4 +87,4 @@ def test_guiding_means_the_same_in_every_parametrisation() -> None:
 
 def test_refuses_an_interval_that_falls() -> None:
     with pytest.raises(ValueError, match="must rise, got 3 to -1"):
-        guided(conditional, unconditional, 2.0, (3, -1))
+        Guidance(both, 2.0, (3, -1))

@@ -1,5 +1,6 @@
 """Samplers against the one process whose samples are known: Gaussian data and its optimal denoiser."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion import SAMPLERS, CosineSchedule, Denoiser, GaussianDiffusion, LinearSchedule, Schedule
+from ulzoo.diffusion import SAMPLERS, CosineSchedule, Denoiser, GaussianDiffusion, LinearSchedule, Schedule, samplers
+from ulzoo.diffusion.samplers import even_roots, even_times
 
 MakeSchedule = Callable[[float, float], Schedule]
 MakeDenoiser = Callable[[str, float], Denoiser]
@@ -56,6 +58,68 @@ def test_second_order_is_closer_with_few_steps(
 def test_order_of_convergence(gaussian_denoiser: MakeDenoiser, sampler: str, order: int, schedule: Schedule) -> None:
     coarse, fine = (gain_error(gaussian_denoiser, sampler, schedule, steps, 0.3) for steps in (256, 512))
     assert math.log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("grid", [even_times, even_roots])
+@pytest.mark.parametrize("schedule", [LinearSchedule(logsnr_max=5.0), CosineSchedule(logsnr_min=-8.0)])
+def test_grids_rise_from_end_to_end(grid: Callable, schedule: Schedule) -> None:
+    for steps in (1, 2, 7, 250):
+        logsnrs = grid(schedule, steps)
+        assert logsnrs.shape == (steps + 1,) and (logsnrs.diff() > 0).all()
+        assert (logsnrs[0], logsnrs[-1]) == (schedule.logsnr_min, schedule.logsnr_max)
+
+
+def test_even_roots_by_edm() -> None:
+    """σ_i = (σ_max^{1/ρ} + i/N (σ_min^{1/ρ} - σ_max^{1/ρ}))^ρ with ρ = 7 and σ = e^{-λ/2}."""
+    sigma_max, sigma_min = math.exp(4.0), math.exp(-2.5)
+    logsnrs = even_roots(LinearSchedule(logsnr_min=-8.0, logsnr_max=5.0), 5)
+    for i, logsnr in enumerate(logsnrs.tolist()):
+        sigma = (sigma_max ** (1 / 7) + i / 5 * (sigma_min ** (1 / 7) - sigma_max ** (1 / 7))) ** 7
+        assert logsnr == pytest.approx(-2 * math.log(sigma), rel=1e-5)
+
+
+def spread(gaussian_denoiser: MakeDenoiser, monkeypatch, sampler: str, logsnrs: Tensor, s: float) -> float:
+    """The exact variance of x_0: a linear sampler's answers to x_1 and to each step's noise, squared and summed."""
+    rows, number = len(logsnrs), itertools.count(1)
+
+    def impulse(x: Tensor, _: object) -> Tensor:
+        return torch.nn.functional.one_hot(torch.tensor(next(number)), rows).to(x)[:, None]
+
+    monkeypatch.setattr(samplers, "randn_like", impulse)
+    denoiser, x_1 = gaussian_denoiser("x", s), torch.zeros(rows, 1, dtype=torch.float64)
+    x_1[0] = math.sqrt(variance(s, logsnrs[0].item()))
+    x_0 = SAMPLERS[sampler](lambda x, t: denoiser(x, t.expand(rows)), x_1, logsnrs.double(), None)
+    return x_0.square().sum().item()
+
+
+@pytest.mark.parametrize("s", [0.1, 0.3, 0.6, 3.0])
+@pytest.mark.parametrize("steps", [8, 16])
+def test_second_order_is_closer_with_noise_too(
+    gaussian_denoiser: MakeDenoiser, monkeypatch: pytest.MonkeyPatch, s: float, steps: int
+) -> None:
+    logsnrs, exact = even_roots(CosineSchedule(logsnr_max=5.0), steps), variance(s, 5.0)
+    second, first = (
+        abs(spread(gaussian_denoiser, monkeypatch, name, logsnrs, s) / exact - 1) for name in ("dpmpp_2m_sde", "ddpm")
+    )
+    assert second < first
+
+
+def test_order_of_convergence_with_noise(gaussian_denoiser: MakeDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule, errors = CosineSchedule(logsnr_max=5.0), []
+    for steps in (128, 256):
+        found = spread(gaussian_denoiser, monkeypatch, "dpmpp_2m_sde", even_roots(schedule, steps), 0.3)
+        errors.append(abs(found / variance(0.3, 5.0) - 1))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.3)
+
+
+def test_of_a_known_x_the_noisy_solver_is_ancestral_sampling() -> None:
+    logsnrs = torch.tensor([-9.0, -2.0, 0.5, 4.0], dtype=torch.float64)
+    x, x_1 = torch.randn(2, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    second, first = (
+        SAMPLERS[name](lambda *_: x, x_1, logsnrs, torch.Generator().manual_seed(7))
+        for name in ("dpmpp_2m_sde", "ddpm")
+    )
+    torch.testing.assert_close(second, first)
 
 
 @pytest.mark.parametrize(("t", "s"), [(-3.0, -1.0), (-6.0, 4.0), (2.0, 2.5)])
@@ -118,7 +182,7 @@ def test_one_step_is_enough_to_run_and_no_gradient_is_kept(sampler: str) -> None
 
 def test_refuses_unknown_samplers_and_no_steps() -> None:
     diffusion = GaussianDiffusion(CosineSchedule())
-    with pytest.raises(ValueError, match="sampler must be one of ddpm, ddim, dpmpp_2m, got 'euler'"):
+    with pytest.raises(ValueError, match="sampler must be one of ddpm, ddim, dpmpp_2m, dpmpp_2m_sde, got 'euler'"):
         diffusion.sample(lambda x_t, _: x_t, (1, 2), 5, "euler")
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         diffusion.sample(lambda x_t, _: x_t, (1, 2), 0)

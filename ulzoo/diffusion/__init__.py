@@ -1,7 +1,7 @@
 """The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
 from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, low_discrepancy_times, normal_kl
-from ulzoo.diffusion.guidance import guided
+from ulzoo.diffusion.guidance import Guidance
 from ulzoo.diffusion.noise import ExampleNoise, Noise, expand_like, rand, randn_like
 from ulzoo.diffusion.random_logsnr import TruncatedLogistic
 from ulzoo.diffusion.samplers import SAMPLERS
@@ -22,6 +22,7 @@ __all__ = [
     "ElboWeighting",
     "ExampleNoise",
     "GaussianDiffusion",
+    "Guidance",
     "InterpolatedCosineSchedule",
     "LinearSchedule",
     "Noise",
@@ -31,7 +32,6 @@ __all__ = [
     "TruncatedLogistic",
     "Weighting",
     "expand_like",
-    "guided",
     "low_discrepancy_times",
     "normal_kl",
     "rand",

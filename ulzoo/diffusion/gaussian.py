@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ulzoo.diffusion.guidance import Guidance
 from ulzoo.diffusion.noise import ExampleNoise, Noise, alpha_sigma, expand_like, randn_like
-from ulzoo.diffusion.samplers import SAMPLERS
+from ulzoo.diffusion.samplers import GRIDS, SAMPLERS
 from ulzoo.diffusion.schedules import Schedule, time_of
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
 
@@ -127,15 +128,18 @@ class GaussianDiffusion:
         sampler: str = "ddim",
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
+        guidance: Guidance | None = None,
     ) -> Tensor:
-        """Run the process backwards from x_1 ~ N(0, I) over `steps` equal steps of t.
+        """Run the process backwards from x_1 ~ N(0, I); log-SNRs stay on the host, so no step waits for the device.
 
         Args:
             denoiser: (x_t, logsnr (B,)) -> prediction.
             shape: (B, ...) of the sample.
             steps: network evaluations.
-            sampler: "ddpm" (ancestral), "ddim" (deterministic) or "dpmpp_2m" (second order, deterministic).
+            sampler: "ddpm" (ancestral), "ddim" (deterministic), or of second order, with steps of its own: "dpmpp_2m"
+                (deterministic), "dpmpp_2m_sde" (stochastic).
             generator: source of x_1 and of the ancestral noise, on `device`.
+            guidance: predicts in the denoiser's place at the levels to which it applies.
 
         Returns:
             x_0 at log-SNR λ(0): signal and the noise that belongs there, (B, ...).
@@ -145,10 +149,10 @@ class GaussianDiffusion:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
 
-        def denoise(x_t: Tensor, logsnr: Tensor) -> Tensor:
-            logsnr = logsnr.expand(len(x_t))
-            return self.to_x(denoiser(x_t, logsnr).to(x_t.dtype), x_t, logsnr)
+        def denoise(x_t: Tensor, level: Tensor) -> Tensor:
+            network = guidance if guidance and guidance.applies(level.item()) else denoiser
+            logsnr = torch.full((len(x_t),), level.item(), device=x_t.device)
+            return self.to_x(network(x_t, logsnr).to(x_t.dtype), x_t, level)
 
         x_1 = torch.randn(shape, device=device, generator=generator)
-        logsnrs = self.schedule.logsnr(torch.linspace(1, 0, steps + 1, device=device))
-        return SAMPLERS[sampler](denoise, x_1, logsnrs, generator)
+        return SAMPLERS[sampler](denoise, x_1, GRIDS[sampler](self.schedule, steps), generator)

@@ -1,38 +1,37 @@
 """Classifier-free guidance (arXiv 2207.12598) within an interval of log-SNR (arXiv 2404.07724)."""
 
-import torch
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from ulzoo.diffusion.gaussian import Denoiser
-from ulzoo.diffusion.noise import expand_like
+Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-def guided(
-    conditional: Denoiser, unconditional: Denoiser, scale: float, interval: tuple[float, float] | None = None
-) -> Denoiser:
-    """unconditional + scale · (conditional - unconditional) where log-SNR is within `interval`, conditional elsewhere.
+@dataclass(frozen=True)
+class Guidance:
+    """unconditional + scale · (conditional - unconditional), in place of the conditional prediction.
 
     At one noise level x̂, ε̂ and v̂ are affine in each other, so the formula means the same in each of them.
 
     Args:
+        both: (x_t, logsnr (B,)) -> the predictions with conditions and without, in one pass over both.
         scale: 1 leaves the conditional model as it is; more follows the condition more closely.
         interval: (lowest, highest) log-SNR that is guided; None guides everywhere.
     """
-    if interval is not None and interval[0] > interval[1]:
-        raise ValueError(f"the guidance interval must rise, got {interval[0]} to {interval[1]}")
-    if scale == 1:
-        return conditional
 
-    def denoiser(x_t: Tensor, logsnr: Tensor) -> Tensor:
-        cond = conditional(x_t, logsnr)
-        if interval is not None:
-            inside = (logsnr >= interval[0]) & (logsnr <= interval[1])
-            if not inside.any():
-                return cond
-            weight = torch.where(inside, scale, 1.0)
-        else:
-            weight = torch.full_like(logsnr, scale)
-        uncond = unconditional(x_t, logsnr)
-        return uncond + expand_like(weight, cond) * (cond - uncond)
+    both: Both
+    scale: float
+    interval: tuple[float, float] | None = None
 
-    return denoiser
+    def __post_init__(self) -> None:
+        if self.interval is not None and self.interval[0] > self.interval[1]:
+            raise ValueError(f"the guidance interval must rise, got {self.interval[0]} to {self.interval[1]}")
+
+    def applies(self, logsnr: float) -> bool:
+        """Whether it changes anything at this level; elsewhere the conditional network alone does."""
+        return self.scale != 1 and (self.interval is None or self.interval[0] <= logsnr <= self.interval[1])
+
+    def __call__(self, x_t: Tensor, logsnr: Tensor) -> Tensor:
+        conditional, unconditional = self.both(x_t, logsnr)
+        return unconditional + self.scale * (conditional - unconditional)

@@ -12,8 +12,8 @@ def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `x`."""
-    return per_example.reshape(-1, *[1] * (x.ndim - 1))
+    """(B,) -> (B, 1, ...) with as many dimensions as `x`; () stays as it is."""
+    return per_example if per_example.ndim == 0 else per_example.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class ExampleNoise:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.diffusion.noise import alpha_sigma, randn_like
+from ulzoo.diffusion.schedules import Schedule
 
 DenoiseToX = Callable[[Tensor, Tensor], Tensor]  # (x_t, logsnr ()) -> x̂
 
@@ -36,21 +37,74 @@ def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Gener
 
 
 def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """DPM-Solver++(2M): the same step with x̂ extrapolated from the last two evaluations (arXiv 2211.01095, Alg. 2).
+    """DPM-Solver++(2M) (arXiv 2211.01095, Alg. 2): DDIM's step with x̂ extrapolated from the last two evaluations.
 
-    Its time is h = Δλ/2, half a log-SNR difference; the first step is DDIM's. Where steps grow, as they do towards λ(0)
-    under the cosine schedules, x̂ is extrapolated as if they did not: the full ratio overshoots by more than DDIM errs.
+    Its time is h = Δλ/2, half a log-SNR difference; the first step is DDIM's.
     """
-    previous: Tensor | None = None
-    h_previous = logsnrs.new_zeros(())
+    extrapolated = _Extrapolated(denoise)
     for t, s in pairwise(logsnrs):
         (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
-        h = (s - t) / 2
-        x_hat = denoise(x, t)
-        direction = x_hat if previous is None else x_hat + (x_hat - previous) * (h / h_previous).clamp(max=1) / 2
-        x = (sigma_s / sigma_t) * x - alpha_s * torch.expm1(-h) * direction
-        previous, h_previous = x_hat, h
+        x_hat = extrapolated(x, t, s)
+        x = (sigma_s / sigma_t) * x - alpha_s * torch.expm1((t - s) / 2) * x_hat
     return x
 
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m}
+def dpmpp_2m_sde(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """SDE-DPM-Solver++(2M) (arXiv 2211.01095, App. B): DDPM's step with x̂ extrapolated from the last two evaluations.
+
+    The noise that each step adds wears off the errors of those before it.
+    """
+    extrapolated = _Extrapolated(denoise)
+    for t, s in pairwise(logsnrs):
+        (_, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
+        x_hat = extrapolated(x, t, s)
+        c = -torch.expm1(t - s)  # 1 - e^{-2h}
+        x = (sigma_s / sigma_t) * torch.exp((t - s) / 2) * x + alpha_s * c * x_hat
+        x = x + (c.sqrt() * sigma_s) * randn_like(x, generator)
+    return x
+
+
+class _Extrapolated:
+    """x̂ for the step from t to s: half a step onwards on the line through the last two evaluations.
+
+    Where steps grow, it is taken as if they did not: the full ratio overshoots by more than a first-order step errs.
+    """
+
+    def __init__(self, denoise: DenoiseToX):
+        self.denoise = denoise
+        self.last: tuple[Tensor, Tensor] | None = None  # x̂ and the length of its step
+
+    def __call__(self, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        x_hat, last = self.denoise(x, t), self.last
+        self.last = x_hat, s - t
+        if last is None:
+            return x_hat
+        return x_hat + ((s - t) / last[1]).clamp(max=1) / 2 * (x_hat - last[0])
+
+
+SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dpmpp_2m_sde}
+
+
+def even_times(schedule: Schedule, steps: int) -> Tensor:
+    """The log-SNRs at the ends of equal steps of t, (steps + 1,)."""
+    return schedule.logsnr(torch.linspace(1, 0, steps + 1))
+
+
+def even_roots(schedule: Schedule, steps: int) -> Tensor:
+    """Between the schedule's ends, log-SNRs for which (σ/α)^{1/7} falls by equal steps (EDM, arXiv 2206.00364, Eq. 5).
+
+    In log-SNR these steps grow by little from each to the next, which is what a second-order solver needs.
+    """
+    ends = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
+    noisiest, cleanest = torch.exp(-ends / 14)
+    logsnrs = -14 * torch.lerp(noisiest, cleanest, torch.linspace(0, 1, steps + 1, dtype=torch.float64)).log()
+    logsnrs[0], logsnrs[-1] = ends
+    return logsnrs.float()
+
+
+GRIDS: dict[str, Callable[[Schedule, int], Tensor]] = {
+    "ddpm": even_times,
+    "ddim": even_times,
+    "dpmpp_2m": even_roots,
+    "dpmpp_2m_sde": even_roots,
+}
