@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,26 +22,35 @@ SECONDS_PER_LINE = 20
 
 
 @contextmanager
-def display(console: Console, heading: Sequence[str], kind: str = "images") -> Iterator[Watch]:
-    """A watch for `ulzoo.registry.run.train` that prints `heading` when training begins, of "images" or "clips"."""
+def display(
+    console: Console, heading: Sequence[str], kind: str = "images", shares: Mapping[str, float] | None = None
+) -> Iterator[Watch]:
+    """A watch for `ulzoo.registry.run.train` that prints `heading` when training begins, of "images" or "clips".
+
+    Args:
+        shares: by stage, the share of the devices' FLOPs that one image a second takes.
+    """
     if not console.is_terminal:
-        yield _Lines(console, heading, kind)
+        yield _Lines(console, heading, kind, shares or {})
         return
-    live = _Live(console, heading, kind)
+    live = _Live(console, heading, kind, shares or {})
     try:
         yield live
     finally:
         live.stop()
 
 
-def figures(row: Row, kind: str = "images") -> str:
-    """A row of metrics in words."""
+def figures(row: Row, kind: str = "images", shares: Mapping[str, float] | None = None) -> str:
+    """A row of metrics in words, with the model FLOPs utilisation where the stage's share is known."""
     parts = [f"{row['images_per_second']:.1f} {kind}/s"]
     if "rate_bits_per_pixel" in row:
         parts += [f"rate {row['rate_bits_per_pixel']:.4f} bits/pixel", f"distortion {row['distortion']:.4f}"]
     else:
         parts += [f"loss {row['loss']:.4f}"]
-    return "  ".join([*parts, f"data wait {row['data_wait']:.0%}"])
+    parts.append(f"data wait {row['data_wait']:.0%}")
+    if shares and row["stage"] in shares:
+        parts.append(f"MFU {row['images_per_second'] * shares[row['stage']]:.0%}")
+    return "  ".join(parts)
 
 
 def _times(elapsed: float, done: int, total: int) -> str:
@@ -52,8 +61,8 @@ def _times(elapsed: float, done: int, total: int) -> str:
 class _Lines(Watch):
     """Plain lines."""
 
-    def __init__(self, console: Console, heading: Iterable[str], kind: str):
-        self.console, self.kind = console, kind
+    def __init__(self, console: Console, heading: Iterable[str], kind: str, shares: Mapping[str, float]):
+        self.console, self.kind, self.shares = console, kind, shares
         self.heading = list(heading)
 
     def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
@@ -67,7 +76,7 @@ class _Lines(Watch):
             return
         elapsed = time.monotonic() - self.started
         times = _times(elapsed, step - self.start, self.steps - self.start)
-        self._print(f"{self.name} {step:,}/{self.steps:,}  {figures(row, self.kind)}  {times}")
+        self._print(f"{self.name} {step:,}/{self.steps:,}  {figures(row, self.kind, self.shares)}  {times}")
 
     def note(self, message: str) -> None:
         self._open()
@@ -103,8 +112,8 @@ class _Bar(Progress):
 class _Live(Watch):
     """A bar for the stage that runs, with what is above it staying, and a spinner for what comes between."""
 
-    def __init__(self, console: Console, heading: Iterable[str], kind: str):
-        self.console, self.kind = console, kind
+    def __init__(self, console: Console, heading: Iterable[str], kind: str, shares: Mapping[str, float]):
+        self.console, self.kind, self.shares = console, kind, shares
         self.heading = list(heading)
         self.bar: Any = None
         self.status: Status | None = Status("checking the data", console=console)
@@ -129,7 +138,7 @@ class _Live(Watch):
 
     def step(self, step: int, row: Row | None) -> None:
         if row is not None:
-            self.bar.latest = figures(row, self.kind)
+            self.bar.latest = figures(row, self.kind, self.shares)
         self.bar.update(self.task, completed=step)
         if step == self.steps:
             self.stop()

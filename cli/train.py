@@ -56,6 +56,10 @@ def train(
         int | None,
         typer.Option(metavar="N", min=1, help="With --dry-run: on so many processes.", show_default=False),
     ] = None,
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write where the time of a few steps goes: DIR/profile/."),
+    ] = False,
 ) -> None:
     """Train a spec's stages, measure the result on validation data, draw pictures, export."""
     if resume and fresh:
@@ -89,7 +93,7 @@ def train(
     heading += [_line(planned, kind) for planned in plan.stages]
     if restarted():  # by torchrun, with the same command
         resume, fresh = True, False
-    told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen}
+    told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen, "profile": profile}
     with joined(chosen, (loaded.train.parallel or Parallel()).timeout_minutes) as group:
         if not group.main:
             warnings.simplefilter("ignore")
@@ -98,7 +102,7 @@ def train(
         if group.count > 1:
             heading.insert(1, f"{group.count} processes, each with a share of every batch")
         try:
-            with display(shown, heading, kind) as watch:
+            with display(shown, heading, kind, _utilisations(plan, chosen, group.count)) as watch:
                 result = run.train(loaded, folder, **told, watch=watch, processes=group)
         except RunStopped as stopped:
             say(f"stopped by {stopped}; with --resume it goes on in {folder}")
@@ -106,7 +110,20 @@ def train(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"with --resume it goes on from the last checkpoint in {folder}") from None
     assert result is not None
+    if profile and (folder / "profile").is_dir():
+        shown.print(f"\nwhere the time goes: {folder / 'profile'} (traces open in https://ui.perfetto.dev)")
     _print_result(shown, result, kind, time.monotonic() - started)
+
+
+def _utilisations(plan: "Plan", device: "torch.device", processes: int) -> dict[str, float]:
+    """By stage, the share of what the devices can do at most that one image a second is."""
+    import torch
+
+    from ulzoo.training.peak import matmul_peak
+
+    kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
+    peaks = {name: matmul_peak(device, kinds[name]) for name in {planned.used for planned in plan.stages}}
+    return {planned.stage: planned.flops_per_image / (peaks[planned.used] * processes) for planned in plan.stages}
 
 
 def _line(planned: "StagePlan", kind: str) -> str:

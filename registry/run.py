@@ -40,6 +40,7 @@ OURS = (
     "model.safetensors.index.json",
     "checkpoints",
     "samples",
+    "profile",
     "tensorboard",
 )
 EVALUATED_IMAGES = 512
@@ -98,6 +99,7 @@ def train(
     device: torch.device | str = "cpu",
     watch: Watch | None = None,
     processes: Processes = ALONE,
+    profile: bool = False,
 ) -> Result | None:
     """Train a spec in `folder`, evaluate on validation images, export.
 
@@ -110,6 +112,7 @@ def train(
         device: where to train.
         watch: told of progress.
         processes: those that train together; the first of them evaluates and exports.
+        profile: write where the time of a few steps of each stage goes, into `folder`/profile.
 
     Returns:
         What came of it; None in the other processes.
@@ -139,8 +142,9 @@ def train(
             continue
         config: configs.Stage = getattr(spec.train, name)
         source = sources[stage_data(spec, name)[1]]
-        shown = spec.train.tensorboard, watch.step
-        trainer = Trainer(model, name, config, source, folder, identity, *shown, processes, spec.train.parallel)
+        options: dict[str, Any] = {"tensorboard": spec.train.tensorboard, "profile": profile and processes.main}
+        options |= {"on_step": watch.step, "processes": processes, "parallel": spec.train.parallel}
+        trainer = Trainer(model, name, config, source, folder, identity, **options)
         if done and done.stage == name:
             trainer.resume(done)
         watch.stage(name, config, trainer.step)

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ulzoo.cli.progress import display
+from ulzoo.cli.progress import display, figures
 from ulzoo.training.config import Stage
 
 CONFIG = Stage(steps=100, batch_size=4, lr=1e-3, log_every=1)
@@ -28,6 +28,12 @@ def test_lines(start):
     assert lines[-1].startswith(
         "latents 100/100  12.0 images/s  rate 0.5000 bits/pixel  distortion 1.5000  data wait 2%"
     )
+
+
+def test_the_utilisation_is_told_where_the_stages_share_is_known():
+    row = ROW | {"stage": "base"}
+    assert figures(row, "images", {"base": 0.03}).endswith("data wait 2%  MFU 36%")
+    assert figures(row, "images", {"latents": 0.03}).endswith("data wait 2%")
 
 
 def test_a_finished_bar_stays():

@@ -148,6 +148,7 @@ from pathlib import Path
 from ulzoo.registry import load_spec
 from ulzoo.registry.run import train
 from ulzoo.training import trainer
+from ulzoo.training.terms import NonFiniteLoss
 from ulzoo.processes import joined
 
 step = trainer.Trainer._step
@@ -159,7 +160,7 @@ trainer.Trainer._step = hurt
 with joined(torch.device("cpu"), 1) as processes:
     try:
         train(load_spec(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), processes=processes)
-    except trainer.NonFiniteLoss as error:
+    except NonFiniteLoss as error:
         print(f"process {processes.rank}: {error}", flush=True)
 """
 

@@ -1,6 +1,8 @@
 """The trainer: gradients, logs, warnings and what it does when the loss breaks."""
 
 import copy
+import gzip
+import json
 import math
 import shutil
 import warnings
@@ -10,14 +12,17 @@ import torch
 
 from ulzoo.contract import STAGES
 from ulzoo.data import Batch
+from ulzoo.nn.transformer import Block
 from ulzoo.objectives import latents_loss
+from ulzoo.processes import ALONE
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.run import open_source, train
 from ulzoo.training import trainer as trainer_module
 from ulzoo.training.checkpoints import Checkpoints
 from ulzoo.training.metrics import Metrics, read_rows
 from ulzoo.training.precision import has_bf16
-from ulzoo.training.trainer import NonFiniteLoss, Trainer
+from ulzoo.training.terms import NonFiniteLoss
+from ulzoo.training.trainer import Trainer
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0", "base.label_dropout=0")
 
@@ -80,7 +85,7 @@ def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(batch())
+    values = one._step(batch()).read(ALONE)
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
     assert values["grad_norm"] > 0.01
 
@@ -90,7 +95,7 @@ def test_no_clipping(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(batch())
+    values = one._step(batch()).read(ALONE)
     assert norms[0] == pytest.approx(values["grad_norm"], rel=1e-5)
 
 
@@ -170,7 +175,7 @@ def test_rows_are_means_over_their_steps_and_complete(trainer):
     assert [(row["stage"], row["step"], row["images"]) for row in found] == [("latents", n, 8 * n) for n in (4, 8, 10)]
     for row, part in zip(found, (terms[:4], terms[4:8], terms[8:]), strict=True):
         for name in ("loss", "rate_bits_per_pixel", "distortion", "grad_norm"):
-            assert row[name] == pytest.approx(sum(values[name] for values in part) / len(part))
+            assert row[name] == pytest.approx(sum(values.read(ALONE)[name] for values in part) / len(part))
         assert row["loss"] == pytest.approx(row["rate_bits_per_pixel"] * math.log(2) + row["distortion"], rel=1e-4)
         assert 0 <= row["data_wait"] <= 1
         assert row["images_per_second"] > 0
@@ -229,14 +234,15 @@ def test_bf16_stays_close(trainer, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["latents", "base"])
-def test_compile_compiles_every_network_of_the_stage(stage, trainer, monkeypatch):
+def test_compile_compiles_every_block_of_the_stage(stage, trainer, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     one = trainer(stage, f"train.{stage}.compile=true", f"train.{stage}.steps=2")
     one.run()
     model = one.model
     parts = {"latents": [model.encoder, model.prior.network, model.decoder.network], "base": [model.base.network]}
-    assert compiled == parts[stage]
+    assert compiled == [module for part in parts[stage] for module in part.modules() if isinstance(module, Block)]
+    assert len(compiled) == len(parts[stage])  # tiny networks have a block each
 
 
 @pytest.mark.slow
@@ -252,12 +258,28 @@ def test_compiled_stays_close(trainer, tmp_path):
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 
 
+def test_a_profile_says_where_the_time_goes_and_changes_nothing(trainer, tmp_path):
+    losses = []
+    for profile in (False, True):
+        one = trainer("latents", "train.latents.steps=12", profile=profile)
+        one.run()
+        losses.append([row["loss"] for row in rows(one)])
+        if not profile:
+            assert not (tmp_path / "run/profile").exists()
+            shutil.rmtree(tmp_path / "run")
+    assert losses[0] == losses[1]
+    trace = json.loads(gzip.decompress((tmp_path / "run/profile/latents.json.gz").read_bytes()))
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert {"data", "forward", "backward", "optimizer", "average"} <= names
+    assert "aten::mm" in (tmp_path / "run/profile/latents.txt").read_text()
+
+
 # ------------------------------------------------------------------------------------------------------- when it breaks
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("part, term", [("prior", "rate_bits_per_pixel"), ("decoder", "distortion"), ("base", "loss")])
-def test_a_loss_that_is_not_finite_stops_before_the_step(part, term, value, trainer, tmp_path):
+def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(part, term, value, trainer, tmp_path):
     stage = "base" if part == "base" else "latents"
     one = trainer(stage, f"train.{stage}.checkpoint_every=2")
     calls = []
@@ -267,19 +289,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(part, term, value, trai
         return output + (value if len(calls) == 4 else 0)
 
     getattr(one.model, part).network.register_forward_hook(poison)
-    states = []
-    one.on_step = lambda step, row: states.append(copy.deepcopy((one.model.state_dict(), one.optimizer.state_dict())))
     with pytest.raises(NonFiniteLoss) as error:
         one.run()
     message = str(error.value)
     assert message.startswith(f"stage {stage}, step 4: {term} is {value} on the images train/")
     assert len(message.splitlines()) == 1 and ".png" in message
-    weights, optimizer = states[-1]
-    assert len(states) == 3
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in one.model.state_dict().items())
-    state = one.optimizer.state_dict()["state"]
-    assert all(torch.equal(state[i]["exp_avg"], old["exp_avg"]) for i, old in optimizer["state"].items())
-    assert Checkpoints(tmp_path / "run/checkpoints").latest().step == 2
+    last = Checkpoints(tmp_path / "run/checkpoints").latest()
+    assert last.step == 2
+    assert all(tensor.isfinite().all() for tensor in last.part("").values())
+    assert all(row["step"] < 4 for row in rows(one))
 
 
 def test_a_gradient_that_is_not_finite_stops_too(trainer):

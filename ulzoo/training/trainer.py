@@ -5,19 +5,21 @@ needs no saved generator and, on the CPU, ends in the same bits as one that was 
 how many processes, a batch is computed changes nothing but the order of sums (and the masks of dropout).
 """
 
-import math
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Batch, Source, batches
-from ulzoo.denoising import Conditional, DiffusionModel
+from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import ExampleNoise, SigmoidWeighting
 from ulzoo.model import UnifiedLatents
 from ulzoo.processes import ALONE, Processes
@@ -36,18 +38,16 @@ from ulzoo.training.optimization import (
     load_optimizer_state,
     optimizer_state,
 )
-from ulzoo.training.parallel import checkpoint_activations, replicated, shard, synchronised, whole
+from ulzoo.training.parallel import checkpoint_activations, compile_blocks, replicated, shard, synchronised, whole
 from ulzoo.training.precision import autocast
+from ulzoo.training.profile import profiled
 from ulzoo.training.saver import Saver
 from ulzoo.training.step_loss import StepLoss
 from ulzoo.training.stop import RunStopped, StopSignals
+from ulzoo.training.terms import Terms
 from ulzoo.training.watchdog import watchdog
 
 COLLAPSED_BITS_PER_DIMENSION = 0.02
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient became NaN or infinite; nothing of that step was applied."""
 
 
 class Trainer:
@@ -64,6 +64,7 @@ class Trainer:
         on_step: called after each step with its number and, where one was logged, the row of metrics; for a display.
         processes: those that train together, each with a share of every batch.
         parallel: how they do; each has the whole model if None.
+        profile: write where the time of a few steps goes into `folder`/profile.
 
     Raises:
         ValueError: the batch cannot be shared out among the processes.
@@ -81,9 +82,11 @@ class Trainer:
         on_step: Callable[[int, Row | None], None] = lambda step, row: None,
         processes: Processes = ALONE,
         parallel: configs.Parallel | None = None,
+        profile: bool = False,
     ):
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
+        self.profile = profile
         self.processes, self.share = processes, processes.share(config.batch_size, config.accumulate)
         model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
@@ -128,17 +131,26 @@ class Trainer:
             RunStopped: by a signal; the last checkpoint is of the step at which it came.
         """
         if self.config.compile:
-            for part in self.networks.values():
-                (part.network if isinstance(part, Conditional) else part).compile()
+            compile_blocks(self.networks)
+        profiling: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
+        if self.profile:
+            profiling = profiled(self.folder / "profile", self.stage, self.model.device)
         with Metrics(self.folder, self.stage, self.step, self.tensorboard, self.processes.main) as metrics:
             if self.step < self.config.steps:
                 checkpoints = Checkpoints(self.folder / "checkpoints", self.config.milestone_every)
-                with Saver(checkpoints, self.processes) as saver, StopSignals() as signals, watchdog() as alive:
-                    self._train(metrics, saver, signals, alive)
+                with (
+                    Saver(checkpoints, self.processes) as saver,
+                    StopSignals() as signals,
+                    watchdog() as alive,
+                    profiling as profile_step,
+                ):
+                    self._train(metrics, saver, signals, (alive, profile_step))
         self.networks.load_state_dict(self.ema.module.state_dict())
         self.model.eval().requires_grad_(False)
 
-    def _train(self, metrics: Metrics, saver: Saver, signals: StopSignals, alive: Callable[[], None]) -> None:
+    def _train(
+        self, metrics: Metrics, saver: Saver, signals: StopSignals, after_step: tuple[Callable[[], None], ...]
+    ) -> None:
         config, processes = self.config, self.processes
         seed = derive_seed(config.seed, self.stage, "data")
         start = self.step * config.batch_size
@@ -152,27 +164,30 @@ class Trainer:
             ranks=processes.count,
         )
         row_started, row_start, waited = time.perf_counter(), self.step, 0.0
+        launched: deque[Terms] = deque()  # of the steps that may still be computing
         while self.step < config.steps:
             asked = time.perf_counter()
-            batch = next(stream)
+            with record_function("data"):
+                batch = next(stream)
             waited += time.perf_counter() - asked
             self.left_out.add(batch["left_out"])
-            terms = self._step(batch, signals.received > 0)
-            stopped = terms.pop("stop") > 0
+            launched.append(self._step(batch, signals.received > 0))
             self.step += 1
-            alive()
-            for name, value in terms.items():
-                self.window[name] = self.window.get(name, 0.0) + value
-            self.window["steps"] = self.window.get("steps", 0) + 1
+            for call in after_step:
+                call()
+            last = self.step == config.steps
+            logged, saved = last or self.step % config.log_every == 0, last or self.step % config.checkpoint_every == 0
+            stopped = False
+            while len(launched) > (0 if logged or saved or stopped else 1):
+                stopped |= self._read(launched.popleft())
             row = None
-            if self.step % config.log_every == 0 or self.step == config.steps:
+            if logged:
                 seconds = time.perf_counter() - row_started
                 speed = (self.step - row_start) * config.batch_size / seconds
                 row = self._row(batch["images"], speed, waited / seconds)
                 metrics.write(row)
                 row_started, row_start, waited = time.perf_counter(), self.step, 0.0
-            last = self.step == config.steps
-            if self.step % config.checkpoint_every == 0 or last or stopped:
+            if saved or stopped:
                 saver.save(self._state())
             if last:
                 saver.wait(must=True)
@@ -180,8 +195,17 @@ class Trainer:
             if stopped:
                 raise RunStopped(max(processes.gather(signals.received)), f"{self.stage} step {self.step}")
 
-    def _step(self, batch: Batch, stop: bool = False) -> dict[str, float]:
-        """One optimizer step; the terms of its loss and the wish to "stop", means over all processes."""
+    def _read(self, terms: Terms) -> bool:
+        """Add the terms of a step to the window; whether a process wishes to stop."""
+        values = terms.read(self.processes)
+        stop = values.pop("stop") > 0
+        for name, value in values.items():
+            self.window[name] = self.window.get(name, 0.0) + value
+        self.window["steps"] = self.window.get("steps", 0) + 1
+        return stop
+
+    def _step(self, batch: Batch, stop: bool = False) -> Terms:
+        """One optimizer step; the terms of its loss, and the wish to "stop", on their way."""
         config, device = self.config, self.model.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
@@ -194,21 +218,21 @@ class Trainer:
             x, labels = (batch[name][some].to(device, non_blocking=True) for name in ("x", "label"))
             text = batch["text"] and batch["text"].part(some).to(device)
             with synchronised(self.loss, part == config.accumulate - 1):
-                with autocast(config.precision, device):
-                    terms = self.loss(x, labels, text, self._noise(part * size, size), gradient)
-                (terms["loss"] / config.accumulate).backward()
-            for name, value in terms.items():
+                with record_function("forward"), autocast(config.precision, device):
+                    losses = self.loss(x, labels, text, self._noise(part * size, size), gradient)
+                with record_function("backward"):
+                    (losses["loss"] / config.accumulate).backward()
+            for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
         limit = float("inf") if config.grad_clip is None else config.grad_clip
         sums["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
-        sums["stop"] = torch.tensor(float(stop), device=device)
-        own = torch.stack([value.float() for value in sums.values()])
-        values = dict(zip(sums, self.processes.mean(own.clone()).tolist(), strict=True))
-        self._check_finite(values, own, batch["key"])
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        self.ema.update(self.networks, self.step)
-        return values
+        terms = Terms.send(self.stage, self.step + 1, sums, batch["key"], stop, self.processes)
+        with record_function("optimizer"):
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        with record_function("average"):
+            self.ema.update(self.networks, self.step)
+        return terms
 
     def _noise(self, position: int, size: int) -> ExampleNoise:
         """What `size` examples draw, of which the first is at `position` in this process's share; seeds dropout too."""
@@ -219,18 +243,6 @@ class Trainer:
         each = [derive_seed(*seed, n) for n in range(start + position, start + position + size)]
         shared = derive_seed(*seed, "batch", start)
         return ExampleNoise(each, shared, position, self.config.batch_size, self.model.device)
-
-    def _check_finite(self, values: dict[str, float], own: Tensor, keys: list[str]) -> None:
-        """Raise on all processes at once, with the images of those whose own terms are not finite."""
-        for name in ("rate_bits_per_pixel", "distortion", "loss", "grad_norm"):
-            if name in values and not math.isfinite(values[name]):
-                blame = [] if own[: len(own) - 2].isfinite().all() else keys  # the norm and the wish are of all
-                keys = [key for found in self.processes.gather(blame) for key in found] or keys
-                shown = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
-                raise NonFiniteLoss(
-                    f"stage {self.stage}, step {self.step + 1}: {name} is {values[name]} on the images {shown}; "
-                    "the step was not applied and the last checkpoint is kept"
-                )
 
     def _row(self, images: int, images_per_second: float, data_wait: float) -> Row:
         steps = self.window.pop("steps")
