@@ -141,6 +141,7 @@ def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--scale", type=int, default=1, help="of the batches; 64 for a large GPU")
     arguments.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    arguments.set_defaults(rounds=5)
     options = arguments.parse_args()
     device = prepare(options)
     options.precision = options.precision if has_bf16(device) else "fp32"

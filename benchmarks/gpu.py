@@ -28,21 +28,21 @@ import torch
 
 from benchmarks.diffusers_loop import train_dit
 from benchmarks.measuring import machine, parser, prepare, publish
-from benchmarks.peak import peak
 from ulzoo.contract import Stage
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Sample, Source
 from ulzoo.registry import Spec, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
 from ulzoo.registry.summary import Summary, summarize
+from ulzoo.training.peak import matmul_peak
 from ulzoo.training.trainer import Trainer
 
 STAGES: tuple[Stage, ...] = ("latents", "base")
 BATCHES = {
-    "imagenet512_small": (32, 256),
     "imagenet512_medium": (32, 128),
-    "kinetics600_small": (16, 256),
+    "imagenet512_small": (32, 256),
     "kinetics600_medium": (16, 128),
+    "kinetics600_small": (16, 256),
     "emoji64_small": (128, 256),
 }
 UTILISATION = {("imagenet512_medium", "base"): 0.5, ("imagenet512_medium", "latents"): 0.4}
@@ -190,7 +190,7 @@ def main() -> int:
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = arguments.parse_args()
     device = prepare(options)
-    top, _ = peak(device, torch.bfloat16)
+    top = matmul_peak(device, torch.bfloat16)
     print(f"{machine(device)['device']}: {top / 1e12:.3g} TFLOP/s of bf16 products", flush=True)
     parts = options.parts.split(",")
     results: dict[str, Any] = {"peak_teraflops": top / 1e12, **{part: [] for part in parts}}

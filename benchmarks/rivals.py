@@ -108,15 +108,12 @@ class DiffusersDiT(nn.Module):
 
     def __init__(self, channels: int, side: int, flops: int, num_classes: int = 1000, dropout: float = 0.0):
         super().__init__()
-        with torch.device("meta"):
-            x, t, y = torch.zeros(1, channels, side, side), torch.zeros(1, dtype=torch.long), torch.zeros(1).long()
-            counted = {}
-            for heads in range(2, 33):
-                block = forward_flops(_dit(channels, side, heads, 2), x, t, y) - forward_flops(
-                    _dit(channels, side, heads, 1), x, t, y
-                )
-                depth = max(1, round(flops / block))
-                counted[heads, depth] = block * depth
+        tokens, counted = (side // 2) ** 2, {}
+        for heads in range(2, 33):
+            width = 64 * heads
+            block = tokens * (24 * width**2 + 4 * tokens * width)
+            depth = max(1, round(flops / block))
+            counted[heads, depth] = block * depth
         within = [shape for shape, count in counted.items() if abs(count / flops - 1) < 0.03] or list(counted)
         heads, depth = min(within, key=lambda shape: abs(shape[1] / (64 * shape[0]) - 24 / 1024))
         self.network = _dit(channels, side, heads, depth, num_classes, dropout)

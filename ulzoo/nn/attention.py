@@ -111,6 +111,5 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (x_i, x_{i + half}); `cos` and `sin` are (N, head_width) with the sign folded into `sin`."""
-    half = x.shape[-1] // 2
-    swapped = torch.cat([x[..., half:], x[..., :half]], dim=-1)
+    swapped = x.roll(x.shape[-1] // 2, -1)
     return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))
