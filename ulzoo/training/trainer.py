@@ -215,7 +215,7 @@ class Trainer:
         sums: dict[str, Tensor] = {}
         for part in range(config.accumulate):
             some = slice(part * size, (part + 1) * size)
-            x, labels = (batch[name][some].to(device, non_blocking=True) for name in ("x", "label"))
+            x, labels = (self._sent(batch[name][some]) for name in ("x", "label"))
             text = batch["text"] and batch["text"].part(some).to(device)
             with synchronised(self.loss, part == config.accumulate - 1):
                 with record_function("forward"), autocast(config.precision, device):
@@ -233,6 +233,11 @@ class Trainer:
         with record_function("average"):
             self.ema.update(self.networks, self.step)
         return terms
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """To the device, for which nobody waits: to a GPU from pinned memory."""
+        device = self.model.device
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
     def _noise(self, position: int, size: int) -> ExampleNoise:
         """What `size` examples draw, of which the first is at `position` in this process's share; seeds dropout too."""
