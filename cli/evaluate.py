@@ -38,7 +38,9 @@ PNG = Annotated[
 def evaluate(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL", help="A released model's name, an exported file or a run directory."),
+        typer.Argument(
+            metavar="MODEL", help="Released models, exported files, run directories or hf://ORG/REPO@REVISION."
+        ),
     ],
     split: options.Split = "val",
     limit: Annotated[int | None, typer.Option(min=1, help="How many images or clips; all if left out.")] = None,
