@@ -214,7 +214,7 @@ def _state_bytes(networks: nn.Module, config: configs.Stage) -> int:
         for parameter in layer.parameters():
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
-        state = optimizer.state[layer.weight]
-        held = [value for value in state.values() if isinstance(value, Tensor)]
-        per_value[ndim] = _bytes(held) / layer.weight.numel()
+        weight = layer.get_parameter("weight")
+        held = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
+        per_value[ndim] = _bytes(held) / weight.numel()
     return round(sum(p.numel() * per_value[{1: 1, 2: 2}.get(p.ndim, 4)] for p in networks.parameters()))

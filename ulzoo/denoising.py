@@ -1,7 +1,7 @@
 """A network, the noise process it denoises, and the weighting it is trained with."""
 
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -131,16 +131,16 @@ class DiffusionModel(Conditional):
 
     def with_and_without(self, conditions: Conditions) -> Both:
         """The network told of labels and text, and told of none, as one pass over a doubled batch."""
-        doubled: dict[str, Any] = {}
-        for name, value in conditions.items():
-            if name == "labels":
-                doubled[name] = torch.cat([value, torch.full_like(value, -1)])
-            elif name == "text":
-                doubled[name] = Text(
-                    value.tokens.repeat(2, 1, 1), torch.cat([value.mask, torch.zeros_like(value.mask)])
-                )
-            else:
-                doubled[name] = torch.cat([value, value])
+        doubled = Conditions(**conditions)
+        for name in ("context", "context_logsnr", "given"):
+            if name in conditions:
+                doubled[name] = torch.cat([conditions[name]] * 2)
+        if "labels" in conditions:
+            labels = conditions["labels"]
+            doubled["labels"] = torch.cat([labels, torch.full_like(labels, -1)])
+        if "text" in conditions:
+            tokens, mask = conditions["text"]
+            doubled["text"] = Text(torch.cat([tokens, tokens]), torch.cat([mask, torch.zeros_like(mask)]))
 
         def both(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
             predictions = self.network(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), **doubled)
