@@ -27,6 +27,7 @@ from ulzoo.data.latents import Latents, write_latents
 from ulzoo.data.manifest import Manifest, Shard
 from ulzoo.data.source import Source
 from ulzoo.data.webdataset import WebDataset
+from ulzoo.files import sha256
 from ulzoo.registry.card import read_card
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.export import load_export, save_export
@@ -35,6 +36,7 @@ from ulzoo.registry.schema import flatten
 from ulzoo.registry.spec import load_spec
 from ulzoo.registry.store import Store
 from ulzoo.registry.yaml_source import parse_override, parse_yaml, read_yaml
+from ulzoo.training.checkpoint import Checkpoint, State, _digest, write
 
 
 @contextmanager
@@ -211,6 +213,42 @@ def test_tensor_files(file, tensor_file, seed):
     for read in (tensorfile.digest_of, tensorfile.read_metadata, tensorfile.read):
         with orderly():
             read(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    tensors = {"model.a": torch.ones(2, 3), "model.b": torch.zeros(0), "optimizer.c": torch.tensor(1)}
+    write(State("latents", 3, tensors, {"window": {}}), folder := tmp_path_factory.mktemp("checkpoints") / "one")
+    return folder
+
+
+@given(seed=SEEDS)
+def test_checkpoints(checkpoint, seed):
+    """Altered ones, and such as are whole by their digests but made by somebody else."""
+    rng = Random(seed)
+    told, shard = checkpoint / "checkpoint.json", next(checkpoint.glob("*.safetensors"))
+    before = told.read_bytes(), shard.read_bytes()
+    content = json.loads(before[0])
+    del content["digest"]
+    if rng.random() < 0.7:
+        length = struct.unpack("<Q", before[1][:8])[0]
+        header = json.loads(before[1][8 : 8 + length])
+        kept = header["__metadata__"]
+        places = as_json(replaced(rng, json.loads(kept["DCP_SHARDING_INFO"]))).decode("utf-8", "replace")
+        header["__metadata__"] = rng.choice([kept, kept | {"DCP_SHARDING_INFO": places}])
+        new = json.dumps(header if rng.random() < 0.5 else replaced(rng, header)).encode()
+        shard.write_bytes(struct.pack("<Q", len(new)) + new + before[1][8 + length :])
+        content["files"] = {shard.name: sha256(shard)}
+    else:
+        content = replaced(rng, content)
+    digest = {"digest": _digest(content)} if isinstance(content, dict) else {}
+    told.write_bytes(as_json({**content, **digest}) if digest else altered(rng, before[0]))
+    try:
+        with orderly():
+            Checkpoint.open(checkpoint).part("")
+    finally:
+        told.write_bytes(before[0])
+        shard.write_bytes(before[1])
 
 
 INDEX = {

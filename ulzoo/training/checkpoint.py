@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ulzoo.contract import Stage
+from ulzoo.contract import STAGES, Stage
 from ulzoo.files import sha256, write_text
 from ulzoo.tensorfile import CHECKPOINT, DamagedFile
 
@@ -93,6 +93,8 @@ class Checkpoint:
             if _digest(content) != digest:
                 raise ValueError(f"{CHECKPOINT} does not match the digest it carries")
             version, stage, step = (content.pop(name) for name in ("version", "stage", "step"))
+            if type(version) is not int or type(step) is not int or stage not in STAGES:
+                raise ValueError(f"{CHECKPOINT} is not of ulzoo's making")
             if version == FORMAT:
                 _check_files(folder, content.pop("files"))
         except FileNotFoundError as error:
@@ -131,10 +133,18 @@ class Checkpoint:
         """Write what was saved under `prefix` into tensors of the same shapes; into a DTensor, the part held here.
 
         Every process of the group must call.
+
+        Raises:
+            DamagedFile: there are no such tensors of such shapes.
         """
         under = {prefix + name: tensor for name, tensor in tensors.items()}
-        if under:
+        if not under:
+            return
+        try:
             dcp.load(under, storage_reader=self._reader(), process_group=group, no_dist=group is None)
+        except CheckpointException as error:
+            failure, _ = next(iter(error.failures.values()))
+            raise DamagedFile(f"{self.folder}: a damaged checkpoint ({failure})") from None
 
     def _reader(self) -> dcp.HuggingFaceStorageReader:
         return dcp.HuggingFaceStorageReader(str(self.folder))
