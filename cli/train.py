@@ -129,7 +129,7 @@ def _utilisations(plan: "Plan", device: "torch.device", processes: int) -> dict[
 def _line(planned: "StagePlan", kind: str) -> str:
     return (
         f"stage {planned.stage}: {planned.steps:,} steps × {planned.batch_size} = {planned.images:,} {kind}, "
-        f"{scaled(planned.flops, 'FLOPs')}, about {scaled(planned.memory_bytes, 'B')}, {_precision(planned)}"
+        f"{scaled(planned.flops, 'FLOPs')}, {_precision(planned)}"
     )
 
 
@@ -140,6 +140,7 @@ def _precision(planned: "StagePlan") -> str:
 
 
 def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
+    from ulzoo.registry.device import memory_of
     from ulzoo.registry.plan import count_images
 
     try:
@@ -170,6 +171,8 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
     table.add_row(
         f"memory of tensors{many and ', each'}, about", *(scaled(planned.memory_bytes, "B") for planned in plan.stages)
     )
+    largest = (f"{planned.largest_batch:,}" for planned in plan.stages)
+    table.add_row(f"largest batch in {scaled(memory_of(device), 'B')}{many and ' each'}, about", *largest)
     table.add_row("precision", *(_precision(planned) for planned in plan.stages))
     shown.print(table)
     shown.print()

@@ -187,7 +187,8 @@ def _start(
             raise spec.error(f"train.{name}.batch_size", str(error)) from None
     if spec.train.tensorboard and not find_spec("tensorboard"):
         raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
-    sources = {stage_data(spec, name)[1]: open_source(spec, "train", name) for name in stages}
+    of = {stage_data(spec, name)[1]: name for name in stages}  # stages with the same data share it
+    sources = {path: open_source(spec, "train", name) for path, name in of.items()}
     held_out = open_source(spec, "val")
     model = compile_model(spec, device)
     if done:
