@@ -39,8 +39,6 @@ spec, device = load_spec(sys.argv[1]), torch.device(sys.argv[2])
 part("the spec")
 plan = plan_training(spec, "all", device)
 part("networks, FLOPs")
-[stage.memory_bytes for stage in plan.stages]
-part("memory of a step")
 class Watch(run.Watch):
     def stage(self, *_):
         part("data, model, trainer")
