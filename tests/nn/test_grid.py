@@ -86,3 +86,9 @@ def test_rotary_tells_every_axis_apart() -> None:
 def test_rotary_refuses_heads_too_narrow_for_their_axes(size: tuple[int, ...], head_width: int) -> None:
     with pytest.raises(ValueError, match=f"need an even head width of at least {2 * len(size)}, got {head_width}"):
         rotary_angles(size, head_width)
+
+
+@pytest.mark.parametrize(("size", "patch"), [((8, 8), (2, 2)), ((8, 8), (1, 1)), ((4, 8, 8), (1, 2, 2))])
+def test_patches_lie_channels_last_in_memory(size, patch):
+    layout = torch.channels_last if len(size) == 2 else torch.channels_last_3d
+    assert patchify(torch.randn(2, 3, *size), patch).is_contiguous(memory_format=layout)

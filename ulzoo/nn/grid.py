@@ -29,13 +29,13 @@ def patch_sides(patch: int | Sequence[int], dims: int) -> tuple[int, ...]:
 
 
 def patchify(x: Tensor, patch: Sequence[int]) -> Tensor:
-    """(B, C, *size) -> (B, C · prod(patch), *size / patch)."""
+    """(B, C, *size) -> (B, C · prod(patch), *size / patch), channels last in memory, as convolutions are fastest."""
     n = len(patch)
     split = [extent for s, p in zip(x.shape[2:], patch, strict=True) for extent in (s // p, p)]
     inner = [3 + 2 * i for i in range(n)]
     outer = [2 + 2 * i for i in range(n)]
-    x = x.reshape(*x.shape[:2], *split).permute(0, 1, *inner, *outer)
-    return x.reshape(x.shape[0], x.shape[1] * math.prod(patch), *x.shape[2 + n :])
+    x = x.reshape(*x.shape[:2], *split).permute(0, *outer, 1, *inner)  # (B, *size / patch, C, *patch)
+    return x.flatten(1 + n).contiguous().movedim(-1, 1)
 
 
 def unpatchify(x: Tensor, patch: Sequence[int]) -> Tensor:
