@@ -6,12 +6,20 @@ import torch
 
 from ulzoo.training import peak
 
+CPU = torch.device("cpu")
 
-def test_the_best_of_many_products_counts(monkeypatch):
+
+def test_the_quickest_of_many_products_counts(monkeypatch):
     seconds = chain([3.0, 1.0, 2.0], repeat(5.0))
     monkeypatch.setattr(peak, "_seconds", lambda a, b, out: next(seconds))
-    assert peak.matmul_peak(torch.device("cpu"), torch.float32) == 2 * 1024**3
+    assert peak.product_speed(CPU, torch.float32, 16) == 2 * 16**3
+
+
+def test_the_best_side_counts(monkeypatch):
+    monkeypatch.setitem(peak.SIDES, "cpu", (1, 3, 2))
+    monkeypatch.setattr(peak, "product_speed", lambda device, dtype, side: {1: 10.0, 3: 30.0, 2: 20.0}[side])
+    assert peak.matmul_peak(CPU, torch.float32) == 30.0
 
 
 def test_a_processor_is_measured():
-    assert 1e8 < peak.matmul_peak(torch.device("cpu"), torch.float32) < 1e15
+    assert 1e8 < peak.matmul_peak(CPU, torch.float32) < 1e15
