@@ -91,11 +91,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, reach: Reach) -> Tensor:
         x = reach.split(x)
         B, N, _ = x.shape
-        q, k, v = self.qkv(x).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, heads, N, head_width)
-        q, k = self.norm(q) * self.temperature.to(q.dtype), self.norm(k)
+        qkv = self.qkv(x).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, head_width)
+        qk = self.norm(qkv[:2])
         if reach.cos is not None and reach.sin is not None:
-            q, k = rotate(q, reach.cos, reach.sin), rotate(k, reach.cos, reach.sin)
-        x = attend(q, k, v, reach.mask)
+            qk = rotate(qk, reach.cos, reach.sin)
+        x = attend(qk[0] * self.temperature.to(qk.dtype), qk[1], qkv[2], reach.mask)
         return reach.join(self.dropout(self.proj(x.transpose(1, 2).reshape(B, N, -1))))
 
 
