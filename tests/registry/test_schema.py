@@ -52,7 +52,8 @@ def test_what_is_left_out_is_resolved(spec):
     assert spec.prior.schedule.kind == "cosine"
     assert spec.prior.schedule.logsnr_max == spec.base.schedule.logsnr_max == spec.latent.logsnr == 6.0
     assert spec.base.schedule.logsnr_min == -12.0
-    assert spec.sample.base.sampler == "ddim"
+    assert (spec.sample.base.sampler, spec.sample.base.steps) == ("dpmpp_2m_sde", 32)
+    assert (spec.sample.decoder.sampler, spec.sample.decoder.steps) == ("ddpm", 16)
 
 
 def test_resolved_spec_round_trips_as_dict_json_and_yaml(spec):
