@@ -127,6 +127,8 @@ def evaluate(
         bool, typer.Option("--json", help="Print figures and protocol as JSON instead of a table.")
     ] = False,
     device: options.Device = None,
+    precision: options.Precision = "fp32",
+    compile: options.Compile = False,
 ) -> None:
     """Measure the rate in bits/pixel and bits/dimension, by prior and by base, PSNR, SSIM and MS-SSIM.
 
@@ -142,12 +144,13 @@ def evaluate(
         raise ValueError("one model is measured at a time; --compare compares two")
     model = models[0]
     from ulzoo.evaluation import measure
-    from ulzoo.evaluation.protocol import figure_hashes
+    from ulzoo.evaluation.protocol import PARTS, figure_hashes
     from ulzoo.evaluation.rate_plot import check_rate_plot, save_rate_plot
     from ulzoo.files import write_text
     from ulzoo.processes import joined, own_device, own_rank
     from ulzoo.registry.catalogue import open_model
     from ulzoo.registry.device import pick_device
+    from ulzoo.registry.quicken import quicken
     from ulzoo.registry.run import described_data, open_source
 
     if frechet not in DETECTED and (detector or detector_sha256):
@@ -169,6 +172,7 @@ def evaluate(
         check_rate_plot(rate_plot)
     chosen = own_device(pick_device(device))
     loaded = open_model(model, chosen)
+    quicken(loaded.model, precision=precision, compile=compile)
     if frechet in IMAGES and (clips or (reference and samples is None)):
         raise ValueError("of images it is --samples, and --reference goes with it")
     features: Any = None
@@ -236,6 +240,10 @@ def evaluate(
             )
         results["figures"] |= distance["figures"]
         results["protocol"]["frechet"] = distance["protocol"]
+    if precision != "fp32":
+        whole = results["protocol"]
+        for protocol in (whole, *(whole[part] for part in PARTS if part in whole)):
+            protocol["precision"] = precision
     results = {"model": model, "spec_hash": loaded.spec.hash, **results, "hashes": figure_hashes(results)}
     if out:
         write_text(out, to_json(results) + "\n")

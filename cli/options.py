@@ -1,6 +1,6 @@
 """Arguments and options that several commands take."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,3 +35,9 @@ Model = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]
 Split = Annotated[str, typer.Option(metavar="SPLIT", help="Which images or clips: val or train.")]
+Precision = Annotated[
+    Literal["fp32", "bf16"], typer.Option(help="Of the networks: bf16 is quicker where the device multiplies it.")
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the networks first: seconds or minutes that many images repay.")
+]

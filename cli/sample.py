@@ -61,6 +61,8 @@ def sample(
     ] = False,
     out: Picture = Path("samples.png"),
     device: options.Device = None,
+    precision: options.Precision = "fp32",
+    compile: options.Compile = False,
 ) -> None:
     """Draw new images into a PNG, new clips into a PNG, an MP4 and an animated WebP or GIF.
 
@@ -71,7 +73,7 @@ def sample(
     from ulzoo.registry.gallery import sample_rows
     from ulzoo.registry.screening import sampled_clips, save_clips
 
-    exports = _open(models, device)
+    exports = _open(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
     if not _video(loaded, out):
         captioned = any(model.contract.text_width for model in loaded.values())
@@ -106,6 +108,8 @@ def reconstruct(
     seed: options.Seed = 0,
     out: Picture = Path("reconstructions.png"),
     device: options.Device = None,
+    precision: options.Precision = "fp32",
+    compile: options.Compile = False,
 ) -> None:
     """Draw images or clips, and what each model makes of them, with PSNR and rate.
 
@@ -116,7 +120,7 @@ def reconstruct(
     from ulzoo.registry.gallery import reconstruction_rows
     from ulzoo.registry.screening import reconstructed_clips, save_clips
 
-    exports = _open(models, device)
+    exports = _open(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
     video = _video(loaded, out)
     source = _source(exports, split, n)
@@ -159,10 +163,16 @@ def _say_files(paths: "list[Path]") -> None:
         typer.echo(path)
 
 
-def _open(models: list[str], device: str | None) -> "dict[str, Export]":
+def _open(
+    models: list[str], device: str | None, precision: Literal["fp32", "bf16"], compile: bool
+) -> "dict[str, Export]":
     """The models by their names as typed."""
     from ulzoo.registry.catalogue import open_model
     from ulzoo.registry.device import pick_device
+    from ulzoo.registry.quicken import quicken
 
     chosen = pick_device(device)
-    return {name: open_model(name, chosen) for name in models}
+    exports = {name: open_model(name, chosen) for name in models}
+    for export in exports.values():
+        quicken(export.model, precision=precision, compile=compile)
+    return exports

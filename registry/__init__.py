@@ -17,6 +17,7 @@ _HOMES = {
     "load_spec": "spec",
     "load_sweep": "sweep",
     "open_model": "catalogue",
+    "quicken": "quicken",
     "spec_from_dict": "spec",
 }
 

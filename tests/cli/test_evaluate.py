@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ulzoo.evaluation import image_features
+from ulzoo.training.precision import has_bf16
 
 QUICK = ("--limit", 6, "--rate-samples", 1)
 LITE0 = "fd_efficientnet_lite0"
@@ -64,6 +65,16 @@ def test_a_perceptual_distance_that_needs_no_network(ulzoo, run, here):
     assert plain["hashes"].items() < results["hashes"].items()  # the other figures do not depend on it
     shown = ulzoo("evaluate", "run", *QUICK, "--lpips", "st_alex").stdout
     assert "shift-tolerant LPIPS (not LPIPS) of reconstructions" in shown
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="no bfloat16 here")
+def test_figures_in_bf16_say_so_and_do_not_compare(ulzoo, run, here):
+    plain = figures_of(ulzoo("evaluate", "run", *QUICK, "--json"))
+    quick = figures_of(ulzoo("evaluate", "run", *QUICK, "--precision", "bf16", "--json"))
+    assert "precision" not in plain["protocol"] and quick["protocol"]["precision"] == "bf16"
+    assert all(quick["hashes"][name] != plain["hashes"][name] for name in plain["figures"])
+    assert quick["figures"]["bits_per_pixel"] == pytest.approx(plain["figures"]["bits_per_pixel"], rel=0.02)
+    assert quick["figures"]["psnr_db"] != plain["figures"]["psnr_db"]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -29,6 +29,7 @@ FIELDS = {
     "guidance_interval": "log-SNRs between which there is any; null for all",
     "decoder_sampler": "how latents were decoded",
     "decoder_steps": "network evaluations of it",
+    "precision": "of the model's networks, where it is not fp32",
     "labels": "which classes and captions samples were told",
     "noise": "which examples share noise",
     "frames": "of a clip; bits/pixel are bits over frames × height × width",

@@ -1,0 +1,57 @@
+"""A model made quicker: bf16 and compiled networks, and nothing else of it."""
+
+import pytest
+import torch
+
+from ulzoo.registry import quicken as home
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.quicken import quicken
+from ulzoo.training import parallel
+
+
+@pytest.fixture
+def model(tiny):
+    torch.manual_seed(0)
+    made = compile_model(tiny()).eval()
+    for parameter in made.parameters():  # a fresh one is zero in places
+        torch.nn.init.normal_(parameter, std=0.05)
+    return made
+
+
+def drawn(model):
+    return model.sample(4, steps=2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.skipif(not home.has_bf16(torch.device("cpu")), reason="no bfloat16 here")
+def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
+    seen = []
+    before = drawn(model)
+    assert quicken(model, precision="bf16") is model
+    for network in (model.base.network, model.decoder.network, model.encoder):
+        layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
+        layer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
+    after = drawn(model)
+    model.encode(after)
+    assert set(seen) == {torch.bfloat16}
+    assert after.dtype == torch.float32
+    assert not torch.equal(after, before)
+    assert torch.allclose(after, before, atol=0.1)
+
+
+def test_a_device_without_bf16_is_refused(model, monkeypatch):
+    monkeypatch.setattr(home, "has_bf16", lambda device: False)
+    with pytest.raises(ValueError, match="cpu here does not multiply bfloat16"):
+        quicken(model, precision="bf16")
+
+
+def test_every_block_is_compiled(model, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    quicken(model, compile=True)
+    blocks = {id(module) for module in model.modules() if isinstance(module, parallel.BLOCKS)}
+    assert blocks and {id(module) for module in compiled} >= blocks
+
+
+def test_nothing_asked_changes_nothing(model):
+    before = drawn(model)
+    assert torch.equal(drawn(quicken(model)), before)
