@@ -150,7 +150,7 @@ def evaluate(
     from ulzoo.processes import joined, own_device, own_rank
     from ulzoo.registry.catalogue import open_model
     from ulzoo.registry.device import pick_device
-    from ulzoo.registry.quicken import quicken
+    from ulzoo.registry.inference import quicken
     from ulzoo.registry.run import described_data, open_source
 
     if frechet not in DETECTED and (detector or detector_sha256):

@@ -169,7 +169,7 @@ def _open(
     """The models by their names as typed."""
     from ulzoo.registry.catalogue import open_model
     from ulzoo.registry.device import pick_device
-    from ulzoo.registry.quicken import quicken
+    from ulzoo.registry.inference import quicken
 
     chosen = pick_device(device)
     exports = {name: open_model(name, chosen) for name in models}

@@ -17,7 +17,7 @@ _HOMES = {
     "load_spec": "spec",
     "load_sweep": "sweep",
     "open_model": "catalogue",
-    "quicken": "quicken",
+    "quicken": "inference",
     "spec_from_dict": "spec",
 }
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from ulzoo.registry import quicken as home
+from ulzoo.registry import inference
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.quicken import quicken
+from ulzoo.registry.inference import quicken
 from ulzoo.training import parallel
 
 
@@ -22,7 +22,7 @@ def drawn(model):
     return model.sample(4, steps=2, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.skipif(not home.has_bf16(torch.device("cpu")), reason="no bfloat16 here")
+@pytest.mark.skipif(not inference.has_bf16(torch.device("cpu")), reason="no bfloat16 here")
 def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
     seen = []
     before = drawn(model)
@@ -39,7 +39,7 @@ def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
 
 
 def test_a_device_without_bf16_is_refused(model, monkeypatch):
-    monkeypatch.setattr(home, "has_bf16", lambda device: False)
+    monkeypatch.setattr(inference, "has_bf16", lambda device: False)
     with pytest.raises(ValueError, match="cpu here does not multiply bfloat16"):
         quicken(model, precision="bf16")
 
