@@ -1,5 +1,7 @@
 """A model made quicker: bf16 and compiled networks, and nothing else of it."""
 
+import sys
+
 import pytest
 import torch
 
@@ -45,6 +47,7 @@ def test_a_device_without_bf16_is_refused(model, monkeypatch):
 
 
 def test_every_block_is_compiled(model, monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)  # there is one
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     quicken(model, compile=True)
@@ -55,3 +58,9 @@ def test_every_block_is_compiled(model, monkeypatch):
 def test_nothing_asked_changes_nothing(model):
     before = drawn(model)
     assert torch.equal(drawn(quicken(model)), before)
+
+
+def test_compiling_for_a_cpu_needs_a_compiler(model, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ValueError, match="no-such-compiler is not there"):
+        quicken(model, compile=True)

@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 import shutil
+import sys
 import warnings
 
 import pytest
@@ -235,6 +236,7 @@ def test_bf16_stays_close(trainer, tmp_path):
 
 @pytest.mark.parametrize("stage", ["latents", "base"])
 def test_compile_compiles_every_block_of_the_stage(stage, trainer, monkeypatch):
+    monkeypatch.setenv("CXX", sys.executable)  # there is one
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     one = trainer(stage, f"train.{stage}.compile=true", f"train.{stage}.steps=2")

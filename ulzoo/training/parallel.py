@@ -3,6 +3,9 @@
 With FSDP every block is sharded by itself, so that a process holds one whole block at a time.
 """
 
+import os
+import shutil
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -65,7 +68,15 @@ def compile_blocks(networks: nn.ModuleDict) -> None:
     """Compile block by block: blocks of equal make share what was compiled, which takes seconds, not minutes.
 
     A network without blocks of ours is compiled as a whole.
+
+    Raises:
+        ValueError: they are on the CPU, for which there is no C++ compiler.
     """
+    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    if next(networks.parameters()).device.type == "cpu" and not shutil.which(compiler):
+        raise ValueError(
+            f"compile: for a CPU it takes a C++ compiler, and {compiler} is not there: install it, or set CXX"
+        )
     torch._dynamo.config.recompile_limit = 64  # of one class; networks differ in width, heads and conditioning
     for network in called(networks):
         blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, BLOCKS)]
