@@ -23,7 +23,7 @@ def quicken(model: UnifiedLatents, *, precision: Precision = "fp32", compile: bo
     Raises:
         ValueError: the device has no bfloat16.
     """
-    networks = nn.ModuleDict(model.named_children())
+    networks = nn.ModuleDict(dict(model.named_children()))
     device = model.device
     if precision == "bf16":
         if not has_bf16(device):
