@@ -141,13 +141,18 @@ def draw(rows: list[dict[str, Any]], samples: int, folder: Path) -> None:
                 every = [row for row in rows if (row["part"], row["sampler"]) == (part, sampler)]
                 axis.plot([r["steps"] for r in every], [r[quantity] for r in every], ".", color="0.6", markersize=2)
         axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
         if quantity == "frechet" and axis.lines:
             axis.set_yscale("log")
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_formatter("{x:g}")
         axis.set_xlabel("steps")
         axis.set_title(f"{part}: {names[quantity]}", fontsize=9)
         axis.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"Quality against steps, {samples} samples", fontsize=10)
+    figure.suptitle(
+        f"Quality against steps: {samples} samples by the base, validation images by the decoder", fontsize=10
+    )
     for suffix in ("png", "svg"):
         figure.savefig(folder / f"sampling.{suffix}", dpi=130)
 
