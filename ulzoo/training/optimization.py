@@ -9,10 +9,11 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ulzoo.training.config import Stage
+from ulzoo.training.muon import Muon
 
 
 def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer:
-    """Any of timm's optimizers by name; weight decay on matrices only; PyTorch's AdamW in its fused form.
+    """Any of timm's optimizers by name; weight decay on matrices only; PyTorch's AdamW in its fused form; our own Muon.
 
     Raises:
         ValueError: this optimizer cannot be had here, or needs what the trainer does not give it.
@@ -28,6 +29,8 @@ def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer
         {"params": [p for p in networks.parameters() if id(p) not in kernels], "weight_decay": 0.0},
         {"params": list(kernels.values()), "weight_decay": config.weight_decay},
     ]
+    if config.optimizer == "muon":
+        return Muon(groups, lr=config.lr, betas=config.betas)
     try:
         return create_optimizer_v2(groups, opt=config.optimizer, lr=config.lr, **options)
     except (AssertionError, ImportError, RuntimeError) as error:  # needs CUDA, or a package
