@@ -1,31 +1,31 @@
-"""Weak scaling of training: images per second on 1 and on N processes, each with the same share of a batch.
+"""How training speeds up with processes: images per second on 1, 2, …, N, each with the same share of a batch.
 
-    python benchmarks/processes.py [--processes 2] [--rounds 3] [--steps 20] [--spec emoji32_tiny] [--device cpu]
-                                   [--set KEY=VALUE]... [--out benchmarks/results]
+    python -m benchmarks processes [--processes 1 2] [--rounds 3] [--steps 20] [--spec emoji32_tiny] [--device D]
+                                   [--set KEY=VALUE]... [--out benchmarks/results] [--json]
 
-By turns, stage 1 of the spec by one process, by N with DDP and by N with FSDP; every process on one thread. The ratio
-is that of images per second to N times those of one process. Writes processes.json.
+By turns, stage 1 of the spec by one process, by N with DDP and by N with FSDP; every process on one thread or one GPU.
+The cost of an image is processes × seconds an image, and a line through its logarithms is flat where speed grows with
+the processes. Writes processes.json, processes.png and processes.svg.
 """
 
-import argparse
-import json
 import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import torch
-
-from ulzoo.files import write_text
+from benchmarks.costs import slope
+from benchmarks.measuring import Spread, parser, prepare, publish
 from ulzoo.registry import load_spec
-from ulzoo.registry.export import versions
 from ulzoo.training.metrics import read_rows
 
+KINDS = ("ddp", "fsdp")
 
-def speed(options: argparse.Namespace, processes: int, kind: str, batch_size: int) -> float:
+
+def speed(options: Namespace, device: str, processes: int, kind: str, batch_size: int) -> float:
     """Images per second of stage 1, the first rows left out."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [
@@ -39,42 +39,77 @@ def speed(options: argparse.Namespace, processes: int, kind: str, batch_size: in
         command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "ulzoo", "train", options.spec]
         words = [word for setting in settings for word in ("--set", setting)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        told = ["--stage", "latents", "--device", options.device, "--out", folder]
+        told = ["--stage", "latents", "--device", device, "--out", folder]
         subprocess.run([*command, *told, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
         rows = read_rows(Path(folder) / "metrics.jsonl")
-    return statistics.median(row["images_per_second"] for row in rows[2:])
+    return median(row["images_per_second"] for row in rows[2:])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--spec", default="emoji32_tiny")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    options = parser.parse_args()
-    batch_size = load_spec(options.spec, options.set).train.latents.batch_size
-    many = options.processes
-    cases = {"one": (1, "ddp"), "ddp": (many, "ddp"), "fsdp": (many, "fsdp")}
-    speeds: dict[str, list[float]] = {name: [] for name in cases}
+def plot(found: list[dict[str, Any]], where: str, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(4.2, 3.4), layout="constrained")
+    for one in found:
+        counts = [row["processes"] for row in one["rows"]]
+        spreads = [row["images_per_second"] for row in one["rows"]]
+        speeds = [spread.median for spread in spreads]
+        around = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+        label = f"{one['kind'].upper()}, cost of an image: power {one['exponent_of_cost']:.2f}"
+        axes.errorbar(counts, speeds, around, fmt="o-", capsize=3, label=label)
+    axes.plot(counts, [speeds[0] * count / counts[0] for count in counts], "--", color="0.6", label="linear")
+    axes.set(xlabel="processes", ylabel="images a second", xscale="log", yscale="log", title=where)
+    axes.set_xticks(counts, [str(count) for count in counts])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8)
+    for suffix in (".png", ".svg"):
+        figure.savefig(path.with_suffix(suffix), dpi=140)
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    arguments.add_argument("--steps", type=int, default=20)
+    arguments.add_argument("--spec", default="emoji32_tiny")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments.set_defaults(rounds=3, threads=1)
+    options = arguments.parse_args()
+    device = prepare(options)
+    config = load_spec(options.spec, options.set).train.latents
+    cases = [(count, kind) for count in options.processes for kind in KINDS if count > 1 or kind == "ddp"]
+    speeds: dict[tuple[int, str], list[float]] = {case: [] for case in cases}
     for _ in range(options.rounds):
-        for name, (count, kind) in cases.items():
-            speeds[name].append(speed(options, count, kind, batch_size))
-            print(f"{name:>5} on {count}: {speeds[name][-1]:.1f} images/s", flush=True)
-    one = statistics.median(speeds["one"])
-    ratios = {name: statistics.median(speeds[name]) / (many * one) for name in ("ddp", "fsdp")}
-    device = (
-        torch.cuda.get_device_name() if options.device == "cuda" else f"{platform.machine()}, {os.cpu_count()} cores"
-    )
-    result = {
-        "spec": options.spec, "set": options.set, "processes": many, "batch_size_of_a_process": batch_size,
-        "images_per_second": speeds, "of_linear": ratios, "device": device, "versions": versions(),
+        for count, kind in cases:
+            speeds[count, kind].append(speed(options, device.type, count, kind, config.batch_size))
+            print(f"{kind} on {count}: {speeds[count, kind][-1]:.1f} images/s", flush=True)
+    found = []
+    for kind in KINDS:
+        rows = [
+            {"processes": count, "images_per_second": Spread.of(speeds[count, kind if count > 1 else "ddp"])}
+            for count in options.processes
+        ]
+        of_linear = [
+            row["images_per_second"].median * options.processes[0]
+            / (rows[0]["images_per_second"].median * row["processes"])
+            for row in rows
+        ]  # fmt: skip
+        power = slope(options.processes, [1 / share for share in of_linear])
+        found.append({"kind": kind, "exponent_of_cost": power, "of_linear": of_linear, "rows": rows})
+        print(
+            f"{kind}: {of_linear[-1]:.2f} of linear; the cost of an image grows as the power {power:.2f} of processes"
+        )
+    content = {
+        "spec": options.spec, "set": options.set, "optimizer": config.optimizer,
+        "batch_size_of_a_process": config.batch_size, "kinds": found,
     }  # fmt: skip
-    write_text(options.out / "processes.json", json.dumps(result, indent=1) + "\n")
-    print(", ".join(f"{name}: {ratio:.2f} of linear" for name, ratio in ratios.items()))
+    where = f"stage 1 of {options.spec}, {config.optimizer}, {device.type}"
+    plot(found, where, publish("processes", content, device, options.out))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
