@@ -92,10 +92,12 @@ class Attention(nn.Module):
         x = reach.split(x)
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, head_width)
-        qk = self.norm(qkv[:2])
+        qk, v = qkv.split([2, 1])
+        qk = self.norm(qk)
         if reach.cos is not None and reach.sin is not None:
             qk = rotate(qk, reach.cos, reach.sin)
-        x = attend(qk[0] * self.temperature.to(qk.dtype), qk[1], qkv[2], reach.mask)
+        q, k = qk.unbind()
+        x = attend(q * self.temperature.to(q.dtype), k, v.squeeze(0), reach.mask)
         return reach.join(self.dropout(self.proj(x.transpose(1, 2).reshape(B, N, -1))))
 
 
@@ -112,4 +114,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate the pairs (x_i, x_{i + half}); `cos` and `sin` are (N, head_width) with the sign folded into `sin`."""
     swapped = x.roll(x.shape[-1] // 2, -1)
-    return torch.addcmul(x * cos.to(x.dtype), swapped, sin.to(x.dtype))
+    return (x * cos.to(x.dtype)).addcmul_(swapped, sin.to(x.dtype))
