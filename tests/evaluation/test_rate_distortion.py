@@ -112,7 +112,7 @@ def test_the_protocol_is_complete_and_json(tiny):
     protocol = json.loads(json.dumps(results))["protocol"]
     assert protocol == {
         **{"data": {"kind": "x"}, "split": "val", "images": 5, "batch_size": 2, "rate_samples": 8, "seed": 0},
-        **{"decoder_sampler": "ddim", "decoder_steps": 2, "dtype": "float32"},
+        **{"decoder_sampler": "ddpm", "decoder_steps": 2, "dtype": "float32"},
         **{"psnr": PSNR, "ssim": SSIM, "rate": RATE},
     }
     assert all(isinstance(value, float) and math.isfinite(value) for value in results["figures"].values())
