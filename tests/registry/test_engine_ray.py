@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="nee
 
 
 def plan(images: Path, folder: Path):
-    settings = [f"data.root={images}", "latent.channels=2,3,4", "decoder.weighting.loss_factor=1,2,3"]
+    settings = [f"data.root={images}", "latent.channels=2,3", "decoder.weighting.loss_factor=1,2,3"]
     sweep, overrides = sweep_from_options(str(TINY), {}, settings)
     return plan_jobs(sweep, Store(folder), overrides=overrides)
 
@@ -57,16 +57,16 @@ class Steps(Watch):
 
 @pytest.mark.slow
 def test_a_node_that_goes_half_way(images, tmp_path, cluster):
-    """Its point goes on at the other one from its last checkpoint: nine rows, as of a sweep in one process."""
+    """Its point goes on at the other one from its last checkpoint: six rows, as of a sweep in one process."""
     jobs, watch, rows = plan(images, tmp_path / "ray"), Steps(), []
     with pytest.raises(ValueError, match=r"a point needs 2 CPUs, the largest node of the Ray cluster has 1"):
         RayEngine(cluster.address, cpus=2)
     for row in RayEngine(cluster.address, watch=watch).run(jobs):
         rows.append(row)
-        if len(rows) == 3:
+        if len(rows) == 2:
             cluster.remove_node(cluster.second, allow_graceful=False)
-    assert len(rows) == 9 and {row["status"] for row in rows} == {"done"}
-    assert len(Store(tmp_path / "ray").path.read_text().splitlines()) == 9
+    assert len(rows) == 6 and {row["status"] for row in rows} == {"done"}
+    assert len(Store(tmp_path / "ray").path.read_text().splitlines()) == 6
     assert watch.seen
     torch.set_num_threads(1)
     alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "alone"))}
