@@ -22,12 +22,12 @@ import torch
 
 from benchmarks.measuring import Spread, by_turns, parser, prepare, publish
 from benchmarks.rivals import forward_flops
+from ulzoo.model.losses import stage_loss
 from ulzoo.nn import DenoiserInputs, ViT
-from ulzoo.objectives import stage_loss
 from ulzoo.registry import Spec, load_spec, spec_from_dict
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.summary import summarize
-from ulzoo.training.precision import autocast, has_bf16
+from ulzoo.registry.cost.summary import summarize
+from ulzoo.runtime.precision import autocast, has_bf16
 
 Point = tuple[float, int, Callable[[], None]]  # GFLOPs of an example, examples a call, the call
 EXCESS = 0.1

@@ -34,17 +34,18 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ulzoo.data import WebDataset, batches
-from ulzoo.data.emoji3d import read_shard
-from ulzoo.data.pack_images import ImageEncoding, prepare_image_folder
-from ulzoo.pixels import from_uint8
-from ulzoo.registry import load_spec, open_model, run
-from ulzoo.registry.encode import encode
-from ulzoo.registry.export import versions
-from ulzoo.registry.run import open_source, train
-from ulzoo.registry.summary import summarize
+from ulzoo.data.images.emoji3d import read_shard
+from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
+from ulzoo.media.pixels import from_uint8
+from ulzoo.registry import load_spec, open_model
+from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.runs import train as run
+from ulzoo.registry.runs.encode import encode
+from ulzoo.registry.runs.export import versions
+from ulzoo.registry.runs.train import open_source, train
 
 SIDE, BATCH, SEED = 256, 20, 0
-loader = import_module("ulzoo.data.batches")
+loader = import_module("ulzoo.data.loader")
 SPECS = ("emoji32_tiny",)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from benchmarks.measuring import synchronise
 from benchmarks.rivals import DiffusersDiT, forward_flops
-from ulzoo.training.precision import autocast
+from ulzoo.runtime.precision import autocast
 
 
 def train_dit(

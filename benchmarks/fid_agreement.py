@@ -30,16 +30,16 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from ulzoo.data import DataContract, Emoji3D, in_order
 from ulzoo.data.source import TensorSource
+from ulzoo.evaluation.features.images import OFFLINE, ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.image_distances import Collected
-from ulzoo.evaluation.image_features import OFFLINE, ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.reference import reference_statistics
-from ulzoo.files import sha256, write_text
-from ulzoo.registry.export import versions
+from ulzoo.files.atomic import sha256, write_text
+from ulzoo.registry.runs.export import versions
 
 BATCH, TOLERANCE = 32, 1e-3
 INCEPTION = "inception-v3-compat"
 COMMAND = """
-from ulzoo.evaluation.image_features import register
+from ulzoo.evaluation.features.images import register
 register()
 from torch_fidelity.fidelity import main
 main()

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ulzoo import tensorfile
+from ulzoo.files import tensor_file as tensorfile
 
 SETTINGS = (
     "name=kills", "data={kind: image_folder, resolution: 16, num_classes: null}", "latent.channels=4",

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from ulzoo.registry import load_spec
-from ulzoo.registry.export import versions
-from ulzoo.registry.run import train
+from ulzoo.registry.runs.export import versions
+from ulzoo.registry.runs.train import train
 
 
 def measure(spec_name: str, overrides: list[str], loss_factors: list[float]) -> list[dict[str, Any]]:

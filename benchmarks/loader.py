@@ -29,10 +29,10 @@ import torch
 from torch.nn.functional import interpolate
 
 from ulzoo.data import VideoFolder, batches
-from ulzoo.data.emoji3d import read_shard
-from ulzoo.data.video_decode import UnreadableVideo, place, read_clip, read_video
-from ulzoo.registry.export import versions
-from ulzoo.seeds import derive_seed
+from ulzoo.data.images.emoji3d import read_shard
+from ulzoo.data.videos.decode import UnreadableVideo, place, read_clip, read_video
+from ulzoo.registry.runs.export import versions
+from ulzoo.runtime.seeds import derive_seed
 
 FRAMES, BATCH, SEED, GROWTH_MB = 16, 10, 0, 20
 Pick = tuple[str, float]

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ulzoo.files import write_text
-from ulzoo.registry.device import pick_device
-from ulzoo.registry.export import versions
+from ulzoo.files.atomic import write_text
+from ulzoo.registry.runs.export import versions
+from ulzoo.runtime.devices import pick_device
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.files import write_text
-from ulzoo.objectives import stage_loss
+from ulzoo.files.atomic import write_text
+from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.losses import stage_loss
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.device import pick_device
-from ulzoo.registry.export import versions
-from ulzoo.registry.memory import step_memory
-from ulzoo.registry.summary import summarize
-from ulzoo.training.optimization import build_ema, build_optimizer
+from ulzoo.registry.cost.memory import step_memory
+from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.runs.export import versions
+from ulzoo.runtime.devices import pick_device
+from ulzoo.training.optimizers import build_ema, build_optimizer
 
 
 def one_step(name: str, stage: Stage, batch: int, device: torch.device) -> dict[str, Any]:

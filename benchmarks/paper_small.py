@@ -20,9 +20,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import write_text
+from ulzoo.files.atomic import write_text
 from ulzoo.registry import Spec, load_sweep, spec_from_dict
-from ulzoo.registry.sweep import COLUMNS, Sweep, result_table
+from ulzoo.registry.spec.sweep import COLUMNS, Sweep, result_table
 
 SWEEPS = "table2_loss_factor,table3_channels,table5_regularisation,table6_ablations"
 LOSS_FACTORS = ("1.3", "1.5", "1.7", "1.9", "2.1")
@@ -88,7 +88,7 @@ def train_one(job: tuple[dict[str, Any], str, int]) -> Row:
     """Train and measure one spec, as plain data, in this process."""
     import torch
 
-    from ulzoo.registry.run import train
+    from ulzoo.registry.runs.train import train
 
     content, device, threads = job
     spec = spec_from_dict(content)
@@ -118,7 +118,7 @@ def measured(jobs: dict[str, Spec], path: Path, processes: int, device: str) -> 
 
 
 def machine(device: str) -> dict[str, Any]:
-    from ulzoo.registry.export import versions
+    from ulzoo.registry.runs.export import versions
 
     return {**versions(), "device": device, "cores": os.cpu_count()}
 

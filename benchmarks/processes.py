@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.costs import slope
 from benchmarks.measuring import Spread, parser, prepare, publish
 from ulzoo.registry import load_spec
-from ulzoo.training.metrics import read_rows
+from ulzoo.training.monitoring import read_rows
 
 KINDS = ("ddp", "fsdp")
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from ulzoo.evaluation import save_grid
 from ulzoo.registry import open_model
-from ulzoo.registry.gallery import reconstruction_rows, sample_rows
-from ulzoo.registry.run import open_source
+from ulzoo.registry.runs.train import open_source
+from ulzoo.visualization.image_samples import reconstruction_rows, sample_rows
 
 ROOT = Path(__file__).parents[1]
 CURVE_WIDTH = 640

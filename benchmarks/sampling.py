@@ -21,14 +21,14 @@ from torch import Tensor
 from benchmarks.measuring import parser, prepare, publish
 from ulzoo.data import Source, in_order
 from ulzoo.diffusion import SAMPLERS
+from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
-from ulzoo.evaluation.image_features import ImageFeatures, efficientnet_lite0
-from ulzoo.model import UnifiedLatents
-from ulzoo.pixels import psnr, to_uint8
-from ulzoo.registry.catalogue import open_model
-from ulzoo.registry.run import open_source
-from ulzoo.seeds import derive_seed
-from ulzoo.training.precision import autocast, has_bf16
+from ulzoo.media.pixels import psnr, to_uint8
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.registry.runs.train import open_source
+from ulzoo.registry.zoo.catalogue import open_model
+from ulzoo.runtime.precision import autocast, has_bf16
+from ulzoo.runtime.seeds import derive_seed
 
 BATCH = 64
 LABELS = {"ddpm": "DDPM", "ddim": "DDIM", "dpmpp_2m": "DPM-Solver++(2M)", "dpmpp_2m_sde": "SDE-DPM-Solver++(2M)"}

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, ratio
-from ulzoo.denoising import Conditions, DiffusionModel
 from ulzoo.diffusion import Guidance
-from ulzoo.model import UnifiedLatents
+from ulzoo.model.denoisers import Conditions, DiffusionModel
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import create_model, quicken
-from ulzoo.training.precision import has_bf16
+from ulzoo.runtime.precision import has_bf16
 
 
 def sides(

@@ -27,13 +27,13 @@ def part(name):
     now = time.perf_counter(), time.process_time()
     found[name] = [now[0] - last[0], now[1] - last[1]]
     last[:] = now
-import ulzoo.cli, ulzoo.cli.train
+import ulzoo.cli, ulzoo.cli.commands.train
 part("the command line")
 import torch
 part("import torch")
 from ulzoo.registry import load_spec, run
-from ulzoo.registry.plan import plan_training
-from ulzoo.cli.progress import display
+from ulzoo.registry.cost.plan import plan_training
+from ulzoo.cli.display.train_progress import display
 part("import what trains")
 spec, device = load_spec(sys.argv[1]), torch.device(sys.argv[2])
 part("the spec")

@@ -20,8 +20,8 @@ from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, rat
 from ulzoo.data import batches
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.run import open_source
-from ulzoo.training.parallel import compile_blocks
+from ulzoo.registry.runs.train import open_source
+from ulzoo.training.parallelize import compile_blocks
 from ulzoo.training.trainer import Trainer
 
 OF_FP32, OF_STEPS, WAIT = 0.6, 1.05, 0.02

@@ -23,12 +23,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from ulzoo.files import write_text
-from ulzoo.registry.engine_local import LocalEngine
-from ulzoo.registry.export import versions
-from ulzoo.registry.jobs import plan_jobs
-from ulzoo.registry.store import Store
-from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.files.atomic import write_text
+from ulzoo.registry.runs.export import versions
+from ulzoo.registry.sweeps.engine_local import LocalEngine
+from ulzoo.registry.sweeps.jobs import plan_jobs
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.store import Store
 
 MOST = 0.05
 
@@ -51,7 +51,7 @@ def _loop(spec: str, factors: list[str], settings: list[str], folder: Path) -> N
     import torch
 
     from ulzoo.registry import load_spec
-    from ulzoo.registry.run import train
+    from ulzoo.registry.runs.train import train
 
     torch.set_num_threads(1)
     for factor in factors:

@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ulzoo.cli import encode, evaluate, export, prepare, push, report, sample, show, sweep, train
-from ulzoo.cli import list as list_
-from ulzoo.cli.terminal import say
+from ulzoo.cli.commands import encode, evaluate, export, prepare, push, report, sample, show, sweep, train
+from ulzoo.cli.commands import list as list_
+from ulzoo.cli.display.terminal import say
 from ulzoo.version import __version__
 
 __all__ = ["app", "main"]

@@ -3,22 +3,22 @@
 from typing import Any
 
 _HOMES = {
-    "Card": "card",
-    "Spec": "schema",
-    "SpecError": "yaml_source",
-    "Table": "table",
-    "cards": "catalogue",
-    "create_model": "catalogue",
-    "find_specs": "spec",
-    "find_sweeps": "spec",
-    "json_schema": "schema",
-    "list_models": "catalogue",
-    "load": "catalogue",
-    "load_spec": "spec",
-    "load_sweep": "sweep",
-    "open_model": "catalogue",
-    "quicken": "inference",
-    "spec_from_dict": "spec",
+    "Card": "zoo.release",
+    "Spec": "spec.schema",
+    "SpecError": "spec.yaml_source",
+    "Table": "spec.component_table",
+    "cards": "zoo.catalogue",
+    "create_model": "zoo.catalogue",
+    "find_specs": "spec.names",
+    "find_sweeps": "spec.names",
+    "json_schema": "spec.schema",
+    "list_models": "zoo.catalogue",
+    "load": "zoo.catalogue",
+    "load_spec": "spec.names",
+    "load_sweep": "spec.sweep",
+    "open_model": "zoo.catalogue",
+    "quicken": "runs.inference",
+    "spec_from_dict": "spec.names",
 }
 
 __all__ = sorted(_HOMES)

@@ -9,23 +9,23 @@ from typing import cast
 import torch
 from torch import nn
 
-from ulzoo.contract import Contract, Sampling, Stage
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Source
-from ulzoo.denoising import DiffusionModel, Dropout
 from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
-from ulzoo.model import UnifiedLatents
+from ulzoo.model.contract import Contract, Sampling, Stage
+from ulzoo.model.denoisers import DiffusionModel, Dropout
+from ulzoo.model.rate import DiffusionPrior, NormalPrior
+from ulzoo.model.regression import RegressionDecoder
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.grid import divide
-from ulzoo.priors import DiffusionPrior, NormalPrior
-from ulzoo.registry import sections
 from ulzoo.registry.bounds import bounded
-from ulzoo.registry.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.sections import Diffusion, Network
-from ulzoo.registry.table import Config
-from ulzoo.regression import RegressionDecoder
-from ulzoo.seeds import derive_seed
+from ulzoo.registry.spec import sections
+from ulzoo.registry.spec.component_table import Config
+from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.spec.sections import Diffusion, Network
+from ulzoo.runtime.seeds import derive_seed
 
 
 def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from ulzoo.registry.components import DATASETS
+from ulzoo.registry.spec.components import DATASETS
 
 TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 

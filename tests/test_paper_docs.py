@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ulzoo.denoising import Conditions
-from ulzoo.model import UnifiedLatents
+from ulzoo.media.captions import Text
+from ulzoo.model.denoisers import Conditions
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import find_specs, find_sweeps, load_spec, load_sweep
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.schema import flatten
-from ulzoo.registry.yaml_source import Node, read_yaml
-from ulzoo.text import Text
+from ulzoo.registry.spec.schema import flatten
+from ulzoo.registry.spec.yaml_source import Node, read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "paper.md").read_text("utf-8")

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 import ulzoo
 from ulzoo.cli import app
 from ulzoo.registry import Spec, find_sweeps
-from ulzoo.registry.run import train
+from ulzoo.registry.runs.train import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -14,16 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from ulzoo import tensorfile
-from ulzoo.data.decode import UnreadableImage, read_rgb
+from ulzoo.data.images.decode import UnreadableImage, read_rgb
+from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents, write_latents
-from ulzoo.data.manifest import Manifest, Shard
-from ulzoo.data.shard_index import _read as read_index
-from ulzoo.data.shard_index import write_index
-from ulzoo.data.shards import find_shards
-from ulzoo.data.webdataset import WebDataset
+from ulzoo.data.storage.manifest import Manifest, Shard
+from ulzoo.data.storage.shard_index import _read as read_index
+from ulzoo.data.storage.shard_index import write_index
+from ulzoo.data.storage.shards import find_shards
+from ulzoo.files import tensor_file as tensorfile
 from ulzoo.registry import load
-from ulzoo.registry.store import Store
+from ulzoo.registry.sweeps.store import Store
 
 ROOT = Path(__file__).parents[1]
 

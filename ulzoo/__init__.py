@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 from ulzoo.version import __version__
 
 if TYPE_CHECKING:
-    from ulzoo.model import UnifiedLatents
+    from ulzoo.model.unified_latents import UnifiedLatents
     from ulzoo.registry import create_model, list_models, load, load_spec
 
 __all__ = ["UnifiedLatents", "__version__", "create_model", "list_models", "load", "load_spec"]
 
 _DOORS = {
-    "UnifiedLatents": "ulzoo.model",
+    "UnifiedLatents": "ulzoo.model.unified_latents",
     "create_model": "ulzoo.registry",
     "list_models": "ulzoo.registry",
     "load": "ulzoo.registry",

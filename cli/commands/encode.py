@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import say, scaled
+from ulzoo.cli.display.terminal import say, scaled
 
 LINES = 20
 EXAMPLES = """
@@ -34,10 +34,10 @@ def encode(
     Mirrored images are encoded too where the data is mirrored in training. The same command again goes on where it was
     interrupted. Training refuses latents of another encoder or other data.
     """
-    from ulzoo.registry.catalogue import open_model
-    from ulzoo.registry.device import pick_device
-    from ulzoo.registry.encode import encode as write
-    from ulzoo.registry.run import open_source
+    from ulzoo.registry.runs.encode import encode as write
+    from ulzoo.registry.runs.train import open_source
+    from ulzoo.registry.zoo.catalogue import open_model
+    from ulzoo.runtime.devices import pick_device
 
     chosen = pick_device(device)
     loaded = open_model(model, chosen)

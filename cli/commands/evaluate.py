@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import console, examples, figures_table, to_json
+from ulzoo.cli.display.terminal import console, examples, figures_table, to_json
 
 if TYPE_CHECKING:
-    from ulzoo.registry.export import Export
+    from ulzoo.registry.runs.export import Export
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -136,7 +136,7 @@ def evaluate(
     what a model makes and its data. Two figures compare only if they were measured alike: --compare says what differs.
     """
     if compare:
-        from ulzoo.cli.compare import show_comparison
+        from ulzoo.cli.display.comparison import show_comparison
 
         show_comparison(models, json)
         return
@@ -145,13 +145,13 @@ def evaluate(
     model = models[0]
     from ulzoo.evaluation import measure
     from ulzoo.evaluation.protocol import PARTS, figure_hashes
-    from ulzoo.evaluation.rate_plot import check_rate_plot, save_rate_plot
-    from ulzoo.files import write_text
-    from ulzoo.processes import joined, own_device, own_rank
-    from ulzoo.registry.catalogue import open_model
-    from ulzoo.registry.device import pick_device
-    from ulzoo.registry.inference import quicken
-    from ulzoo.registry.run import described_data, open_source
+    from ulzoo.files.atomic import write_text
+    from ulzoo.registry.runs.inference import quicken
+    from ulzoo.registry.runs.train import described_data, open_source
+    from ulzoo.registry.zoo.catalogue import open_model
+    from ulzoo.runtime.devices import pick_device
+    from ulzoo.runtime.processes import joined, own_device, own_rank
+    from ulzoo.visualization.rate_plot import check_rate_plot, save_rate_plot
 
     if frechet not in DETECTED and (detector or detector_sha256):
         raise ValueError("--detector and --detector-sha256 go with --frechet fid, fd_dinov2 or fvd")
@@ -271,9 +271,9 @@ def _features(
     samples: int | None,
 ) -> Any:
     """The network of `--frechet`, after everything was checked that can be before anything is measured."""
-    from ulzoo.evaluation.dinov2 import DINOV2, dinov2
-    from ulzoo.evaluation.image_features import efficientnet_lite0, find_inception, inception_v3
-    from ulzoo.evaluation.video_features import I3D, I3DLogits, TransNetV2Features
+    from ulzoo.evaluation.features.dinov2 import DINOV2, dinov2
+    from ulzoo.evaluation.features.images import efficientnet_lite0, find_inception, inception_v3
+    from ulzoo.evaluation.features.videos import I3D, I3DLogits, TransNetV2Features
 
     model = loaded.model
     contract = model.contract
@@ -297,7 +297,7 @@ def _features(
 
 def _lpips(name: str, file: Path | None, download: bool, device: Any) -> Any:
     """The network of `--lpips`."""
-    from ulzoo.evaluation.lpips import TRUNKS, lpips, shift_tolerant_lpips
+    from ulzoo.evaluation.features.lpips import TRUNKS, lpips, shift_tolerant_lpips
 
     if name == "st_alex":
         return shift_tolerant_lpips(device)

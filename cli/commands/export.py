@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ulzoo.cli.terminal import scaled, to_json
+from ulzoo.cli.display.terminal import scaled, to_json
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -39,7 +39,7 @@ def export(
 
     Figures go along if they were measured at this step, and with unrounded weights only.
     """
-    from ulzoo.registry.convert import export as convert
+    from ulzoo.registry.runs.convert import export as convert
 
     done = convert(checkpoint, out, dtype)
     where = f" (stage {done.stage}, step {done.step:,})" if done.stage else ""
@@ -54,8 +54,8 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of specs, for editors."""
-    from ulzoo.files import write_text
-    from ulzoo.registry.schema import json_schema
+    from ulzoo.files.atomic import write_text
+    from ulzoo.registry.spec.schema import json_schema
 
     text = to_json(json_schema())
     if out is None:

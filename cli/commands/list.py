@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ulzoo.cli.terminal import console, gflops, plain_table, scaled, shape, square, to_json
+from ulzoo.cli.display.terminal import console, gflops, plain_table, scaled, shape, square, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ulzoo.registry.overview import Entry
+    from ulzoo.registry.zoo.overview import Entry
 
 NARROW = 100
 EXAMPLES = """
@@ -26,9 +26,9 @@ def list_specs(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only models whose weights are released.")] = False,
 ) -> None:
     """List the packaged specs: sizes, cost, and rate and PSNR where weights are released."""
-    from ulzoo.registry.catalogue import list_models
-    from ulzoo.registry.overview import overview
-    from ulzoo.registry.table import suggest
+    from ulzoo.registry.spec.component_table import suggest
+    from ulzoo.registry.zoo.catalogue import list_models
+    from ulzoo.registry.zoo.overview import overview
 
     with console(stderr=True).status("measuring"):
         entries = overview(pattern, pretrained or None)

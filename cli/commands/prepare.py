@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ulzoo.cli.terminal import console, duration, say, scaled
+from ulzoo.cli.display.terminal import console, duration, say, scaled
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ulzoo.data.manifest import Summary
-    from ulzoo.data.pack import Progress
+    from ulzoo.data.prepare.pack import Progress
+    from ulzoo.data.storage.manifest import Summary
 
 LINES = 20
 NAMED_FAILURES = 3
@@ -94,8 +94,8 @@ def kinetics600(
         )
         raise ValueError(f"{missing} missing: `ulzoo prepare kinetics600 --help` shows an example")
 
-    from ulzoo.data.kinetics600 import prepare_kinetics600
-    from ulzoo.data.transcode import Encoding
+    from ulzoo.data.prepare.transcode import Encoding
+    from ulzoo.data.videos.kinetics600 import prepare_kinetics600
 
     work = partial(
         prepare_kinetics600,
@@ -135,7 +135,7 @@ def image_folder(
     if verify:
         _verify(out)
         return
-    from ulzoo.data.pack_images import ImageEncoding, prepare_image_folder
+    from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
 
     encoding = ImageEncoding(resolution, written, text_width)
     prepare = partial(prepare_image_folder, classes=classes, val_fraction=val_fraction)
@@ -164,7 +164,7 @@ def imagenet(
     if verify:
         _verify(out)
         return
-    from ulzoo.data.pack_images import ImageEncoding, prepare_imagenet
+    from ulzoo.data.prepare.images import ImageEncoding, prepare_imagenet
 
     encoding = ImageEncoding(resolution, written)
     prepare = partial(prepare_imagenet, val_labels=val_labels)
@@ -206,7 +206,7 @@ def _cores() -> int:
 
 
 def _verify(out: Path) -> None:
-    from ulzoo.data.manifest import verify
+    from ulzoo.data.storage.manifest import verify
 
     with console(stderr=True).status("verifying") as status:
         counts = verify(out, lambda done, total: status.update(f"verifying  {done:,}/{total:,} shards"))

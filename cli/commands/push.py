@@ -34,8 +34,8 @@ def push(
     """
     from huggingface_hub.utils import disable_progress_bars
 
-    from ulzoo.registry.hub import Address
-    from ulzoo.registry.push import push as publish
+    from ulzoo.registry.zoo.hub import Address
+    from ulzoo.registry.zoo.publish import push as publish
 
     target = Address.parse(address)
     if target.revision and revision:

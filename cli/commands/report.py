@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulzoo.cli.terminal import console, plain_table, say, to_json
+from ulzoo.cli.display.terminal import console, plain_table, say, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ulzoo.registry.find import Found, Setting
-    from ulzoo.registry.store import Store as Results
+    from ulzoo.registry.report.target_search import Found, Setting
+    from ulzoo.registry.sweeps.store import Store as Results
 
 PLOT_EXAMPLES = """
 [bold]Examples[/]
@@ -40,8 +40,8 @@ def plot(
     ] = None,
 ) -> None:
     """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG."""
-    from ulzoo.registry.plots import draw
-    from ulzoo.registry.store import Store as Results
+    from ulzoo.registry.report.plots import draw
+    from ulzoo.registry.sweeps.store import Store as Results
 
     results = Results(store, must_exist=True)
     sweep = results.sweep
@@ -56,8 +56,8 @@ def report(
     ] = None,
 ) -> None:
     """Write one page to look at a sweep in a browser; it needs no network."""
-    from ulzoo.registry.report import write_report
-    from ulzoo.registry.store import Store as Results
+    from ulzoo.registry.report.html_report import write_report
+    from ulzoo.registry.sweeps.store import Store as Results
 
     typer.echo(write_report(Results(store, must_exist=True), out))
 
@@ -69,8 +69,8 @@ def find(
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Find settings that hit a PSNR or a rate, between the points of a sweep, and the point to run next."""
-    from ulzoo.registry.find import find
-    from ulzoo.registry.store import Store as Results
+    from ulzoo.registry.report.target_search import find
+    from ulzoo.registry.sweeps.store import Store as Results
 
     results = Results(store, must_exist=True)
     sweep = results.sweep
@@ -122,7 +122,7 @@ def _command(setting: "Setting", results: "Results") -> str:
     """What runs a setting; a spec that is a file is called by its path, which the sweep knows."""
     import os
 
-    from ulzoo.registry.spec import find_specs
+    from ulzoo.registry.spec.names import find_specs
 
     spec, sweep = setting.spec, results.sweep
     if spec not in find_specs() and sweep:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import examples, say
+from ulzoo.cli.display.terminal import examples, say
 
 if TYPE_CHECKING:
     from ulzoo.data import Source
-    from ulzoo.model import UnifiedLatents
-    from ulzoo.registry.export import Export
+    from ulzoo.model.unified_latents import UnifiedLatents
+    from ulzoo.registry.runs.export import Export
 
 SAMPLE_EXAMPLES = """
 [bold]Examples[/]
@@ -70,8 +70,8 @@ def sample(
     """
     _check_suffix(out)
     from ulzoo.evaluation import save_grid
-    from ulzoo.registry.gallery import sample_rows
-    from ulzoo.registry.screening import sampled_clips, save_clips
+    from ulzoo.visualization.image_samples import sample_rows
+    from ulzoo.visualization.video_samples import sampled_clips, save_clips
 
     exports = _open(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
@@ -117,8 +117,8 @@ def reconstruct(
     """
     _check_suffix(out)
     from ulzoo.evaluation import save_grid
-    from ulzoo.registry.gallery import reconstruction_rows
-    from ulzoo.registry.screening import reconstructed_clips, save_clips
+    from ulzoo.visualization.image_samples import reconstruction_rows
+    from ulzoo.visualization.video_samples import reconstructed_clips, save_clips
 
     exports = _open(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
@@ -149,7 +149,7 @@ def _video(models: "dict[str, UnifiedLatents]", out: Path) -> bool:
 
 
 def _source(exports: "dict[str, Export]", split: str, n: int) -> "Source":
-    from ulzoo.registry.run import open_source
+    from ulzoo.registry.runs.train import open_source
 
     first = next(iter(exports.values()))
     source = open_source(first.spec, split)
@@ -167,9 +167,9 @@ def _open(
     models: list[str], device: str | None, precision: Literal["fp32", "bf16"], compile: bool
 ) -> "dict[str, Export]":
     """The models by their names as typed."""
-    from ulzoo.registry.catalogue import open_model
-    from ulzoo.registry.device import pick_device
-    from ulzoo.registry.inference import quicken
+    from ulzoo.registry.runs.inference import quicken
+    from ulzoo.registry.zoo.catalogue import open_model
+    from ulzoo.runtime.devices import pick_device
 
     chosen = pick_device(device)
     exports = {name: open_model(name, chosen) for name in models}

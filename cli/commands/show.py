@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import console, examples, gflops, pairs, plain_table, scaled, shape, to_json
+from ulzoo.cli.display.terminal import console, examples, gflops, pairs, plain_table, scaled, shape, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ulzoo.registry.summary import Summary
-    from ulzoo.registry.sweep import Point, Sweep
+    from ulzoo.registry.cost.summary import Summary
+    from ulzoo.registry.spec.sweep import Point, Sweep
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -43,7 +43,7 @@ def show(
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show a spec: every key with its value, every block with its output, parameters and GFLOPs."""
-    from ulzoo.registry.sweep import is_sweep
+    from ulzoo.registry.spec.sweep import is_sweep
 
     if diff and len(specs) != 2:
         raise typer.BadParameter("takes two specs", param_hint="--diff")
@@ -60,8 +60,8 @@ def show(
 def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     from rich.syntax import Syntax
 
-    from ulzoo.registry.spec import load_spec
-    from ulzoo.registry.summary import summarize
+    from ulzoo.registry.cost.summary import summarize
+    from ulzoo.registry.spec.names import load_spec
 
     loaded = load_spec(name, overrides)
     summary = summarize(loaded)
@@ -81,8 +81,8 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
 
 def _show_difference(first: str, second: str, overrides: list[str], json: bool) -> None:
     """Keys on which two resolved specs disagree; one that has no such key has null in JSON, a dash here."""
-    from ulzoo.registry.schema import diff
-    from ulzoo.registry.spec import load_spec
+    from ulzoo.registry.spec.names import load_spec
+    from ulzoo.registry.spec.schema import diff
 
     a, b = load_spec(first, overrides), load_spec(second, overrides)
     differences = diff(a, b)
@@ -103,7 +103,7 @@ def _show_difference(first: str, second: str, overrides: list[str], json: bool) 
 def _show_sweep(name: str, overrides: list[str], json: bool) -> None:
     from dataclasses import asdict
 
-    from ulzoo.registry.sweep import COLUMNS, load_sweep
+    from ulzoo.registry.spec.sweep import COLUMNS, load_sweep
 
     sweep = load_sweep(name)
     resolved = sweep.resolve(overrides)
@@ -133,7 +133,7 @@ def _heading(sweep: "Sweep") -> "Table":
 
 def _points(sweep: "Sweep", points: "list[Point]") -> "Table":
     """A line a point: its spec if it is another than the sweep's, what it sets, the paper's figures."""
-    from ulzoo.registry.sweep import COLUMNS
+    from ulzoo.registry.spec.sweep import COLUMNS
 
     titles = [f"{COLUMNS[name].title}\n{COLUMNS[name].unit}".strip() for name in sweep.columns]
     table = plain_table("point", "set", *titles, left=("set",))
@@ -164,7 +164,7 @@ def _value(value: Any, absent: str = "–") -> str:
 
 def _blocks(summary: "Summary") -> "Table":
     """Every block, equal ones folded into one line, after its network's line; the blocks add up to the network."""
-    from ulzoo.registry.summary import NETWORKS, fold
+    from ulzoo.registry.cost.summary import NETWORKS, fold
 
     table = plain_table("block", "class", "output", "parameters", "GFLOPs", left=("class",))
     for network in (name for name in NETWORKS if name in summary.parameters):

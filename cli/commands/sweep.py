@@ -8,7 +8,7 @@ import typer
 from typer.core import TyperCommand
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import console
+from ulzoo.cli.display.terminal import console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class SweepCommand(TyperCommand):
 
 def with_values(args: "Sequence[str]") -> list[str]:
     """The arguments with every option of `LISTS` bound to its values, "paper" where it has none."""
-    from ulzoo.registry.sweep_options import PAPER, looks_like_values
+    from ulzoo.registry.sweeps.options import PAPER, looks_like_values
 
     bound: list[str] = []
     rest = list(args)
@@ -124,10 +124,10 @@ def sweep(
 
     A sweep that was stopped goes on when it is asked for again, and points that are new are added to what is there.
     """
-    from ulzoo.registry.distances import ask
-    from ulzoo.registry.jobs import check_data, plan_jobs, to_run
-    from ulzoo.registry.store import Store
-    from ulzoo.registry.sweep_options import default_folder, sweep_from_options
+    from ulzoo.registry.sweeps.distances import ask
+    from ulzoo.registry.sweeps.jobs import check_data, plan_jobs, to_run
+    from ulzoo.registry.sweeps.options import default_folder, sweep_from_options
+    from ulzoo.registry.sweeps.store import Store
 
     axes = {"--latent-channels": latent_channels, "--loss-factor": loss_factor, "--bias": bias}
     asked, overrides = sweep_from_options(spec, axes, settings or (), seeds)
@@ -139,7 +139,7 @@ def sweep(
         )
     store = Store(out or default_folder(asked))
     if prune:
-        from ulzoo.registry.pruning import check_pruning
+        from ulzoo.registry.sweeps.pruning import check_pruning
 
         check_pruning()
     jobs = plan_jobs(
@@ -157,23 +157,23 @@ def sweep(
     shown = console()
     devices, threads = ([], cpus_per_point) if engine == "ray" else _devices(device, workers, len(missing))
     if dry_run:
-        from ulzoo.cli.sweep_plan import print_plan
+        from ulzoo.cli.display.sweep_plan import print_plan
 
         print_plan(shown, asked, jobs, missing, store, devices or ["cpu"])
         return
 
-    from ulzoo.cli.sweep_progress import display
-    from ulzoo.cli.sweep_results import print_results
+    from ulzoo.cli.display.sweep_progress import display
+    from ulzoo.cli.display.sweep_results import print_results
 
     check_data(missing)
     runner: Any
     with display(shown, jobs, missing, store, devices) as watch:
         if engine == "ray":
-            from ulzoo.registry.engine_ray import RayEngine
+            from ulzoo.registry.sweeps.engine_ray import RayEngine
 
             runner = RayEngine(address, gpus=gpus_per_point, cpus=cpus_per_point, watch=watch)
         else:
-            from ulzoo.registry.engine_local import LocalEngine
+            from ulzoo.registry.sweeps.engine_local import LocalEngine
 
             runner = LocalEngine(devices, threads, watch)
         store.write_sweep(asked)
@@ -191,7 +191,7 @@ def _devices(name: str | None, workers: int | None, points: int) -> tuple[list[s
     """The device of each worker, and the threads of each on the CPU."""
     import torch
 
-    from ulzoo.registry.device import pick_device
+    from ulzoo.runtime.devices import pick_device
 
     chosen = pick_device(name)
     if chosen.type == "cuda" and name in (None, "cuda"):

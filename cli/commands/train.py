@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.terminal import (
+from ulzoo.cli.display.terminal import (
     console,
     duration,
     examples,
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ulzoo.registry import Spec
-    from ulzoo.registry.plan import Plan, StagePlan
-    from ulzoo.registry.run import Result
+    from ulzoo.registry.cost.plan import Plan, StagePlan
+    from ulzoo.registry.runs.train import Result
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -64,12 +64,13 @@ def train(
     """Train a spec's stages, measure the result on validation data, draw pictures, export."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
-    from ulzoo.processes import joined, own_device, process_count, restarted
-    from ulzoo.registry import load_spec, run
-    from ulzoo.registry.device import pick_device
-    from ulzoo.registry.plan import plan_training
+    from ulzoo.registry import load_spec
+    from ulzoo.registry.cost.plan import plan_training
+    from ulzoo.registry.runs import train as run
+    from ulzoo.runtime.devices import pick_device
+    from ulzoo.runtime.processes import joined, own_device, process_count, restarted
     from ulzoo.training.config import Parallel
-    from ulzoo.training.stop import RunStopped
+    from ulzoo.training.interruption import RunStopped
 
     started = time.monotonic()
     loaded = load_spec(spec, overrides or ())
@@ -84,7 +85,7 @@ def train(
         _print_plan(shown, loaded, plan, chosen, count)
         return
 
-    from ulzoo.cli.progress import display
+    from ulzoo.cli.display.train_progress import display
 
     heading = [
         f"{loaded.name} in {folder}, on {chosen.type}: {scaled(sum(plan.summary.parameters.values()))} parameters"
@@ -140,8 +141,8 @@ def _precision(planned: "StagePlan") -> str:
 
 
 def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
-    from ulzoo.registry.device import memory_of
-    from ulzoo.registry.plan import count_images
+    from ulzoo.registry.cost.plan import count_images
+    from ulzoo.runtime.devices import memory_of
 
     try:
         images, missing = count_images(spec), ""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from ulzoo.cli.terminal import duration, plain_table, say, scaled
-from ulzoo.registry.estimate import estimate
-from ulzoo.registry.jobs import Job, flops_to_train
-from ulzoo.registry.store import Store
-from ulzoo.registry.sweep import Sweep, point_word
+from ulzoo.cli.display.terminal import duration, plain_table, say, scaled
+from ulzoo.registry.spec.sweep import Sweep, point_word
+from ulzoo.registry.sweeps.estimate import estimate
+from ulzoo.registry.sweeps.jobs import Job, flops_to_train
+from ulzoo.registry.sweeps.store import Store
 
 
 def print_plan(

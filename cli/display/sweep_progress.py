@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from ulzoo.cli.terminal import duration, say
-from ulzoo.registry.engine import Watch
-from ulzoo.registry.jobs import Job
-from ulzoo.registry.store import Row, Store
+from ulzoo.cli.display.terminal import duration, say
+from ulzoo.registry.sweeps.engine import Watch
+from ulzoo.registry.sweeps.jobs import Job
+from ulzoo.registry.sweeps.store import Row, Store
 
 SECONDS_PER_LINE = 60
 

@@ -6,17 +6,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ulzoo.cli.terminal import plain_table, say
-from ulzoo.registry.jobs import Job
-from ulzoo.registry.plots import distances, figure_title
-from ulzoo.registry.store import Row, Store
-from ulzoo.registry.sweep import COLUMNS, Column, Sweep, result_table
+from ulzoo.cli.display.terminal import plain_table, say
+from ulzoo.registry.report.plots import distances, figure_title
+from ulzoo.registry.spec.sweep import COLUMNS, Column, Sweep, result_table
+from ulzoo.registry.sweeps.jobs import Job
+from ulzoo.registry.sweeps.store import Row, Store
 
 
 def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: Store) -> int:
     """Print what the store has of `jobs`, write the report; how many points failed."""
-    from ulzoo.registry.curves import pareto
-    from ulzoo.registry.report import write_report
+    from ulzoo.registry.report.curves import pareto
+    from ulzoo.registry.report.html_report import write_report
 
     found = {row["spec_hash"]: row for row in store.rows()}
     rows = [{**found[job.spec_hash], "point": job.point} for job in jobs if job.spec_hash in found]

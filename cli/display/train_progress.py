@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-from ulzoo.cli.terminal import duration
-from ulzoo.contract import Stage
-from ulzoo.registry.run import Watch
+from ulzoo.cli.display.terminal import duration
+from ulzoo.model.contract import Stage
+from ulzoo.registry.runs.train import Watch
 from ulzoo.training import config as configs
-from ulzoo.training.metrics import Row
+from ulzoo.training.monitoring import Row
 
 LINES_PER_STAGE = 20
 SECONDS_PER_LINE = 20
@@ -25,7 +25,7 @@ SECONDS_PER_LINE = 20
 def display(
     console: Console, heading: Sequence[str], kind: str = "images", shares: Mapping[str, float] | None = None
 ) -> Iterator[Watch]:
-    """A watch for `ulzoo.registry.run.train` that prints `heading` when training begins, of "images" or "clips".
+    """A watch for `ulzoo.registry.runs.train.train` that prints `heading` when training begins, of "images" or "clips".
 
     Args:
         shares: by stage, the share of the devices' FLOPs that one image a second takes.

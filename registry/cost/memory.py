@@ -16,15 +16,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.model import UnifiedLatents
-from ulzoo.objectives import stage_loss
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.losses import stage_loss
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.schema import Spec
-from ulzoo.text import Text
+from ulzoo.registry.spec.schema import Spec
 from ulzoo.training import config as configs
-from ulzoo.training.optimization import build_optimizer
-from ulzoo.training.parallel import checkpoint_activations
+from ulzoo.training.optimizers import build_optimizer
+from ulzoo.training.parallelize import checkpoint_activations
 
 EXAMPLES = 1009
 """Of the batch without data: a prime, so that what is divisible by it grows with the batch, and nothing else is."""

@@ -5,15 +5,15 @@ from functools import cached_property
 
 import torch
 
-from ulzoo.contract import Stage
-from ulzoo.processes import Processes
-from ulzoo.registry.components import DATASETS
-from ulzoo.registry.device import memory_of
-from ulzoo.registry.memory import StepMemory, step_memory
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.summary import Summary, summarize
+from ulzoo.model.contract import Stage
+from ulzoo.registry.cost.memory import StepMemory, step_memory
+from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.spec.components import DATASETS
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.runtime.devices import memory_of
+from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.processes import Processes
 from ulzoo.training import config as configs
-from ulzoo.training.precision import has_bf16
 
 ROOM = 0.9
 """Share of a device's memory that tensors may take; the rest is for kernels, their workspaces and fragments."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ulzoo.contract import STAGES, Contract, Stage
-from ulzoo.denoising import Conditional, Conditions
-from ulzoo.model import UnifiedLatents
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import STAGES, Contract, Stage
+from ulzoo.model.denoisers import Conditional, Conditions
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn.transformer import Transformer
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.schema import Spec
-from ulzoo.text import Text
+from ulzoo.registry.spec.schema import Spec
 
 NETWORKS = tuple(chain(*STAGES.values()))
 """Every network that a model may have; a summary speaks of those that it has."""

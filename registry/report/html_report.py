@@ -16,11 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import write_text
-from ulzoo.registry.curves import Mean, Row, average, bd_psnr, bd_rate, curve, is_number, pareto
-from ulzoo.registry.plots import better
-from ulzoo.registry.store import Store
-from ulzoo.registry.sweep import COLUMNS
+from ulzoo.files.atomic import write_text
+from ulzoo.registry.report.curves import Mean, Row, average, bd_psnr, bd_rate, curve, is_number, pareto
+from ulzoo.registry.report.plots import better
+from ulzoo.registry.spec.sweep import COLUMNS
+from ulzoo.registry.sweeps.store import Store
 
 PICTURED_POINTS = 60
 PICTURED_BYTES = 8 * 2**20
@@ -77,7 +77,7 @@ def write_report(store: Store, path: Path | None = None) -> Path:
 
 def render(data: dict[str, Any]) -> str:
     """The page with these data (see `describe`)."""
-    page = files("ulzoo.registry") / "report_page"
+    page = files("ulzoo.registry.report") / "assets"
     parts = {
         "title": html.escape(data["title"]),
         "style": page.joinpath("page.css").read_text("utf-8"),

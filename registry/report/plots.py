@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import write_atomically
-from ulzoo.registry.curves import QUALITY, RATE, Mean, Row, average
-from ulzoo.registry.sweep import COLUMNS, point_word
+from ulzoo.files.atomic import write_atomically
+from ulzoo.registry.report.curves import QUALITY, RATE, Mean, Row, average
+from ulzoo.registry.spec.sweep import COLUMNS, point_word
 
 PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0e7490", "#4d7c0f", "#b91c1c", "#4338ca")
 MARKERS = "osD^vP*X<>"

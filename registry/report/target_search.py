@@ -14,7 +14,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
-from ulzoo.registry.curves import QUALITY, RATE, Mean, Pchip, Row, average, is_number
+from ulzoo.registry.report.curves import QUALITY, RATE, Mean, Pchip, Row, average, is_number
 
 LOGARITHMIC_FROM = 4  # largest value over smallest
 

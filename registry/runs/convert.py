@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ulzoo import tensorfile
-from ulzoo.files import sha256
-from ulzoo.registry.export import Dtype, load_export, save_export
-from ulzoo.registry.run import restore
-from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files.atomic import sha256
+from ulzoo.registry.runs.export import Dtype, load_export, save_export
+from ulzoo.registry.runs.train import restore
+from ulzoo.training.checkpointing import Checkpoint
 from ulzoo.training.checkpoints import Checkpoints
 
 

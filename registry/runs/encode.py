@@ -10,16 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ulzoo.contract import Stage
 from ulzoo.data import Source
 from ulzoo.data.latents import SUFFIX, Latents, finished, write_latents
-from ulzoo.data.manifest import Manifest, Shard, Summary
-from ulzoo.data.pack import alone_in
+from ulzoo.data.prepare.pack import alone_in
 from ulzoo.data.source import Sample, Unreadable
-from ulzoo.files import remove_unfinished, write_atomically
-from ulzoo.model import UnifiedLatents
-from ulzoo.pixels import from_uint8
-from ulzoo.registry.schema import Spec
+from ulzoo.data.storage.manifest import Manifest, Shard, Summary
+from ulzoo.files.atomic import remove_unfinished, write_atomically
+from ulzoo.media.pixels import from_uint8
+from ulzoo.model.contract import Stage
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.registry.spec.schema import Spec
 
 LatentDtype = Literal["bfloat16", "float16", "float32"]
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import torch
 
-from ulzoo import tensorfile
-from ulzoo.contract import STAGES
-from ulzoo.messages import one_line
-from ulzoo.model import UnifiedLatents
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files.messages import one_line
+from ulzoo.model.contract import STAGES
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.spec import spec_from_dict
+from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.schema import Spec
 from ulzoo.version import __version__
 
 Dtype = Literal["float32", "float16", "bfloat16"]

@@ -5,9 +5,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from ulzoo.model import UnifiedLatents
-from ulzoo.training.parallel import called, compile_blocks
-from ulzoo.training.precision import has_bf16
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.runtime.precision import has_bf16
+from ulzoo.training.parallelize import called, compile_blocks
 
 Precision = Literal["fp32", "bf16"]
 

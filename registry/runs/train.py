@@ -11,25 +11,25 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation import measure, save_grid
-from ulzoo.files import write_text
-from ulzoo.model import UnifiedLatents
-from ulzoo.processes import ALONE, Processes
+from ulzoo.files.atomic import write_text
+from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, stage_data
-from ulzoo.registry.components import DATASETS
-from ulzoo.registry.encode import check_encoded
-from ulzoo.registry.export import leave_untrained, save_export, versions
-from ulzoo.registry.schema import Spec, changed_on_resume
-from ulzoo.registry.screening import reconstructed_clips, sampled_clips, save_clips
-from ulzoo.registry.spec import spec_from_dict
+from ulzoo.registry.runs.encode import check_encoded
+from ulzoo.registry.runs.export import leave_untrained, save_export, versions
+from ulzoo.registry.spec.components import DATASETS
+from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.schema import Spec, changed_on_resume
+from ulzoo.runtime.processes import ALONE, Processes
 from ulzoo.training import config as configs
-from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpointing import Checkpoint
 from ulzoo.training.checkpoints import Checkpoints
-from ulzoo.training.metrics import Row
-from ulzoo.training.optimization import build_optimizer
+from ulzoo.training.monitoring import Row
+from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.trainer import Trainer
+from ulzoo.visualization.video_samples import reconstructed_clips, sampled_clips, save_clips
 
 OURS = (
     "spec.yaml",

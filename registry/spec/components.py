@@ -1,6 +1,6 @@
 """Every component that a spec can name, listed by hand."""
 
-from ulzoo.registry.table import Table
+from ulzoo.registry.spec.component_table import Table
 
 ENCODERS = Table(
     "encoder",

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from ulzoo.registry.table import suggest
-from ulzoo.registry.yaml_source import Node, SpecError, located, merge, read_yaml
+from ulzoo.registry.spec.component_table import suggest
+from ulzoo.registry.spec.yaml_source import Node, SpecError, located, merge, read_yaml
 
 
 def is_path(text: str) -> bool:

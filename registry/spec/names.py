@@ -8,11 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ulzoo.registry import hub
-from ulzoo.registry.explain import validated
-from ulzoo.registry.library import Library
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.yaml_source import Node, SpecError, located, merge, parse_override
+from ulzoo.registry.spec.errors import validated
+from ulzoo.registry.spec.loading import Library
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.spec.yaml_source import Node, SpecError, located, merge, parse_override
+from ulzoo.registry.zoo import hub
 
 __all__ = [
     "SPECS",
@@ -50,7 +50,7 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
         SpecError: whatever is wrong, in one line.
         ValueError: the model on the hub cannot be had.
     """
-    from ulzoo.registry.sweep import is_sweep, load_sweep
+    from ulzoo.registry.spec.sweep import is_sweep, load_sweep
 
     text = os.fspath(name_or_path)
     if hub.is_address(text):

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from ulzoo.contract import STAGES
-from ulzoo.contract import Stage as StageName
-from ulzoo.registry.components import DATASETS, ENCODERS
-from ulzoo.registry.sections import (
+from ulzoo.model.contract import STAGES
+from ulzoo.model.contract import Stage as StageName
+from ulzoo.registry.spec.component_table import Choice, Config, error_at
+from ulzoo.registry.spec.components import DATASETS, ENCODERS
+from ulzoo.registry.spec.sections import (
     Conditioning,
     Decoder,
     Diffusion,
@@ -26,8 +27,7 @@ from ulzoo.registry.sections import (
     Section,
     Train,
 )
-from ulzoo.registry.table import Choice, Config, error_at
-from ulzoo.registry.yaml_source import Node, SpecError, dump_yaml, located
+from ulzoo.registry.spec.yaml_source import Node, SpecError, dump_yaml, located
 
 
 class Spec(Section):

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
-from ulzoo.registry.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
-from ulzoo.registry.table import Choice, Config
+from ulzoo.registry.spec.component_table import Choice, Config
+from ulzoo.registry.spec.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
 from ulzoo.training.config import Count, Fraction, LatentsStage, Parallel, PositiveInt, Stage
 
 

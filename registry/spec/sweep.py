@@ -25,12 +25,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
-from ulzoo.registry.explain import validated
-from ulzoo.registry.library import Library, is_path
-from ulzoo.registry.schema import Section, Spec
-from ulzoo.registry.spec import SPECS, find_specs, find_sweeps, spec_from_source
-from ulzoo.registry.table import error_at, suggest
-from ulzoo.registry.yaml_source import KeyPath, Node, SpecError, nested, parse_override, read_yaml
+from ulzoo.registry.spec.component_table import error_at, suggest
+from ulzoo.registry.spec.errors import validated
+from ulzoo.registry.spec.loading import Library, is_path
+from ulzoo.registry.spec.names import SPECS, find_specs, find_sweeps, spec_from_source
+from ulzoo.registry.spec.schema import Section, Spec
+from ulzoo.registry.spec.yaml_source import KeyPath, Node, SpecError, nested, parse_override, read_yaml
 
 SWEEPS = Library("sweep", find_sweeps)
 MAX_POINTS = 1000

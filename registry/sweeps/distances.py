@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.evaluation import image_distances
-from ulzoo.evaluation.image_features import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
-from ulzoo.registry.catalogue import open_model
+from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
 from ulzoo.registry.compile import data_contract
-from ulzoo.registry.run import described_data, open_source
-from ulzoo.registry.schema import Spec
+from ulzoo.registry.runs.train import described_data, open_source
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.zoo.catalogue import open_model
 
 
 @dataclass(frozen=True)

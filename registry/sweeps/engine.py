@@ -4,7 +4,7 @@ An engine has `run(jobs) -> Iterator[Row]`: a row of every job, in any order, ea
 process dies is tried again, from its last checkpoint, `RETRIES` times before it fails.
 """
 
-from ulzoo.registry.jobs import Job
+from ulzoo.registry.sweeps.jobs import Job
 
 RETRIES = 2
 

@@ -14,9 +14,9 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ulzoo.registry.engine import RETRIES, Watch
-from ulzoo.registry.jobs import Job
-from ulzoo.registry.store import Row, Store
+from ulzoo.registry.sweeps.engine import RETRIES, Watch
+from ulzoo.registry.sweeps.jobs import Job
+from ulzoo.registry.sweeps.store import Row, Store
 
 SECONDS_PER_STEP_TOLD = 0.5
 _SPAWN = multiprocessing.get_context("spawn")
@@ -78,7 +78,7 @@ class LocalEngine:
         if queue.again(job):
             self.watch.note(job, f"its process ended {how}; it goes on from its last checkpoint")
             return None
-        from ulzoo.registry.point import make_row
+        from ulzoo.registry.sweeps.point import make_row
 
         row = make_row(job, 0.0, error=f"its process ended {how}, {RETRIES + 1} times")
         Store(job.store).append(row)
@@ -173,8 +173,8 @@ def _work(connection: Connection, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
-    from ulzoo.registry.locks import Busy
-    from ulzoo.registry.point import run_point
+    from ulzoo.registry.sweeps.locks import Busy
+    from ulzoo.registry.sweeps.point import run_point
 
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore")

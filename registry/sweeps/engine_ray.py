@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ulzoo.registry.engine import RETRIES, Watch
-from ulzoo.registry.jobs import Job
-from ulzoo.registry.store import Row, Store
+from ulzoo.registry.sweeps.engine import RETRIES, Watch
+from ulzoo.registry.sweeps.jobs import Job
+from ulzoo.registry.sweeps.store import Row, Store
 
 CONNECT_SECONDS = 10
 POLL_SECONDS = 1.0
@@ -80,7 +80,7 @@ class RayEngine:
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            from ulzoo.registry.point import in_words, make_row
+            from ulzoo.registry.sweeps.point import in_words, make_row
 
             row = make_row(job, 0.0, error=f"Ray gave it up: {in_words(error)}")
             Store(job.store).append(row)
@@ -88,7 +88,7 @@ class RayEngine:
 
     def _tell(self, jobs: Any) -> None:
         """Where the points that are trained stand, as their metrics in the shared folder say."""
-        from ulzoo.training.metrics import read_rows
+        from ulzoo.training.monitoring import read_rows
 
         for job in jobs:
             rows = read_rows(Path(job.store) / job.folder / "metrics.jsonl")
@@ -102,7 +102,7 @@ def _train(job: Job, folder: str) -> Row:
     """The task: one point, in the folder where the command was given, for the sake of relative paths."""
     import torch
 
-    from ulzoo.registry.point import run_point
+    from ulzoo.registry.sweeps.point import run_point
 
     if os.path.isdir(folder):
         os.chdir(folder)

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.objectives import stage_loss
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.losses import stage_loss
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.jobs import Job, flops_to_train
-from ulzoo.registry.memory import step_memory
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.spec import spec_from_dict
-from ulzoo.registry.store import Row
-from ulzoo.registry.summary import Summary, summarize
-from ulzoo.text import Text
+from ulzoo.registry.cost.memory import step_memory
+from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.sweeps.jobs import Job, flops_to_train
+from ulzoo.registry.sweeps.store import Row
+from ulzoo.runtime.precision import autocast
 from ulzoo.training import config as configs
-from ulzoo.training.optimization import build_ema, build_optimizer
-from ulzoo.training.precision import autocast
+from ulzoo.training.optimizers import build_ema, build_optimizer
 
 STEPS = 3
 LARGEST_STEP = {"cpu": 5e11, "cuda": 1e14}

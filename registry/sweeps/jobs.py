@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.distances import Asked, check_asked
-from ulzoo.registry.plan import count_images
-from ulzoo.registry.schema import Spec, without_nulls
-from ulzoo.registry.spec import spec_from_dict
-from ulzoo.registry.store import Row, Store
-from ulzoo.registry.summary import Summary, summarize
-from ulzoo.registry.sweep import Point, Sweep, point_word
+from ulzoo.registry.cost.plan import count_images
+from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.schema import Spec, without_nulls
+from ulzoo.registry.spec.sweep import Point, Sweep, point_word
+from ulzoo.registry.sweeps.distances import Asked, check_asked
+from ulzoo.registry.sweeps.store import Row, Store
 
 LOSS_FACTOR = "decoder.weighting.loss_factor"
 

@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from ulzoo.registry.spec import SPECS
-from ulzoo.registry.sweep import Sweep, find_sweeps, is_sweep, load_sweep, sweep_from_source
-from ulzoo.registry.yaml_source import Node, SpecError, parse_override, parse_yaml
+from ulzoo.registry.spec.names import SPECS
+from ulzoo.registry.spec.sweep import Sweep, find_sweeps, is_sweep, load_sweep, sweep_from_source
+from ulzoo.registry.spec.yaml_source import Node, SpecError, parse_override, parse_yaml
 
 DEMO = "emoji32_tiny"
 PAPER = "paper"

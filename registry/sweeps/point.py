@@ -9,22 +9,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ulzoo import tensorfile
-from ulzoo.contract import STAGES, Stage
-from ulzoo.files import write_text
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files.atomic import write_text
+from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.distances import Asked, measure_distances
-from ulzoo.registry.export import versions
-from ulzoo.registry.jobs import Job, timestamp
-from ulzoo.registry.locks import Busy, Lock, locked
-from ulzoo.registry.pruning import Pruner, Stopped
-from ulzoo.registry.run import Watch, train
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.spec import spec_from_dict
-from ulzoo.registry.store import Row, Store
+from ulzoo.registry.runs.export import versions
+from ulzoo.registry.runs.train import Watch, train
+from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.sweeps.distances import Asked, measure_distances
+from ulzoo.registry.sweeps.jobs import Job, timestamp
+from ulzoo.registry.sweeps.locks import Busy, Lock, locked
+from ulzoo.registry.sweeps.pruning import Pruner, Stopped
+from ulzoo.registry.sweeps.store import Row, Store
 from ulzoo.training import config as configs
-from ulzoo.training import metrics
-from ulzoo.training.checkpoint import State
+from ulzoo.training import monitoring as metrics
+from ulzoo.training.checkpointing import State
 from ulzoo.training.checkpoints import Checkpoints
 
 OnStep = Callable[[str, int, int, metrics.Row | None], None]

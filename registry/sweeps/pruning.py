@@ -14,8 +14,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ulzoo.registry.jobs import Job
-from ulzoo.training.metrics import Row
+from ulzoo.registry.sweeps.jobs import Job
+from ulzoo.training.monitoring import Row
 from ulzoo.training.trainer import COLLAPSED_BITS_PER_DIMENSION
 
 REDUCTION = 3

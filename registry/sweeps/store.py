@@ -21,10 +21,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ulzoo.files import write_text
-from ulzoo.registry.locks import append_line
-from ulzoo.registry.sweep import Sweep, is_sweep, load_sweep
-from ulzoo.registry.yaml_source import KeyPath, dump_yaml
+from ulzoo.files.atomic import write_text
+from ulzoo.registry.spec.sweep import Sweep, is_sweep, load_sweep
+from ulzoo.registry.spec.yaml_source import KeyPath, dump_yaml
+from ulzoo.registry.sweeps.locks import append_line
 
 Row = dict[str, Any]
 VARYING = ("seconds", "finished", "versions")

@@ -9,25 +9,25 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ulzoo.registry import hub
-from ulzoo.registry.card import Card, read_card
-from ulzoo.registry.schema import Spec, diff
-from ulzoo.registry.spec import find_specs, load_spec
-from ulzoo.registry.table import suggest
+from ulzoo.registry.spec.component_table import suggest
+from ulzoo.registry.spec.names import find_specs, load_spec
+from ulzoo.registry.spec.schema import Spec, diff
+from ulzoo.registry.zoo import hub
+from ulzoo.registry.zoo.release import Card, read_card
 
 if TYPE_CHECKING:
     import torch
 
-    from ulzoo.model import UnifiedLatents
-    from ulzoo.registry.export import Export
+    from ulzoo.model.unified_latents import UnifiedLatents
+    from ulzoo.registry.runs.export import Export
 
-WEIGHTS = Path(str(files("ulzoo.registry") / "weights"))
+WEIGHTS = Path(str(files("ulzoo.registry.zoo") / "weights"))
 
 
 @cache
 def cards() -> dict[str, Card]:
     """The released models by name."""
-    folder = Path(str(files("ulzoo.registry") / "cards"))
+    folder = Path(str(files("ulzoo.registry.zoo") / "releases"))
     found = [read_card(path, path.name) for path in sorted(folder.glob("*.yaml"))]
     return {card.name: card for card in found}
 
@@ -76,7 +76,7 @@ def create_model(
 def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "UnifiedLatents":
     """A trained model in eval mode, from a released model's name, an exported file or a run directory.
 
-    Or from the Hugging Face hub, `hf://org/repo` or `hf://org/repo@revision`: see `ulzoo.registry.hub`.
+    Or from the Hugging Face hub, `hf://org/repo` or `hf://org/repo@revision`: see `ulzoo.registry.zoo.hub`.
 
     Raises:
         ValueError: unknown name; not an export; weights with a wrong hash; the hub is out of reach.
@@ -86,7 +86,7 @@ def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "c
 
 def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "Export":
     """As `load`, with the spec and the figures."""
-    from ulzoo.registry.export import load_export
+    from ulzoo.registry.runs.export import load_export
 
     name = os.fspath(name_or_path)
     if hub.is_address(name):
@@ -105,7 +105,7 @@ def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) ->
 
     ValueError if there are none, nor a `released` model of that name.
     """
-    from ulzoo.tensorfile import files_of, is_checkpoint
+    from ulzoo.files.tensor_file import files_of, is_checkpoint
 
     path = Path(file_or_run)
     if path.is_dir() and not is_checkpoint(path):

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ulzoo.messages import one_line
-from ulzoo.registry.card import Card, read_card
-from ulzoo.registry.yaml_source import Node, read_yaml
+from ulzoo.files.messages import one_line
+from ulzoo.registry.spec.yaml_source import Node, read_yaml
+from ulzoo.registry.zoo.release import Card, read_card
 from ulzoo.version import __version__
 
 if TYPE_CHECKING:

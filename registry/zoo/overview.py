@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import ulzoo
-from ulzoo.files import cache_folder, write_text
-from ulzoo.registry.catalogue import cards, list_models
-from ulzoo.registry.spec import SPECS
+from ulzoo.files.atomic import cache_folder, write_text
+from ulzoo.registry.spec.names import SPECS
+from ulzoo.registry.zoo.catalogue import cards, list_models
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def _entry(name: str, code: str) -> Entry:
 
 
 def _measured(name: str) -> Entry:
-    from ulzoo.registry.spec import load_spec
-    from ulzoo.registry.summary import summarize
+    from ulzoo.registry.cost.summary import summarize
+    from ulzoo.registry.spec.names import load_spec
 
     spec = load_spec(name)
     summary = summarize(spec)
@@ -101,6 +101,6 @@ def _measured(name: str) -> Entry:
 
 def _code() -> str:
     """What changes when ulzoo does: size and time of its files."""
-    rooms = (Path(ulzoo.__file__).parent, Path(__file__).parent)
+    rooms = (Path(ulzoo.__file__).parent, Path(__file__).parents[1])
     files = {path for room in rooms for path in room.rglob("*.py")}
     return str(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))

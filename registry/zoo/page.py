@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from ulzoo.registry.card import Card
-from ulzoo.registry.hub import Address
-from ulzoo.registry.schema import Spec
-from ulzoo.registry.yaml_source import dump_yaml
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.spec.yaml_source import dump_yaml
+from ulzoo.registry.zoo.hub import Address
+from ulzoo.registry.zoo.release import Card
 
 PAPER = "https://arxiv.org/abs/2602.17270"
 TAGS = ["ulzoo", "unified-latents", "diffusion"]

@@ -1,4 +1,4 @@
-"""Publishing a model on the Hugging Face hub: what `ulzoo.registry.hub` finds there, in one commit."""
+"""Publishing a model on the Hugging Face hub: what `ulzoo.registry.zoo.hub` finds there, in one commit."""
 
 import hashlib
 import os
@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ulzoo.files import sha256
-from ulzoo.registry.card import Card
-from ulzoo.registry.catalogue import trained_file
-from ulzoo.registry.export import load_export
-from ulzoo.registry.hub import CARD, SPEC, Address, api, in_words
-from ulzoo.registry.page import page
-from ulzoo.tensorfile import files_of
+from ulzoo.files.atomic import sha256
+from ulzoo.files.tensor_file import files_of
+from ulzoo.registry.runs.export import load_export
+from ulzoo.registry.zoo.catalogue import trained_file
+from ulzoo.registry.zoo.hub import CARD, SPEC, Address, api, in_words
+from ulzoo.registry.zoo.page import page
+from ulzoo.registry.zoo.release import Card
 from ulzoo.version import __version__
 
 WEIGHTS, README = "model.safetensors", "README.md"

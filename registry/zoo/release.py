@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ulzoo.files import sha256
-from ulzoo.registry.explain import validated
-from ulzoo.registry.yaml_source import dump_yaml, read_yaml
+from ulzoo.files.atomic import sha256
+from ulzoo.registry.spec.errors import validated
+from ulzoo.registry.spec.yaml_source import dump_yaml, read_yaml
 
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -5,9 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ulzoo import tensorfile
-from ulzoo.registry import hub
-from ulzoo.registry.catalogue import cards
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.registry.zoo import hub
+from ulzoo.registry.zoo.catalogue import cards
 
 
 def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 from ulzoo.cli import app
-from ulzoo.registry import run as run_module
+from ulzoo.registry.runs import train as run_module
 
 TINY = """
 name: tiny

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.registry import catalogue
+from ulzoo.registry.zoo import catalogue
 
 
 def contents(folder: Path) -> dict[Path, tuple[int, int]]:

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ulzoo.registry import run as run_module
-from ulzoo.registry.run import train
+from ulzoo.registry.runs import train as run_module
+from ulzoo.registry.runs.train import train
 
 VIDEO = """
 extends: tiny_video.yaml

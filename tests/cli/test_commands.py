@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import ulzoo as library
-from ulzoo.registry.summary import BlockRow, fold
+from ulzoo.registry.cost.summary import BlockRow, fold
 from ulzoo.training import trainer
 
 
@@ -59,7 +59,7 @@ def test_dry_run_writes_nothing(ulzoo, here):
 
 
 def test_dry_run_says_when_the_processor_has_no_bf16(ulzoo, here, monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.plan.has_bf16", lambda device: False)
+    monkeypatch.setattr("ulzoo.registry.cost.plan.has_bf16", lambda device: False)
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", "train.base.precision=bf16")
     assert "fp32 (bf16 asked for, this processor has none)" in " ".join(result.stdout.split())
 
@@ -86,7 +86,7 @@ def test_interruption_names_the_way_on(ulzoo, here, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ulzoo.registry.run.train", interrupted)
+    monkeypatch.setattr("ulzoo.registry.runs.train.train", interrupted)
     result = ulzoo("train", "tiny.yaml")
     assert result.exit_code == 130
     assert result.stderr == "interrupted; with --resume it goes on from the last checkpoint in runs/tiny\n"
@@ -103,7 +103,7 @@ def test_our_own_mistakes_keep_their_traceback(here, monkeypatch):
 
     from ulzoo.cli import app
 
-    monkeypatch.setattr("ulzoo.registry.schema.json_schema", lambda: 1 / 0)
+    monkeypatch.setattr("ulzoo.registry.spec.schema.json_schema", lambda: 1 / 0)
     assert isinstance(CliRunner().invoke(app, ["schema"]).exception, ZeroDivisionError)
 
 

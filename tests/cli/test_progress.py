@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ulzoo.cli.progress import display, figures
+from ulzoo.cli.display.train_progress import display, figures
 from ulzoo.training.config import Stage
 
 CONFIG = Stage(steps=100, batch_size=4, lr=1e-3, log_every=1)
@@ -55,7 +55,7 @@ def test_an_interrupted_display_leaves_the_terminal_as_it_was():
 
 def test_a_long_evaluation_says_how_long(monkeypatch):
     seconds = iter(range(0, 1000, 15))
-    monkeypatch.setattr("ulzoo.cli.progress.time.monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr("ulzoo.cli.display.train_progress.time.monotonic", lambda: float(next(seconds)))
     out = io.StringIO()
     with display(Console(file=out, width=100), []) as watch:
         watch.note("evaluating")

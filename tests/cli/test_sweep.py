@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from ulzoo.cli.sweep import with_values
-from ulzoo.registry import curves
-from ulzoo.registry.point import run_point
-from ulzoo.registry.store import Store
+from ulzoo.cli.commands.sweep import with_values
+from ulzoo.registry.report import curves
+from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.store import Store
 
 
 class InProcess:
@@ -30,7 +30,7 @@ class InProcess:
 
 @pytest.fixture(autouse=True)
 def engine(monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.engine_local.LocalEngine", InProcess)
+    monkeypatch.setattr("ulzoo.registry.sweeps.engine_local.LocalEngine", InProcess)
     monkeypatch.setattr(InProcess, "trained", [])
     return InProcess
 
@@ -232,7 +232,7 @@ def test_an_interrupted_sweep_says_how_it_goes_on(sweep, monkeypatch):
 def test_workers_share_the_cores(monkeypatch):
     import os
 
-    from ulzoo.cli.sweep import _devices
+    from ulzoo.cli.commands.sweep import _devices
 
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     assert _devices("cpu", None, 9) == (["cpu"], 8)
@@ -247,7 +247,7 @@ def test_workers_share_the_cores(monkeypatch):
 
 
 def test_time_left_goes_by_the_work_that_was_done_here(monkeypatch):
-    from ulzoo.cli import sweep_progress
+    from ulzoo.cli.display import sweep_progress
 
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
     monkeypatch.setattr(sweep_progress, "time", clock)

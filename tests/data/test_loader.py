@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ulzoo.data import Batch, DataContract, Source, TensorSource, batches, in_order
 from ulzoo.data.source import Sample, Unreadable
-from ulzoo.pixels import from_uint8, to_uint8
+from ulzoo.media.pixels import from_uint8, to_uint8
 
 LENGTH = 11
 

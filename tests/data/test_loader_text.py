@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ulzoo.data import Batch, DataContract, Source, TensorSource, batches, in_order
 from ulzoo.data.source import Sample
-from ulzoo.text import pad
+from ulzoo.media.captions import pad
 
 LENGTHS = (3, 0, 5, 1, 7, 4, 2, 5)
 TOKENS, WIDTH = 5, 2

@@ -3,7 +3,7 @@
 import torch
 
 from ulzoo.diffusion import ExampleNoise, TruncatedLogistic, low_discrepancy_times, rand, randn_like
-from ulzoo.seeds import derive_seed
+from ulzoo.runtime.seeds import derive_seed
 
 
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws():

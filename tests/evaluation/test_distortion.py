@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from ulzoo.contract import Contract
 from ulzoo.evaluation.distortion import Distortion
 from ulzoo.evaluation.protocol import protocol_of
 from ulzoo.evaluation.ssim import ms_ssim, ssim
-from ulzoo.pixels import frame_psnr, psnr
+from ulzoo.media.pixels import frame_psnr, psnr
+from ulzoo.model.contract import Contract
 
 
 class Darkness:

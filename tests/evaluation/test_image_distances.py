@@ -9,17 +9,18 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ulzoo.contract import Contract, Sampling
 from ulzoo.data import DataContract, Emoji3D, ImageFolder, in_order
 from ulzoo.data.source import TensorSource
-from ulzoo.evaluation import image_features, unfinished
+from ulzoo.evaluation import unfinished
+from ulzoo.evaluation.features import images as image_features
+from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.frechet import frechet_distance
 from ulzoo.evaluation.image_distances import Collected, reconstruction_distance, sample_distance
-from ulzoo.evaluation.image_features import ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.reference import Reference, read_statistics, reference_statistics, write_statistics
 from ulzoo.evaluation.sample_file import SampleFile
-from ulzoo.files import sha256
-from ulzoo.pixels import from_uint8, to_uint8
+from ulzoo.files.atomic import sha256
+from ulzoo.media.pixels import from_uint8, to_uint8
+from ulzoo.model.contract import Contract, Sampling
 
 SIDE = 4
 

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from ulzoo.data import Emoji3D, in_order
-from ulzoo.evaluation import image_features
+from ulzoo.evaluation.features import images as image_features
+from ulzoo.evaluation.features.images import efficientnet_lite0
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
-from ulzoo.evaluation.image_features import efficientnet_lite0
 from ulzoo.evaluation.protocol import FIELDS
-from ulzoo.pixels import to_uint8
+from ulzoo.media.pixels import to_uint8
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "evaluation.md").read_text("utf-8")

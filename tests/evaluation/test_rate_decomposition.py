@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import CosineSchedule, ElboWeighting, GaussianDiffusion
 from ulzoo.evaluation import rate_distortion
 from ulzoo.evaluation.rate_decomposition import BINS, RateMeasurement
-from ulzoo.priors import NormalPrior
+from ulzoo.model.denoisers import DiffusionModel
+from ulzoo.model.rate import NormalPrior
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.run import open_source
+from ulzoo.registry.runs.train import open_source
 
 SPREADS = torch.tensor([0.2, 1.0, 3.0])  # of the latent's channels
 LOGSNR, SIDE, SAMPLES = 5.0, 4, 16

@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from ulzoo.contract import Contract, Sampling
 from ulzoo.data import DataContract
 from ulzoo.data.source import TensorSource, Unreadable
-from ulzoo.denoising import DiffusionModel, Dropout
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import frame_prediction, measure, rate_distortion
 from ulzoo.evaluation.distortion import PSNR, SSIM
 from ulzoo.evaluation.rate_distortion import RATE
-from ulzoo.model import UnifiedLatents
+from ulzoo.model.contract import Contract, Sampling
+from ulzoo.model.denoisers import DiffusionModel, Dropout
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn.conditioning import DenoiserInputs
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.run import open_source
+from ulzoo.registry.runs.train import open_source
 
 SIDE, LOGSNR, SPREAD = 4, 5.0, 0.5
 ERROR = 8  # grey levels

@@ -12,7 +12,7 @@ from torchmetrics.functional.image import ssim as torchmetrics_ssim
 
 from ulzoo.data import Emoji3D, in_order
 from ulzoo.evaluation.ssim import MULTISCALE_SIDE, ms_ssim, ssim
-from ulzoo.pixels import from_uint8, psnr, to_uint8
+from ulzoo.media.pixels import from_uint8, psnr, to_uint8
 
 
 @pytest.fixture(scope="module")

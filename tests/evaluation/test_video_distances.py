@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ulzoo.contract import Contract
 from ulzoo.data import DataContract
 from ulzoo.data.source import TensorSource
 from ulzoo.evaluation import generation_distance
-from ulzoo.pixels import from_uint8
+from ulzoo.media.pixels import from_uint8
+from ulzoo.model.contract import Contract
 
 FRAMES, SIDE = 4, 2
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ulzoo.files import remove_unfinished, write_atomically, write_text
+from ulzoo.files.atomic import remove_unfinished, write_atomically, write_text
 
 
 def test_writes_and_replaces_and_makes_folders(tmp_path):

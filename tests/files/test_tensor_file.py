@@ -10,9 +10,9 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ulzoo import tensorfile
-from ulzoo.tensorfile import DamagedFile
-from ulzoo.training.checkpoint import State, write
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files.tensor_file import DamagedFile
+from ulzoo.training.checkpointing import State, write
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),

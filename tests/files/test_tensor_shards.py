@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ulzoo import tensorfile, tensorparts
-from ulzoo.tensorfile import DamagedFile, files_of
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_shards as tensorparts
+from ulzoo.files.tensor_file import DamagedFile, files_of
 
 TENSORS = {f"layer{i}.weight": torch.full((10,), float(i)) for i in range(5)}  # 40 bytes each
 METADATA = {"spec": {"name": "x"}}

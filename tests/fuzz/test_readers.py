@@ -21,22 +21,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulzoo import tensorfile
-from ulzoo.data.image_folder import ImageFolder
+from ulzoo.data.images.image_folder import ImageFolder
+from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents, write_latents
-from ulzoo.data.manifest import Manifest, Shard
 from ulzoo.data.source import Source
-from ulzoo.data.webdataset import WebDataset
-from ulzoo.files import sha256
-from ulzoo.registry.card import read_card
+from ulzoo.data.storage.manifest import Manifest, Shard
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files.atomic import sha256
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.export import load_export, save_export
-from ulzoo.registry.report import describe, render
-from ulzoo.registry.schema import flatten
-from ulzoo.registry.spec import load_spec
-from ulzoo.registry.store import Store
-from ulzoo.registry.yaml_source import parse_override, parse_yaml, read_yaml
-from ulzoo.training.checkpoint import Checkpoint, State, _digest, write
+from ulzoo.registry.report.html_report import describe, render
+from ulzoo.registry.runs.export import load_export, save_export
+from ulzoo.registry.spec.names import load_spec
+from ulzoo.registry.spec.schema import flatten
+from ulzoo.registry.spec.yaml_source import parse_override, parse_yaml, read_yaml
+from ulzoo.registry.sweeps.store import Store
+from ulzoo.registry.zoo.release import read_card
+from ulzoo.training.checkpointing import Checkpoint, State, _digest, write
 
 
 @contextmanager

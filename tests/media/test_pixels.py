@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulzoo.pixels import PSNR_CAP, frame_psnr, from_uint8, psnr, to_uint8
+from ulzoo.media.pixels import PSNR_CAP, frame_psnr, from_uint8, psnr, to_uint8
 
 ALL = torch.arange(256, dtype=torch.uint8)
 

@@ -3,11 +3,11 @@
 import torch
 from torch import nn
 
-from ulzoo.conditions import hidden
-from ulzoo.denoising import Conditional, Dropout
 from ulzoo.diffusion import ExampleNoise
-from ulzoo.frames import condition
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import hidden
+from ulzoo.model.denoisers import Conditional, Dropout
+from ulzoo.model.frames import condition
 
 N = 4000
 GIVEN = {

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor, nn
 
-from ulzoo.denoising import Conditions, DiffusionModel
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
+from ulzoo.media.captions import Text
+from ulzoo.model.denoisers import Conditions, DiffusionModel
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.vit import ViT
-from ulzoo.text import Text
 
 
 def test_one_pass_over_both_is_one_with_and_one_without_labels_and_text() -> None:

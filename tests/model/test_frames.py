@@ -7,15 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ulzoo import frames
-from ulzoo.conditions import held_clip
-from ulzoo.contract import Contract, Sampling
-from ulzoo.denoising import DiffusionModel, Dropout
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
-from ulzoo.model import UnifiedLatents
+from ulzoo.model import frames
+from ulzoo.model.conditioning import held_clip
+from ulzoo.model.contract import Contract, Sampling
+from ulzoo.model.denoisers import DiffusionModel, Dropout
+from ulzoo.model.losses import base_loss, latents_loss
+from ulzoo.model.rate import DiffusionPrior
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ResNetEncoder, UViT, ViT
-from ulzoo.objectives import base_loss, latents_loss
-from ulzoo.priors import DiffusionPrior
 
 SIZE, LATENT_SIZE, GIVEN = (8, 8, 8), (4, 2, 2), 3
 

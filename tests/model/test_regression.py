@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from ulzoo.contract import Sampling
-from ulzoo.regression import RegressionDecoder
+from ulzoo.model.contract import Sampling
+from ulzoo.model.regression import RegressionDecoder
 
 
 class Twice(nn.Module):

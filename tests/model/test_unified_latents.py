@@ -7,8 +7,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ulzoo.contract import Contract, Sampling
-from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import (
     CosineSchedule,
     GaussianDiffusion,
@@ -16,10 +14,12 @@ from ulzoo.diffusion import (
     SigmoidWeighting,
     expand_like,
 )
-from ulzoo.model import UnifiedLatents
+from ulzoo.model.contract import Contract, Sampling
+from ulzoo.model.denoisers import DiffusionModel
+from ulzoo.model.losses import base_loss, latents_loss
+from ulzoo.model.rate import DiffusionPrior
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ViT, ViTEncoder
-from ulzoo.objectives import base_loss, latents_loss
-from ulzoo.priors import DiffusionPrior
 
 LOGSNR = 5.0
 ALPHA2 = 1 / (1 + math.exp(-LOGSNR))

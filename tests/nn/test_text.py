@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from ulzoo.media.captions import Text
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, UViT, ViT
 from ulzoo.nn.text_conditioning import CrossAttention, TextTokens
-from ulzoo.text import Text
 
 Size = tuple[int, ...]
 Make = Callable[..., nn.Module]

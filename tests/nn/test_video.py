@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, ResNetEncoder, UViT, ViT, ViTEncoder
 from ulzoo.nn.attention import Attention, reaches
 from ulzoo.nn.convolution import Convolutions
-from ulzoo.nn.resnet import ResBlock
+from ulzoo.nn.encoders import ResBlock
 
 Size = tuple[int, ...]
 Perturb = Callable[[nn.Module], nn.Module]

@@ -5,7 +5,7 @@ import torch
 
 from ulzoo.registry import SpecError, find_specs, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
-from ulzoo.registry.summary import summarize
+from ulzoo.registry.cost.summary import summarize
 
 TINY = "tests/tiny.yaml"
 

@@ -5,7 +5,7 @@ import torch
 
 from ulzoo.registry import SpecError
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.summary import summarize
+from ulzoo.registry.cost.summary import summarize
 
 
 def test_a_clips_shapes_and_promises_are_derived(tiny_video):

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 import ulzoo
-from ulzoo.contract import STAGES
 from ulzoo.data import in_order
-from ulzoo.objectives import decoder_loss, latents_loss
-from ulzoo.posterior import Posterior
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import STAGES
+from ulzoo.model.losses import decoder_loss, latents_loss
+from ulzoo.model.posterior import Posterior
 from ulzoo.registry import SpecError, load_spec
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.memory import step_memory
-from ulzoo.registry.run import open_source, restore, train
-from ulzoo.registry.summary import summarize
-from ulzoo.text import Text
+from ulzoo.registry.cost.memory import step_memory
+from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.runs.train import open_source, restore, train
 from ulzoo.training.checkpoints import Checkpoints
 
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
@@ -251,7 +251,7 @@ def test_a_kill_in_the_decoders_stage_changes_nothing(variant, tmp_path, request
     spec = variant("regression, then diffusion")
     train(spec, tmp_path / "whole")
 
-    class Stop(ulzoo.registry.run.Watch):
+    class Stop(ulzoo.registry.runs.train.Watch):
         def stage(self, stage, config, start):
             self.name = stage
 

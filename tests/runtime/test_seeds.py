@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulzoo.seeds import derive_seed
+from ulzoo.runtime.seeds import derive_seed
 
 PARTS = st.lists(st.integers() | st.text(), max_size=4)
 

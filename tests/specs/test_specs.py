@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ulzoo.registry import find_specs, json_schema, load_spec
-from ulzoo.registry.summary import summarize
+from ulzoo.registry.cost.summary import summarize
 
 ROOT = Path(__file__).parents[2]
 SPECS = find_specs()

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 
 from ulzoo.registry import find_specs, find_sweeps, load_spec, load_sweep
-from ulzoo.registry.schema import diff
-from ulzoo.registry.summary import summarize
+from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.spec.schema import diff
 
 TABLES = (
     "table1_text2image",
@@ -76,7 +76,7 @@ PAPER = {
 @cache
 def fits(architecture: str) -> bool:
     """Compile a spec on `meta` and run every network once; specs of one architecture share that."""
-    from ulzoo.registry.spec import spec_from_dict
+    from ulzoo.registry.spec.names import spec_from_dict
 
     summarize(spec_from_dict(json.loads(architecture)))
     return True

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo import tensorfile
-from ulzoo.training.checkpoint import Checkpoint
-from ulzoo.training.metrics import read_rows
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.training.checkpointing import Checkpoint
+from ulzoo.training.monitoring import read_rows
 
 NOT_THE_SAME_TWICE = ("images_per_second", "data_wait")
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-import ulzoo.registry.run as run
+import ulzoo.registry.runs.train as run
 import ulzoo.training.checkpoints as checkpoints
 from ulzoo.registry import spec_from_dict
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ulzoo.tensorfile import DamagedFile
-from ulzoo.training import checkpoint as format
-from ulzoo.training.checkpoint import Checkpoint, State
+from ulzoo.files.tensor_file import DamagedFile
+from ulzoo.training import checkpointing as format
+from ulzoo.training.checkpointing import Checkpoint, State
 from ulzoo.training.checkpoints import Checkpoints
 
 TENSORS = {

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ulzoo.training.config import Stage
-from ulzoo.training.optimization import (
+from ulzoo.training.optimizers import (
     build_ema,
     build_optimizer,
     learning_rate,

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from ulzoo.data import batches
-from ulzoo.processes import Processes
-from ulzoo.registry.run import open_source, train
-from ulzoo.training.metrics import read_rows
-from ulzoo.training.stop import STOPPED_STATUS, StopSignals
+from ulzoo.registry.runs.train import open_source, train
+from ulzoo.runtime.processes import Processes
+from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
+from ulzoo.training.monitoring import read_rows
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # dropout's masks are drawn process by process
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -129,10 +129,10 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 from ulzoo.registry import load_spec
-from ulzoo.registry.run import train
+from ulzoo.registry.runs.train import train
 from ulzoo.training import trainer
 from ulzoo.training.terms import NonFiniteLoss
-from ulzoo.processes import joined
+from ulzoo.runtime.processes import joined
 
 step = trainer.Trainer._step
 def hurt(self, batch, stop=False):
@@ -272,6 +272,6 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_going(tiny, tmp_path,
 
 
 def _weights(folder: Path) -> torch.Tensor:
-    from ulzoo.registry.catalogue import load
+    from ulzoo.registry.zoo.catalogue import load
 
     return torch.cat([parameter.flatten() for parameter in load(folder).parameters()])

@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from ulzoo.registry.run import train
-from ulzoo.training.metrics import read_rows
+from ulzoo.registry.runs.train import train
+from ulzoo.training.monitoring import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from ulzoo.data import ImageFolder
 from ulzoo.registry.compile import compile_model
 from ulzoo.training.checkpoints import Checkpoints
 from ulzoo.training.left_out import NAMED, LeftOut
-from ulzoo.training.metrics import read_rows
+from ulzoo.training.monitoring import read_rows
 from ulzoo.training.trainer import Trainer
 
 
@@ -67,7 +67,7 @@ def test_a_resumed_run_knows_what_the_first_one_left_out(tiny, source: Skipping,
 
 
 def test_nothing_left_out_leaves_no_trace(tiny, tmp_path: Path) -> None:
-    from ulzoo.registry.run import open_source
+    from ulzoo.registry.runs.train import open_source
 
     spec = tiny("train.latents.steps=5", "train.latents.log_every=5")
     one = Trainer(compile_model(spec), "latents", spec.train.latents, open_source(spec, "train"), tmp_path, {})

@@ -11,17 +11,17 @@ import warnings
 import pytest
 import torch
 
-from ulzoo.contract import STAGES
 from ulzoo.data import Batch
+from ulzoo.model.contract import STAGES
+from ulzoo.model.losses import latents_loss
 from ulzoo.nn.transformer import Block
-from ulzoo.objectives import latents_loss
-from ulzoo.processes import ALONE
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.run import open_source, train
+from ulzoo.registry.runs.train import open_source, train
+from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.processes import ALONE
 from ulzoo.training import trainer as trainer_module
 from ulzoo.training.checkpoints import Checkpoints
-from ulzoo.training.metrics import Metrics, read_rows
-from ulzoo.training.precision import has_bf16
+from ulzoo.training.monitoring import Metrics, read_rows
 from ulzoo.training.terms import NonFiniteLoss
 from ulzoo.training.trainer import Trainer
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image, ImageChops
 
-from ulzoo.evaluation import pictures, save_grid
+from ulzoo.evaluation import save_grid
+from ulzoo.visualization import image_grid as pictures
 
 
 def colours(n: int, side: int = 8, channels: int = 3) -> torch.Tensor:

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ulzoo.evaluation.films import Clips, save_contact_sheet, save_film
-from ulzoo.evaluation.pictures import FRAME
+from ulzoo.visualization.image_grid import FRAME
+from ulzoo.visualization.video import Clips, save_contact_sheet, save_film
 
 ORANGE = tuple(int(FRAME[i : i + 2], 16) for i in (1, 3, 5))
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ulzoo.contract import Contract
-from ulzoo.evaluation.films import Clips
+from ulzoo.model.contract import Contract
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.run import open_source
-from ulzoo.registry.screening import reconstructed_clips, sampled_clips, save_clips
+from ulzoo.registry.runs.train import open_source
+from ulzoo.visualization.video import Clips
+from ulzoo.visualization.video_samples import reconstructed_clips, sampled_clips, save_clips
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,19 @@
 """Where pixels come from: sources of labelled images and clips, and batches of them in a reproducible order."""
 
-from ulzoo.data.atari import Atari
-from ulzoo.data.batches import Batch, batches, in_order
 from ulzoo.data.contract import DataContract
-from ulzoo.data.emoji3d import Emoji3D
-from ulzoo.data.emoji3d_video import Emoji3DVideo
-from ulzoo.data.fashion_mnist import FashionMNIST
-from ulzoo.data.hf_dataset import HFDataset
-from ulzoo.data.image_folder import ImageFolder
-from ulzoo.data.kinetics600 import Kinetics600
+from ulzoo.data.images.emoji3d import Emoji3D
+from ulzoo.data.images.fashion_mnist import FashionMNIST
+from ulzoo.data.images.hf_dataset import HFDataset
+from ulzoo.data.images.image_folder import ImageFolder
+from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents
+from ulzoo.data.loader import Batch, batches, in_order
 from ulzoo.data.source import Source, TensorSource
-from ulzoo.data.video_folder import VideoFolder
-from ulzoo.data.video_shards import VideoShards
-from ulzoo.data.webdataset import WebDataset
+from ulzoo.data.videos.atari import Atari
+from ulzoo.data.videos.emoji3d_video import Emoji3DVideo
+from ulzoo.data.videos.kinetics600 import Kinetics600
+from ulzoo.data.videos.video_folder import VideoFolder
+from ulzoo.data.videos.video_shards import VideoShards
 
 __all__ = [
     "Atari",

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Sample, Source, Unreadable
-from ulzoo.pixels import from_uint8
-from ulzoo.seeds import derive_seed
-from ulzoo.text import Text, pad
+from ulzoo.media.captions import Text, pad
+from ulzoo.media.pixels import from_uint8
+from ulzoo.runtime.seeds import derive_seed
 
 
 class Batch(TypedDict):

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ulzoo.contract import Contract
-from ulzoo.evaluation.lpips import Lpips
+from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.ssim import MULTISCALE_SIDE, WINDOW, ms_ssim, ssim
-from ulzoo.pixels import psnr
+from ulzoo.media.pixels import psnr
+from ulzoo.model.contract import Contract
 
 PSNR = "mean over images of the PSNR of uint8-rounded images in [0, 255]"
 CLIP_PSNR = "mean over clips and frames of the PSNR of each uint8-rounded frame in [0, 255]"

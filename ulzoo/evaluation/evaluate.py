@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 from ulzoo.data import Source
+from ulzoo.evaluation.features.images import ImageFeatures
+from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.frame_prediction import frame_prediction
 from ulzoo.evaluation.image_distances import reconstruction_distance, sample_distance
-from ulzoo.evaluation.image_features import ImageFeatures
-from ulzoo.evaluation.lpips import Lpips
 from ulzoo.evaluation.protocol import figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
 from ulzoo.evaluation.reference import Reference, read_statistics, reference_statistics, write_statistics
 from ulzoo.evaluation.sample_file import SampleFile
-from ulzoo.files import write_atomically
-from ulzoo.model import UnifiedLatents
-from ulzoo.processes import ALONE, Processes
+from ulzoo.files.atomic import write_atomically
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.runtime.processes import ALONE, Processes
 
 
 def measure(

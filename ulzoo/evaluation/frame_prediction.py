@@ -7,8 +7,8 @@ import torch
 
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.rate_distortion import clip_conditions, default_batch
-from ulzoo.model import UnifiedLatents
-from ulzoo.pixels import frame_psnr
+from ulzoo.media.pixels import frame_psnr
+from ulzoo.model.unified_latents import UnifiedLatents
 
 FIRST = 2  # frames whose mean has a figure of its own: the later ones are less and less decided by the given ones
 

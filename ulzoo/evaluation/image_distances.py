@@ -14,17 +14,17 @@ from torch import Tensor
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.source import Sample, Unreadable
+from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
-from ulzoo.evaluation.image_features import ImageFeatures
 from ulzoo.evaluation.protocol import Protocol
 from ulzoo.evaluation.rate_distortion import count_left_out, default_batch
 from ulzoo.evaluation.reference import Reference
 from ulzoo.evaluation.unfinished import Unfinished, place
-from ulzoo.model import UnifiedLatents
-from ulzoo.pixels import to_uint8
-from ulzoo.processes import ALONE, Processes
-from ulzoo.seeds import derive_seed
-from ulzoo.text import Text, pad
+from ulzoo.media.captions import Text, pad
+from ulzoo.media.pixels import to_uint8
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.runtime.processes import ALONE, Processes
+from ulzoo.runtime.seeds import derive_seed
 
 SUBSETS, SUBSET = 100, 1000  # of the kernel distance
 NEIGHBOURS = 3  # of precision and recall

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ulzoo.contract import Contract
+from ulzoo.model.contract import Contract
 
 FIELDS = {
     "data": "the spec's data section, without what differs between machines",

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import Denoiser, GaussianDiffusion, Noise, Weighting, normal_kl
-from ulzoo.priors import NormalPrior
+from ulzoo.model.denoisers import DiffusionModel
+from ulzoo.model.rate import NormalPrior
 
 BINS = 40
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation.distortion import Distortion
-from ulzoo.evaluation.lpips import Lpips
+from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.protocol import Protocol, clip_conditions
 from ulzoo.evaluation.rate_decomposition import RateMeasurement
-from ulzoo.model import LatentNetwork, UnifiedLatents
+from ulzoo.model.contract import Contract
+from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
 
 RATE = "ELBO upper bound on the bits in the latent, not a file size"
 

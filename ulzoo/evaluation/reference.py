@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.source import Unreadable
+from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, Gaussian, Moments
-from ulzoo.evaluation.image_features import ImageFeatures
-from ulzoo.files import sha256, write_atomically
-from ulzoo.pixels import to_uint8
+from ulzoo.files.atomic import sha256, write_atomically
+from ulzoo.media.pixels import to_uint8
 
 PROBED = 64  # images whose pixels are part of a set's name in the cache
 

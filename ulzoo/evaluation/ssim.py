@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ulzoo.pixels import to_uint8
+from ulzoo.media.pixels import to_uint8
 
 SIGMA, RADIUS = 1.5, 5  # of the Gaussian window, 11 pixels wide
 WINDOW = 2 * RADIUS + 1

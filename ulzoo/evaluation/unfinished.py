@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from ulzoo.evaluation.frechet import FeatureStatistics
-from ulzoo.files import write_atomically
-from ulzoo.model import UnifiedLatents
+from ulzoo.files.atomic import write_atomically
+from ulzoo.model.unified_latents import UnifiedLatents
 
 EVERY = 60.0  # seconds
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from ulzoo.data import Source, in_order
+from ulzoo.evaluation.features.videos import VideoFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
 from ulzoo.evaluation.protocol import Protocol, clip_conditions
 from ulzoo.evaluation.rate_distortion import count_left_out, default_batch
-from ulzoo.evaluation.video_features import VideoFeatures
-from ulzoo.model import UnifiedLatents
-from ulzoo.pixels import to_uint8
+from ulzoo.media.pixels import to_uint8
+from ulzoo.model.unified_latents import UnifiedLatents
 
 CLIPS = 2048  # what the field compares
 

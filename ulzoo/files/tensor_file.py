@@ -1,7 +1,7 @@
 """An exported model: tensors in one safetensors file whose metadata carries a digest of all it holds.
 
-Past 5 GB it is in parts (`ulzoo.tensorparts`), and its path is that of the file that it would be. A training checkpoint
-is another thing (`ulzoo.training.checkpoint`) and is refused by name. Nothing is ever unpickled.
+Past 5 GB it is in parts (`ulzoo.files.tensor_shards`), and its path is that of the file that it would be. A training checkpoint
+is another thing (`ulzoo.training.checkpointing`) and is refused by name. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ulzoo import tensorparts
-from ulzoo.files import write_atomically
-from ulzoo.messages import one_line
+from ulzoo.files import tensor_shards as tensorparts
+from ulzoo.files.atomic import write_atomically
+from ulzoo.files.messages import one_line
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.json"  # in the folder of a training checkpoint

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
-from ulzoo.files import write_atomically, write_text
+from ulzoo.files.atomic import write_atomically, write_text
 
 PART_BYTES = 5 * 10**9
 INDEX = ".index.json"

@@ -6,12 +6,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from ulzoo.contract import Contract
-from ulzoo.denoising import Conditional, Conditions
 from ulzoo.diffusion import Noise, rand
-from ulzoo.frames import condition, hold
-from ulzoo.priors import NormalPrior
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import Contract
+from ulzoo.model.denoisers import Conditional, Conditions
+from ulzoo.model.frames import condition, hold
+from ulzoo.model.rate import NormalPrior
 
 Labels = Tensor | Sequence[int]
 

@@ -6,11 +6,11 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from ulzoo.contract import Sampling
 from ulzoo.diffusion import Denoiser, GaussianDiffusion, Guidance, Noise, Weighting
 from ulzoo.diffusion.guidance import Both
 from ulzoo.diffusion.noise import alpha_sigma
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import Sampling
 
 
 class Conditions(TypedDict, total=False):
@@ -48,7 +48,7 @@ class Conditional(nn.Module):
 
     Args:
         network: (x_t, logsnr (B,), **conditions) -> prediction; its `num_classes` is 0 if it takes no labels.
-        dropout: how often they are hidden, see `ulzoo.conditions.hidden`.
+        dropout: how often they are hidden, see `ulzoo.model.conditioning.hidden`.
         takes_text: whether it is told of captions.
         takes_logsnr: whether it is told of the log-SNR of its context.
     """

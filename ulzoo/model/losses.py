@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ulzoo.conditions import first_frames, held_clip, hidden, told
-from ulzoo.contract import Stage
 from ulzoo.diffusion import Noise
-from ulzoo.model import Decoder, UnifiedLatents
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import first_frames, held_clip, hidden, told
+from ulzoo.model.contract import Stage
+from ulzoo.model.unified_latents import Decoder, UnifiedLatents
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ulzoo.contract import Sampling
-from ulzoo.denoising import NO_DROPOUT, Conditions, DiffusionModel, Dropout
 from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, Noise, normal_kl
+from ulzoo.model.contract import Sampling
+from ulzoo.model.denoisers import NO_DROPOUT, Conditions, DiffusionModel, Dropout
 
 
 class DiffusionPrior(DiffusionModel):

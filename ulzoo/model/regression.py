@@ -5,9 +5,9 @@ from typing import Unpack
 import torch
 from torch import Tensor, nn
 
-from ulzoo.contract import Sampling
-from ulzoo.denoising import NO_DROPOUT, Conditional, Conditions, Dropout, guess
 from ulzoo.diffusion import Noise
+from ulzoo.model.contract import Sampling
+from ulzoo.model.denoisers import NO_DROPOUT, Conditional, Conditions, Dropout, guess
 
 
 class RegressionDecoder(Conditional):

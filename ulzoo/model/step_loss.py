@@ -4,11 +4,11 @@ import math
 
 from torch import Tensor, nn
 
-from ulzoo.contract import Stage
 from ulzoo.diffusion import ExampleNoise
-from ulzoo.model import UnifiedLatents
-from ulzoo.objectives import latents_loss, stage_loss
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.model.contract import Stage
+from ulzoo.model.losses import latents_loss, stage_loss
+from ulzoo.model.unified_latents import UnifiedLatents
 
 
 class StepLoss(nn.Module):

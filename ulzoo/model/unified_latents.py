@@ -6,15 +6,15 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ulzoo.conditions import Labels, check_frames, check_told, first_frames, held_clip, repeated, told
-from ulzoo.contract import STAGES, Contract, Stage
-from ulzoo.denoising import Conditions, DiffusionModel
 from ulzoo.diffusion import Noise, TruncatedLogistic, randn_like
 from ulzoo.diffusion.noise import alpha_sigma, expand_like
-from ulzoo.posterior import Posterior
-from ulzoo.priors import DiffusionPrior, NormalPrior
-from ulzoo.regression import RegressionDecoder
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import Labels, check_frames, check_told, first_frames, held_clip, repeated, told
+from ulzoo.model.contract import STAGES, Contract, Stage
+from ulzoo.model.denoisers import Conditions, DiffusionModel
+from ulzoo.model.posterior import Posterior
+from ulzoo.model.rate import DiffusionPrior, NormalPrior
+from ulzoo.model.regression import RegressionDecoder
 
 Decoder = DiffusionModel | RegressionDecoder
 LatentNetwork = Literal["prior", "base"]
@@ -210,7 +210,7 @@ class UnifiedLatents(nn.Module):
         nats = nats + posterior.entropy(self.contract.latent_logsnr)
         return nats.reshape(samples, len(x)).mean(0) / math.log(2)
 
-    # --- what `ulzoo.objectives` trains it by ------------------------------------------------------------------------
+    # --- what `ulzoo.model.losses` trains it by ------------------------------------------------------------------------
 
     def prepare(self, stage: Stage) -> list[nn.Parameter]:
         """Put the stage's networks in training mode and freeze all others; the parameters to train."""

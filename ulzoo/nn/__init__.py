@@ -1,10 +1,10 @@
 """Networks, one family for any number of spatial dimensions: encoders and denoiser backbones. No losses."""
 
+from ulzoo.nn.autoencoder_kl import DiffusersAutoencoder
 from ulzoo.nn.conditioning import DenoiserInputs
-from ulzoo.nn.external import DiffusersAutoencoder
+from ulzoo.nn.encoders import ResNetEncoder
 from ulzoo.nn.hierarchical_vit import HierarchicalViT
 from ulzoo.nn.identity import IdentityEncoder
-from ulzoo.nn.resnet import ResNetEncoder
 from ulzoo.nn.uvit import UViT
 from ulzoo.nn.vit import ViT, ViTEncoder
 

@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ulzoo import files
+from ulzoo.files import atomic as files
 from ulzoo.nn.grid import divide
 
 CONFIG = "config.json"

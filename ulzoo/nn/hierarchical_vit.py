@@ -4,12 +4,12 @@ import math
 
 from torch import Tensor, nn
 
+from ulzoo.media.captions import Text
 from ulzoo.nn.attention import AttentionKind
 from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.text_conditioning import TextTokens
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
-from ulzoo.text import Text
 
 
 class HierarchicalViT(nn.Module):

@@ -4,10 +4,10 @@ import torch
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
+from ulzoo.media.captions import Text
 from ulzoo.nn.attention import attend
 from ulzoo.nn.conditioning import DenoiserInputs
 from ulzoo.nn.grid import zero_init
-from ulzoo.text import Text
 
 
 class TextTokens(nn.Module):

@@ -7,10 +7,10 @@ import torch
 from timm.layers import LayerNorm, Mlp
 from torch import Tensor, nn
 
+from ulzoo.media.captions import Text
 from ulzoo.nn.attention import Attention, AttentionKind, Reach, reaches
 from ulzoo.nn.grid import zero_init
 from ulzoo.nn.text_conditioning import CrossAttention
-from ulzoo.text import Text
 
 Positions = Literal["rotary", "learned"]
 

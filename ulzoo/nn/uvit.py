@@ -6,14 +6,14 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ulzoo.media.captions import Text
 from ulzoo.nn.attention import AttentionKind
 from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
+from ulzoo.nn.encoders import ResBlock
 from ulzoo.nn.grid import CONV, divide, enlarge, patch_sides, patchify, to_grid, to_tokens, unpatchify
-from ulzoo.nn.resnet import ResBlock
 from ulzoo.nn.text_conditioning import TextTokens
 from ulzoo.nn.transformer import Positions, Transformer
-from ulzoo.text import Text
 
 
 class Stage(nn.ModuleList):

@@ -5,12 +5,12 @@ import math
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
+from ulzoo.media.captions import Text
 from ulzoo.nn.attention import AttentionKind
 from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, VectorConditioning, with_given
 from ulzoo.nn.grid import divide, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.text_conditioning import TextTokens
 from ulzoo.nn.transformer import ModulatedOutput, Positions, Transformer
-from ulzoo.text import Text
 
 
 class ViT(nn.Module):

@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.files import sha256, write_text
-from ulzoo.tensorfile import CHECKPOINT, DamagedFile
+from ulzoo.files.atomic import sha256, write_text
+from ulzoo.files.tensor_file import CHECKPOINT, DamagedFile
+from ulzoo.model.contract import STAGES, Stage
 
 FORMAT = 2
 SHARD = re.compile(r"shard-\d{5,}-model-00001-of-00001\.safetensors")

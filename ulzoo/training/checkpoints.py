@@ -8,10 +8,10 @@ from typing import cast
 
 import torch.distributed as dist
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.files import put_in_place, remove_unfinished
-from ulzoo.tensorfile import DamagedFile
-from ulzoo.training.checkpoint import Checkpoint, State, write
+from ulzoo.files.atomic import put_in_place, remove_unfinished
+from ulzoo.files.tensor_file import DamagedFile
+from ulzoo.model.contract import STAGES, Stage
+from ulzoo.training.checkpointing import Checkpoint, State, write
 
 KEEP = 2
 NAME = re.compile(rf"({'|'.join(STAGES)})-(\d+)")

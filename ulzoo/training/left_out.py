@@ -3,7 +3,7 @@
 import warnings
 from pathlib import Path
 
-from ulzoo.files import write_text
+from ulzoo.files.atomic import write_text
 
 NAMED = 3  # in warnings; the file names all
 

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ulzoo.contract import STAGES, Stage
-from ulzoo.files import write_text
+from ulzoo.files.atomic import write_text
+from ulzoo.model.contract import STAGES, Stage
 
 Row = dict[str, Any]
 _ORDER = list(STAGES)

@@ -20,10 +20,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ulzoo.denoising import Conditional
-from ulzoo.nn.resnet import ResBlock
+from ulzoo.model.denoisers import Conditional
+from ulzoo.nn.encoders import ResBlock
 from ulzoo.nn.transformer import Block
-from ulzoo.processes import Processes
+from ulzoo.runtime.processes import Processes
 
 BLOCKS = (Block, ResBlock)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from ulzoo.contract import Stage
-from ulzoo.files import write_atomically, write_text
+from ulzoo.files.atomic import write_atomically, write_text
+from ulzoo.model.contract import Stage
 
 BEFORE, STEPS, ROWS = 5, 5, 40
 

@@ -8,8 +8,8 @@ from typing import cast
 from torch import Tensor
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from ulzoo.processes import Processes
-from ulzoo.training.checkpoint import State
+from ulzoo.runtime.processes import Processes
+from ulzoo.training.checkpointing import State
 from ulzoo.training.checkpoints import Checkpoints
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ulzoo.contract import Stage
-from ulzoo.processes import Processes
+from ulzoo.model.contract import Stage
+from ulzoo.runtime.processes import Processes
 
 CHECKED = ("rate_bits_per_pixel", "distortion", "loss", "grad_norm")
 

@@ -17,20 +17,23 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from ulzoo.contract import STAGES, Stage
 from ulzoo.data import Batch, Source, batches
-from ulzoo.denoising import DiffusionModel
 from ulzoo.diffusion import ExampleNoise, SigmoidWeighting
-from ulzoo.model import UnifiedLatents
-from ulzoo.processes import ALONE, Processes
-from ulzoo.regression import RegressionDecoder
-from ulzoo.seeds import derive_seed
+from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.denoisers import DiffusionModel
+from ulzoo.model.regression import RegressionDecoder
+from ulzoo.model.step_loss import StepLoss
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.runtime.precision import autocast
+from ulzoo.runtime.processes import ALONE, Processes
+from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
-from ulzoo.training.checkpoint import Checkpoint, State
+from ulzoo.training.checkpointing import Checkpoint, State
 from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.interruption import RunStopped, StopSignals
 from ulzoo.training.left_out import LeftOut
-from ulzoo.training.metrics import Metrics, Row
-from ulzoo.training.optimization import (
+from ulzoo.training.monitoring import Metrics, Row
+from ulzoo.training.optimizers import (
     blank_state,
     build_ema,
     build_optimizer,
@@ -38,12 +41,9 @@ from ulzoo.training.optimization import (
     load_optimizer_state,
     optimizer_state,
 )
-from ulzoo.training.parallel import checkpoint_activations, compile_blocks, replicated, shard, synchronised, whole
-from ulzoo.training.precision import autocast
-from ulzoo.training.profile import profiled
+from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, replicated, shard, synchronised, whole
+from ulzoo.training.profiling import profiled
 from ulzoo.training.saver import Saver
-from ulzoo.training.step_loss import StepLoss
-from ulzoo.training.stop import RunStopped, StopSignals
 from ulzoo.training.terms import Terms
 from ulzoo.training.watchdog import watchdog
 

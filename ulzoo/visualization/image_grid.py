@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ulzoo.files import write_atomically
-from ulzoo.pixels import to_uint8
+from ulzoo.files.atomic import write_atomically
+from ulzoo.media.pixels import to_uint8
 
 Row = tuple[str, Tensor]  # label, images (n, C, H, W) in [-1, 1]
 

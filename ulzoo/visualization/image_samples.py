@@ -7,13 +7,13 @@ from itertools import chain, pairwise
 import torch
 from torch import Tensor
 
-from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
-from ulzoo.evaluation.pictures import Row
-from ulzoo.model import LatentNetwork, UnifiedLatents
-from ulzoo.pixels import psnr
-from ulzoo.registry.table import suggest
-from ulzoo.text import Text
+from ulzoo.media.captions import Text
+from ulzoo.media.pixels import psnr
+from ulzoo.model.contract import Contract
+from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
+from ulzoo.registry.spec.component_table import suggest
+from ulzoo.visualization.image_grid import Row
 
 COLUMNS = 12
 AT_ONCE = 64

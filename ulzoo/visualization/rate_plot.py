@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import write_atomically
+from ulzoo.files.atomic import write_atomically
 
 COLOURS = {"prior": "#0b6fb8", "base": "#c2410c"}
 

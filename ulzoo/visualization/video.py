@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from ulzoo.evaluation.pictures import Row, grid
-from ulzoo.files import write_atomically
+from ulzoo.files.atomic import write_atomically
+from ulzoo.visualization.image_grid import Row, grid
 
 CLIPS_A_ROW = 8
 FRAMES_A_ROW = 16

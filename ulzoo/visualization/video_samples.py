@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ulzoo.contract import Contract
 from ulzoo.data import Source, in_order
-from ulzoo.evaluation.films import Band, Clips, save_contact_sheet, save_film
-from ulzoo.model import LatentNetwork, UnifiedLatents
-from ulzoo.pixels import frame_psnr
-from ulzoo.registry.gallery import draw, label_name, label_numbers, share
+from ulzoo.media.pixels import frame_psnr
+from ulzoo.model.contract import Contract
+from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
+from ulzoo.visualization.image_samples import draw, label_name, label_numbers, share
+from ulzoo.visualization.video import Band, Clips, save_contact_sheet, save_film
 
 AT_ONCE = 8
 MOST = 128  # clips of a model that a film has room for
@@ -52,7 +52,7 @@ def sampled_clips(
         models: by the name to write above their clips.
         source: where frames to be given come from, if any are.
         labels: see `label_numbers`; shared out evenly.
-        guidance, steps, seed, network: see `ulzoo.registry.gallery.sample_rows`. The prior is never given frames.
+        guidance, steps, seed, network: see `ulzoo.visualization.image_samples.sample_rows`. The prior is never given frames.
         whole: give no frames, of models that learned to do without.
 
     Raises:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ulzoo.data.decode import UnreadableImage, read_rgb, square
+from ulzoo.data.images.decode import UnreadableImage, read_rgb, square
 
 RAMP = np.linspace(0, 255, 8 * 8).round().astype(np.uint8).reshape(8, 8)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from ulzoo.data import Emoji3D, emoji3d
-from ulzoo.registry.components import DATASETS
+from ulzoo.data import Emoji3D
+from ulzoo.data.images import emoji3d
+from ulzoo.registry.spec.components import DATASETS
 
-SHARDS = files("ulzoo.data") / "shards"
+SHARDS = files("ulzoo.data") / "embedded"
 
 
 @pytest.fixture(scope="module")

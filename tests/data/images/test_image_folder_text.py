@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ulzoo.data import ImageFolder, batches
-from ulzoo.data.text_file import UnreadableText, check_text, read_text
+from ulzoo.data.images.caption_file import UnreadableText, check_text, read_text
 
 TOKENS, WIDTH = 4, 3
 

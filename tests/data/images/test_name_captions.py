@@ -4,8 +4,9 @@ import unicodedata
 import pytest
 import torch
 
-from ulzoo.data import Emoji3D, batches, name_captions
-from ulzoo.data.name_captions import TOKENS, UNICODE_15, WIDTH, name_caption, name_words, word_vector
+from ulzoo.data import Emoji3D, batches
+from ulzoo.data.images import name_captions
+from ulzoo.data.images.name_captions import TOKENS, UNICODE_15, WIDTH, name_caption, name_words, word_vector
 
 
 @pytest.mark.parametrize(

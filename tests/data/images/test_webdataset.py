@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from ulzoo.data import WebDataset, batches, in_order, shard_index
+from ulzoo.data import WebDataset, batches, in_order
 from ulzoo.data.source import Unreadable
-from ulzoo.files import sha256
+from ulzoo.data.storage import shard_index
+from ulzoo.files.atomic import sha256
 
 Members = list[tuple[str, bytes]]
 WriteTar = Callable[[Path, Members], None]

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ulzoo.data import ImageFolder, WebDataset
-from ulzoo.data import pack as packing
-from ulzoo.data.decode import adm_square
-from ulzoo.data.manifest import Summary, verify
-from ulzoo.data.pack_images import ImageEncoding, Picture, prepare_image_folder, prepare_imagenet
+from ulzoo.data.images.decode import adm_square
+from ulzoo.data.prepare import pack as packing
+from ulzoo.data.prepare.images import ImageEncoding, Picture, prepare_image_folder, prepare_imagenet
+from ulzoo.data.storage.manifest import Summary, verify
 
 RNG = np.random.default_rng(0)
 
@@ -196,7 +196,7 @@ def test_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(ValueError, match="train: has 3 class folders such as n01440764, not 1,000"):
         made("train")
-    monkeypatch.setattr("ulzoo.data.pack_images.CLASSES_OF_IMAGENET", 3)
+    monkeypatch.setattr("ulzoo.data.prepare.images.CLASSES_OF_IMAGENET", 3)
     assert made("train") == {"ILSVRC2012_train_0": 1, "ILSVRC2012_train_1": 0, "ILSVRC2012_train_2": 2}
     with pytest.raises(ValueError, match=r"val: no images in it .*; for a flat folder val give --val-labels"):
         made("val")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from ulzoo.data import Kinetics600, batches
-from ulzoo.data.kinetics600 import prepare_kinetics600
-from ulzoo.data.manifest import verify
-from ulzoo.data.transcode import Encoding
+from ulzoo.data.prepare.transcode import Encoding
+from ulzoo.data.storage.manifest import verify
+from ulzoo.data.videos.kinetics600 import prepare_kinetics600
 
 Layout = Callable[..., Path]
 KEYS = {"resolution": 32, "frames": 4, "num_classes": 9}

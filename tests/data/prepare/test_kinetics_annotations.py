@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from ulzoo.data.kinetics_annotations import Annotation, find_videos, locate, read_annotations
+from ulzoo.data.prepare.kinetics_annotations import Annotation, find_videos, locate, read_annotations
 
 ROWS = "label,youtube_id,time_start,time_end,split\nyoga,-b_CDEFGHIJK,5,15,train\nabseiling,aBCDEFGHIJK,0,10,train\n"
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ulzoo.data import manifest, pack
-from ulzoo.data.manifest import Summary, verify
-from ulzoo.data.pack import Progress
-from ulzoo.data.pack_clips import Clip
-from ulzoo.data.transcode import Encoding
+from ulzoo.data.prepare import pack
+from ulzoo.data.prepare.clips import Clip
+from ulzoo.data.prepare.pack import Progress
+from ulzoo.data.prepare.transcode import Encoding
+from ulzoo.data.storage import manifest
+from ulzoo.data.storage.manifest import Summary, verify
 
 SMALL = Encoding(16)
 KEYS = [f"clip{i}" for i in range(7)]

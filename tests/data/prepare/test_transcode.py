@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from ulzoo.data.prepare.transcode import KEYFRAME_EVERY, Encoding, transcode
 from ulzoo.data.source import Unreadable
-from ulzoo.data.transcode import KEYFRAME_EVERY, Encoding, transcode
 
 Film = Callable[..., bytes]
 SMALL = Encoding(16)
@@ -165,7 +165,7 @@ def test_a_frame_rate_must_make_sense(rate: float) -> None:
 
 
 def test_a_transcoded_clip_is_read_as_any_other(film: Film, file: Callable, frame_numbers: Callable) -> None:
-    from ulzoo.data.video_decode import read_clip
+    from ulzoo.data.videos.decode import read_clip
 
     made = transcode(file(film(24)), 0, 3, SMALL, trimmed=True)
     clip: Tensor = read_clip(made, "made", frames=8, resolution=16)

@@ -19,9 +19,10 @@ import torch
 from fsspec.registry import known_implementations
 from PIL import Image
 
-from ulzoo.data import WebDataset, batches, in_order, remote, shard_index
-from ulzoo.data.pack_images import ImageEncoding, prepare_image_folder
-from ulzoo.data.remote import RemotePath
+from ulzoo.data import WebDataset, batches, in_order
+from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
+from ulzoo.data.storage import remote, shard_index
+from ulzoo.data.storage.remote import RemotePath
 
 IMAGES, SIDE = 12, 8
 Served = tuple[str, SimpleNamespace, Path]

@@ -7,7 +7,8 @@ from itertools import islice
 import pytest
 import torch
 
-from ulzoo.data import Atari, atari, batches
+from ulzoo.data import Atari, batches
+from ulzoo.data.videos import atari
 
 pytest.importorskip("ale_py")
 KEYS = {"resolution": 32, "games": ("pong", "breakout"), "frames": 4, "clips": 40}

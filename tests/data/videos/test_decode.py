@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ulzoo.data import video_decode
 from ulzoo.data.source import Unreadable
-from ulzoo.data.video_decode import UnreadableVideo, place, read_clip
+from ulzoo.data.videos import decode as video_decode
+from ulzoo.data.videos.decode import UnreadableVideo, place, read_clip
 
 Film = Callable[..., bytes]
 Numbers = Callable[[Tensor], list[int]]

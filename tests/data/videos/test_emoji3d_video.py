@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from ulzoo.data import Emoji3D, Emoji3DVideo, emoji3d
+from ulzoo.data import Emoji3D, Emoji3DVideo
+from ulzoo.data.images import emoji3d
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +17,7 @@ def val() -> Emoji3DVideo:
 
 
 def test_is_what_the_shard_holds_in_its_order(val: Emoji3DVideo) -> None:
-    content = (files("ulzoo.data") / "shards" / "emoji3d-video-64-val.tar").read_bytes()
+    content = (files("ulzoo.data") / "embedded" / "emoji3d-video-64-val.tar").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     names = [name.removesuffix(".mp4") for name in members if name.endswith(".mp4")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ulzoo.data.video_decode import UnreadableVideo, read_clip
+from ulzoo.data.videos.decode import UnreadableVideo, read_clip
 
 CLIPS = 10_000
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import VideoFolder
-from ulzoo.data.video_decode import UnreadableVideo
+from ulzoo.data.videos.decode import UnreadableVideo
 
 Film = Callable[..., bytes]
 

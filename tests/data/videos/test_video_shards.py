@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Emoji3DVideo, VideoShards, batches
-from ulzoo.data.video_decode import UnreadableVideo
+from ulzoo.data.videos.decode import UnreadableVideo
 
 Members = list[tuple[str, bytes]]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ulzoo.evaluation import dinov2 as module
-from ulzoo.evaluation.dinov2 import DINOV2, dinov2
-from ulzoo.files import sha256
+from ulzoo.evaluation.features import dinov2 as module
+from ulzoo.evaluation.features.dinov2 import DINOV2, dinov2
+from ulzoo.files.atomic import sha256
 
 D, HEADS, GRID = 8, 2, 37  # the published weights are of 37×37 places
 

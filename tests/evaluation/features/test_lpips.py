@@ -8,10 +8,10 @@ import torch
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
 from ulzoo.data import Emoji3D, in_order
-from ulzoo.evaluation import lpips as module
-from ulzoo.evaluation.lpips import TRUNKS, lpips, shift_tolerant_lpips
-from ulzoo.files import sha256
-from ulzoo.pixels import from_uint8, to_uint8
+from ulzoo.evaluation.features import lpips as module
+from ulzoo.evaluation.features.lpips import TRUNKS, lpips, shift_tolerant_lpips
+from ulzoo.files.atomic import sha256
+from ulzoo.media.pixels import from_uint8, to_uint8
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ulzoo.evaluation import video_features
-from ulzoo.evaluation.video_features import I3D, I3DLogits, TransNetV2Features
+from ulzoo.evaluation.features import videos as video_features
+from ulzoo.evaluation.features.videos import I3D, I3DLogits, TransNetV2Features
 
 
 class StandIn(nn.Module):

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ulzoo.evaluation.detector_file import DetectorFile, checked, read_tensors
-from ulzoo.evaluation.image_features import INCEPTION, find_inception
-from ulzoo.evaluation.video_features import I3D
-from ulzoo.files import sha256
+from ulzoo.evaluation.features.images import INCEPTION, find_inception
+from ulzoo.evaluation.features.videos import I3D
+from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
+from ulzoo.files.atomic import sha256
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ulzoo.registry import device, plan
-from ulzoo.registry.plan import plan_training
+from ulzoo.registry.cost import plan
+from ulzoo.registry.cost.plan import plan_training
+from ulzoo.runtime import devices as device
 
 CPU = torch.device("cpu")
 

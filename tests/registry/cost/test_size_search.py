@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ulzoo.media.captions import Text
 from ulzoo.nn import DenoiserInputs, HierarchicalViT
-from ulzoo.registry.solve import hierarchical_vit_flops, solve
-from ulzoo.text import Text
+from ulzoo.registry.cost.size_search import hierarchical_vit_flops, solve
 
 IMAGENET = DenoiserInputs((32, 32), 32)
 TEXT2IMAGE = replace(IMAGENET, text_tokens=256, text_width=2048)  # the text: our choice, not in the paper

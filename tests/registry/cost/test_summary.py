@@ -1,7 +1,7 @@
 """The numbers of a spec against counts by hand and the real model."""
 
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.summary import summarize
+from ulzoo.registry.cost.summary import summarize
 
 
 def test_parameters_are_those_of_the_real_model(tiny):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulzoo.registry.curves import Pchip, average, bd_psnr, bd_rate, curve, pareto
+from ulzoo.registry.report.curves import Pchip, average, bd_psnr, bd_rate, curve, pareto
 
 
 def row(point: str, bits: float | None, psnr: float | None, series: str = "s", seed: int = 0, **other: Any) -> dict:

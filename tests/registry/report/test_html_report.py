@@ -7,9 +7,9 @@ import time
 import pytest
 from PIL import Image
 
-from ulzoo.registry import report
-from ulzoo.registry.report import describe, write_report
-from ulzoo.registry.store import Store
+from ulzoo.registry.report import html_report as report
+from ulzoo.registry.report.html_report import describe, write_report
+from ulzoo.registry.sweeps.store import Store
 
 
 @pytest.fixture

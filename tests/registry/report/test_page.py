@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ulzoo.registry.report import write_report
-from ulzoo.registry.store import Store
+from ulzoo.registry.report.html_report import write_report
+from ulzoo.registry.sweeps.store import Store
 
 pytest.importorskip("selenium", reason="needs the package selenium")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from ulzoo.registry import plots
-from ulzoo.registry.curves import Mean, average
-from ulzoo.registry.plots import better, distances, draw, figure_title, plots_of
+from ulzoo.registry.report import plots
+from ulzoo.registry.report.curves import Mean, average
+from ulzoo.registry.report.plots import better, distances, draw, figure_title, plots_of
 
 
 def row(point: str, series: str = "small", seed: int = 0, gflops: float = 1.0, **figures: float) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def test_nothing_to_plot(tmp_path):
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.plots.find_spec", lambda name: None)
+    monkeypatch.setattr("ulzoo.registry.report.plots.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install 'ulzoo[plots]'")):
         draw(curve("small"), tmp_path)
 
@@ -99,7 +99,7 @@ def test_without_matplotlib(tmp_path, monkeypatch):
 def test_matplotlib_is_not_imported_before_it_is_needed():
     import subprocess
 
-    code = "import ulzoo.registry.plots, sys; assert not {'torch', 'matplotlib'} & set(sys.modules)"
+    code = "import ulzoo.registry.report.plots, sys; assert not {'torch', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

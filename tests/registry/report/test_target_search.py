@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ulzoo.registry.find import find
+from ulzoo.registry.report.target_search import find
 
 FACTOR, CHANNELS = "decoder.weighting.loss_factor", "latent.channels"
 

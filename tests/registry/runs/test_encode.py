@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ulzoo.data import Latents, batches
-from ulzoo.data.manifest import verify
-from ulzoo.pixels import from_uint8
-from ulzoo.registry import encode as encoding
+from ulzoo.data.storage.manifest import verify
+from ulzoo.media.pixels import from_uint8
 from ulzoo.registry import open_model
-from ulzoo.registry.encode import encode, encoder_hash
-from ulzoo.registry.run import open_source, train
+from ulzoo.registry.runs import encode as encoding
+from ulzoo.registry.runs.encode import encode, encoder_hash
+from ulzoo.registry.runs.train import open_source, train
 
 STEPS = ("train.latents.steps=4", "train.base.steps=6", "train.base.log_every=1", "train.base.checkpoint_every=3")
 

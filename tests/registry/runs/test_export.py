@@ -6,12 +6,12 @@ import struct
 import pytest
 import torch
 
-from ulzoo import tensorfile
-from ulzoo.registry import export as export_module
+from ulzoo.files import tensor_file as tensorfile
 from ulzoo.registry import load
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.export import load_export, save_export
-from ulzoo.training.checkpoint import State
+from ulzoo.registry.runs import export as export_module
+from ulzoo.registry.runs.export import load_export, save_export
+from ulzoo.training.checkpointing import State
 from ulzoo.training.checkpoints import Checkpoints
 
 RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}

@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from ulzoo.registry import inference
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.inference import quicken
-from ulzoo.training import parallel
+from ulzoo.registry.runs import inference
+from ulzoo.registry.runs.inference import quicken
+from ulzoo.training import parallelize as parallel
 
 
 @pytest.fixture

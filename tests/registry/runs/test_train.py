@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo import tensorfile
-from ulzoo.registry.run import Watch, described_data, restore, train
-from ulzoo.training import checkpoint
-from ulzoo.training.checkpoint import State
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.registry.runs.train import Watch, described_data, restore, train
+from ulzoo.training import checkpointing as checkpoint
+from ulzoo.training.checkpointing import State
 from ulzoo.training.checkpoints import Checkpoints
 
 SHORT = (
@@ -248,7 +248,7 @@ def test_no_data_no_run(short, tmp_path):
 
 
 def test_a_missing_tensorboard_is_found_before_anything_is_written(short, tmp_path, monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.run.find_spec", lambda name: None)
+    monkeypatch.setattr("ulzoo.registry.runs.train.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package tensorboard"):
         train(short("train.tensorboard=true"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

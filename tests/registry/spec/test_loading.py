@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ulzoo.registry import spec as spec_module
-from ulzoo.registry.spec import SpecError, find_specs, load_spec, spec_from_dict
+from ulzoo.registry.spec import names as spec_module
+from ulzoo.registry.spec.names import SpecError, find_specs, load_spec, spec_from_dict
 
 FULL = """\
 name: full

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ulzoo.registry import SpecError, load_spec
-from ulzoo.registry import spec as spec_module
-from ulzoo.registry.sweep import find_sweeps, is_sweep, load_sweep, result_table
+from ulzoo.registry.spec import names as spec_module
+from ulzoo.registry.spec.sweep import find_sweeps, is_sweep, load_sweep, result_table
 
-SPEC = Path(__file__).parents[1].joinpath("tiny.yaml").read_text()
+SPEC = Path(__file__).parents[2].joinpath("tiny.yaml").read_text()
 SWEEP = """\
 name: factors
 spec: tiny.yaml

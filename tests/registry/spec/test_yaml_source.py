@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ulzoo.registry.yaml_source import (
+from ulzoo.registry.spec.yaml_source import (
     MAX_BYTES,
     Node,
     SpecError,

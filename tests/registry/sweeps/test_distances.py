@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from ulzoo.registry import point as point_module
-from ulzoo.registry.distances import Asked, ask
-from ulzoo.registry.jobs import plan_jobs, to_run
-from ulzoo.registry.point import run_point
-from ulzoo.registry.pruning import check_pruning
-from ulzoo.registry.store import Store
-from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.registry.sweeps import point as point_module
+from ulzoo.registry.sweeps.distances import Asked, ask
+from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.pruning import check_pruning
+from ulzoo.registry.sweeps.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*dimensions it is far too large")
 LITE = Asked("fd_efficientnet_lite0", samples=4)

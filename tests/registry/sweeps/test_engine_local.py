@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.registry import engine_local
-from ulzoo.registry.engine import RETRIES, Watch
-from ulzoo.registry.engine_local import LocalEngine
-from ulzoo.registry.jobs import plan_jobs, to_run
-from ulzoo.registry.locks import Busy, Lock
-from ulzoo.registry.point import run_point
-from ulzoo.registry.store import VARYING, Store
-from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.registry.sweeps import engine_local
+from ulzoo.registry.sweeps.engine import RETRIES, Watch
+from ulzoo.registry.sweeps.engine_local import LocalEngine
+from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
+from ulzoo.registry.sweeps.locks import Busy, Lock
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.store import VARYING, Store
 
-TINY = Path(__file__).parents[1] / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "tiny.yaml"
 GRID = ["latent.channels=2,3", "decoder.weighting.loss_factor=1,2,3"]
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.registry.engine import Watch
-from ulzoo.registry.engine_ray import RayEngine
-from ulzoo.registry.jobs import plan_jobs
-from ulzoo.registry.point import run_point
-from ulzoo.registry.store import VARYING, Store
-from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.registry.sweeps.engine import Watch
+from ulzoo.registry.sweeps.engine_ray import RayEngine
+from ulzoo.registry.sweeps.jobs import plan_jobs
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.store import VARYING, Store
 
-TINY = Path(__file__).parents[1] / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "tiny.yaml"
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs ray")

@@ -5,10 +5,10 @@ import pickle
 import pytest
 
 from ulzoo.registry import SpecError, load_spec
-from ulzoo.registry.jobs import check_data, flops_to_train, plan_jobs, stage1_hash, to_run
-from ulzoo.registry.store import Store
-from ulzoo.registry.summary import summarize
-from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.sweeps.jobs import check_data, flops_to_train, plan_jobs, stage1_hash, to_run
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.store import Store
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 
 from ulzoo.registry import SpecError
-from ulzoo.registry.sweep_options import PAPER, default_folder, looks_like_values, sweep_from_options
+from ulzoo.registry.sweeps.options import PAPER, default_folder, looks_like_values, sweep_from_options
 
 
 def points(*args, **kwargs) -> list[dict]:

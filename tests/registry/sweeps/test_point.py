@@ -6,16 +6,16 @@ import multiprocessing
 import pytest
 import torch
 
-from ulzoo.files import sha256
-from ulzoo.registry import point as point_module
-from ulzoo.registry.jobs import plan_jobs
-from ulzoo.registry.locks import Busy, Lock, locked
-from ulzoo.registry.point import run_point
-from ulzoo.registry.run import train
-from ulzoo.registry.spec import spec_from_dict
-from ulzoo.registry.store import VARYING, Store
-from ulzoo.registry.sweep_options import sweep_from_options
-from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.files.atomic import sha256
+from ulzoo.registry.runs.train import train
+from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.sweeps import point as point_module
+from ulzoo.registry.sweeps.jobs import plan_jobs
+from ulzoo.registry.sweeps.locks import Busy, Lock, locked
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.store import VARYING, Store
+from ulzoo.training.checkpointing import Checkpoint
 
 SHORT = [
     *(f"train.{stage}.{key}" for stage in ("latents", "base") for key in ("steps=4", "checkpoint_every=2")),

@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 
-from ulzoo.registry.jobs import plan_jobs, to_run
-from ulzoo.registry.point import run_point
-from ulzoo.registry.pruning import Pruner, Stopped, comparable
-from ulzoo.registry.store import Store
-from ulzoo.registry.sweep_options import sweep_from_options
+from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.pruning import Pruner, Stopped, comparable
+from ulzoo.registry.sweeps.store import Store
 
 STEPS = 9
 

@@ -7,8 +7,8 @@ import warnings
 
 import pytest
 
-from ulzoo.registry.store import Store
-from ulzoo.registry.sweep import load_sweep
+from ulzoo.registry.spec.sweep import load_sweep
+from ulzoo.registry.sweeps.store import Store
 
 
 def row(hash: str, status: str = "done", **more) -> dict:

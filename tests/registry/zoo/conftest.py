@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.export import save_export
+from ulzoo.registry.runs.export import save_export
 
 TOKEN = "hf_secretsecretsecret"
 FIGURES = {"psnr_db": 21.25, "bits_per_pixel": 0.5, "psnr_by_frame_db": [20.0, 22.5]}

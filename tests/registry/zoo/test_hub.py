@@ -11,13 +11,13 @@ import torch
 from huggingface_hub import constants
 from typer.testing import CliRunner
 
-from ulzoo import tensorfile
 from ulzoo.cli import app
-from ulzoo.registry.catalogue import create_model, load
-from ulzoo.registry.hub import Address, find
-from ulzoo.registry.push import push
-from ulzoo.registry.results import open_results
-from ulzoo.registry.spec import load_spec
+from ulzoo.files import tensor_file as tensorfile
+from ulzoo.registry.spec.names import load_spec
+from ulzoo.registry.zoo.catalogue import create_model, load
+from ulzoo.registry.zoo.hub import Address, find
+from ulzoo.registry.zoo.publish import push
+from ulzoo.registry.zoo.results import open_results
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ def test_it_is_set_up_by_the_environment_as_the_hubs_own_tools_are(published, tm
     """In a process of its own: HF_ENDPOINT, HF_HOME, HF_TOKEN, then HF_HUB_OFFLINE."""
     settings = {"HF_ENDPOINT": published.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     settings["HF_TOKEN"] = published.token
-    code = "from ulzoo.registry.hub import find; print(find('hf://me/tiny').weights().name)"
+    code = "from ulzoo.registry.zoo.hub import find; print(find('hf://me/tiny').weights().name)"
     for more in ({}, {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}):
         done = subprocess.run(
             [sys.executable, "-c", code], env=os.environ | settings | more, capture_output=True, text=True, timeout=120

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ulzoo.registry import overview as module
-from ulzoo.registry.overview import overview
+from ulzoo.registry.zoo import overview as module
+from ulzoo.registry.zoo.overview import overview
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from ulzoo import tensorparts
 from ulzoo.cli import app
-from ulzoo.registry.card import read_card
-from ulzoo.registry.catalogue import load
+from ulzoo.files import tensor_shards as tensorparts
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.convert import export as convert
-from ulzoo.registry.export import save_export
-from ulzoo.registry.hub import Address
-from ulzoo.registry.push import push
-from ulzoo.registry.spec import load_spec
+from ulzoo.registry.runs.convert import export as convert
+from ulzoo.registry.runs.export import save_export
+from ulzoo.registry.spec.names import load_spec
+from ulzoo.registry.zoo.catalogue import load
+from ulzoo.registry.zoo.hub import Address
+from ulzoo.registry.zoo.publish import push
+from ulzoo.registry.zoo.release import read_card
 
 ADDRESS = Address("me/tiny", None)
 

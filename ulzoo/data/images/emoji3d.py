@@ -14,7 +14,7 @@ import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ulzoo.data.contract import DataContract
-from ulzoo.data.name_captions import TOKENS, WIDTH, name_caption
+from ulzoo.data.images.name_captions import TOKENS, WIDTH, name_caption
 from ulzoo.data.source import TensorSource, check_split
 
 SHA256 = {
@@ -48,7 +48,7 @@ class Emoji3D(TensorSource):
         resolution: 64 as rendered, or 32, the averages of its 2×2 boxes.
         hflip: mirror every second training image at random.
         captions: give each image its Unicode name, every word as a vector of its spelling: see
-            `ulzoo.data.name_captions`. It stands in for a text encoder, and is none.
+            `ulzoo.data.images.name_captions`. It stands in for a text encoder, and is none.
         classes: only the images of these labels, which keep their numbers; null for all.
 
     Raises:
@@ -96,7 +96,7 @@ def read_shard(name: str) -> Iterator[dict[str, Any]]:
 
     Each has `__key__`, the label `cls`, and `webp`, a 64×64 RGB image, or `mp4`, the bytes of a video.
     """
-    path = files("ulzoo.data") / "shards" / name
+    path = files("ulzoo.data") / "embedded" / name
     content = path.read_bytes()
     if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
         raise ValueError(

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulzoo.data.decode import read_rgb
-from ulzoo.data.image_source import ImageSource
+from ulzoo.data.images.decode import read_rgb
+from ulzoo.data.images.source import ImageSource
 from ulzoo.data.source import Sample, Unreadable, check_split
 
 MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
@@ -24,7 +24,7 @@ class HFDataset(ImageSource):
     `path` is a folder that `save_to_disk` wrote, or one of Parquet files, `SPLIT-*.parquet` in it or in its `data`; or,
     with `download`, a name on the hub. Rows are read at random, in the order that the seed gives.
 
-    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.decode` for colours and sizes.
+    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.images.decode` for colours and sizes.
 
     Args:
         split: "train" or "val".

@@ -10,20 +10,20 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ulzoo.data.class_folders import ClassFolders
-from ulzoo.data.decode import read_rgb
-from ulzoo.data.image_source import ImageSource
+from ulzoo.data.images.caption_file import check_text, read_text, text_path
+from ulzoo.data.images.decode import read_rgb
+from ulzoo.data.images.source import ImageSource
 from ulzoo.data.source import Sample, Unreadable
-from ulzoo.data.text_file import check_text, read_text, text_path
+from ulzoo.data.storage.class_folders import ClassFolders
 
 
 class ImageFolder(ImageSource):
     """Images in a folder of the user's, one folder a class where there are classes (torchvision's layout).
 
-    Splits, classes and labels are those of `ulzoo.data.class_folders`: `root/train` and `root/val`, or a share of
+    Splits, classes and labels are those of `ulzoo.data.storage.class_folders`: `root/train` and `root/val`, or a share of
     `root` held out. An image's key is its path below `root`.
 
-    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.decode` for colours and sizes.
+    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.images.decode` for colours and sizes.
 
     Captions are token embeddings that a text encoder of the user's made: NAME.npy beside each image NAME.jpg, an array
     (L, `text_width`) of float16 or float32, L being its own. The ones beyond `text_tokens` are cut off.

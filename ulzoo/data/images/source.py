@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ulzoo.data.class_folders import check_num_classes
 from ulzoo.data.contract import DataContract
-from ulzoo.data.decode import square
+from ulzoo.data.images.decode import square
 from ulzoo.data.source import Source
+from ulzoo.data.storage.class_folders import check_num_classes
 
 
 class ImageSource(Source):

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from ulzoo.data.decode import UnreadableImage, read_rgb
-from ulzoo.data.image_source import ImageSource
-from ulzoo.data.remote import place
-from ulzoo.data.shard_index import ShardIndex, open_index
-from ulzoo.data.shards import bad_label, find_shards, label_names, read_part
+from ulzoo.data.images.caption_file import read_text
+from ulzoo.data.images.decode import UnreadableImage, read_rgb
+from ulzoo.data.images.source import ImageSource
 from ulzoo.data.source import Sample
-from ulzoo.data.text_file import read_text
+from ulzoo.data.storage.remote import place
+from ulzoo.data.storage.shard_index import ShardIndex, open_index
+from ulzoo.data.storage.shards import bad_label, find_shards, label_names, read_part
 
 LARGEST = 2**28  # bytes of an image; it is read whole
 
@@ -26,9 +26,9 @@ class WebDataset(ImageSource):
     a caption as `ImageFolder`'s does. The tars are looked through once, which makes an index of them that is kept;
     images are then read at random, so every one comes once an epoch in the seed's order, whatever the workers. They are
     never unpacked: a member's name is only its key. A shard that is damaged is an error; `ulzoo prepare` makes shards.
-    `root` may be a URL, of which parts are asked for: see `ulzoo.data.remote`.
+    `root` may be a URL, of which parts are asked for: see `ulzoo.data.storage.remote`.
 
-    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.decode` for colours and sizes.
+    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.images.decode` for colours and sizes.
 
     Args:
         split: "train" or "val".

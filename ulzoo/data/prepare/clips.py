@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ulzoo.data.transcode import Encoding, transcode
+from ulzoo.data.prepare.transcode import Encoding, transcode
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip to be packed, as `ulzoo.data.pack.Example`: KEY.mp4 and KEY.cls.
+    """One clip to be packed, as `ulzoo.data.prepare.pack.Example`: KEY.mp4 and KEY.cls.
 
     Args:
         key: its name in the shard.

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Literal
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ulzoo.data.class_folders import ClassFolders, count_classes
-from ulzoo.data.decode import UnreadableImage, adm_square, read_rgb
-from ulzoo.data.manifest import Summary
-from ulzoo.data.pack import Progress, pack
-from ulzoo.data.shard_index import write_index
-from ulzoo.data.text_file import check_text, text_path
+from ulzoo.data.images.caption_file import check_text, text_path
+from ulzoo.data.images.decode import UnreadableImage, adm_square, read_rgb
+from ulzoo.data.prepare.pack import Progress, pack
+from ulzoo.data.storage.class_folders import ClassFolders, count_classes
+from ulzoo.data.storage.manifest import Summary
+from ulzoo.data.storage.shard_index import write_index
 
 Format = Literal["png", "webp", "jpeg"]
 SUFFIXES: dict[Format, str] = {"png": "png", "webp": "webp", "jpeg": "jpg"}
@@ -66,7 +66,7 @@ class ImageEncoding:
 
 @dataclass(frozen=True)
 class Picture:
-    """One image to be packed, as `ulzoo.data.pack.Example`: KEY.png (.webp, .jpg), KEY.cls, KEY.npy.
+    """One image to be packed, as `ulzoo.data.prepare.pack.Example`: KEY.png (.webp, .jpg), KEY.cls, KEY.npy.
 
     Args:
         key: its name in the shard.

@@ -20,9 +20,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar, Protocol
 
-from ulzoo.data.manifest import LABELS, Manifest, Shard, Summary
 from ulzoo.data.source import Unreadable
-from ulzoo.files import remove_unfinished, write_atomically, write_text
+from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, Summary
+from ulzoo.files.atomic import remove_unfinished, write_atomically, write_text
 
 SECONDS_BETWEEN_LOOKS = 0.2
 

@@ -14,7 +14,7 @@ from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from ulzoo.data.source import Unreadable
-from ulzoo.data.video_decode import MAX_PIXELS, over_white, upright
+from ulzoo.data.videos.decode import MAX_PIXELS, over_white, upright
 
 CRF = 18
 KEYFRAME_EVERY = 16

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ulzoo.data.remote import RemotePath
-from ulzoo.files import sha256, write_text
+from ulzoo.data.storage.remote import RemotePath
+from ulzoo.files.atomic import sha256, write_text
 
 NAME = "manifest.json"
 LABELS = "labels.json"

@@ -14,9 +14,9 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from ulzoo.data.remote import RemotePath
-from ulzoo.data.shards import LABEL, Part, Place, examples, find_shards
-from ulzoo.files import cache_folder, write_atomically
+from ulzoo.data.storage.remote import RemotePath
+from ulzoo.data.storage.shards import LABEL, Part, Place, examples, find_shards
+from ulzoo.files.atomic import cache_folder, write_atomically
 
 FORMAT = 2
 IMAGES = ("jpg", "jpeg", "png", "webp")

@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from ulzoo.data.manifest import NAME, NoManifest, read_splits
-from ulzoo.data.remote import RemotePath
 from ulzoo.data.source import check_split
+from ulzoo.data.storage.manifest import NAME, NoManifest, read_splits
+from ulzoo.data.storage.remote import RemotePath
 
 NO_LABEL, NOT_A_LABEL = -1, -2
 LABEL, LONGEST_LABEL = "cls", 32  # bytes

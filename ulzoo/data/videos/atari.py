@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from ulzoo.data.contract import DataContract
-from ulzoo.data.decode import square
+from ulzoo.data.images.decode import square
 from ulzoo.data.source import Sample, Source, check_split
-from ulzoo.seeds import derive_seed
+from ulzoo.runtime.seeds import derive_seed
 
 FRAMES_PER_SECOND = 60
 BURN_IN = 250  # steps
@@ -29,7 +29,7 @@ class Atari(Source):
     clip. A step is `frame_skip` frames of the machine under one action, and a picture the brighter of a step's last
     two frames, pixel by pixel and channel by channel, since many games draw their figures in every second frame
     only. A game that ends starts anew, within a clip too. The shorter side (160 pixels of 160×210) fills the
-    square; see `square` in `ulzoo.data.decode`.
+    square; see `square` in `ulzoo.data.images.decode`.
 
     Args:
         split: "train" or "val".

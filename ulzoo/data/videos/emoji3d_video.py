@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ulzoo.data.contract import DataContract
-from ulzoo.data.emoji3d import LABEL_NAMES, read_shard
+from ulzoo.data.images.emoji3d import LABEL_NAMES, read_shard
 from ulzoo.data.source import Sample, Source, check_split
-from ulzoo.data.video_decode import place, read_video
+from ulzoo.data.videos.decode import place, read_video
 
 FRAME_RATE = 8.0
 SHORTEST = 16  # frames

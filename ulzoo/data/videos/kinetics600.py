@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from ulzoo.data.kinetics_annotations import Annotation, find_videos, locate, read_annotations
-from ulzoo.data.manifest import LABELS, Summary
-from ulzoo.data.pack import Progress, pack
-from ulzoo.data.pack_clips import Clip
+from ulzoo.data.prepare.clips import Clip
+from ulzoo.data.prepare.kinetics_annotations import Annotation, find_videos, locate, read_annotations
+from ulzoo.data.prepare.pack import Progress, pack
+from ulzoo.data.prepare.transcode import Encoding
 from ulzoo.data.source import check_split
-from ulzoo.data.transcode import Encoding
-from ulzoo.data.video_shards import VideoShards
+from ulzoo.data.storage.manifest import LABELS, Summary
+from ulzoo.data.videos.video_shards import VideoShards
 
 
 class Kinetics600(VideoShards):

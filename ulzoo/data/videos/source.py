@@ -6,10 +6,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
-from ulzoo.data.class_folders import check_num_classes
 from ulzoo.data.contract import DataContract
 from ulzoo.data.source import Sample, Source
-from ulzoo.data.video_decode import read_clip
+from ulzoo.data.storage.class_folders import check_num_classes
+from ulzoo.data.videos.decode import read_clip
 
 
 class Video(NamedTuple):
@@ -22,7 +22,7 @@ class Video(NamedTuple):
 
 
 class VideoSource(Source):
-    """One clip a video: any in training, the middle one otherwise. `ulzoo.data.video_decode` has the rules.
+    """One clip a video: any in training, the middle one otherwise. `ulzoo.data.videos.decode` has the rules.
 
     Args:
         contract: of the clips.

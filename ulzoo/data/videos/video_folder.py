@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from ulzoo.data.class_folders import ClassFolders
-from ulzoo.data.video_source import Video, VideoSource
+from ulzoo.data.storage.class_folders import ClassFolders
+from ulzoo.data.videos.source import Video, VideoSource
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
@@ -17,7 +17,7 @@ SUFFIXES = (
 class VideoFolder(VideoSource):
     """Videos in a folder of the user's, of any format that FFmpeg reads; one folder a class where there are classes.
 
-    Splits, classes and labels are those of `ulzoo.data.class_folders`: `root/train` and `root/val`, or a share of
+    Splits, classes and labels are those of `ulzoo.data.storage.class_folders`: `root/train` and `root/val`, or a share of
     `root` held out. A video's key is its path below `root`. One that cannot be read, or is too short, is left out.
 
     Args:

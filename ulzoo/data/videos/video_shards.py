@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from ulzoo.data.shards import Part, Place, bad_label, examples, find_shards, label_names, read_part
-from ulzoo.data.video_decode import UnreadableVideo
-from ulzoo.data.video_source import Video, VideoSource
+from ulzoo.data.storage.shards import Part, Place, bad_label, examples, find_shards, label_names, read_part
+from ulzoo.data.videos.decode import UnreadableVideo
+from ulzoo.data.videos.source import Video, VideoSource
 
 LARGEST = 2**30  # bytes of a video; it is read whole
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.evaluation.detector_file import DetectorFile, checked, read_tensors
-from ulzoo.evaluation.image_features import ImageFeatures
+from ulzoo.evaluation.features.images import ImageFeatures
+from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
 
 DINOV2 = DetectorFile(
     figure="fd_dinov2",

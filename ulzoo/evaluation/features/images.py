@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ulzoo.evaluation.detector_file import DetectorFile, checked, read_tensors
-from ulzoo.files import sha256 as sha256_of
+from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
+from ulzoo.files.atomic import sha256 as sha256_of
 
 INCEPTION = DetectorFile(
     figure="fid",

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import alexnet, vgg16
 
-from ulzoo.evaluation.detector_file import DetectorFile, checked, read_tensors
-from ulzoo.pixels import from_uint8, to_uint8
+from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
+from ulzoo.media.pixels import from_uint8, to_uint8
 
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # from [-1, 1] to what the networks were trained on
 INSTEAD = "st_alex is a distance whose weights come with a package: pip install 'ulzoo[offline-metrics]'"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ulzoo.evaluation.detector_file import DetectorFile, checked
-from ulzoo.files import sha256 as sha256_of
+from ulzoo.evaluation.features.weights_file import DetectorFile, checked
+from ulzoo.files.atomic import sha256 as sha256_of
 
 I3D = DetectorFile(
     figure="fvd",

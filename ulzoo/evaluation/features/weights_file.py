@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from ulzoo.files import sha256 as sha256_of
-from ulzoo.files import write_atomically
+from ulzoo.files.atomic import sha256 as sha256_of
+from ulzoo.files.atomic import write_atomically
 
 
 @dataclass(frozen=True)

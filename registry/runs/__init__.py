@@ -1,0 +1,1 @@
+"""What a spec does: train, encode, export."""

@@ -1,0 +1,1 @@
+"""YAML to a checked Spec, and sweeps of specs."""

@@ -1,0 +1,1 @@
+"""Many specs trained as one sweep: jobs, engines, results."""

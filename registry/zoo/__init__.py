@@ -1,0 +1,1 @@
+"""Models by name: packaged specs, released weights, the Hugging Face hub."""

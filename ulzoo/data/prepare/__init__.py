@@ -1,0 +1,1 @@
+"""From published data sets to the shards that training reads."""

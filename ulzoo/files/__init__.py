@@ -1,0 +1,1 @@
+"""Files: atomic writes, SHA-256, tensors in safetensors with a digest."""

@@ -1,0 +1,1 @@
+"""UnifiedLatents: what it promises, what it is made of and what it minimises."""

@@ -1,0 +1,1 @@
+"""Pictures: grids of images, videos and contact sheets, plots of the rate."""
