@@ -24,7 +24,7 @@ from benchmarks.rivals import DiffusersUNet, TimmBlocks, forward_flops
 from ulzoo.nn import HierarchicalViT, UViT, ViT
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
-from ulzoo.runtime.precision import autocast, has_bf16
+from ulzoo.runtime.devices import autocast, has_bf16
 from ulzoo.training.parallelize import compile_blocks
 
 BATCHES = {

@@ -27,7 +27,7 @@ from ulzoo.nn import DenoiserInputs, ViT
 from ulzoo.registry import Spec, load_spec, spec_from_dict
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.summary import summarize
-from ulzoo.runtime.precision import autocast, has_bf16
+from ulzoo.runtime.devices import autocast, has_bf16
 
 Point = tuple[float, int, Callable[[], None]]  # GFLOPs of an example, examples a call, the call
 EXCESS = 0.1

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from benchmarks.measuring import synchronise
 from benchmarks.rivals import DiffusersDiT, forward_flops
-from ulzoo.runtime.precision import autocast
+from ulzoo.runtime.devices import autocast
 
 
 def train_dit(

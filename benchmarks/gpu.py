@@ -28,13 +28,12 @@ import torch
 
 from benchmarks.diffusers_loop import train_dit
 from benchmarks.measuring import machine, parser, prepare, publish
-from ulzoo.data.contract import DataContract
-from ulzoo.data.source import Sample, Source
+from ulzoo.data.source import DataContract, Sample, Source
 from ulzoo.model.contract import Stage
 from ulzoo.registry import Spec, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
 from ulzoo.registry.cost.summary import Summary, summarize
-from ulzoo.training.peak import matmul_peak
+from ulzoo.training.profiling import matmul_peak
 from ulzoo.training.trainer import Trainer
 
 STAGES: tuple[Stage, ...] = ("latents", "base")

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from benchmarks.measuring import Spread, parser, prepare, publish
-from ulzoo.training.peak import SIDES, product_speed
+from ulzoo.training.profiling import SIDES, product_speed
 
 
 def main() -> None:

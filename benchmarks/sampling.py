@@ -27,7 +27,7 @@ from ulzoo.media.pixels import psnr, to_uint8
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.runs.train import open_source
 from ulzoo.registry.zoo.catalogue import open_model
-from ulzoo.runtime.precision import autocast, has_bf16
+from ulzoo.runtime.devices import autocast, has_bf16
 from ulzoo.runtime.seeds import derive_seed
 
 BATCH = 64

@@ -20,7 +20,7 @@ from ulzoo.diffusion import Guidance
 from ulzoo.model.denoisers import Conditions, DiffusionModel
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import create_model, quicken
-from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.devices import has_bf16
 
 
 def sides(

@@ -9,16 +9,16 @@ _HOMES = {
     "Table": "spec.component_table",
     "cards": "zoo.catalogue",
     "create_model": "zoo.catalogue",
-    "find_specs": "spec.names",
-    "find_sweeps": "spec.names",
+    "find_specs": "spec.loading",
+    "find_sweeps": "spec.loading",
     "json_schema": "spec.schema",
     "list_models": "zoo.catalogue",
     "load": "zoo.catalogue",
-    "load_spec": "spec.names",
+    "load_spec": "zoo.catalogue",
     "load_sweep": "spec.sweep",
     "open_model": "zoo.catalogue",
     "quicken": "runs.inference",
-    "spec_from_dict": "spec.names",
+    "spec_from_dict": "spec.loading",
 }
 
 __all__ = sorted(_HOMES)

@@ -3,23 +3,26 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from ulzoo.data.contract import DataContract
-from ulzoo.data.source import Source
+from ulzoo.data.source import DataContract, Source
 from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
 from ulzoo.model.contract import Contract, Sampling, Stage
-from ulzoo.model.denoisers import DiffusionModel, Dropout
+from ulzoo.model.denoisers import DiffusionModel, Dropout, RegressionDecoder
 from ulzoo.model.rate import DiffusionPrior, NormalPrior
-from ulzoo.model.regression import RegressionDecoder
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.grid import divide
-from ulzoo.registry.bounds import bounded
 from ulzoo.registry.spec import sections
 from ulzoo.registry.spec.component_table import Config
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
@@ -204,3 +207,46 @@ def _located(spec: Spec, path: str) -> Iterator[None]:
         elif key in getattr(type(section), "model_fields", {}):
             path = f"{path}.{key}"
         raise spec.error(path, message) from None
+
+
+MAX_MODULES = 10_000  # the largest of the paper's has 1,283
+MAX_PARAMETERS = 10**12
+MAX_BUFFERS = 10**8
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Build modules in here: beyond the bounds, or what PyTorch can hold, it is a ValueError."""
+    modules = parameters = buffers = 0
+
+    def count_module(*_: object) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > MAX_MODULES:
+            raise ValueError(f"this makes more than {MAX_MODULES:,} modules")
+
+    def count_parameters(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+        nonlocal parameters
+        parameters += parameter.numel() if parameter is not None else 0
+        if parameters > MAX_PARAMETERS:
+            raise ValueError(f"this makes more than {MAX_PARAMETERS:,} parameters")
+
+    def count_buffers(module: nn.Module, name: str, buffer: Tensor | None) -> None:
+        nonlocal buffers
+        buffers += buffer.numel() if buffer is not None else 0
+        if buffers > MAX_BUFFERS:
+            raise ValueError(f"this makes tables of more than {MAX_BUFFERS:,} values, of positions say")
+
+    hooks = [
+        register_module_buffer_registration_hook(count_buffers),
+        register_module_module_registration_hook(count_module),
+        register_module_parameter_registration_hook(count_parameters),
+    ]
+    try:
+        yield
+    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes that overflow, memory that is not there
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"the networks cannot be built: {reason}") from error
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -122,7 +122,7 @@ def _command(setting: "Setting", results: "Results") -> str:
     """What runs a setting; a spec that is a file is called by its path, which the sweep knows."""
     import os
 
-    from ulzoo.registry.spec.names import find_specs
+    from ulzoo.registry.spec.loading import find_specs
 
     spec, sweep = setting.spec, results.sweep
     if spec not in find_specs() and sweep:

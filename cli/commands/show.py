@@ -61,7 +61,7 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     from rich.syntax import Syntax
 
     from ulzoo.registry.cost.summary import summarize
-    from ulzoo.registry.spec.names import load_spec
+    from ulzoo.registry.zoo.catalogue import load_spec
 
     loaded = load_spec(name, overrides)
     summary = summarize(loaded)
@@ -81,8 +81,8 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
 
 def _show_difference(first: str, second: str, overrides: list[str], json: bool) -> None:
     """Keys on which two resolved specs disagree; one that has no such key has null in JSON, a dash here."""
-    from ulzoo.registry.spec.names import load_spec
     from ulzoo.registry.spec.schema import diff
+    from ulzoo.registry.zoo.catalogue import load_spec
 
     a, b = load_spec(first, overrides), load_spec(second, overrides)
     differences = diff(a, b)

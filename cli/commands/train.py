@@ -120,7 +120,7 @@ def _utilisations(plan: "Plan", device: "torch.device", processes: int) -> dict[
     """By stage, the share of what the devices can do at most that one image a second is."""
     import torch
 
-    from ulzoo.training.peak import matmul_peak
+    from ulzoo.training.profiling import matmul_peak
 
     kinds = {"bf16": torch.bfloat16, "fp32": torch.float32}
     peaks = {name: matmul_peak(device, kinds[name]) for name in {planned.used for planned in plan.stages}}

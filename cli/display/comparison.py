@@ -13,7 +13,7 @@ def show_comparison(names: list[str], json: bool) -> None:
         typer.Exit: status 1, some figures do not compare.
     """
     from ulzoo.evaluation.protocol import compare
-    from ulzoo.registry.zoo.results import open_results
+    from ulzoo.registry.zoo.catalogue import open_results
 
     if len(names) != 2:
         raise ValueError(f"--compare takes two models or JSON files, not {len(names)}")

@@ -10,8 +10,7 @@ from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import Summary, summarize
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.runtime.devices import memory_of
-from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.devices import has_bf16, memory_of
 from ulzoo.runtime.processes import Processes
 from ulzoo.training import config as configs
 

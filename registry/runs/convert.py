@@ -9,8 +9,7 @@ from ulzoo.files import tensor_file as tensorfile
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.runs.export import Dtype, load_export, save_export
 from ulzoo.registry.runs.train import restore
-from ulzoo.training.checkpointing import Checkpoint
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoint, Checkpoints
 
 
 @dataclass(frozen=True)

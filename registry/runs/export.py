@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 
 from ulzoo.files import tensor_file as tensorfile
-from ulzoo.files.messages import one_line
+from ulzoo.files.atomic import one_line
 from ulzoo.model.contract import STAGES
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.version import __version__
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.devices import has_bf16
 from ulzoo.training.parallelize import called, compile_blocks
 
 Precision = Literal["fp32", "bf16"]

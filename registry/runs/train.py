@@ -20,12 +20,11 @@ from ulzoo.registry.compile import compile_model, stage_data
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import leave_untrained, save_export, versions
 from ulzoo.registry.spec.components import DATASETS
-from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
 from ulzoo.runtime.processes import ALONE, Processes
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import Checkpoint
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoint, Checkpoints
 from ulzoo.training.monitoring import Row
 from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.trainer import Trainer

@@ -1,12 +1,16 @@
-"""Files by name or path: the YAML of a packaged spec or a user's own, merged over what it extends."""
+"""Loading: a packaged name or a file, merged over what it extends, then overrides, then checked as a `Spec`."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import reduce
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from ulzoo.registry.spec.component_table import suggest
+from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.yaml_source import Node, SpecError, located, merge, read_yaml
 
 
@@ -95,3 +99,33 @@ def _shown(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
         return str(path)
+
+
+def find_specs() -> dict[str, Path]:
+    """The packaged specs, name -> file."""
+    folder = Path(str(files("ulzoo.specs")))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find_sweeps() -> dict[str, Path]:
+    """The packaged sweeps, such as "paper/table2_loss_factor" -> file: the YAML in folders below the specs."""
+    folder = Path(str(files("ulzoo.specs")))
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*/**/*.yaml"))}
+
+
+SPECS = Library("spec", find_specs)
+
+
+def spec_from_source(source: Node, overlay: Sequence[Node] = ()) -> Spec:
+    """The spec of a file's mapping under those of `overlay`, the later over the earlier.
+
+    The overlay is merged first among itself, so that the order of `kind` and its keys does not matter.
+    """
+    if overlay:
+        source = merge(source, reduce(merge, overlay))
+    return Spec.from_source(source)
+
+
+def spec_from_dict(data: Mapping[str, Any]) -> Spec:
+    """The spec of plain data, as `Spec.to_dict` gives it; its errors name key paths only."""
+    return Spec.from_plain(data)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ulzoo.model.contract import STAGES
 from ulzoo.model.contract import Stage as StageName
@@ -19,18 +19,18 @@ from ulzoo.registry.spec.sections import (
     Diffusion,
     DiffusionDecoder,
     DiffusionPrior,
+    Document,
     Latent,
     NormalPrior,
     Prior,
     Sampling,
     Samplings,
-    Section,
     Train,
 )
-from ulzoo.registry.spec.yaml_source import Node, SpecError, dump_yaml, located
+from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
 
 
-class Spec(Section):
+class Spec(Document):
     """The whole model: data, encoder, prior, decoder, base, how they are trained and sampled."""
 
     name: str = Field(description="name of the model; letters, digits, dot, dash and underscore")
@@ -49,8 +49,6 @@ class Spec(Section):
     )
     train: Train = Field(description="training")
     sample: Samplings = Field(default_factory=Samplings, description="sampling")
-
-    _source: Node | None = PrivateAttr(None)
 
     @field_validator("name")
     @classmethod

@@ -1,12 +1,14 @@
 """The sections of a spec: every key that is not a component's own, its type, bounds, default and help."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, field_validator
 
 from ulzoo.registry.spec.component_table import Choice, Config
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
+from ulzoo.registry.spec.errors import validated
+from ulzoo.registry.spec.yaml_source import Node
 from ulzoo.training.config import Count, Fraction, LatentsStage, Parallel, PositiveInt, Stage
 
 
@@ -14,6 +16,24 @@ class Section(BaseModel):
     """A mapping of the spec: frozen, unknown keys refused, only finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Document(Section):
+    """A whole YAML file, which remembers where its keys stand."""
+
+    _source: Node | None = PrivateAttr(None)
+
+    @classmethod
+    def from_source(cls, source: Node) -> Self:
+        """Checked; SpecError for the first thing that is wrong, with its file and line."""
+        document = validated(cls, source.plain(), source)
+        document._source = source
+        return document
+
+    @classmethod
+    def from_plain(cls, data: Mapping[str, Any]) -> Self:
+        """The same from plain data, such as `model_dump` gives; errors name key paths only."""
+        return validated(cls, data, None)
 
 
 class Latent(Section):

@@ -23,13 +23,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
 
-from pydantic import Field, PrivateAttr, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ulzoo.registry.spec.component_table import error_at, suggest
-from ulzoo.registry.spec.errors import validated
-from ulzoo.registry.spec.loading import Library, is_path
-from ulzoo.registry.spec.names import SPECS, find_specs, find_sweeps, spec_from_source
-from ulzoo.registry.spec.schema import Section, Spec
+from ulzoo.registry.spec.loading import SPECS, Library, find_specs, find_sweeps, is_path, spec_from_source
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.spec.sections import Document, Section
 from ulzoo.registry.spec.yaml_source import KeyPath, Node, SpecError, nested, parse_override, read_yaml
 
 SWEEPS = Library("sweep", find_sweeps)
@@ -90,7 +89,7 @@ class PointKeys(Section):
     paper: dict[str, float] = Field(default_factory=dict, description="the paper's figures, by column")
 
 
-class Sweep(Section):
+class Sweep(Document):
     """A list of specs by their difference from a base, and what to look at."""
 
     name: str = Field(description="name of the sweep")
@@ -102,8 +101,6 @@ class Sweep(Section):
     columns: tuple[str, ...] = Field(min_length=1, description="the figures to report")
     points: dict[str, PointKeys | None] = Field(default_factory=dict, description="name -> point; null leaves it out")
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="key path -> values; their product")
-
-    _source: Node | None = PrivateAttr(None)
 
     @field_validator("columns")
     @classmethod
@@ -196,15 +193,7 @@ def load_sweep(name_or_path: str | os.PathLike[str]) -> Sweep:
     Raises:
         SpecError: whatever is wrong with it, in one line; what is wrong with its specs is found by `Sweep.resolve`.
     """
-    source = SWEEPS.read(name_or_path)
-    return sweep_from_source(source)
-
-
-def sweep_from_source(source: Node) -> Sweep:
-    """The sweep that a mapping says. SpecError for whatever is wrong with it."""
-    sweep = validated(Sweep, source.plain(), source)
-    sweep._source = source
-    return sweep
+    return Sweep.from_source(SWEEPS.read(name_or_path))
 
 
 def result_table(sweep: Sweep, rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

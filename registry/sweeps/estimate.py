@@ -14,11 +14,11 @@ from ulzoo.model.losses import stage_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import Summary, summarize
-from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.jobs import Job, flops_to_train
 from ulzoo.registry.sweeps.store import Row
-from ulzoo.runtime.precision import autocast
+from ulzoo.runtime.devices import autocast
 from ulzoo.training import config as configs
 from ulzoo.training.optimizers import build_ema, build_optimizer
 

@@ -14,7 +14,7 @@ from typing import Any
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.plan import count_images
 from ulzoo.registry.cost.summary import Summary, summarize
-from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, without_nulls
 from ulzoo.registry.spec.sweep import Point, Sweep, point_word
 from ulzoo.registry.sweeps.distances import Asked, check_asked

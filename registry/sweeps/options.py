@@ -4,8 +4,8 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 
-from ulzoo.registry.spec.names import SPECS
-from ulzoo.registry.spec.sweep import Sweep, find_sweeps, is_sweep, load_sweep, sweep_from_source
+from ulzoo.registry.spec.loading import SPECS
+from ulzoo.registry.spec.sweep import Sweep, find_sweeps, is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import Node, SpecError, parse_override, parse_yaml
 
 DEMO = "emoji32_tiny"
@@ -92,7 +92,7 @@ def sweep_from_options(
         "points": Node(points, HERE),
         "grid": Node(ordered, HERE),
     }
-    return sweep_from_source(Node(keys, HERE)), overrides
+    return Sweep.from_source(Node(keys, HERE)), overrides
 
 
 def looks_like_values(text: str) -> bool:

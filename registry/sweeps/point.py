@@ -15,7 +15,7 @@ from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import versions
 from ulzoo.registry.runs.train import Watch, train
-from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.distances import Asked, measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
@@ -24,8 +24,7 @@ from ulzoo.registry.sweeps.pruning import Pruner, Stopped
 from ulzoo.registry.sweeps.store import Row, Store
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring as metrics
-from ulzoo.training.checkpointing import State
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoints, State
 
 OnStep = Callable[[str, int, int, metrics.Row | None], None]
 """Told of every step: stage, step, the stage's steps, and a row of metrics where one was logged."""

@@ -1,17 +1,21 @@
 """The zoo: specs by name, released models by name, and every way to get a model."""
 
 import fnmatch
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ulzoo.registry.spec.component_table import suggest
-from ulzoo.registry.spec.names import find_specs, load_spec
+from ulzoo.registry.spec.loading import SPECS, find_specs, find_sweeps, spec_from_source
 from ulzoo.registry.spec.schema import Spec, diff
+from ulzoo.registry.spec.sweep import is_sweep, load_sweep
+from ulzoo.registry.spec.yaml_source import SpecError, parse_override
 from ulzoo.registry.zoo import hub
 from ulzoo.registry.zoo.release import Card, read_card
 
@@ -41,6 +45,28 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
     """
     names = [name for name in find_specs() if pretrained is None or (name in cards()) == pretrained]
     return sorted(fnmatch.filter(names, pattern))
+
+
+def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Spec:
+    """The spec of a packaged name or a file (`x.yaml`, or anything with a slash), with `a.b=c` overrides applied.
+
+    `paper/table2_loss_factor:1.9` is the point 1.9 of that sweep, `hf://org/repo@revision` the spec of a model there.
+
+    Raises:
+        SpecError: whatever is wrong, in one line.
+        ValueError: the model on the hub cannot be had.
+    """
+    text = os.fspath(name_or_path)
+    if hub.is_address(text):
+        return spec_from_source(hub.find(text).spec(), [parse_override(text) for text in overrides])
+    sweep, colon, point = text.rpartition(":")
+    if colon and is_sweep(sweep):
+        return load_sweep(sweep).resolve_point(point, overrides)
+    if is_sweep(text):
+        raise SpecError(f"{text} is a sweep: give one of its points, as {text}:POINT; `ulzoo show {text}` lists them")
+    if "/" in text and not os.path.exists(text) and (close := get_close_matches(text, find_sweeps(), n=1)):
+        raise SpecError(f"{text}: no such file; did you mean a point of the packaged sweep {close[0]!r}?")
+    return spec_from_source(SPECS.read(name_or_path), [parse_override(text) for text in overrides])
 
 
 def create_model(
@@ -125,3 +151,38 @@ def _released(card: Card) -> Path:
         raise ValueError(f"{path}: the released weights are missing from this installation; reinstall ulzoo")
     card.check(card.weights, path, "reinstall ulzoo")
     return path
+
+
+def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """{"figures", "protocol"} of a released model, an exported file, a run directory, or a JSON file of `evaluate`.
+
+    Of a model on the hub, `hf://org/repo`, they are its card's.
+
+    Raises:
+        ValueError: none of these, or one without figures.
+    """
+    from ulzoo.files import tensor_file
+
+    name = os.fspath(name_or_path)
+    path = Path(name)
+    if hub.is_address(name):
+        card = hub.find(name).card
+        return {"figures": card.figures, "protocol": card.protocol}
+    if (card := cards().get(name)) and not path.exists():
+        return {"figures": card.figures, "protocol": card.protocol}
+    if path.is_dir():
+        path = path / "figures.json"
+        if not path.exists():
+            raise ValueError(f"{name}: holds no figures.json; its training has not ended, or it is no run directory")
+    if not path.exists():
+        raise ValueError(f"{name}: neither a released model nor a file or run directory")
+    if path.suffix == ".json":
+        try:
+            results = json.loads(path.read_text("utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not JSON ({error})") from None
+    else:
+        results = tensor_file.read_metadata(path)["results"]
+    if not isinstance(results, dict) or not {"figures", "protocol"} <= results.keys():
+        raise ValueError(f"{name}: has no figures with their protocol; `ulzoo evaluate {name} --out FILE.json` has")
+    return results

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ulzoo.files.messages import one_line
+from ulzoo.files.atomic import one_line
 from ulzoo.registry.spec.yaml_source import Node, read_yaml
 from ulzoo.registry.zoo.release import Card, read_card
 from ulzoo.version import __version__

@@ -9,7 +9,7 @@ from typing import Any
 
 import ulzoo
 from ulzoo.files.atomic import cache_folder, write_text
-from ulzoo.registry.spec.names import SPECS
+from ulzoo.registry.spec.loading import SPECS
 from ulzoo.registry.zoo.catalogue import cards, list_models
 
 
@@ -80,7 +80,7 @@ def _entry(name: str, code: str) -> Entry:
 
 def _measured(name: str) -> Entry:
     from ulzoo.registry.cost.summary import summarize
-    from ulzoo.registry.spec.names import load_spec
+    from ulzoo.registry.zoo.catalogue import load_spec
 
     spec = load_spec(name)
     summary = summarize(spec)

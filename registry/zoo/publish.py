@@ -3,15 +3,18 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ulzoo.files.atomic import sha256
 from ulzoo.files.tensor_file import files_of
 from ulzoo.registry.runs.export import load_export
+from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.spec.yaml_source import dump_yaml
 from ulzoo.registry.zoo.catalogue import trained_file
 from ulzoo.registry.zoo.hub import CARD, SPEC, Address, api, in_words
-from ulzoo.registry.zoo.page import page
 from ulzoo.registry.zoo.release import Card
 from ulzoo.version import __version__
 
@@ -86,3 +89,41 @@ def _commit(address: Address, files: dict[str, Path | bytes], private: bool, mes
             *(CommitOperationDelete(name) for name in gone),
         ]
         return hub.create_commit(repo, operations, commit_message=message, revision=branch).oid
+
+
+PAPER = "https://arxiv.org/abs/2602.17270"
+TAGS = ["ulzoo", "unified-latents", "diffusion"]
+UNITS = {  # end of a figure's name -> its unit
+    "psnr_db": "dB",
+    "bits_per_pixel": "bits/pixel, an upper bound",
+    "bits_per_dimension": "bits per latent dimension, an upper bound",
+}
+
+
+def page(card: Card, spec: Spec, address: Address) -> str:
+    """Markdown with YAML before it."""
+    metadata: dict[str, Any] = {"library_name": "ulzoo", "license": card.license.lower(), "tags": TAGS}
+    return f"---\n{dump_yaml(metadata)}---\n\n" + "\n\n".join(_parts(card, spec, address)) + "\n"
+
+
+def _parts(card: Card, spec: Spec, address: Address) -> Iterator[str]:
+    yield f"# {card.name}"
+    if spec.description:
+        yield spec.description
+    yield f"A model of [Unified Latents]({PAPER}), made with ulzoo; `spec.yaml` is the whole of it."
+    yield f'```python\nimport ulzoo\n\nmodel = ulzoo.load("{address}")\nx = model.sample(4)\n```'
+    yield f"`ulzoo train {address} --dry-run` says what training it again costs."
+    if card.figures:
+        yield "## Figures"
+        yield "\n".join(["| figure | value | unit |", "|---|---|---|", *_figures(card)])
+        yield f"How they were measured:\n\n```yaml\n{dump_yaml(card.protocol)}```"
+    yield "## Files"
+    yield "\n".join(f"- `{name}`, SHA-256 `{digest}`" for name, digest in card.sha256.items())
+
+
+def _figures(card: Card) -> Iterator[str]:
+    """A row each, but for those that are lists."""
+    for name, value in card.figures.items():
+        if not isinstance(value, list):
+            unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
+            yield f"| {name} | {value:.4g} | {unit} |"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ulzoo.evaluation.features import images as image_features
-from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.devices import has_bf16
 
 QUICK = ("--limit", 6, "--rate-samples", 1)
 LITE0 = "fd_efficientnet_lite0"

@@ -31,10 +31,10 @@ from ulzoo.files.atomic import sha256
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.report.html_report import describe, render
 from ulzoo.registry.runs.export import load_export, save_export
-from ulzoo.registry.spec.names import load_spec
 from ulzoo.registry.spec.schema import flatten
 from ulzoo.registry.spec.yaml_source import parse_override, parse_yaml, read_yaml
 from ulzoo.registry.sweeps.store import Store
+from ulzoo.registry.zoo.catalogue import load_spec
 from ulzoo.registry.zoo.release import read_card
 from ulzoo.training.checkpointing import Checkpoint, State, _digest, write
 

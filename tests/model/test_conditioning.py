@@ -5,9 +5,8 @@ from torch import nn
 
 from ulzoo.diffusion import ExampleNoise
 from ulzoo.media.captions import Text
-from ulzoo.model.conditioning import hidden
+from ulzoo.model.conditioning import condition, hidden
 from ulzoo.model.denoisers import Conditional, Dropout
-from ulzoo.model.frames import condition
 
 N = 4000
 GIVEN = {

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
-from ulzoo.model import frames
+from ulzoo.model import conditioning as frames
 from ulzoo.model.conditioning import held_clip
 from ulzoo.model.contract import Contract, Sampling
 from ulzoo.model.denoisers import DiffusionModel, Dropout

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, expand_like, normal_kl
-from ulzoo.model.posterior import Posterior
-from ulzoo.model.rate import DiffusionPrior, NormalPrior
+from ulzoo.model.rate import DiffusionPrior, NormalPrior, Posterior
 
 LOGSNR = 5.0
 SHAPE = (6, 4, 3, 3)

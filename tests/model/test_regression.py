@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.model.contract import Sampling
-from ulzoo.model.regression import RegressionDecoder
+from ulzoo.model.denoisers import RegressionDecoder
 
 
 class Twice(nn.Module):

@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ulzoo.nn.attention import Attention, Reach, attend
-from ulzoo.nn.transformer import Transformer
+from ulzoo.nn.transformer import Attention, Reach, Transformer, attend
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -30,7 +29,7 @@ def test_qk_norm_bounds_the_logits() -> None:
     """However large the features, no logit exceeds √head_width times the temperature."""
     torch.manual_seed(0)
     attention = Attention(16, 2, 0.0)
-    with patch("ulzoo.nn.attention.attend", side_effect=lambda q, k, v, mask: v) as attended:
+    with patch("ulzoo.nn.transformer.attend", side_effect=lambda q, k, v, mask: v) as attended:
         attention(1e3 * torch.randn(2, 6, 16), Reach((2, 3), 0, "all", causal=False))
     q, k, _, _ = attended.call_args.args
     assert (q @ k.transpose(-1, -2)).abs().max() / 8**0.5 <= 8**0.5 * 1.001

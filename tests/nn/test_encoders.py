@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from ulzoo.nn import ResNetEncoder, ViTEncoder
-from ulzoo.nn.encoders import ResBlock
+from ulzoo.nn.convolution import ResBlock
 
 Size = tuple[int, ...]
 Make = Callable[[Size], nn.Module]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ulzoo.nn.attention import Reach, rotate
 from ulzoo.nn.grid import divide, enlarge, patchify, rotary_angles, to_grid, to_tokens, unpatchify
+from ulzoo.nn.transformer import Reach, rotate
 
 GRIDS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)  # (patches, patch) per axis
 

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ulzoo.media.captions import Text
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, UViT, ViT
-from ulzoo.nn.text_conditioning import CrossAttention, TextTokens
+from ulzoo.nn.conditioning import TextTokens
+from ulzoo.nn.transformer import CrossAttention
 
 Size = tuple[int, ...]
 Make = Callable[..., nn.Module]

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, ResNetEncoder, UViT, ViT, ViTEncoder
-from ulzoo.nn.attention import Attention, reaches
-from ulzoo.nn.convolution import Convolutions
-from ulzoo.nn.encoders import ResBlock
+from ulzoo.nn.convolution import Convolutions, ResBlock
+from ulzoo.nn.transformer import Attention, reaches
 
 Size = tuple[int, ...]
 Perturb = Callable[[nn.Module], nn.Module]

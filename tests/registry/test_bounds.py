@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from ulzoo.registry.bounds import MAX_MODULES, bounded
-from ulzoo.registry.compile import compile_model
-from ulzoo.registry.spec.names import find_specs, load_spec
+from ulzoo.registry.compile import MAX_MODULES, bounded, compile_model
+from ulzoo.registry.spec.loading import find_specs
+from ulzoo.registry.zoo.catalogue import load_spec
 
 LARGE = ["encoder.depth=1000000000", "prior.backbone.depth=9223372036854775807", "encoder.width=9223372036854775800"]
 

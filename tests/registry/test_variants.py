@@ -11,13 +11,13 @@ from ulzoo.data import in_order
 from ulzoo.media.captions import Text
 from ulzoo.model.contract import STAGES
 from ulzoo.model.losses import decoder_loss, latents_loss
-from ulzoo.model.posterior import Posterior
+from ulzoo.model.rate import Posterior
 from ulzoo.registry import SpecError, load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.runs.train import open_source, restore, train
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoints
 
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
 MSE = f"decoder={{kind: mse, backbone: {SMALL}, weight: 50}}"

@@ -76,7 +76,7 @@ PAPER = {
 @cache
 def fits(architecture: str) -> bool:
     """Compile a spec on `meta` and run every network once; specs of one architecture share that."""
-    from ulzoo.registry.spec.names import spec_from_dict
+    from ulzoo.registry.spec.loading import spec_from_dict
 
     summarize(spec_from_dict(json.loads(architecture)))
     return True

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import ulzoo.registry.runs.train as run
-import ulzoo.training.checkpoints as checkpoints
+import ulzoo.training.checkpointing as checkpoints
 from ulzoo.registry import spec_from_dict
 
 

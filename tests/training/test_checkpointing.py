@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 
 from ulzoo.files.tensor_file import DamagedFile
 from ulzoo.training import checkpointing as format
-from ulzoo.training.checkpointing import Checkpoint, State
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoint, Checkpoints, State
 
 TENSORS = {
     "model.a": torch.arange(6.0).reshape(2, 3).T,

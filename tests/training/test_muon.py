@@ -10,8 +10,8 @@ from timm.optim.muon import Muon as Rival
 from timm.optim.muon import _is_suitable_for_muon
 from torch import nn
 
-from ulzoo.training import muon
-from ulzoo.training.muon import Muon, is_matrix, orthogonal
+from ulzoo.training import optimizers as muon
+from ulzoo.training.optimizers import Muon, is_matrix, orthogonal
 
 
 class Net(nn.Module):

@@ -4,7 +4,7 @@ from itertools import chain, repeat
 
 import torch
 
-from ulzoo.training import peak
+from ulzoo.training import profiling as peak
 
 CPU = torch.device("cpu")
 

@@ -131,7 +131,7 @@ from pathlib import Path
 from ulzoo.registry import load_spec
 from ulzoo.registry.runs.train import train
 from ulzoo.training import trainer
-from ulzoo.training.terms import NonFiniteLoss
+from ulzoo.training.monitoring import NonFiniteLoss
 from ulzoo.runtime.processes import joined
 
 step = trainer.Trainer._step
@@ -252,7 +252,7 @@ def test_a_process_that_is_killed_is_started_anew_and_the_run_goes_on_to_the_sam
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_going(tiny, tmp_path, monkeypatch):
-    from ulzoo.training.checkpoints import Checkpoints
+    from ulzoo.training.checkpointing import Checkpoints
 
     save = Checkpoints.save
 

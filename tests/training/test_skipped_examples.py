@@ -8,9 +8,8 @@ from PIL import Image
 
 from ulzoo.data import ImageFolder
 from ulzoo.registry.compile import compile_model
-from ulzoo.training.checkpoints import Checkpoints
-from ulzoo.training.left_out import NAMED, LeftOut
-from ulzoo.training.monitoring import read_rows
+from ulzoo.training.checkpointing import Checkpoints
+from ulzoo.training.monitoring import NAMED, LeftOut, read_rows
 from ulzoo.training.trainer import Trainer
 
 

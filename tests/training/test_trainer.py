@@ -17,12 +17,11 @@ from ulzoo.model.losses import latents_loss
 from ulzoo.nn.transformer import Block
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.train import open_source, train
-from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.devices import has_bf16
 from ulzoo.runtime.processes import ALONE
 from ulzoo.training import trainer as trainer_module
-from ulzoo.training.checkpoints import Checkpoints
-from ulzoo.training.monitoring import Metrics, read_rows
-from ulzoo.training.terms import NonFiniteLoss
+from ulzoo.training.checkpointing import Checkpoints
+from ulzoo.training.monitoring import Metrics, NonFiniteLoss, read_rows
 from ulzoo.training.trainer import Trainer
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0", "base.label_dropout=0")

@@ -1,6 +1,5 @@
 """Where pixels come from: sources of labelled images and clips, and batches of them in a reproducible order."""
 
-from ulzoo.data.contract import DataContract
 from ulzoo.data.images.emoji3d import Emoji3D
 from ulzoo.data.images.fashion_mnist import FashionMNIST
 from ulzoo.data.images.hf_dataset import HFDataset
@@ -8,7 +7,7 @@ from ulzoo.data.images.image_folder import ImageFolder
 from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents
 from ulzoo.data.loader import Batch, batches, in_order
-from ulzoo.data.source import Source, TensorSource
+from ulzoo.data.source import DataContract, Source, TensorSource
 from ulzoo.data.videos.atari import Atari
 from ulzoo.data.videos.emoji3d_video import Emoji3DVideo
 from ulzoo.data.videos.kinetics600 import Kinetics600

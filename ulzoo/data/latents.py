@@ -13,10 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ulzoo.data.contract import DataContract
-from ulzoo.data.source import Sample, Source, check_split
+from ulzoo.data.source import DataContract, Sample, Source, check_split
 from ulzoo.data.storage.manifest import Manifest, Shard
-from ulzoo.files.messages import one_line
+from ulzoo.files.atomic import one_line
 
 SUFFIX = ".safetensors"
 HINT = "`ulzoo encode MODEL --out DIR` makes them"

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ulzoo.data.contract import DataContract
-from ulzoo.data.source import Sample, Source, Unreadable
+from ulzoo.data.source import DataContract, Sample, Source, Unreadable
 from ulzoo.media.captions import Text, pad
 from ulzoo.media.pixels import from_uint8
 from ulzoo.runtime.seeds import derive_seed

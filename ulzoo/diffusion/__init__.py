@@ -1,19 +1,18 @@
 """The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
-from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, low_discrepancy_times, normal_kl
-from ulzoo.diffusion.guidance import Guidance
-from ulzoo.diffusion.noise import ExampleNoise, Noise, expand_like, rand, randn_like
-from ulzoo.diffusion.random_logsnr import TruncatedLogistic
-from ulzoo.diffusion.samplers import SAMPLERS
+from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, normal_kl
+from ulzoo.diffusion.noise import ExampleNoise, Noise, low_discrepancy_times, rand, randn_like
+from ulzoo.diffusion.samplers import SAMPLERS, Guidance
 from ulzoo.diffusion.schedules import (
     CosineSchedule,
     InterpolatedCosineSchedule,
     LinearSchedule,
     Schedule,
     ShiftedCosineSchedule,
+    expand_like,
     time_of,
 )
-from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, Weighting
+from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, TruncatedLogistic, Weighting
 
 __all__ = [
     "SAMPLERS",

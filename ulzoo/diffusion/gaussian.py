@@ -7,29 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ulzoo.diffusion.guidance import Guidance
-from ulzoo.diffusion.noise import ExampleNoise, Noise, alpha_sigma, expand_like, randn_like
-from ulzoo.diffusion.samplers import GRIDS, SAMPLERS
-from ulzoo.diffusion.schedules import Schedule, time_of
+from ulzoo.diffusion.noise import Noise, low_discrepancy_times, randn_like
+from ulzoo.diffusion.samplers import GRIDS, SAMPLERS, Guidance
+from ulzoo.diffusion.schedules import Schedule, alpha_sigma, expand_like, time_of
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
 
 Prediction = Literal["x", "eps", "v"]
 Denoiser = Callable[[Tensor, Tensor], Tensor]  # (x_t (B, ...), logsnr (B,)) -> prediction (B, ...)
 
 _ELBO = ElboWeighting()
-
-
-def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-    """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
-
-    Of a part of a batch (`ExampleNoise`) they are those of its examples in the whole batch.
-    """
-    if isinstance(generator, ExampleNoise):
-        assert n == len(generator.examples)
-        offset, first, total = generator.shared_rand(), generator.position, generator.total
-    else:
-        offset, first, total = torch.rand((), generator=generator, device=device), 0, n
-    return (offset + torch.arange(first, first + n, device=device) / total) % 1  # (n,)
 
 
 def normal_kl(x: Tensor, logsnr: Tensor | float) -> Tensor:

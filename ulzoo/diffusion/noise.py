@@ -6,16 +6,6 @@ import torch
 from torch import Tensor
 
 
-def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    """α = √sigmoid(λ) and σ = √sigmoid(-λ), elementwise."""
-    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
-
-
-def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `x`; () stays as it is."""
-    return per_example if per_example.ndim == 0 else per_example.reshape(-1, *[1] * (x.ndim - 1))
-
-
 class ExampleNoise:
     """Random numbers that belong to examples: the same in whatever part of a batch, and on whatever process, they are.
 
@@ -63,3 +53,16 @@ def randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
             example.normal_(generator=stream)
         return found
     return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+
+
+def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
+    """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
+
+    Of a part of a batch (`ExampleNoise`) they are those of its examples in the whole batch.
+    """
+    if isinstance(generator, ExampleNoise):
+        assert n == len(generator.examples)
+        offset, first, total = generator.shared_rand(), generator.position, generator.total
+    else:
+        offset, first, total = torch.rand((), generator=generator, device=device), 0, n
+    return (offset + torch.arange(first, first + n, device=device) / total) % 1  # (n,)

@@ -132,3 +132,13 @@ class InterpolatedCosineSchedule:
     def dlogsnr_dt(self, t: Tensor) -> Tensor:
         gap = self._low.logsnr(t) - self._high.logsnr(t)
         return gap + t * self._low.dlogsnr_dt(t) + (1 - t) * self._high.dlogsnr_dt(t)
+
+
+def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """α = √sigmoid(λ) and σ = √sigmoid(-λ), elementwise."""
+    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+
+
+def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) with as many dimensions as `x`; () stays as it is."""
+    return per_example if per_example.ndim == 0 else per_example.reshape(-1, *[1] * (x.ndim - 1))

@@ -68,3 +68,9 @@ def sha256(path: Path) -> str:
 def cache_folder() -> Path:
     """Where what can be made anew is kept: `$XDG_CACHE_HOME/ulzoo`, or `~/.cache/ulzoo`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulzoo"
+
+
+def one_line(text: str) -> str:
+    """`text` without what would break a line or speak to a terminal, and not too long."""
+    text = text if len(text) <= 1000 else text[:1000] + " ..."
+    return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)

@@ -16,8 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ulzoo.files import tensor_shards as tensorparts
-from ulzoo.files.atomic import write_atomically
-from ulzoo.files.messages import one_line
+from ulzoo.files.atomic import one_line, write_atomically
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.json"  # in the folder of a training checkpoint

@@ -5,12 +5,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool1d
 
 from ulzoo.diffusion import Noise, rand
 from ulzoo.media.captions import Text
 from ulzoo.model.contract import Contract
 from ulzoo.model.denoisers import Conditional, Conditions
-from ulzoo.model.frames import condition, hold
 from ulzoo.model.rate import NormalPrior
 
 Labels = Tensor | Sequence[int]
@@ -106,3 +106,21 @@ def repeated(conditions: Conditions, times: int) -> Conditions:
         Conditions,
         {name: value.repeat(times) if isinstance(value, Text) else again(value) for name, value in found.items()},
     )
+
+
+def hold(frames: Tensor, length: int) -> Tensor:
+    """A clip of `length` frames that stands still after the given ones, (B, C, k, H, W) -> (B, C, length, H, W)."""
+    last = frames[:, :, -1:]
+    return torch.cat([frames, last.expand(-1, -1, length - frames.shape[2], -1, -1)], dim=2)
+
+
+def mask(given: int, length: int, size: Sequence[int]) -> Tensor:
+    """The share of the frames under each position that are given, (1, 1, *size), for `size` with time in front."""
+    known = (torch.arange(length) < given).float()[None]  # (1, length)
+    return adaptive_avg_pool1d(known, size[0]).reshape(1, 1, -1, 1, 1).expand(1, 1, *size)
+
+
+def condition(held: Tensor, given: int, length: int) -> Tensor:
+    """The held clip, or its encoding, with the mask as a last channel, (B, C, *size) -> (B, C + 1, *size)."""
+    known = mask(given, length, held.shape[2:]).to(held)
+    return torch.cat([held, known.expand(len(held), -1, -1, -1, -1)], dim=1)

@@ -1,11 +1,12 @@
 """What each stage of training minimises: L_z + L_x, then the base's weighted loss on frozen latents."""
 
+import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ulzoo.diffusion import Noise
+from ulzoo.diffusion import ExampleNoise, Noise
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import first_frames, held_clip, hidden, told
 from ulzoo.model.contract import Stage
@@ -132,3 +133,34 @@ def _distortion(
     if model.contract.given_frames:
         conditions["given"] = held_clip(first_frames(x, model.contract), len(x), model.contract, model.device, None)
     return decoder.loss(x, generator, **hidden(decoder, conditions, generator))
+
+
+class StepLoss(nn.Module):
+    """The terms of a stage's loss, means over the examples it is given.
+
+    Args:
+        model: whose parameters are trained.
+        stage: "latents", "decoder" or "base".
+        encoded: the examples are z_clean, not x.
+    """
+
+    def __init__(self, model: UnifiedLatents, stage: Stage, encoded: bool = False) -> None:
+        super().__init__()
+        self.model, self.stage, self.encoded = model, stage, encoded
+
+    def forward(
+        self, x: Tensor, labels: Tensor, text: Text | None, noise: ExampleNoise, prior_gradient: float = 1.0
+    ) -> dict[str, Tensor]:
+        """{"loss"} and, in stage 1, "rate_bits_per_pixel" and "distortion" in nats per pixel; () each.
+
+        Args:
+            prior_gradient: scale of the rate's gradient to the encoder, see `latents_loss`.
+        """
+        if self.stage != "latents":
+            return {"loss": stage_loss(self.model, self.stage, x, labels, text, noise, self.encoded)}
+        loss = latents_loss(self.model, x, labels, text, noise, prior_gradient)
+        return {
+            "loss": loss.total,
+            "rate_bits_per_pixel": loss.rate.detach().mean() / loss.pixels / math.log(2),
+            "distortion": loss.distortion.detach().mean() / loss.pixels,
+        }

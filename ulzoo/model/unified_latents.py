@@ -7,14 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.diffusion import Noise, TruncatedLogistic, randn_like
-from ulzoo.diffusion.noise import alpha_sigma, expand_like
+from ulzoo.diffusion.schedules import alpha_sigma, expand_like
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Labels, check_frames, check_told, first_frames, held_clip, repeated, told
 from ulzoo.model.contract import STAGES, Contract, Stage
-from ulzoo.model.denoisers import Conditions, DiffusionModel
-from ulzoo.model.posterior import Posterior
-from ulzoo.model.rate import DiffusionPrior, NormalPrior
-from ulzoo.model.regression import RegressionDecoder
+from ulzoo.model.denoisers import Conditions, DiffusionModel, RegressionDecoder
+from ulzoo.model.rate import DiffusionPrior, NormalPrior, Posterior
 
 Decoder = DiffusionModel | RegressionDecoder
 LatentNetwork = Literal["prior", "base"]

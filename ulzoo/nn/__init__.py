@@ -2,11 +2,9 @@
 
 from ulzoo.nn.autoencoder_kl import DiffusersAutoencoder
 from ulzoo.nn.conditioning import DenoiserInputs
-from ulzoo.nn.encoders import ResNetEncoder
-from ulzoo.nn.hierarchical_vit import HierarchicalViT
-from ulzoo.nn.identity import IdentityEncoder
+from ulzoo.nn.encoders import IdentityEncoder, ResNetEncoder
 from ulzoo.nn.uvit import UViT
-from ulzoo.nn.vit import ViT, ViTEncoder
+from ulzoo.nn.vit import HierarchicalViT, ViT, ViTEncoder
 
 __all__ = [
     "DenoiserInputs",

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from timm.layers import LayerNorm
 from torch import Tensor, nn
 
+from ulzoo.media.captions import Text
 from ulzoo.nn.grid import enlarge, patchify, zero_init
 
 
@@ -143,3 +145,32 @@ class ContextProjection(nn.Module):
         folded = patchify(context, self.fold)
         features = self.proj(folded.movedim(1, -1)).movedim(-1, 1)
         return enlarge(features, self.repeat)  # (B, width, *size)
+
+
+class TextTokens(nn.Module):
+    """A text as a network attends to it: a learned null token first, then the embeddings, normed and projected.
+
+    The null token is always there, so that attention is never over nothing; it is all that there is of an empty text,
+    of no text, and of one that `text_dropout` hides: each example's whole text by a coin of its own in training. Tokens
+    get no positions: those of a text encoder know theirs. Padding is zeroed here and masked in attention, so whatever
+    it holds is without effect.
+
+    Args:
+        inputs: of which `text_width` counts.
+        width: of the tokens it makes.
+    """
+
+    def __init__(self, inputs: DenoiserInputs, width: int):
+        super().__init__()
+        self.norm = LayerNorm(inputs.text_width, affine=False)
+        self.proj = nn.Linear(inputs.text_width, width)
+        self.null = nn.Parameter(torch.randn(width))
+
+    def forward(self, text: Text | None, n: int) -> Text:
+        """A text of (n, L, text_width), or None, to one of (n, 1 + L, width), or (n, 1, width)."""
+        null = Text(self.null.expand(n, 1, -1), torch.ones(n, 1, dtype=torch.bool, device=self.null.device))
+        if text is None:
+            return null
+        mask = text.mask
+        tokens = self.proj(self.norm(text.tokens.masked_fill(~mask[:, :, None], 0)))
+        return Text(torch.cat([null.tokens, tokens], dim=1), torch.cat([null.mask, mask], dim=1))

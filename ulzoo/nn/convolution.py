@@ -9,9 +9,10 @@ from math import gcd
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.nn.grid import CONV
+from ulzoo.nn.grid import CONV, zero_init
 
 ConvolutionKind = Literal["full", "factorised"]
 
@@ -72,3 +73,41 @@ def zero_output(layer: nn.Module) -> nn.Module:
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
     return layer
+
+
+IMAGE = Convolutions()
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, convolution, twice, added to the input; a condition scales and shifts after the second norm.
+
+    Args:
+        size: the grid, (h, w) or (t, h, w).
+        convolutions: how they treat time.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        in_channels: int,
+        out_channels: int,
+        cond_width: int = 0,
+        dropout: float = 0.0,
+        convolutions: Convolutions = IMAGE,
+    ):
+        super().__init__()
+        self.norm1 = convolutions.norm(size, in_channels)
+        self.norm2 = convolutions.norm(size, out_channels, affine=cond_width == 0)
+        self.conv1 = convolutions.same(size, in_channels, out_channels)
+        self.conv2 = zero_output(convolutions.same(size, out_channels, out_channels))
+        self.modulation = zero_init(nn.Linear(cond_width, 2 * out_channels)) if cond_width else None
+        self.dropout = nn.Dropout(dropout)
+        same_width = in_channels == out_channels
+        self.skip = nn.Identity() if same_width else CONV[len(size)](in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        if self.modulation is not None:
+            shift, scale = self.modulation(cond).reshape(*x.shape[:1], -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
+            h = h * (1 + scale) + shift
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))

@@ -6,45 +6,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
-from ulzoo.nn.grid import CONV, divide, patch_sides, patchify, zero_init
-
-IMAGE = Convolutions()
-
-
-class ResBlock(nn.Module):
-    """Norm, SiLU, convolution, twice, added to the input; a condition scales and shifts after the second norm.
-
-    Args:
-        size: the grid, (h, w) or (t, h, w).
-        convolutions: how they treat time.
-    """
-
-    def __init__(
-        self,
-        size: Sequence[int],
-        in_channels: int,
-        out_channels: int,
-        cond_width: int = 0,
-        dropout: float = 0.0,
-        convolutions: Convolutions = IMAGE,
-    ):
-        super().__init__()
-        self.norm1 = convolutions.norm(size, in_channels)
-        self.norm2 = convolutions.norm(size, out_channels, affine=cond_width == 0)
-        self.conv1 = convolutions.same(size, in_channels, out_channels)
-        self.conv2 = zero_output(convolutions.same(size, out_channels, out_channels))
-        self.modulation = zero_init(nn.Linear(cond_width, 2 * out_channels)) if cond_width else None
-        self.dropout = nn.Dropout(dropout)
-        same_width = in_channels == out_channels
-        self.skip = nn.Identity() if same_width else CONV[len(size)](in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
-        if self.modulation is not None:
-            shift, scale = self.modulation(cond).reshape(*x.shape[:1], -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
-            h = h * (1 + scale) + shift
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, shrink
+from ulzoo.nn.grid import divide, patch_sides, patchify
 
 
 class ResNetEncoder(nn.Module):
@@ -114,3 +77,34 @@ def _halvings(downsample: Sequence[int], patch: Sequence[int], least: int) -> li
             f"latent.downsample asks for {list(downsample)}"
         )
     return [tuple(2 if step < count else 1 for count in counts) for step in range(max(least, *counts))]
+
+
+class IdentityEncoder(nn.Module):
+    """Pixel diffusion: z_clean = x, and decoding gives z back as it is, so that the base samples x.
+
+    The baseline of the paper's text-to-image comparison (Table 1) on the same code. It has neither parameters nor keys;
+    a spec has `prior: null` and `decoder: null` beside it.
+
+    Raises:
+        ValueError: the latent has not the data's own channels and grid.
+    """
+
+    def __init__(self, size: tuple[int, ...], in_channels: int, out_channels: int, downsample: tuple[int, ...]):
+        super().__init__()
+        if out_channels != in_channels:
+            raise ValueError(
+                f"latent.channels {out_channels} are not the data's {in_channels}, which the identity keeps: "
+                f"set latent.channels to {in_channels}"
+            )
+        whole = [1] * len(size)
+        if list(downsample) != whole:
+            raise ValueError(
+                f"latent.downsample {list(downsample)} is not the identity's: set latent.downsample to {whole}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, z: Tensor) -> Tensor:
+        """z -> x, (B, C, *size)."""
+        return z

@@ -7,13 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
-from ulzoo.nn.attention import AttentionKind
-from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, VectorConditioning, with_given
-from ulzoo.nn.convolution import ConvolutionKind, Convolutions, shrink, zero_output
-from ulzoo.nn.encoders import ResBlock
+from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, TextTokens, VectorConditioning, with_given
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, shrink, zero_output
 from ulzoo.nn.grid import CONV, divide, enlarge, patch_sides, patchify, to_grid, to_tokens, unpatchify
-from ulzoo.nn.text_conditioning import TextTokens
-from ulzoo.nn.transformer import Positions, Transformer
+from ulzoo.nn.transformer import AttentionKind, Positions, Transformer
 
 
 class Stage(nn.ModuleList):

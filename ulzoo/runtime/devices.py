@@ -1,6 +1,8 @@
 """The device that a command runs on."""
 
+import contextlib
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -41,3 +43,19 @@ def memory_of(device: torch.device) -> int:
 
 def _has_mps() -> bool:
     return torch.backends.mps.is_available()
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 products are native on `device`; elsewhere autocast would be slower than fp32."""
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return False
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """bf16 autocast if asked for and native, else fp32."""
+    if precision == "bf16" and has_bf16(device):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()

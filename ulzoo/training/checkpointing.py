@@ -11,10 +11,13 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,10 +25,12 @@ import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from ulzoo.files.atomic import sha256, write_text
+from ulzoo.files.atomic import put_in_place, remove_unfinished, sha256, write_text
 from ulzoo.files.tensor_file import CHECKPOINT, DamagedFile
 from ulzoo.model.contract import STAGES, Stage
+from ulzoo.runtime.processes import Processes
 
 FORMAT = 2
 SHARD = re.compile(r"shard-\d{5,}-model-00001-of-00001\.safetensors")
@@ -163,3 +168,130 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
             raise ValueError(f"no shard is called {name!r}")
         if sha256(folder / name) != digest:
             raise ValueError(f"{name} does not match its digest")
+
+
+KEEP = 2
+NAME = re.compile(rf"({'|'.join(STAGES)})-(\d+)")
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, with a folder "{stage}-{step}" for each.
+
+    Args:
+        folder: need not be there.
+        milestone_every: steps of whose multiples the checkpoints are kept for good.
+    """
+
+    def __init__(self, folder: Path, milestone_every: int | None = None):
+        self.folder, self.milestone_every = folder, milestone_every
+
+    def path(self, stage: Stage, step: int) -> Path:
+        """Where the checkpoint of a step is, if there is one."""
+        return self.folder / f"{stage}-{step:08d}"
+
+    def found(self) -> list[tuple[Stage, int, Path]]:
+        """(stage, step, path) in the order in which training wrote them."""
+        matches = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("*")]
+        found = [(cast(Stage, match[1]), int(match[2]), path) for match, path in matches if match]
+        order = list(STAGES)
+        return sorted(found, key=lambda entry: (order.index(entry[0]), entry[1]))
+
+    def save(self, state: State, group: dist.ProcessGroup | None = None) -> Path:
+        """Write a checkpoint; let go of later ones, and of the stage's older ones but the one before and milestones.
+
+        Later ones are there when a run went back behind damaged ones: they belong to a future trained again. Every
+        process of the group must call.
+
+        Raises:
+            OSError: it cannot be written; those before are as they were.
+        """
+        path, first = self.path(state.stage, state.step), group is None or dist.get_rank(group) == 0
+        aside = path.with_name(f".{path.name}.tmp")
+        try:
+            if first:
+                shutil.rmtree(aside, ignore_errors=True)
+            write(state, aside, group)
+            if first:
+                put_in_place(aside, path)
+        finally:
+            if first:
+                shutil.rmtree(aside, ignore_errors=True)
+        if first:
+            self._let_go(path)
+        return path
+
+    def _let_go(self, newest: Path) -> None:
+        found = self.found()
+        here = next(number for number, entry in enumerate(found) if entry[2] == newest)
+        older = [entry for entry in found[: here + 1] if entry[0] == found[here][0]][:-KEEP]
+        if self.milestone_every:
+            older = [entry for entry in older if entry[1] % self.milestone_every]
+        for _, _, gone in older + found[here + 1 :]:
+            shutil.rmtree(gone)
+        remove_unfinished(self.folder, NAME.pattern)
+
+    def latest(self, stage: Stage | None = None) -> Checkpoint | None:
+        """The newest checkpoint (of `stage`) that is whole; a damaged one is named in a warning and passed over.
+
+        Raises:
+            ValueError: there are checkpoints, but all are damaged; or one is of a newer format.
+        """
+        found = [path for of, _, path in self.found() if stage in (None, of)]
+        for path in reversed(found):
+            try:
+                return Checkpoint.open(path)
+            except DamagedFile as error:
+                warnings.warn(f"{error}; going back to the checkpoint before", stacklevel=2)
+        if found:
+            raise ValueError(f"{self.folder}: every checkpoint is damaged; start again with --fresh")
+        return None
+
+
+class Saver:
+    """Writes one checkpoint at a time; the next one waits for it, and so does the end of the context.
+
+    Where a checkpoint cannot be written the last one stays, and training goes on with a warning.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, processes: Processes):
+        self.checkpoints, self.processes = checkpoints, processes
+        self.group = processes.side_group
+        self.thread = ThreadPoolExecutor(1, "checkpoint")
+        self.writing: tuple[int, Future] | None = None
+
+    def save(self, state: State) -> None:
+        """Begin to write a checkpoint; all processes must."""
+        self.wait()
+        stager = DefaultStager(StagingOptions(False, False, False, False))  # in this thread, to plain memory
+        tensors = cast(dict[str, Tensor], stager.stage(state.tensors))
+        stager.close()
+        copy = State(state.stage, state.step, tensors, state.metadata)
+        self.writing = state.step, self.thread.submit(self.checkpoints.save, copy, self.group)
+
+    def wait(self, must: bool = False) -> None:
+        """Until what was begun is written.
+
+        Raises:
+            OSError: it could not be, but `must`.
+        """
+        if self.writing is None:
+            return
+        (step, written), self.writing = self.writing, None
+        try:
+            written.result()
+        except OSError as error:
+            if must:
+                raise
+            if self.processes.main:
+                why = error.strerror or error
+                message = f"step {step}: no checkpoint was written ({why}); the last one is kept"
+                warnings.warn(message, stacklevel=2)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            self.wait()
+        finally:
+            self.thread.shutdown()

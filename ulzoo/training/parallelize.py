@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ulzoo.model.denoisers import Conditional
-from ulzoo.nn.encoders import ResBlock
+from ulzoo.nn.convolution import ResBlock
 from ulzoo.nn.transformer import Block
 from ulzoo.runtime.processes import Processes
 

@@ -20,19 +20,16 @@ from torch.profiler import record_function
 from ulzoo.data import Batch, Source, batches
 from ulzoo.diffusion import ExampleNoise, SigmoidWeighting
 from ulzoo.model.contract import STAGES, Stage
-from ulzoo.model.denoisers import DiffusionModel
-from ulzoo.model.regression import RegressionDecoder
-from ulzoo.model.step_loss import StepLoss
+from ulzoo.model.denoisers import DiffusionModel, RegressionDecoder
+from ulzoo.model.losses import StepLoss
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.runtime.precision import autocast
+from ulzoo.runtime.devices import autocast
 from ulzoo.runtime.processes import ALONE, Processes
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import Checkpoint, State
-from ulzoo.training.checkpoints import Checkpoints
-from ulzoo.training.interruption import RunStopped, StopSignals
-from ulzoo.training.left_out import LeftOut
-from ulzoo.training.monitoring import Metrics, Row
+from ulzoo.training.checkpointing import Checkpoint, Checkpoints, Saver, State
+from ulzoo.training.interruption import RunStopped, StopSignals, watchdog
+from ulzoo.training.monitoring import LeftOut, Metrics, Row, Terms
 from ulzoo.training.optimizers import (
     blank_state,
     build_ema,
@@ -43,9 +40,6 @@ from ulzoo.training.optimizers import (
 )
 from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, replicated, shard, synchronised, whole
 from ulzoo.training.profiling import profiled
-from ulzoo.training.saver import Saver
-from ulzoo.training.terms import Terms
-from ulzoo.training.watchdog import watchdog
 
 COLLAPSED_BITS_PER_DIMENSION = 0.02
 

@@ -10,7 +10,7 @@ from ulzoo.data.source import TensorSource
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model, data_contract
 from ulzoo.registry.cost.memory import EXAMPLES, Alive, Moment, StepMemory, _state_bytes, step_memory
-from ulzoo.runtime.precision import has_bf16
+from ulzoo.runtime.devices import has_bf16
 from ulzoo.training.trainer import Saver, Trainer
 
 

@@ -11,8 +11,7 @@ from ulzoo.registry import load
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs import export as export_module
 from ulzoo.registry.runs.export import load_export, save_export
-from ulzoo.training.checkpointing import State
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoints, State
 
 RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}
 

@@ -11,8 +11,7 @@ import torch
 from ulzoo.files import tensor_file as tensorfile
 from ulzoo.registry.runs.train import Watch, described_data, restore, train
 from ulzoo.training import checkpointing as checkpoint
-from ulzoo.training.checkpointing import State
-from ulzoo.training.checkpoints import Checkpoints
+from ulzoo.training.checkpointing import Checkpoints, State
 
 SHORT = (
     "train.latents.steps=4",

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ulzoo.registry.spec import names as spec_module
-from ulzoo.registry.spec.names import SpecError, find_specs, load_spec, spec_from_dict
+from ulzoo.registry.spec import loading as spec_module
+from ulzoo.registry.spec.loading import SpecError, find_specs, spec_from_dict
+from ulzoo.registry.zoo.catalogue import load_spec
 
 FULL = """\
 name: full

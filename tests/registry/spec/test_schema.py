@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from ulzoo.registry.spec.names import load_spec, spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import RESUMABLE, Section, Spec, changed_on_resume, diff, flatten, json_schema
 from ulzoo.registry.spec.yaml_source import parse_yaml
+from ulzoo.registry.zoo.catalogue import load_spec
 
 MINIMAL = {
     "name": "minimal",

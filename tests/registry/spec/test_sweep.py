@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ulzoo.registry import SpecError, load_spec
-from ulzoo.registry.spec import names as spec_module
+from ulzoo.registry.spec import loading as spec_module
 from ulzoo.registry.spec.sweep import find_sweeps, is_sweep, load_sweep, result_table
 
 SPEC = Path(__file__).parents[2].joinpath("tiny.yaml").read_text()

@@ -8,7 +8,7 @@ import torch
 
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.runs.train import train
-from ulzoo.registry.spec.names import spec_from_dict
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.sweeps import point as point_module
 from ulzoo.registry.sweeps.jobs import plan_jobs
 from ulzoo.registry.sweeps.locks import Busy, Lock, locked

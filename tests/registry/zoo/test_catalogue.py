@@ -11,7 +11,7 @@ import ulzoo
 from ulzoo.registry import find_specs, load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import save_export
-from ulzoo.registry.spec import names as spec_module
+from ulzoo.registry.spec import loading as spec_module
 from ulzoo.registry.zoo import catalogue
 from ulzoo.registry.zoo.catalogue import create_model, list_models, load
 from ulzoo.registry.zoo.release import Card

@@ -13,11 +13,9 @@ from typer.testing import CliRunner
 
 from ulzoo.cli import app
 from ulzoo.files import tensor_file as tensorfile
-from ulzoo.registry.spec.names import load_spec
-from ulzoo.registry.zoo.catalogue import create_model, load
+from ulzoo.registry.zoo.catalogue import create_model, load, load_spec, open_results
 from ulzoo.registry.zoo.hub import Address, find
 from ulzoo.registry.zoo.publish import push
-from ulzoo.registry.zoo.results import open_results
 
 
 @pytest.fixture

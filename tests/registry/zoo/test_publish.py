@@ -13,8 +13,7 @@ from ulzoo.files import tensor_shards as tensorparts
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.convert import export as convert
 from ulzoo.registry.runs.export import save_export
-from ulzoo.registry.spec.names import load_spec
-from ulzoo.registry.zoo.catalogue import load
+from ulzoo.registry.zoo.catalogue import load, load_spec
 from ulzoo.registry.zoo.hub import Address
 from ulzoo.registry.zoo.publish import push
 from ulzoo.registry.zoo.release import read_card

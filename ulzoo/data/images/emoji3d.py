@@ -13,9 +13,8 @@ import torch
 import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from ulzoo.data.contract import DataContract
 from ulzoo.data.images.name_captions import TOKENS, WIDTH, name_caption
-from ulzoo.data.source import TensorSource, check_split
+from ulzoo.data.source import DataContract, TensorSource, check_split
 
 SHA256 = {
     "emoji3d-64-train.tar": "c70a991131e79a4a9729f00b6a4c5b1f65ad9c60a05f1dadd4deb163ac10a838",

@@ -14,8 +14,7 @@ import torchvision.datasets
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ulzoo.data.contract import DataContract
-from ulzoo.data.source import TensorSource, check_split
+from ulzoo.data.source import DataContract, TensorSource, check_split
 
 LABEL_NAMES = tuple(torchvision.datasets.FashionMNIST.classes)
 

@@ -6,9 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ulzoo.data.contract import DataContract
 from ulzoo.data.images.decode import square
-from ulzoo.data.source import Source
+from ulzoo.data.source import DataContract, Source
 from ulzoo.data.storage.class_folders import check_num_classes
 
 

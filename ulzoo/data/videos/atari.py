@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ulzoo.data.contract import DataContract
 from ulzoo.data.images.decode import square
-from ulzoo.data.source import Sample, Source, check_split
+from ulzoo.data.source import DataContract, Sample, Source, check_split
 from ulzoo.runtime.seeds import derive_seed
 
 FRAMES_PER_SECOND = 60

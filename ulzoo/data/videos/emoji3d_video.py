@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ulzoo.data.contract import DataContract
 from ulzoo.data.images.emoji3d import LABEL_NAMES, read_shard
-from ulzoo.data.source import Sample, Source, check_split
+from ulzoo.data.source import DataContract, Sample, Source, check_split
 from ulzoo.data.videos.decode import place, read_video
 
 FRAME_RATE = 8.0

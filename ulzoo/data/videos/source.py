@@ -6,8 +6,7 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import NamedTuple
 
-from ulzoo.data.contract import DataContract
-from ulzoo.data.source import Sample, Source
+from ulzoo.data.source import DataContract, Sample, Source
 from ulzoo.data.storage.class_folders import check_num_classes
 from ulzoo.data.videos.decode import read_clip
 
