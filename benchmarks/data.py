@@ -132,7 +132,7 @@ def loaders(root: Path, rounds: int, workers: int) -> dict[str, Any]:
     return {"workers": workers, "images_per_processor_second": rates, "of_bare": ratios}
 
 
-class Clock(run.Watch):
+class Clock(run.TrainingCallback):
     """The processor time at the end of every step."""
 
     def stage(self, stage: str, config: Any, start: int) -> None:

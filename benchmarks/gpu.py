@@ -32,7 +32,7 @@ from ulzoo.data.source import DataContract, Sample, Source
 from ulzoo.model.contract import Stage
 from ulzoo.registry import Spec, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
-from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.training.profiling import matmul_peak
 from ulzoo.training.trainer import Trainer
 
@@ -149,7 +149,7 @@ def first_stage(spec: Spec) -> str:
     return json.dumps([whole[key] for key in ("data", "latent", "conditioning", "encoder", "prior", "decoder")])
 
 
-def speed(spec: Spec, summary: Summary, stage: Stage, device: torch.device, options: Any, top: float) -> list[Row]:
+def speed(spec: Spec, summary: ModelSummary, stage: Stage, device: torch.device, options: Any, top: float) -> list[Row]:
     """Eager and compiled, with the share of the peak."""
     rows = []
     for compiled in (False, True):
@@ -160,7 +160,7 @@ def speed(spec: Spec, summary: Summary, stage: Stage, device: torch.device, opti
     return rows
 
 
-def beside_dit(spec: Spec, summary: Summary, device: torch.device, options: Any, top: float) -> list[Row]:
+def beside_dit(spec: Spec, summary: ModelSummary, device: torch.device, options: Any, top: float) -> list[Row]:
     """Our base on latents, and a DiT of equal FLOPs, eager and compiled."""
     rows = []
     batch, flops = batch_of(spec, "base", options), summary.flops["base"]

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 
 SETTINGS = (
     "name=kills", "data={kind: image_folder, resolution: 16, num_classes: null}", "latent.channels=4",
@@ -82,7 +82,7 @@ def outcome(folder: Path) -> tuple[str, str]:
     """Digests of the exported weights and of the rows."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in row.items() if key not in VARYING} for row in rows]
-    return tensorfile.digest_of(folder / "model.safetensors"), hashlib.sha256(json.dumps(kept).encode()).hexdigest()
+    return tensor_file.digest_of(folder / "model.safetensors"), hashlib.sha256(json.dumps(kept).encode()).hexdigest()
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from ulzoo.files.atomic import write_text
 from ulzoo.registry import Spec, load_sweep, spec_from_dict
-from ulzoo.registry.spec.sweep import COLUMNS, Sweep, result_table
+from ulzoo.registry.spec.sweep import METRICS, Sweep, result_table
 
 SWEEPS = "table2_loss_factor,table3_channels,table5_regularisation,table6_ablations"
 LOSS_FACTORS = ("1.3", "1.5", "1.7", "1.9", "2.1")
@@ -129,8 +129,8 @@ def table(sweep: Sweep, rows: list[dict[str, Any]]) -> tuple[list[str], Figures]
     lines = [f"## {sweep.source}: {sweep.description}", "", f"The paper: {sweep.expect}.", ""]
     names = [name for name in shown.columns if name in REPORTED]
     papers = sorted(sweep.columns, key=lambda name: name not in REPORTED)
-    heads = [f"{COLUMNS[name].title}, {COLUMNS[name].unit}" for name in names]
-    heads += [f"paper: {' '.join(filter(None, (COLUMNS[name].title, COLUMNS[name].unit)))}" for name in papers]
+    heads = [f"{METRICS[name].title}, {METRICS[name].unit}" for name in names]
+    heads += [f"paper: {' '.join(filter(None, (METRICS[name].title, METRICS[name].unit)))}" for name in papers]
     lines += ["| point | runs | " + " | ".join(heads) + " |", "|---" * (len(heads) + 2) + "|"]
     means: Figures = {}
     for entry in result_table(shown, rows):
@@ -138,7 +138,7 @@ def table(sweep: Sweep, rows: list[dict[str, Any]]) -> tuple[list[str], Figures]
         cells = [entry["point"], str(entry["runs"])]
         for name in names:
             value, spread = entry["measured"][name], entry["spread"][name]
-            digits = max(COLUMNS[name].digits, 2)
+            digits = max(METRICS[name].digits, 2)
             cells.append(
                 "–" if value is None else f"{value:.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "")
             )

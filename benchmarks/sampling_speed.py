@@ -19,7 +19,7 @@ from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, rat
 from ulzoo.diffusion import Guidance
 from ulzoo.model.denoisers import Conditions, DiffusionModel
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry import create_model, quicken
+from ulzoo.registry import create_model, optimize_for_inference
 from ulzoo.runtime.devices import has_bf16
 
 
@@ -36,7 +36,7 @@ def sides(
     if "labels" in conditions:
         without = part.denoiser(**{name: value for name, value in conditions.items() if name != "labels"})  # type: ignore[arg-type]
         two = Guidance(lambda x_t, logsnr: (denoiser(x_t, logsnr), without(x_t, logsnr)), 2.0)
-        one = Guidance(part.with_and_without(conditions), 2.0)
+        one = Guidance(part.cfg_denoiser(conditions), 2.0)
         found |= {
             "two calls": lambda: sample(two),
             "doubled batch": lambda: sample(one),
@@ -50,7 +50,7 @@ def quickened(model: UnifiedLatents, compiled: bool) -> dict[str, UnifiedLatents
     ways: dict[str, dict[str, Any]] = {"bf16": {"precision": "bf16"}} if has_bf16(model.device) else {}
     if compiled:
         ways |= {f"{name}, compiled": {**how, "compile": True} for name, how in {"fp32": {}, **ways}.items()}
-    return {name: quicken(deepcopy(model), **how) for name, how in ways.items()}
+    return {name: optimize_for_inference(deepcopy(model), **how) for name, how in ways.items()}
 
 
 def measure(name: str, options: Any, device: torch.device) -> list[dict[str, Any]]:

@@ -39,14 +39,14 @@ spec, device = load_spec(sys.argv[1]), torch.device(sys.argv[2])
 part("the spec")
 plan = plan_training(spec, "all", device)
 part("networks, FLOPs")
-class Watch(run.Watch):
+class TrainingCallback(run.TrainingCallback):
     def stage(self, *_):
         part("data, model, trainer")
     def step(self, *_):
         part("the first step")
         print(json.dumps(found), flush=True)
         os._exit(0)
-run.train(spec, Path(sys.argv[3]), device=device, watch=Watch())
+run.train(spec, Path(sys.argv[3]), device=device, watch=TrainingCallback())
 """
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 _HOMES = {
-    "Card": "zoo.release",
+    "ReleaseManifest": "zoo.release",
     "Spec": "spec.schema",
     "SpecError": "spec.yaml_source",
     "Table": "spec.component_table",
@@ -17,7 +17,7 @@ _HOMES = {
     "load_spec": "zoo.catalogue",
     "load_sweep": "spec.sweep",
     "open_model": "zoo.catalogue",
-    "quicken": "runs.inference",
+    "optimize_for_inference": "runs.inference",
     "spec_from_dict": "spec.loading",
 }
 

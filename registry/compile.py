@@ -24,10 +24,10 @@ from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.grid import divide
 from ulzoo.registry.spec import sections
-from ulzoo.registry.spec.component_table import Config
+from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.registry.spec.sections import Diffusion, Network
+from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
 from ulzoo.runtime.seeds import derive_seed
 
 
@@ -39,7 +39,7 @@ def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
         return source.describe(**config.model_dump(exclude={"kind"}))
 
 
-def stage_data(spec: Spec, stage: Stage | None) -> tuple[Config, str]:
+def stage_data(spec: Spec, stage: Stage | None) -> tuple[ComponentConfig, str]:
     """The data section that a stage is trained on, and its key path."""
     data = getattr(getattr(spec.train, stage), "data", None) if stage else None
     return (spec.data, "data") if data is None else (data, f"train.{stage}.data")
@@ -114,7 +114,11 @@ def _check_other_data(spec: Spec, data: DataContract) -> None:
     if other.shape != data.shape:
         raise spec.error(path, f"has examples of shape {other.shape}, data has {data.shape}")
     for part, network in {"prior": spec.prior, "decoder": spec.decoder}.items():
-        if path != "data" and isinstance(network, Network) and (network.class_conditional or network.text_conditional):
+        if (
+            path != "data"
+            and isinstance(network, NetworkConfig)
+            and (network.class_conditional or network.text_conditional)
+        ):
             raise spec.error(path, f"labels and captions may mean another thing there: {part} must not be given any")
 
 
@@ -138,7 +142,7 @@ def _random_logsnr(spec: Spec, prior: nn.Module | None) -> TruncatedLogistic | N
 
 def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionPrior | NormalPrior | None:
     config = spec.prior
-    if isinstance(config, sections.NormalPrior):
+    if isinstance(config, sections.NormalPriorConfig):
         return NormalPrior(spec.latent.logsnr, config.weight)
     if config is None:
         return None
@@ -149,7 +153,7 @@ def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionP
 
 def _decoder(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel | RegressionDecoder | None:
     config, frames = spec.decoder, spec.conditioning.decoder_dropout
-    if isinstance(config, sections.RegressionDecoder):
+    if isinstance(config, sections.RegressionDecoderConfig):
         dropout = Dropout(config.label_dropout, config.text_dropout, frames)
         network = _network(spec, "decoder", inputs, data)
         return RegressionDecoder(network, config.weight, dropout, config.text_conditional, config.latent_logsnr)
@@ -159,7 +163,7 @@ def _decoder(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> Diffusio
 def _diffusion_model(
     spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract, frame_dropout: float
 ) -> DiffusionModel | None:
-    config: Diffusion | None = getattr(spec, part)
+    config: DiffusionConfig | None = getattr(spec, part)
     if config is None:
         return None
     network, diffusion = _network(spec, part, inputs, data), _diffusion(spec, part)
@@ -171,14 +175,14 @@ def _diffusion_model(
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:
-    config: Diffusion = getattr(spec, part)
+    config: DiffusionConfig = getattr(spec, part)
     with _located(spec, f"{part}.schedule"):
         schedule = SCHEDULES.build(config.schedule)
     return GaussianDiffusion(schedule, config.prediction)
 
 
 def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) -> nn.Module:
-    config: Network = getattr(spec, part)
+    config: NetworkConfig = getattr(spec, part)
     if config.class_conditional:
         if not data.num_classes:
             raise spec.error(f"{part}.class_conditional", "the data has no class labels")

@@ -21,7 +21,7 @@ from ulzoo.data.storage.manifest import Manifest, Shard
 from ulzoo.data.storage.shard_index import _read as read_index
 from ulzoo.data.storage.shard_index import write_index
 from ulzoo.data.storage.shards import find_shards
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.registry import load
 from ulzoo.registry.sweeps.store import Store
 
@@ -72,15 +72,15 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
 def test_metadata_that_is_nested_without_end(tmp_path: Path) -> None:
     """Python's own reader of JSON would run out of stack."""
     path = tmp_path / "x.safetensors"
-    tensorfile.write(path, {}, {})
+    tensor_file.write(path, {}, {})
     content = path.read_bytes()
     length = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + length])
     header["__metadata__"]["content"] = "[" * 500_000
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
-    for read in (tensorfile.read, tensorfile.read_metadata):
-        with pytest.raises(tensorfile.DamagedFile, match="damaged"):
+    for read in (tensor_file.read, tensor_file.read_metadata):
+        with pytest.raises(tensor_file.DamagedFile, match="damaged"):
             read(path)
 
 

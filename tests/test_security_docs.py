@@ -32,5 +32,5 @@ def test_all_that_is_quoted_in_its_tables_is_a_test_or_in_the_code() -> None:
 
 def test_it_speaks_of_every_sort_of_file() -> None:
     headings = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
-    for sort in ("specs", "Checkpoints", "hub", "Shards", "Images", "Videos", "latents", "sweep"):
+    for sort in ("specs", "CheckpointManager", "hub", "Shards", "Images", "Videos", "latents", "sweep"):
         assert any(sort in heading for heading in headings), sort

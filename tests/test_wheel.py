@@ -40,8 +40,8 @@ def test_it_carries_data_specs_weights_and_licences(wheel: Path) -> None:
         "ulzoo/specs/paper/small/table2_loss_factor.yaml",
         "ulzoo/registry/cards/emoji32_tiny.yaml",
         "ulzoo/registry/weights/emoji32_tiny.safetensors",
-        "ulzoo/data/shards/emoji3d-64-val.tar",
-        "ulzoo/data/shards/LICENSE",
+        "ulzoo/data/embedded/emoji3d-64-val.tar",
+        "ulzoo/data/embedded/LICENSE",
         "ulzoo/py.typed",
     ):
         assert name in names

@@ -146,11 +146,11 @@ def evaluate(
     from ulzoo.evaluation import measure
     from ulzoo.evaluation.protocol import PARTS, figure_hashes
     from ulzoo.files.atomic import write_text
-    from ulzoo.registry.runs.inference import quicken
+    from ulzoo.registry.runs.inference import optimize_for_inference
     from ulzoo.registry.runs.train import described_data, open_source
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
-    from ulzoo.runtime.processes import joined, own_device, own_rank
+    from ulzoo.runtime.processes import local_device, local_process_rank, process_group
     from ulzoo.visualization.rate_plot import check_rate_plot, save_rate_plot
 
     if frechet not in DETECTED and (detector or detector_sha256):
@@ -170,9 +170,9 @@ def evaluate(
         raise ValueError("--reference-statistics, --save-samples and --guidance go with --samples")
     if rate_plot:
         check_rate_plot(rate_plot)
-    chosen = own_device(pick_device(device))
+    chosen = local_device(pick_device(device))
     loaded = open_model(model, chosen)
-    quicken(loaded.model, precision=precision, compile=compile)
+    optimize_for_inference(loaded.model, precision=precision, compile=compile)
     if frechet in IMAGES and (clips or (reference and samples is None)):
         raise ValueError("of images it is --samples, and --reference goes with it")
     features: Any = None
@@ -182,7 +182,7 @@ def evaluate(
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
     told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}
-    helps = own_rank() > 0  # with what takes longest; the first process does the rest, and speaks for all
+    helps = local_process_rank() > 0  # with what takes longest; the first process does the rest, and speaks for all
     results: dict[str, Any] = {}
     if not helps:
         with _progress("evaluating", kind) as shown:
@@ -204,7 +204,7 @@ def evaluate(
         from ulzoo.evaluation import image_distances
 
         referred = reference or "train"
-        with joined(chosen, A_DAY) as group, _progress("comparing", kind, quiet=helps) as shown:
+        with process_group(chosen, A_DAY) as group, _progress("comparing", kind, quiet=helps) as shown:
             distances = image_distances(
                 loaded.model,
                 source,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ulzoo.data.prepare.pack import Progress
-    from ulzoo.data.storage.manifest import Summary
+    from ulzoo.data.storage.manifest import SplitSummary
 
 LINES = 20
 NAMED_FAILURES = 3
@@ -46,7 +46,9 @@ Written = Annotated[
     Literal["png", "webp", "jpeg"], typer.Option("--format", help="png and webp without loss, jpeg at quality 95.")
 ]
 PerShard = Annotated[int, typer.Option(min=1, metavar="N", help="Images in a tar file.")]
-Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes; one a processor core if left out.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="ProcessGroup; one a processor core if left out.")
+]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -94,7 +96,7 @@ def kinetics600(
         )
         raise ValueError(f"{missing} missing: `ulzoo prepare kinetics600 --help` shows an example")
 
-    from ulzoo.data.prepare.transcode import Encoding
+    from ulzoo.data.prepare.transcode import VideoEncoding
     from ulzoo.data.videos.kinetics600 import prepare_kinetics600
 
     work = partial(
@@ -103,7 +105,7 @@ def kinetics600(
         annotations,
         out,
         split,
-        Encoding(resolution, frame_rate),
+        VideoEncoding(resolution, frame_rate),
         clips_per_shard=clips_per_shard,
         workers=workers or _cores(),
     )
@@ -187,7 +189,7 @@ def _pack_splits(
         _pack(partial(prepare, root, out, name, encoding, **keys), out, name, "images")
 
 
-def _pack(work: "Callable[..., Summary]", out: Path, split: str, unit: str) -> None:
+def _pack(work: "Callable[..., SplitSummary]", out: Path, split: str, unit: str) -> None:
     """Do the work under a display, and say what came of it."""
     try:
         with _display(console(stderr=True), split, unit) as on_progress:

@@ -167,12 +167,12 @@ def _open(
     models: list[str], device: str | None, precision: Literal["fp32", "bf16"], compile: bool
 ) -> "dict[str, Export]":
     """The models by their names as typed."""
-    from ulzoo.registry.runs.inference import quicken
+    from ulzoo.registry.runs.inference import optimize_for_inference
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
 
     chosen = pick_device(device)
     exports = {name: open_model(name, chosen) for name in models}
     for export in exports.values():
-        quicken(export.model, precision=precision, compile=compile)
+        optimize_for_inference(export.model, precision=precision, compile=compile)
     return exports

@@ -11,7 +11,7 @@ from ulzoo.cli.display.terminal import console, examples, gflops, pairs, plain_t
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ulzoo.registry.cost.summary import Summary
+    from ulzoo.registry.cost.summary import ModelSummary
     from ulzoo.registry.spec.sweep import Point, Sweep
 
 EXAMPLES = """
@@ -103,7 +103,7 @@ def _show_difference(first: str, second: str, overrides: list[str], json: bool) 
 def _show_sweep(name: str, overrides: list[str], json: bool) -> None:
     from dataclasses import asdict
 
-    from ulzoo.registry.spec.sweep import COLUMNS, load_sweep
+    from ulzoo.registry.spec.sweep import METRICS, load_sweep
 
     sweep = load_sweep(name)
     resolved = sweep.resolve(overrides)
@@ -113,7 +113,7 @@ def _show_sweep(name: str, overrides: list[str], json: bool) -> None:
             {"name": point.name, "spec": point.spec, "set": point.set, "hash": spec.hash, "paper": point.paper}
             for point, spec in resolved
         ]
-        columns = {column: asdict(COLUMNS[column]) for column in sweep.columns}
+        columns = {column: asdict(METRICS[column]) for column in sweep.columns}
         typer.echo(to_json({**head, "columns": columns, "points": points}))
         return
     out = console()
@@ -133,9 +133,9 @@ def _heading(sweep: "Sweep") -> "Table":
 
 def _points(sweep: "Sweep", points: "list[Point]") -> "Table":
     """A line a point: its spec if it is another than the sweep's, what it sets, the paper's figures."""
-    from ulzoo.registry.spec.sweep import COLUMNS
+    from ulzoo.registry.spec.sweep import METRICS
 
-    titles = [f"{COLUMNS[name].title}\n{COLUMNS[name].unit}".strip() for name in sweep.columns]
+    titles = [f"{METRICS[name].title}\n{METRICS[name].unit}".strip() for name in sweep.columns]
     table = plain_table("point", "set", *titles, left=("set",))
     for point in points:
         spec = [f"spec={point.spec}"] if point.spec != sweep.spec else []
@@ -162,7 +162,7 @@ def _value(value: Any, absent: str = "–") -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _blocks(summary: "Summary") -> "Table":
+def _blocks(summary: "ModelSummary") -> "Table":
     """Every block, equal ones folded into one line, after its network's line; the blocks add up to the network."""
     from ulzoo.registry.cost.summary import NETWORKS, fold
 
@@ -183,7 +183,7 @@ def _blocks(summary: "Summary") -> "Table":
     return table
 
 
-def _totals(summary: "Summary") -> "Table":
+def _totals(summary: "ModelSummary") -> "Table":
     dimensions, pixels = math.prod(summary.latent), math.prod(summary.resolution)
     table = pairs()
     training = ", ".join(f"{gflops(summary.training_flops(stage))} ({stage})" for stage in summary.stages)

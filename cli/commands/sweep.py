@@ -81,7 +81,7 @@ def sweep(
         Path | None, typer.Option(metavar="DIR", help="The sweep's folder; runs/sweeps/NAME if left out.")
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Processes on this machine, or a Ray cluster (ulzoo\\[ray]).")
+        Literal["local", "ray"], typer.Option(help="ProcessGroup on this machine, or a Ray cluster (ulzoo\\[ray]).")
     ] = "local",
     workers: Annotated[
         int | None,

@@ -68,13 +68,13 @@ def train(
     from ulzoo.registry.cost.plan import plan_training
     from ulzoo.registry.runs import train as run
     from ulzoo.runtime.devices import pick_device
-    from ulzoo.runtime.processes import joined, own_device, process_count, restarted
-    from ulzoo.training.config import Parallel
+    from ulzoo.runtime.processes import local_device, process_count, process_group, restarted
+    from ulzoo.training.config import ParallelConfig
     from ulzoo.training.interruption import RunStopped
 
     started = time.monotonic()
     loaded = load_spec(spec, overrides or ())
-    chosen = own_device(pick_device(device))
+    chosen = local_device(pick_device(device))
     if processes and not dry_run:
         raise ValueError("--processes goes with --dry-run; torchrun starts processes: see docs/cluster.md")
     count = processes or process_count()
@@ -95,7 +95,7 @@ def train(
     if restarted():  # by torchrun, with the same command
         resume, fresh = True, False
     told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen, "profile": profile}
-    with joined(chosen, (loaded.train.parallel or Parallel()).timeout_minutes) as group:
+    with process_group(chosen, (loaded.train.parallel or ParallelConfig()).timeout_minutes) as group:
         if not group.main:
             warnings.simplefilter("ignore")
             run.train(loaded, folder, **told, processes=group)

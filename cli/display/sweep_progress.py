@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from ulzoo.cli.display.terminal import duration, say
-from ulzoo.registry.sweeps.engine import Watch
+from ulzoo.registry.sweeps.engine import SweepCallback
 from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.registry.sweeps.store import Row, Store
+from ulzoo.registry.sweeps.store import ResultRow, Store
 
 SECONDS_PER_LINE = 60
 
@@ -27,7 +27,7 @@ def display(
     if not missing or not console.is_terminal:
         yield Lines(console, missing)
     else:
-        live = _Live(console, missing)
+        live = _LiveSweep(console, missing)
         try:
             yield live
         finally:
@@ -64,7 +64,7 @@ class Work:
         return (time.monotonic() - self.started) * (self.total - sum(self.done.values())) / here
 
 
-class Lines(Watch):
+class Lines(SweepCallback):
     """Plain lines: one when a point ends, one a minute meanwhile."""
 
     def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
@@ -81,7 +81,7 @@ class Lines(Watch):
     def note(self, job: Job, message: str) -> None:
         say(f"{job.label}: {message}")
 
-    def finished(self, row: Row) -> None:
+    def finished(self, row: ResultRow) -> None:
         """A point's row came in."""
         self.work.finish(row["spec_hash"])
         self.ended += 1
@@ -98,7 +98,7 @@ class Lines(Watch):
         self.console.file.flush()
 
 
-class _Live(Lines):
+class _LiveSweep(Lines):
     """Bars, with the lines of points that ended above them."""
 
     def __init__(self, console: Console, jobs: Sequence[Job]) -> None:
@@ -119,7 +119,7 @@ class _Live(Lines):
         self.bars.update(self.tasks[job.spec_hash], completed=self.work.done[job.spec_hash], words=words)
         self._all()
 
-    def finished(self, row: Row) -> None:
+    def finished(self, row: ResultRow) -> None:
         if (task := self.tasks.pop(row["spec_hash"], None)) is not None:
             self.bars.remove_task(task)
         super().finished(row)
@@ -136,7 +136,7 @@ def at(stage: str, step: int, steps: int, images_per_second: float | None) -> st
     return f"{stage} {step:,}/{steps:,}{speed}" if step < steps else f"{stage} {step:,}, measuring or drawing"
 
 
-def in_short(row: Row) -> str:
+def in_short(row: ResultRow) -> str:
     """A row in a few words."""
     if row["status"] != "done":
         return f"{row['status']}: {row['error']}"

@@ -8,9 +8,9 @@ from rich.table import Table
 
 from ulzoo.cli.display.terminal import plain_table, say
 from ulzoo.registry.report.plots import distances, figure_title
-from ulzoo.registry.spec.sweep import COLUMNS, Column, Sweep, result_table
+from ulzoo.registry.spec.sweep import METRICS, MetricSpec, Sweep, result_table
 from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.registry.sweeps.store import Row, Store
+from ulzoo.registry.sweeps.store import ResultRow, Store
 
 
 def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: Store) -> int:
@@ -41,7 +41,7 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
     return len(failed)
 
 
-def _table(sweep: Sweep, rows: Sequence[Row]) -> Table:
+def _table(sweep: Sweep, rows: Sequence[ResultRow]) -> Table:
     """A line a point: measured figures, and the paper's where it has some."""
     asked = distances(dict.fromkeys(name for row in rows for name in row["figures"]))
     sweep = sweep.model_copy(update={"columns": tuple(dict.fromkeys([*sweep.columns, *asked]))})
@@ -63,7 +63,7 @@ def _table(sweep: Sweep, rows: Sequence[Row]) -> Table:
     return table
 
 
-def _front(rows: Sequence[Row]) -> Table:
+def _front(rows: Sequence[ResultRow]) -> Table:
     table = plain_table("point", "bits/pixel", "PSNR dB")
     for row in rows:
         figures = row["figures"]
@@ -71,7 +71,7 @@ def _front(rows: Sequence[Row]) -> Table:
     return table
 
 
-def _label(row: Row) -> str:
+def _label(row: ResultRow) -> str:
     return f"{row['point']} seed {row['seed']}" if row["seed"] else row["point"]
 
 
@@ -79,8 +79,8 @@ def _head(name: str) -> str:
     return f"{_column(name).title}\n{_column(name).unit}".strip()
 
 
-def _column(name: str) -> Column:
-    return COLUMNS.get(name) or Column(figure_title(name), "", "lower", 1)
+def _column(name: str) -> MetricSpec:
+    return METRICS.get(name) or MetricSpec(figure_title(name), "", "lower", 1)
 
 
 def _measured(name: str, entry: Mapping[str, Any]) -> str:

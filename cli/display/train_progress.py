@@ -13,9 +13,9 @@ from rich.text import Text
 
 from ulzoo.cli.display.terminal import duration
 from ulzoo.model.contract import Stage
-from ulzoo.registry.runs.train import Watch
+from ulzoo.registry.runs.train import TrainingCallback
 from ulzoo.training import config as configs
-from ulzoo.training.monitoring import Row
+from ulzoo.training.monitoring import LogRow
 
 LINES_PER_STAGE = 20
 SECONDS_PER_LINE = 20
@@ -24,7 +24,7 @@ SECONDS_PER_LINE = 20
 @contextmanager
 def display(
     console: Console, heading: Sequence[str], kind: str = "images", shares: Mapping[str, float] | None = None
-) -> Iterator[Watch]:
+) -> Iterator[TrainingCallback]:
     """A watch for `ulzoo.registry.runs.train.train` that prints `heading` when training begins, of "images" or "clips".
 
     Args:
@@ -33,14 +33,14 @@ def display(
     if not console.is_terminal:
         yield _Lines(console, heading, kind, shares or {})
         return
-    live = _Live(console, heading, kind, shares or {})
+    live = _LiveTraining(console, heading, kind, shares or {})
     try:
         yield live
     finally:
         live.stop()
 
 
-def figures(row: Row, kind: str = "images", shares: Mapping[str, float] | None = None) -> str:
+def figures(row: LogRow, kind: str = "images", shares: Mapping[str, float] | None = None) -> str:
     """A row of metrics in words, with the model FLOPs utilisation where the stage's share is known."""
     parts = [f"{row['images_per_second']:.1f} {kind}/s"]
     if "rate_bits_per_pixel" in row:
@@ -58,20 +58,20 @@ def _times(elapsed: float, done: int, total: int) -> str:
     return f"{duration(elapsed)} gone, {duration(left)} left" if left else duration(elapsed)
 
 
-class _Lines(Watch):
+class _Lines(TrainingCallback):
     """Plain lines."""
 
     def __init__(self, console: Console, heading: Iterable[str], kind: str, shares: Mapping[str, float]):
         self.console, self.kind, self.shares = console, kind, shares
         self.heading = list(heading)
 
-    def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
+    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self._open()
         self.name, self.start, self.steps, self.started = stage, start, config.steps, time.monotonic()
         rows = math.ceil((config.steps - start) / config.log_every)
         self.every = max(1, math.ceil(rows / LINES_PER_STAGE)) * config.log_every
 
-    def step(self, step: int, row: Row | None) -> None:
+    def step(self, step: int, row: LogRow | None) -> None:
         if row is None or (step % self.every and step != self.steps):
             return
         elapsed = time.monotonic() - self.started
@@ -109,7 +109,7 @@ class _Bar(Progress):
             yield Text(f"  {self.latest}", style="dim")
 
 
-class _Live(Watch):
+class _LiveTraining(TrainingCallback):
     """A bar for the stage that runs, with what is above it staying, and a spinner for what comes between."""
 
     def __init__(self, console: Console, heading: Iterable[str], kind: str, shares: Mapping[str, float]):
@@ -119,7 +119,7 @@ class _Live(Watch):
         self.status: Status | None = Status("checking the data", console=console)
         self.status.start()
 
-    def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
+    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self.stop()
         self._open()
         self.bar = _Bar(
@@ -136,7 +136,7 @@ class _Live(Watch):
         self.steps = config.steps
         self.bar.start()
 
-    def step(self, step: int, row: Row | None) -> None:
+    def step(self, step: int, row: LogRow | None) -> None:
         if row is not None:
             self.bar.latest = figures(row, self.kind, self.shares)
         self.bar.update(self.task, completed=step)

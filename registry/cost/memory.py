@@ -31,7 +31,7 @@ EXAMPLES = 1009
 
 
 @dataclass(frozen=True)
-class Moment:
+class MemorySnapshot:
     """What is alive at one time: bytes whatever the batch, bytes of each example, bytes of the weights' gradients."""
 
     fixed: int
@@ -41,7 +41,7 @@ class Moment:
     def order(self) -> tuple[int, int, int]:
         return self.per_example, self.fixed, self.gradients
 
-    def above(self, other: "Moment") -> bool:
+    def above(self, other: "MemorySnapshot") -> bool:
         """Whether no batch and no share of the gradients makes the other one the larger."""
         more, gradients = self.fixed - other.fixed, self.gradients - other.gradients
         return self.per_example >= other.per_example and more >= 0 and more + gradients >= 0
@@ -61,7 +61,7 @@ class StepMemory:
     frozen: int
     trained: int
     gradients: int
-    moments: tuple[Moment, ...]
+    moments: tuple[MemorySnapshot, ...]
 
     def peak(self, examples: int, shards: int = 1, keeps_gradients: bool = False) -> int:
         """The most that is alive at a time.
@@ -106,7 +106,7 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
         encoded = stage == "base" and spec.train.base is not None and spec.train.base.data is not None
         x, labels, text = _batch(model, device, encoded)
         cast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-        with Alive(model) as alive:
+        with AllocationTracker(model) as alive:
             alive.watch(x)
             with cast:
                 loss = stage_loss(model, stage, x, labels, text, encoded=encoded)
@@ -122,7 +122,7 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
     )
 
 
-class Alive(TorchDispatchMode):
+class AllocationTracker(TorchDispatchMode):
     """Notes when the storage of a tensor comes and goes, but for those of a model's weights.
 
     A free is noted when the last tensor of a storage is gone, as an allocator would.
@@ -154,7 +154,7 @@ class Alive(TorchDispatchMode):
         self.references[address] = weakref.ref(storage, gone)
         self.events.append((address, size))
 
-    def moments(self, gradients: list[Tensor]) -> tuple[Moment, ...]:
+    def moments(self, gradients: list[Tensor]) -> tuple[MemorySnapshot, ...]:
         """What was alive after every event, without those when no more was than at another time."""
         kept = {gradient.untyped_storage()._cdata for gradient in gradients}
         last = {address: i for i, (address, _) in enumerate(self.events)}  # a gradient is the last at its address
@@ -168,8 +168,8 @@ class Alive(TorchDispatchMode):
             else:
                 now[0] += size
             found.add((now[0], now[1], now[2]))
-        best: list[Moment] = []
-        for moment in sorted((Moment(*each) for each in found), key=Moment.order, reverse=True):
+        best: list[MemorySnapshot] = []
+        for moment in sorted((MemorySnapshot(*each) for each in found), key=MemorySnapshot.order, reverse=True):
             if not any(other.above(moment) for other in best):
                 best.append(moment)
         return tuple(best)
@@ -206,7 +206,7 @@ def _bytes(tensors: list[Any]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _state_bytes(networks: nn.Module, config: configs.Stage) -> int:
+def _state_bytes(networks: nn.Module, config: configs.StageConfig) -> int:
     """Of an optimizer's state: after a step on small weights it is known how many bytes a weight's value takes."""
     per_value: dict[int, float] = {}
     for ndim, layer in {1: nn.LayerNorm(64), 2: nn.Linear(64, 64), 4: nn.Conv2d(64, 64, 3)}.items():

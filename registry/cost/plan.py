@@ -7,11 +7,11 @@ import torch
 
 from ulzoo.model.contract import Stage
 from ulzoo.registry.cost.memory import StepMemory, step_memory
-from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.devices import has_bf16, memory_of
-from ulzoo.runtime.processes import Processes
+from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
 
 ROOM = 0.9
@@ -72,7 +72,7 @@ class StagePlan:
 class Plan:
     """A training run in numbers: the spec's summary and each stage's share."""
 
-    summary: Summary
+    summary: ModelSummary
     stages: tuple[StagePlan, ...]
 
     @property
@@ -93,9 +93,9 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
     sharded = processes > 1 and spec.train.parallel is not None and spec.train.parallel.kind == "fsdp"
     planned = []
     for name in spec.asked_stages(stage):
-        config: configs.Stage = getattr(spec.train, name)
+        config: configs.StageConfig = getattr(spec.train, name)
         try:
-            Processes(count=processes).share(config.batch_size, config.accumulate)
+            ProcessGroup(count=processes).share(config.batch_size, config.accumulate)
         except ValueError as error:
             raise spec.error(f"train.{name}.batch_size", str(error)) from None
         planned.append(

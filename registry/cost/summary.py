@@ -33,7 +33,7 @@ class BlockRow:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ModelSummary:
     """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example.
 
     `encodings` is how often stage 2 encodes an example: once, and once more what is given of it; not where it was
@@ -74,7 +74,7 @@ class Summary:
         }
 
 
-def summarize(spec: Spec) -> Summary:
+def summarize(spec: Spec) -> ModelSummary:
     """Compile on `meta`, run every network once on one example, and check that its output has the shape it must have.
 
     Raises:
@@ -109,7 +109,7 @@ def summarize(spec: Spec) -> Summary:
         blocks += rows
     encoded = spec.train.base is not None and spec.train.base.data is not None
     encodings = 0 if encoded else 1 + (contract.given_frames > 0)
-    return Summary(contract.size, contract.latent_shape, blocks, parameters, flops, encodings, model.stages)
+    return ModelSummary(contract.size, contract.latent_shape, blocks, parameters, flops, encodings, model.stages)
 
 
 def _conditions(model: UnifiedLatents, part: Conditional, x_t: Tensor) -> Conditions:

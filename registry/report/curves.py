@@ -16,8 +16,8 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any, TypeVar
 
-Row = Mapping[str, Any]  # of a store, see registry/store.py
-SomeRow = TypeVar("SomeRow", bound=Row)
+ResultRow = Mapping[str, Any]  # of a store, see registry/sweeps/store.py
+SomeRow = TypeVar("SomeRow", bound=ResultRow)
 Curve = list[tuple[float, float]]  # (rate, quality)
 
 RATE = "bits_per_pixel"
@@ -51,9 +51,9 @@ class Mean:
     rows: int
 
 
-def average(rows: Iterable[Row]) -> dict[str, list[Mean]]:
+def average(rows: Iterable[ResultRow]) -> dict[str, list[Mean]]:
     """Series -> its points, means over seeds, in the order of their first row; failed rows are left out."""
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    groups: dict[tuple[str, str, str], list[ResultRow]] = {}
     for row in rows:
         if row["status"] == "done":
             spec = row.get("spec", "")

@@ -1,7 +1,7 @@
 """A sweep as one page for a browser: plot, filters, table and pictures in a single file that needs no network.
 
 The page's parts are `report_page/`: HTML, style and scripts without a library, put together here with the rows as JSON.
-Whatever a row says reaches the page as text, never as HTML, and the page may load nothing (a Content-Security-Policy).
+Whatever a row says attention_patterns the page as text, never as HTML, and the page may load nothing (a Content-Security-Policy).
 """
 
 import base64
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.files.atomic import write_text
-from ulzoo.registry.report.curves import Mean, Row, average, bd_psnr, bd_rate, curve, is_number, pareto
+from ulzoo.registry.report.curves import Mean, ResultRow, average, bd_psnr, bd_rate, curve, is_number, pareto
 from ulzoo.registry.report.plots import better
-from ulzoo.registry.spec.sweep import COLUMNS
+from ulzoo.registry.spec.sweep import METRICS
 from ulzoo.registry.sweeps.store import Store
 
 PICTURED_POINTS = 60
@@ -32,7 +32,7 @@ SCRIPTS = ("chart.js", "table.js", "page.js")
 
 
 @dataclass(frozen=True)
-class Column:
+class ReportColumn:
     """A number of every row.
 
     Attributes:
@@ -53,10 +53,10 @@ class Column:
 
 
 COSTS = (
-    Column("gflops", "base, forward", "GFLOPs", cost=True),
-    Column("training_flops", "training", "FLOPs", cost=True),
-    Column("parameters", "parameters", cost=True),
-    Column("seconds", "time", "s", digits=1, cost=True),
+    ReportColumn("gflops", "base, forward", "GFLOPs", cost=True),
+    ReportColumn("training_flops", "training", "FLOPs", cost=True),
+    ReportColumn("parameters", "parameters", cost=True),
+    ReportColumn("seconds", "time", "s", digits=1, cost=True),
 )
 
 
@@ -141,7 +141,7 @@ def describe(store: Store) -> dict[str, Any]:
     }
 
 
-def columns_of(rows: Iterable[Row], first: Iterable[str] = ()) -> list[Column]:
+def columns_of(rows: Iterable[ResultRow], first: Iterable[str] = ()) -> list[ReportColumn]:
     """The figures that any row has, those named in `first` before the others, then the costs."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name, value in row["figures"].items() if is_number(value))
@@ -151,16 +151,16 @@ def columns_of(rows: Iterable[Row], first: Iterable[str] = ()) -> list[Column]:
         of, words = next(
             ((name.removesuffix(end), words) for end, words in ERRORS.items() if name.endswith(end)), (name, "")
         )
-        known = COLUMNS.get(of)
+        known = METRICS.get(of)
         title, unit = (known.title, known.unit) if known else (of.replace("_", " "), "")
         if words:
-            found.append(Column(name, f"{title}, {words}", unit, detail=True))
+            found.append(ReportColumn(name, f"{title}, {words}", unit, detail=True))
         else:
-            found.append(Column(name, title, unit, better(name), max(known.digits, 2) if known else None))
+            found.append(ReportColumn(name, title, unit, better(name), max(known.digits, 2) if known else None))
     return found + [cost for cost in COSTS if any(_value(row, cost) is not None for row in rows)]
 
 
-def keys_of(rows: Iterable[Row]) -> list[dict[str, Any]]:
+def keys_of(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
     """What points set, with every value there is (None: some leave it alone), and the seed if there are several."""
     rows = list(rows)
     names = [*dict.fromkeys(key for row in rows for key in row["set"])]
@@ -176,7 +176,7 @@ def keys_of(rows: Iterable[Row]) -> list[dict[str, Any]]:
     return found
 
 
-def embedded_pictures(folder: Path, rows: Iterable[Row]) -> tuple[list[dict[str, str]], dict[str, list[int]]]:
+def embedded_pictures(folder: Path, rows: Iterable[ResultRow]) -> tuple[list[dict[str, str]], dict[str, list[int]]]:
     """Pictures of runs as data URIs, scaled down, up to a number of points and bytes.
 
     Returns:
@@ -216,7 +216,7 @@ def compared(series: dict[str, list[Mean]]) -> list[dict[str, Any]]:
     return found
 
 
-def _worth_seeing(rows: Sequence[Row]) -> Iterator[Row]:
+def _worth_seeing(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
     """The Pareto front's rows, then the others, spread evenly."""
     front = pareto(rows)
     yield from front[:: max(1, len(front) // PICTURED_POINTS)]
@@ -245,7 +245,7 @@ def _data_uri(path: Path) -> str | None:
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
-def _value(row: Row, column: Column) -> float | None:
+def _value(row: ResultRow, column: ReportColumn) -> float | None:
     """A number of a row, in six digits, or None."""
     if not column.cost:
         return _figure(row["figures"], column.name)
@@ -257,16 +257,16 @@ def _value(row: Row, column: Column) -> float | None:
     return sum(parts.values()) if parts else None
 
 
-def _figure(figures: Row, name: str) -> float | None:
+def _figure(figures: ResultRow, name: str) -> float | None:
     value = figures.get(name)
     return float(f"{value:.6g}") if is_number(value) else None
 
 
-def _setting(row: Row, key: str) -> Any:
+def _setting(row: ResultRow, key: str) -> Any:
     return row.get("seed") if key == "seed" else row["set"].get(key)
 
 
-def _series(row: Row) -> str:
+def _series(row: ResultRow) -> str:
     return row.get("series") or row.get("spec") or ""
 
 
@@ -275,7 +275,7 @@ def _numbered(values: Iterable[str]) -> dict[str, int]:
     return {value: i for i, value in enumerate(dict.fromkeys(values))}
 
 
-def _tiles(done: Sequence[Row], failed: Sequence[Row], series: int) -> list[dict[str, Any]]:
+def _tiles(done: Sequence[ResultRow], failed: Sequence[ResultRow], series: int) -> list[dict[str, Any]]:
     """A few numbers for the top of the page."""
     found: list[dict[str, Any]] = [
         {"name": "points", "value": f"{len({(_series(row), row['point']) for row in done}):,}"}
@@ -312,7 +312,7 @@ def _notices(damaged: list[int], protocols: int, pictured: int, rows: int) -> li
     return found
 
 
-def _flat(content: Row, before: str = "") -> list[tuple[str, Any]]:
+def _flat(content: ResultRow, before: str = "") -> list[tuple[str, Any]]:
     """Nested mappings as (dotted name, value)."""
     found: list[tuple[str, Any]] = []
     for key, value in content.items():
@@ -320,7 +320,7 @@ def _flat(content: Row, before: str = "") -> list[tuple[str, Any]]:
     return found
 
 
-def _footer(rows: Sequence[Row]) -> str:
+def _footer(rows: Sequence[ResultRow]) -> str:
     made = [dict(pair) for pair in {tuple(sorted((row.get("versions") or {}).items())) for row in rows}]
     versions = "; ".join(sorted(", ".join(f"{name} {value}" for name, value in each.items()) for each in made if each))
     finished = max((row.get("finished") or "" for row in rows), default="")

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.files.atomic import write_atomically
-from ulzoo.registry.report.curves import QUALITY, RATE, Mean, Row, average
-from ulzoo.registry.spec.sweep import COLUMNS, point_word
+from ulzoo.registry.report.curves import QUALITY, RATE, Mean, ResultRow, average
+from ulzoo.registry.spec.sweep import METRICS, point_word
 
 PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0e7490", "#4d7c0f", "#b91c1c", "#4338ca")
 MARKERS = "osD^vP*X<>"
@@ -26,7 +26,7 @@ HIGHER = re.compile(r"(.*_)?psnr_db|[rg]?(precision|recall)(_|$)|inception_score
 
 
 @dataclass(frozen=True)
-class Axis:
+class PlotAxis:
     """What is drawn along an axis: a figure, or the forward GFLOPs of one network of the row."""
 
     label: str
@@ -40,21 +40,21 @@ class Plot:
     """A picture and the name of its files."""
 
     name: str
-    x: Axis
-    y: Axis
+    x: PlotAxis
+    y: PlotAxis
 
 
 def figure_title(name: str) -> str:
     """ "psnr_db" -> "PSNR, dB"; of figures that no sweep's column is called, the name in words."""
-    if name in COLUMNS:
-        return ", ".join(filter(None, (COLUMNS[name].title, COLUMNS[name].unit)))
+    if name in METRICS:
+        return ", ".join(filter(None, (METRICS[name].title, METRICS[name].unit)))
     return name.replace("_", " ")
 
 
 def better(name: str) -> str:
     """Which way a figure is better, "lower" or "higher"; "" of those that nobody told."""
-    if name in COLUMNS:
-        return COLUMNS[name].better
+    if name in METRICS:
+        return METRICS[name].better
     return "lower" if FRECHET.match(name) or LOWER.match(name) else "higher" if HIGHER.match(name) else ""
 
 
@@ -72,12 +72,12 @@ def plots_of(means: Iterable[Mean]) -> list[Plot]:
         found.append(Plot(f"rate_{name}", _figure(RATE), _figure(name)))
     for name in distances(names):
         if not name.startswith("r"):  # of reconstructions, in which the base has no part
-            gflops = Axis("forward pass of the base, GFLOPs", lambda mean: mean.gflops.get("base"))
+            gflops = PlotAxis("forward pass of the base, GFLOPs", lambda mean: mean.gflops.get("base"))
             found.append(Plot(f"gflops_{name}", gflops, _figure(name)))
     return [plot for plot in found if any(_point(plot, mean) for mean in means)]
 
 
-def draw(rows: Iterable[Row], folder: Path, title: str = "") -> list[Path]:
+def draw(rows: Iterable[ResultRow], folder: Path, title: str = "") -> list[Path]:
     """Write every picture as PNG and SVG.
 
     Args:
@@ -101,8 +101,8 @@ def draw(rows: Iterable[Row], folder: Path, title: str = "") -> list[Path]:
     return sorted(path for plot in plots for path in _save(plot, series, folder, title))
 
 
-def _figure(name: str) -> Axis:
-    return Axis(
+def _figure(name: str) -> PlotAxis:
+    return PlotAxis(
         figure_title(name),
         lambda mean: mean.figures.get(name),
         lambda mean: mean.spread.get(name, 0.0),

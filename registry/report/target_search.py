@@ -1,7 +1,7 @@
 """Settings that hit a target: between two measured points that differ in one number, and the point to run next.
 
 A line of points shares its spec and all settings but one number. Along it PSNR and bits/pixel are interpolated by a
-monotone cubic (`registry/curves.py`) of that number, of its logarithm where the line spans a factor of four or more.
+monotone cubic (`registry/report/curves.py`) of that number, of its logarithm where the line spans a factor of four or more.
 Not in the paper.
 """
 
@@ -14,7 +14,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
-from ulzoo.registry.report.curves import QUALITY, RATE, Mean, Pchip, Row, average, is_number
+from ulzoo.registry.report.curves import QUALITY, RATE, Mean, Pchip, ResultRow, average, is_number
 
 LOGARITHMIC_FROM = 4  # largest value over smallest
 
@@ -73,7 +73,7 @@ class Found:
 
 
 def find(
-    rows: Iterable[Row],
+    rows: Iterable[ResultRow],
     *,
     psnr: float | None = None,
     bits: float | None = None,

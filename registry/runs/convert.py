@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.runs.export import Dtype, load_export, save_export
 from ulzoo.registry.runs.train import restore
-from ulzoo.training.checkpointing import Checkpoint, Checkpoints
+from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class Exported:
     @property
     def size(self) -> int:
         """In bytes."""
-        return sum(file.stat().st_size for file in tensorfile.files_of(self.path))
+        return sum(file.stat().st_size for file in tensor_file.files_of(self.path))
 
     @property
     def sha256(self) -> str:
         """Of the file, or of the index of its parts."""
-        return sha256(tensorfile.files_of(self.path)[0])
+        return sha256(tensor_file.files_of(self.path)[0])
 
 
 def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
@@ -54,7 +54,7 @@ def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
     Raises:
         ValueError: nothing there to export.
     """
-    if dtype and tensorfile.files_of(source):
+    if dtype and tensor_file.files_of(source):
         loaded = load_export(source)
         results = loaded.results if dtype == "float32" else {}
         save_export(out, loaded.model, loaded.spec, results, dtype)
@@ -68,11 +68,11 @@ def export(source: Path, out: Path, dtype: Dtype | None = None) -> Exported:
 
 
 def _checkpoint(source: Path) -> Checkpoint:
-    if tensorfile.is_checkpoint(source):
+    if tensor_file.is_checkpoint(source):
         return Checkpoint.open(source)
     if not source.is_dir():
         raise ValueError(f"{source}: neither a run directory nor a training checkpoint; an export needs --dtype")
-    newest = Checkpoints(source / "checkpoints").latest()
+    newest = CheckpointManager(source / "checkpoints").latest()
     if newest is None:
         raise ValueError(f"{source}: holds no training checkpoints")
     return newest

@@ -14,7 +14,7 @@ from ulzoo.data import Source
 from ulzoo.data.latents import SUFFIX, Latents, finished, write_latents
 from ulzoo.data.prepare.pack import alone_in
 from ulzoo.data.source import Sample, Unreadable
-from ulzoo.data.storage.manifest import Manifest, Shard, Summary
+from ulzoo.data.storage.manifest import Manifest, Shard, SplitSummary
 from ulzoo.files.atomic import remove_unfinished, write_atomically
 from ulzoo.media.pixels import from_uint8
 from ulzoo.model.contract import Stage
@@ -35,7 +35,7 @@ def encode(
     batch_size: int = 64,
     images_per_shard: int = 4096,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
-) -> Summary:
+) -> SplitSummary:
     """Write z_clean of every image of a source, `OUT/SPLIT-00000.safetensors`, ..., and `manifest.json`.
 
     Where the source lets its images be mirrored, the mirrored ones are encoded too. Shards are written atomically, and

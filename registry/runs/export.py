@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.files.atomic import one_line
 from ulzoo.model.contract import STAGES
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -41,7 +41,7 @@ def save_export(
         "dtype": dtype,
         "versions": versions(),
     }
-    tensorfile.write(path, tensors, metadata)
+    tensor_file.write(path, tensors, metadata)
 
 
 def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
@@ -50,12 +50,12 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     Raises:
         ValueError: not an export, damaged, or of networks that this version builds otherwise.
     """
-    content = tensorfile.read(path, device)
+    content = tensor_file.read(path, device)
     metadata, stages = content.metadata, content.metadata.get("stages")
     if not isinstance(metadata.get("spec"), dict) or not isinstance(metadata.get("results"), dict):
-        raise tensorfile.DamagedFile(f"{path}: damaged (an export has a spec and results)")
+        raise tensor_file.DamagedFile(f"{path}: damaged (an export has a spec and results)")
     if not isinstance(stages, list) or not all(isinstance(stage, str) for stage in stages):
-        raise tensorfile.DamagedFile(f"{path}: damaged (an export has a list of stages)")
+        raise tensor_file.DamagedFile(f"{path}: damaged (an export has a list of stages)")
     tensors = content.tensors
     try:
         spec = spec_from_dict(metadata["spec"])

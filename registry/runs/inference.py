@@ -12,7 +12,9 @@ from ulzoo.training.parallelize import called, compile_blocks
 Precision = Literal["fp32", "bf16"]
 
 
-def quicken(model: UnifiedLatents, *, precision: Precision = "fp32", compile: bool = False) -> UnifiedLatents:
+def optimize_for_inference(
+    model: UnifiedLatents, *, precision: Precision = "fp32", compile: bool = False
+) -> UnifiedLatents:
     """Let a model's networks compute in bf16 by autocast, compiled block by block, or both; all else stays in fp32.
 
     The model itself is changed, on the device where it is, and given back.

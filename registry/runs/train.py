@@ -22,10 +22,10 @@ from ulzoo.registry.runs.export import leave_untrained, save_export, versions
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
-from ulzoo.runtime.processes import ALONE, Processes
+from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import Checkpoint, Checkpoints
-from ulzoo.training.monitoring import Row
+from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
+from ulzoo.training.monitoring import LogRow
 from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.trainer import Trainer
 from ulzoo.visualization.video_samples import reconstructed_clips, sampled_clips, save_clips
@@ -47,12 +47,12 @@ EVALUATED_CLIPS = 64
 DRAWN_CLIPS = 8
 
 
-class Watch:
+class TrainingCallback:
     """What a display may want to hear; this one hears nothing."""
 
-    def stage(self, stage: Stage, config: configs.Stage, start: int) -> None: ...
+    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None: ...
 
-    def step(self, step: int, row: Row | None) -> None: ...
+    def step(self, step: int, row: LogRow | None) -> None: ...
 
     def note(self, message: str) -> None: ...
 
@@ -96,8 +96,8 @@ def train(
     resume: bool = False,
     fresh: bool = False,
     device: torch.device | str = "cpu",
-    watch: Watch | None = None,
-    processes: Processes = ALONE,
+    watch: TrainingCallback | None = None,
+    processes: ProcessGroup = SINGLE_PROCESS,
     profile: bool = False,
 ) -> Result | None:
     """Train a spec in `folder`, evaluate on validation images, export.
@@ -121,11 +121,11 @@ def train(
         NonFiniteLoss: training diverged; the last checkpoint is kept.
     """
     assert not (resume and fresh)
-    watch = watch or Watch()
+    watch = watch or TrainingCallback()
     stages, order = spec.asked_stages(stage), spec.stages
-    found = processes.agreed(lambda: _found(folder, spec, stages, resume, fresh) if processes.main else None)
+    found = processes.run_on_all_ranks(lambda: _found(folder, spec, stages, resume, fresh) if processes.main else None)
     done: Checkpoint | None = processes.gather(found)[0]
-    model, sources, held_out = processes.agreed(lambda: _start(spec, stages, done, device, processes))
+    model, sources, held_out = processes.run_on_all_ranks(lambda: _start(spec, stages, done, device, processes))
     if processes.main:
         if fresh:
             _clear(folder)
@@ -139,7 +139,7 @@ def train(
     for name in stages:
         if done and order.index(done.stage) > order.index(name):
             continue
-        config: configs.Stage = getattr(spec.train, name)
+        config: configs.StageConfig = getattr(spec.train, name)
         source = sources[stage_data(spec, name)[1]]
         options: dict[str, Any] = {"tensorboard": spec.train.tensorboard, "profile": profile and processes.main}
         options |= {"on_step": watch.step, "processes": processes, "parallel": spec.train.parallel}
@@ -168,14 +168,14 @@ def train(
 
 
 def _start(
-    spec: Spec, stages: tuple[Stage, ...], done: Checkpoint | None, device: torch.device | str, processes: Processes
+    spec: Spec, stages: tuple[Stage, ...], done: Checkpoint | None, device: torch.device | str, processes: ProcessGroup
 ) -> tuple[UnifiedLatents, dict[str, Source], Source]:
     """The model with what was trained before, data by key path, and validation data.
 
     Checks everything that can be; writes nothing.
     """
     for name in stages:
-        config: configs.Stage = getattr(spec.train, name)
+        config: configs.StageConfig = getattr(spec.train, name)
         try:
             build_optimizer(nn.Linear(1, 1), config)
         except ValueError as error:
@@ -220,7 +220,7 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
         if before:
             raise ValueError(f"{folder}: --fresh would remove the stage {before} that --stage {stages[0]} needs")
         return None
-    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints = CheckpointManager(folder / "checkpoints")
     reached = {stage for stage, _, _ in checkpoints.found()}
     if later := [stage for stage in order[order.index(stages[-1]) + 1 :] if stage in reached]:
         raise ValueError(

@@ -37,7 +37,7 @@ def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> 
     return ValidationError.from_exception_data("spec", [{"type": custom, "loc": loc, "input": value}])
 
 
-class Config(BaseModel):
+class ComponentConfig(BaseModel):
     """Base of every derived component model: frozen, unknown keys refused, only finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
@@ -58,7 +58,7 @@ class Table:
     def __init__(self, name: str, entries: Mapping[str, str | type]) -> None:
         self.name = name
         self.entries = dict(entries)
-        self._configs: dict[str, type[Config]] = {}
+        self._configs: dict[str, type[ComponentConfig]] = {}
 
     def __repr__(self) -> str:
         return f"Table({self.name!r}, {list(self.entries)})"
@@ -99,13 +99,13 @@ class Table:
             return getattr(import_module(module), name)
         return entry
 
-    def config(self, kind: str) -> type[Config]:
+    def config(self, kind: str) -> type[ComponentConfig]:
         """The pydantic model of `kind`: `kind` first, then one field for every keyword-only constructor parameter."""
         if kind not in self._configs:
             self._configs[kind] = self._derive(kind, self.get(kind))
         return self._configs[kind]
 
-    def _derive(self, kind: str, cls: type) -> type[Config]:
+    def _derive(self, kind: str, cls: type) -> type[ComponentConfig]:
         about = argument_help(cls)
         kind_field = Field(kind, description=f"the {self.name} to use")
         fields: dict[str, Any] = {"kind": (Literal[kind], kind_field)}
@@ -120,14 +120,14 @@ class Table:
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[parameter.name] = (parameter.annotation, Field(default, description=about.get(parameter.name)))
         doc = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
-        return create_model(f"{self.name}_{kind}", __base__=Config, __doc__=doc or None, **fields)
+        return create_model(f"{self.name}_{kind}", __base__=ComponentConfig, __doc__=doc or None, **fields)
 
     def union(self, kinds: Iterable[str] | None = None) -> Any:
         """The discriminated union on `kind` of these kinds' models (all of them by default); imports every class."""
         models = [self.config(kind) for kind in (self.kinds() if kinds is None else kinds)]
         return models[0] if len(models) == 1 else Annotated[reduce(or_, models), Field(discriminator="kind")]
 
-    def build(self, config: Config, *positional: Any, **extra: Any) -> Any:
+    def build(self, config: ComponentConfig, *positional: Any, **extra: Any) -> Any:
         """The component of `config`: `positional` and `extra` come from the compiler, the rest from the spec."""
         keys = {key: getattr(config, key) for key in type(config).model_fields if key != "kind"}
         return self.get(config.kind)(*positional, **keys, **extra)
@@ -135,7 +135,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Choice:
-    """Annotation of a field that holds one component: `Annotated[Config, Choice(ENCODERS)]`.
+    """Annotation of a field that holds one component: `Annotated[ComponentConfig, Choice(ENCODERS)]`.
 
     It validates as `table.union()` would, but imports only the component that the spec names.
 
@@ -154,8 +154,8 @@ class Choice:
     def kind_of(self, value: Mapping[str, Any]) -> Any:
         return value.get("kind", self.default)
 
-    def validate(self, value: Any) -> Config:
-        if isinstance(value, Config):
+    def validate(self, value: Any) -> ComponentConfig:
+        if isinstance(value, ComponentConfig):
             value = value.model_dump()
         if not isinstance(value, Mapping):
             raise PydanticCustomError("dict_type", "expected a mapping")

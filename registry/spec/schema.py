@@ -11,21 +11,21 @@ from pydantic import Field, field_validator, model_validator
 
 from ulzoo.model.contract import STAGES
 from ulzoo.model.contract import Stage as StageName
-from ulzoo.registry.spec.component_table import Choice, Config, error_at
+from ulzoo.registry.spec.component_table import Choice, ComponentConfig, error_at
 from ulzoo.registry.spec.components import DATASETS, ENCODERS
 from ulzoo.registry.spec.sections import (
-    Conditioning,
-    Decoder,
-    Diffusion,
-    DiffusionDecoder,
-    DiffusionPrior,
+    ConditioningConfig,
+    DecoderConfig,
+    DiffusionConfig,
+    DiffusionDecoderConfig,
+    DiffusionPriorConfig,
     Document,
-    Latent,
-    NormalPrior,
-    Prior,
-    Sampling,
-    Samplings,
-    Train,
+    LatentConfig,
+    NormalPriorConfig,
+    PriorConfig,
+    SamplersConfig,
+    SamplingConfig,
+    TrainConfig,
 )
 from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
 
@@ -35,20 +35,24 @@ class Spec(Document):
 
     name: str = Field(description="name of the model; letters, digits, dot, dash and underscore")
     description: str = Field(default="", description="one line on what it is; changes nothing")
-    data: Annotated[Config, Choice(DATASETS)] = Field(description="the images or video clips")
-    latent: Latent = Field(description="the latent's shape and noise")
-    encoder: Annotated[Config, Choice(ENCODERS)] = Field(description="image or clip to clean latent")
-    conditioning: Conditioning = Field(default_factory=Conditioning, description="frame prediction, of video")
-    prior: Prior | None = Field(description="measures the rate in stage 1; null: the encoder is not trained")
-    decoder: Decoder | None = Field(description="the image or clip given the latent; null: the encoder decodes itself")
-    final_decoder: DiffusionDecoder | None = Field(
+    data: Annotated[ComponentConfig, Choice(DATASETS)] = Field(description="the images or video clips")
+    latent: LatentConfig = Field(description="the latent's shape and noise")
+    encoder: Annotated[ComponentConfig, Choice(ENCODERS)] = Field(description="image or clip to clean latent")
+    conditioning: ConditioningConfig = Field(
+        default_factory=ConditioningConfig, description="frame prediction, of video"
+    )
+    prior: PriorConfig | None = Field(description="measures the rate in stage 1; null: the encoder is not trained")
+    decoder: DecoderConfig | None = Field(
+        description="the image or clip given the latent; null: the encoder decodes itself"
+    )
+    final_decoder: DiffusionDecoderConfig | None = Field(
         default=None, description="a decoder that is trained on the frozen latents and then takes the decoder's place"
     )
-    base: Diffusion | None = Field(
+    base: DiffusionConfig | None = Field(
         description="diffusion model of the latent that samples it, trained in stage 2; null: the prior samples"
     )
-    train: Train = Field(description="training")
-    sample: Samplings = Field(default_factory=Samplings, description="sampling")
+    train: TrainConfig = Field(description="training")
+    sample: SamplersConfig = Field(default_factory=SamplersConfig, description="sampling")
 
     @field_validator("name")
     @classmethod
@@ -64,7 +68,7 @@ class Spec(Document):
         if not isinstance(data, Mapping):
             return data
         latent = data.get("latent")
-        default = Latent.model_fields["logsnr"].default
+        default = LatentConfig.model_fields["logsnr"].default
         logsnr = latent.get("logsnr", default) if isinstance(latent, Mapping) else getattr(latent, "logsnr", default)
         try:
             float(logsnr)
@@ -82,7 +86,7 @@ class Spec(Document):
     @model_validator(mode="after")
     def _one_logsnr(self) -> "Spec":
         for part, model in (("prior", self.prior), ("base", self.base)):
-            if not isinstance(model, Diffusion):
+            if not isinstance(model, DiffusionConfig):
                 continue
             logsnr_max = getattr(model.schedule, "logsnr_max", self.latent.logsnr)
             if logsnr_max != self.latent.logsnr:
@@ -94,7 +98,7 @@ class Spec(Document):
 
     @model_validator(mode="after")
     def _sensible(self) -> "Spec":
-        for path, message in nonsense(self):
+        for path, message in find_conflicts(self):
             raise error_at(tuple(path.split(".")), message)
         return self
 
@@ -164,7 +168,7 @@ def diff(a: Spec, b: Spec) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
+def find_conflicts(spec: Spec) -> Iterator[tuple[str, str]]:
     """Combinations of keys that are fine alone and mean nothing together: (key path, why and what to do)."""
     prior, decoder, base = spec.prior, spec.decoder, spec.base
     if prior is None and decoder is not None:
@@ -173,9 +177,9 @@ def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "decoder", "a prior trains the encoder with a decoder: give one, or set prior to null"
     if prior is None and base is None:
         yield "base", "nothing samples: with prior null there must be a base"
-    if isinstance(prior, NormalPrior) and base is None:
+    if isinstance(prior, NormalPriorConfig) and base is None:
         yield "prior.kind", "single-stage training (base null) samples from the prior, which must be a diffusion model"
-    if isinstance(prior, DiffusionPrior) and prior.stop_gradient and prior.normal_kl == 0:
+    if isinstance(prior, DiffusionPriorConfig) and prior.stop_gradient and prior.normal_kl == 0:
         yield "prior.stop_gradient", "nothing would bound the latent: give prior.normal_kl a small weight"
     if spec.latent.variance == "learned" and prior is None:
         yield "latent.variance", "an encoder that is not trained cannot learn it"
@@ -194,8 +198,8 @@ def nonsense(spec: Spec) -> Iterator[tuple[str, str]]:
             yield f"train.{stage}", f"there is no {part} to train: set it to null"
     sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
     for name, network in sampled.items():
-        sampling: Sampling = getattr(spec.sample, name)
-        if sampling.guidance != 1 and not (isinstance(network, Diffusion) and network.guidable):
+        sampling: SamplingConfig = getattr(spec.sample, name)
+        if sampling.guidance != 1 and not (isinstance(network, DiffusionConfig) and network.guidable):
             why = "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
             yield f"sample.{name}.guidance", f"{why}; set it to 1"
 

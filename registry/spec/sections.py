@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, field_validator
 
-from ulzoo.registry.spec.component_table import Choice, Config
+from ulzoo.registry.spec.component_table import Choice, ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.spec.errors import validated
 from ulzoo.registry.spec.yaml_source import Node
-from ulzoo.training.config import Count, Fraction, LatentsStage, Parallel, PositiveInt, Stage
+from ulzoo.training.config import Count, Fraction, LatentsStageConfig, ParallelConfig, PositiveInt, StageConfig
 
 
 class Section(BaseModel):
@@ -36,7 +36,7 @@ class Document(Section):
         return validated(cls, data, None)
 
 
-class Latent(Section):
+class LatentConfig(Section):
     """The latent: its channels, its size against the image's, its noise."""
 
     channels: PositiveInt = Field(description="channels of the latent")
@@ -53,7 +53,7 @@ class Latent(Section):
     )
 
 
-class Conditioning(Section):
+class ConditioningConfig(Section):
     """Frame prediction: the first frames of a clip, given to the base and the decoder, which make the rest."""
 
     frames: Count = Field(default=0, description="first frames that are given; 0 for none")
@@ -65,10 +65,10 @@ class Conditioning(Section):
     )
 
 
-class Network(Section):
+class NetworkConfig(Section):
     """A network and what it is told."""
 
-    backbone: Annotated[Config, Choice(BACKBONES)] = Field(description="the network")
+    backbone: Annotated[ComponentConfig, Choice(BACKBONES)] = Field(description="the network")
     class_conditional: bool = Field(default=False, description="give the network the class label")
     label_dropout: Fraction = Field(default=0.1, description="share of examples whose label is hidden, for guidance")
     text_conditional: bool = Field(default=False, description="give the network the caption's token embeddings")
@@ -80,24 +80,24 @@ class Network(Section):
         return (self.class_conditional and self.label_dropout > 0) or (self.text_conditional and self.text_dropout > 0)
 
 
-class Diffusion(Network):
+class DiffusionConfig(NetworkConfig):
     """One diffusion model: network, noise schedule, parametrisation, loss weight."""
 
-    schedule: Annotated[Config, Choice(SCHEDULES, default="cosine")] = Field(
+    schedule: Annotated[ComponentConfig, Choice(SCHEDULES, default="cosine")] = Field(
         default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
     )
     prediction: Literal["x", "eps", "v"] = Field(default="v", description="what the network predicts")
-    weighting: Annotated[Config, Choice(WEIGHTINGS, default="sigmoid")] = Field(
+    weighting: Annotated[ComponentConfig, Choice(WEIGHTINGS, default="sigmoid")] = Field(
         default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR"
     )
 
 
-class DiffusionPrior(Diffusion):
+class DiffusionPriorConfig(DiffusionConfig):
     """The paper's prior, a diffusion model whose loss is the rate: only the unweighted ELBO bounds it."""
 
     kind: Literal["diffusion"] = Field(default="diffusion", description="the prior to use")
     weighting: Annotated[
-        Config,
+        ComponentConfig,
         Choice(WEIGHTINGS, default="elbo", only=("elbo",), why="under another weight the encoder hides information"),
     ] = Field(default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR: elbo")
     stop_gradient: bool = Field(default=False, description="keep the rate's gradient from the encoder (Table 6 A)")
@@ -106,21 +106,21 @@ class DiffusionPrior(Diffusion):
     )
 
 
-class NormalPrior(Section):
+class NormalPriorConfig(Section):
     """A standard normal prior, whose KL is the rate (Table 5)."""
 
     kind: Literal["normal"] = Field(description="the prior to use")
     weight: float = Field(default=1.0, gt=0, description="of the rate in the loss")
 
 
-class DiffusionDecoder(Diffusion):
+class DiffusionDecoderConfig(DiffusionConfig):
     """The paper's decoder, a diffusion model of x given z_0."""
 
     kind: Literal["diffusion"] = Field(default="diffusion", description="the decoder to use")
     latent_logsnr: bool = Field(default=False, description="tell the decoder the latent's log-SNR")
 
 
-class RegressionDecoder(Network):
+class RegressionDecoderConfig(NetworkConfig):
     """A decoder that regresses x from z_0 (Table 5)."""
 
     kind: Literal["mse"] = Field(description="the decoder to use")
@@ -135,48 +135,53 @@ def _by_kind(default: str, *others: str) -> Discriminator:
     return Discriminator(kind, "kind", f"unknown kind; known here: {', '.join((default, *others))}")
 
 
-Prior = Annotated[
-    Annotated[DiffusionPrior, Tag("diffusion")] | Annotated[NormalPrior, Tag("normal")],
+PriorConfig = Annotated[
+    Annotated[DiffusionPriorConfig, Tag("diffusion")] | Annotated[NormalPriorConfig, Tag("normal")],
     _by_kind("diffusion", "normal"),
 ]
-Decoder = Annotated[
-    Annotated[DiffusionDecoder, Tag("diffusion")] | Annotated[RegressionDecoder, Tag("mse")],
+DecoderConfig = Annotated[
+    Annotated[DiffusionDecoderConfig, Tag("diffusion")] | Annotated[RegressionDecoderConfig, Tag("mse")],
     _by_kind("diffusion", "mse"),
 ]
 
 
-class LatentsTraining(LatentsStage):
+class LatentsTrainingConfig(LatentsStageConfig):
     """How stage 1 is trained, and on what."""
 
-    data: Annotated[Config, Choice(DATASETS)] | None = Field(
+    data: Annotated[ComponentConfig, Choice(DATASETS)] | None = Field(
         default=None, description="images or clips of stage 1, if others than the spec's data (Table 6 C)"
     )
 
 
-class BaseTraining(Stage):
+class BaseTrainingConfig(StageConfig):
     """How stage 2 is trained, and from what."""
 
-    data: Annotated[Config, Choice(DATASETS, only=("latents",), why="a base is trained on the spec's data")] | None = (
-        Field(default=None, description="the spec's data, encoded beforehand by `ulzoo encode`; null: as it goes")
-    )
+    data: (
+        Annotated[ComponentConfig, Choice(DATASETS, only=("latents",), why="a base is trained on the spec's data")]
+        | None
+    ) = Field(default=None, description="the spec's data, encoded beforehand by `ulzoo encode`; null: as it goes")
 
 
-class Train(Section):
+class TrainConfig(Section):
     """The stages of training; each is there where the spec has what it trains."""
 
-    latents: LatentsTraining | None = Field(default=None, description="stage 1: encoder, prior and decoder, jointly")
-    decoder: Stage | None = Field(default=None, description="the final decoder on the frozen encoder's latents")
-    base: BaseTraining | None = Field(
+    latents: LatentsTrainingConfig | None = Field(
+        default=None, description="stage 1: encoder, prior and decoder, jointly"
+    )
+    decoder: StageConfig | None = Field(default=None, description="the final decoder on the frozen encoder's latents")
+    base: BaseTrainingConfig | None = Field(
         default=None, description="stage 2: the base model on the frozen encoder's latents"
     )
     tensorboard: bool = Field(default=False, description="write TensorBoard events beside metrics.jsonl")
-    parallel: Parallel | None = Field(default=None, description="how processes started by torchrun train together")
+    parallel: ParallelConfig | None = Field(
+        default=None, description="how processes started by torchrun train together"
+    )
 
 
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde"]
 
 
-class Sampling(Section):
+class SamplingConfig(Section):
     """How one diffusion model is sampled unless the caller says otherwise; why so by default: docs/sampling.md."""
 
     sampler: SamplerName = Field(default="dpmpp_2m_sde", description="the sampler")
@@ -194,15 +199,17 @@ class Sampling(Section):
         return interval
 
 
-class DecoderSampling(Sampling):
+class DecoderSamplingConfig(SamplingConfig):
     """The decoder is told the latent, so fewer steps are enough, of a sampler of first order."""
 
     sampler: SamplerName = Field(default="ddpm", description="the sampler")
     steps: PositiveInt = Field(default=16, description="network evaluations, or twice as many under guidance")
 
 
-class Samplings(Section):
-    """Sampling of the latent and of the image."""
+class SamplersConfig(Section):
+    """SamplingConfig of the latent and of the image."""
 
-    base: Sampling = Field(default_factory=Sampling, description="how the base samples the latent")
-    decoder: DecoderSampling = Field(default_factory=DecoderSampling, description="how the decoder samples the image")
+    base: SamplingConfig = Field(default_factory=SamplingConfig, description="how the base samples the latent")
+    decoder: DecoderSamplingConfig = Field(
+        default_factory=DecoderSamplingConfig, description="how the decoder samples the image"
+    )

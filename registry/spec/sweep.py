@@ -36,7 +36,7 @@ MAX_POINTS = 1000
 
 
 @dataclass(frozen=True)
-class Column:
+class MetricSpec:
     """A figure that a sweep may report: its heading, its unit, which way is better, and digits after the point."""
 
     title: str
@@ -45,20 +45,20 @@ class Column:
     digits: int
 
 
-COLUMNS = {
-    "bits_per_pixel": Column("rate", "bits/pixel", "lower", 3),
-    "base_bits_per_pixel": Column("rate by the base", "bits/pixel", "lower", 3),
-    "bits_per_dimension": Column("rate", "bits/dimension", "lower", 3),
-    "base_bits_per_dimension": Column("rate by the base", "bits/dimension", "lower", 3),
-    "psnr_db": Column("PSNR", "dB", "higher", 1),
-    "ssim": Column("SSIM", "", "higher", 3),
-    "rfid_50k": Column("rFID@50k", "", "lower", 2),
-    "gfid_50k": Column("gFID@50k", "", "lower", 2),
-    "gfid_30k": Column("gFID@30k", "", "lower", 1),
-    "rfd_efficientnet_lite0": Column("Fréchet distance of reconstructions, EfficientNet-Lite0", "", "lower", 1),
-    "gfd_efficientnet_lite0": Column("Fréchet distance of samples, EfficientNet-Lite0", "", "lower", 1),
-    "fvd": Column("FVD", "", "lower", 1),
-    "clip_score": Column("CLIP score", "", "higher", 1),
+METRICS = {
+    "bits_per_pixel": MetricSpec("rate", "bits/pixel", "lower", 3),
+    "base_bits_per_pixel": MetricSpec("rate by the base", "bits/pixel", "lower", 3),
+    "bits_per_dimension": MetricSpec("rate", "bits/dimension", "lower", 3),
+    "base_bits_per_dimension": MetricSpec("rate by the base", "bits/dimension", "lower", 3),
+    "psnr_db": MetricSpec("PSNR", "dB", "higher", 1),
+    "ssim": MetricSpec("SSIM", "", "higher", 3),
+    "rfid_50k": MetricSpec("rFID@50k", "", "lower", 2),
+    "gfid_50k": MetricSpec("gFID@50k", "", "lower", 2),
+    "gfid_30k": MetricSpec("gFID@30k", "", "lower", 1),
+    "rfd_efficientnet_lite0": MetricSpec("Fréchet distance of reconstructions, EfficientNet-Lite0", "", "lower", 1),
+    "gfd_efficientnet_lite0": MetricSpec("Fréchet distance of samples, EfficientNet-Lite0", "", "lower", 1),
+    "fvd": MetricSpec("FVD", "", "lower", 1),
+    "clip_score": MetricSpec("CLIP score", "", "higher", 1),
 }
 
 
@@ -106,8 +106,8 @@ class Sweep(Document):
     @classmethod
     def _known(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         for i, column in enumerate(columns):
-            if column not in COLUMNS:
-                raise error_at((i,), f"unknown column {column!r}{suggest(column, COLUMNS)}")
+            if column not in METRICS:
+                raise error_at((i,), f"unknown column {column!r}{suggest(column, METRICS)}")
         return columns
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from ulzoo.registry.zoo.catalogue import open_model
 
 
 @dataclass(frozen=True)
-class Asked:
+class DistanceConfig:
     """Which distances every point is to have.
 
     Attributes:
@@ -39,7 +39,7 @@ class Asked:
         return efficientnet_lite0(device)
 
 
-def ask(network: str | None, samples: int | None, detector: Path | None) -> Asked | None:
+def ask(network: str | None, samples: int | None, detector: Path | None) -> DistanceConfig | None:
     """What a command line asks for. ValueError if it does not fit together, or the network is not here."""
     if network is None:
         if samples or detector:
@@ -47,12 +47,12 @@ def ask(network: str | None, samples: int | None, detector: Path | None) -> Aske
         return None
     if detector and network != "fid":
         raise ValueError("--detector is Inception's weights, for --frechet fid")
-    asked = Asked(network, samples, os.path.abspath(detector) if detector else None)
+    asked = DistanceConfig(network, samples, os.path.abspath(detector) if detector else None)
     asked.open()
     return asked
 
 
-def check_asked(asked: Asked, spec: Spec, stages: tuple[str, ...]) -> None:
+def check_distances(asked: DistanceConfig, spec: Spec, stages: tuple[str, ...]) -> None:
     """Refuse what a point cannot have, before anything is trained. SpecError, a ValueError."""
     if len(data_contract(spec).size) > 2:
         raise spec.error("data", f"--frechet {asked.network} compares images: this is a model of clips")
@@ -60,7 +60,7 @@ def check_asked(asked: Asked, spec: Spec, stages: tuple[str, ...]) -> None:
         raise spec.error("base", "--samples needs all stages, not --stage latents")
 
 
-def measure_distances(asked: Asked, folder: Path, device: str) -> dict[str, Any]:
+def measure_distances(asked: DistanceConfig, folder: Path, device: str) -> dict[str, Any]:
     """Of the model that a run exported, {"figures", "protocol"}."""
     loaded = open_model(str(folder), device)
     return image_distances(

@@ -14,9 +14,9 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ulzoo.registry.sweeps.engine import RETRIES, Watch
+from ulzoo.registry.sweeps.engine import RETRIES, SweepCallback
 from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.registry.sweeps.store import Row, Store
+from ulzoo.registry.sweeps.store import ResultRow, Store
 
 SECONDS_PER_STEP_TOLD = 0.5
 _SPAWN = multiprocessing.get_context("spawn")
@@ -31,11 +31,11 @@ class LocalEngine:
         watch: told of progress.
     """
 
-    def __init__(self, devices: Sequence[str], threads: int = 1, watch: Watch | None = None) -> None:
+    def __init__(self, devices: Sequence[str], threads: int = 1, watch: SweepCallback | None = None) -> None:
         assert devices
-        self.devices, self.threads, self.watch = devices, threads, watch or Watch()
+        self.devices, self.threads, self.watch = devices, threads, watch or SweepCallback()
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Row]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[ResultRow]:
         queue = _Queue(jobs)
         workers = [_Worker(device, self.threads) for device in self.devices[: len(jobs)]]
         try:
@@ -51,14 +51,14 @@ class LocalEngine:
             for worker in workers:
                 worker.end()
 
-    def _hear(self, worker: "_Worker", queue: "_Queue") -> Row | None:
+    def _hear(self, worker: "_Worker", queue: "_Queue") -> ResultRow | None:
         """One message of a worker, or its death; a row if that is what it is."""
         job = worker.job
         assert job is not None
         try:
             kind, *content = worker.connection.recv()
         except (EOFError, OSError):
-            return self._mourn(worker, job, queue)
+            return self._handle_worker_exit(worker, job, queue)
         if kind == "step":
             self.watch.step(job, *content)
         elif kind == "note":
@@ -70,9 +70,9 @@ class LocalEngine:
             return content[0] if kind == "row" else None
         return None
 
-    def _mourn(self, worker: "_Worker", job: Job, queue: "_Queue") -> Row | None:
+    def _handle_worker_exit(self, worker: "_Worker", job: Job, queue: "_Queue") -> ResultRow | None:
         """A worker died: another one takes its place, and its job goes on from the last checkpoint or fails."""
-        code = worker.bury()
+        code = worker.join()
         how = f"by signal {-code}" if code < 0 else f"with exit status {code}"
         worker.start()
         if queue.again(job):
@@ -140,7 +140,7 @@ class _Worker:
             self.connection.send((self.job, waits))
         return self.job
 
-    def bury(self) -> int:
+    def join(self) -> int:
         """Its exit status, after it closed its end."""
         self.connection.close()
         self.process.join(5)
@@ -158,7 +158,7 @@ class _Worker:
                 self.process.join(5)
         if self.process.exitcode is None:
             self.process.terminate()
-        self.bury()
+        self.join()
 
 
 def _heard(workers: list[_Worker]) -> list[_Worker]:
@@ -183,7 +183,7 @@ def _work(connection: Connection, threads: int) -> None:
     while (message := connection.recv()) is not None:
         job, waits = message
         try:
-            answer: tuple[Any, ...] = ("row", run_point(job, _Teller(connection), waits))
+            answer: tuple[Any, ...] = ("row", run_point(job, _ProgressSender(connection), waits))
         except Busy:
             answer = ("busy",)
         gc.collect()
@@ -192,7 +192,7 @@ def _work(connection: Connection, threads: int) -> None:
         connection.send(answer)
 
 
-class _Teller:
+class _ProgressSender:
     """Tells the parent of steps, not of all of them."""
 
     def __init__(self, connection: Connection) -> None:

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ulzoo.registry.sweeps.engine import RETRIES, Watch
+from ulzoo.registry.sweeps.engine import RETRIES, SweepCallback
 from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.registry.sweeps.store import Row, Store
+from ulzoo.registry.sweeps.store import ResultRow, Store
 
 CONNECT_SECONDS = 10
 POLL_SECONDS = 1.0
@@ -32,10 +32,10 @@ class RayEngine:
     """
 
     def __init__(
-        self, address: str | None = None, gpus: float | None = None, cpus: int = 1, watch: Watch | None = None
+        self, address: str | None = None, gpus: float | None = None, cpus: int = 1, watch: SweepCallback | None = None
     ) -> None:
         self.ray = _ray()
-        self.watch = watch or Watch()
+        self.watch = watch or SweepCallback()
         self.started = not self.ray.is_initialized()
         if self.started:
             _connect(self.ray, address)
@@ -48,9 +48,9 @@ class RayEngine:
                 raise ValueError(f"a point needs {needed:g} {kind}s, the largest node of the Ray cluster has {most:g}")
 
     def _nodes(self) -> list[dict[str, Any]]:
-        return [node for node in self.ray.nodes() if node["Alive"]]
+        return [node for node in self.ray.nodes() if node["AllocationTracker"]]
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Row]:
+    def run(self, jobs: Sequence[Job]) -> Iterator[ResultRow]:
         task = self.ray.remote(max_retries=RETRIES, retry_exceptions=False, num_cpus=self.cpus, num_gpus=self.gpus)(
             _train
         )
@@ -75,7 +75,7 @@ class RayEngine:
         if self.started and self.ray.is_initialized():
             self.ray.shutdown()
 
-    def _row(self, reference: Any, job: Job) -> Row:
+    def _row(self, reference: Any, job: Job) -> ResultRow:
         """What a task gave back; a failed row if Ray gave it up, as after a node's third death."""
         try:
             return self.ray.get(reference)
@@ -98,7 +98,7 @@ class RayEngine:
                 self.watch.step(job, last["stage"], last["step"], steps, last["images_per_second"])
 
 
-def _train(job: Job, folder: str) -> Row:
+def _train(job: Job, folder: str) -> ResultRow:
     """The task: one point, in the folder where the command was given, for the sake of relative paths."""
     import torch
 

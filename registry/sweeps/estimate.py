@@ -13,11 +13,11 @@ from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.losses import stage_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
-from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.jobs import Job, flops_to_train
-from ulzoo.registry.sweeps.store import Row
+from ulzoo.registry.sweeps.store import ResultRow
 from ulzoo.runtime.devices import autocast
 from ulzoo.training import config as configs
 from ulzoo.training.optimizers import build_ema, build_optimizer
@@ -36,7 +36,7 @@ class Estimate:
     source: str
 
 
-def estimate(jobs: Sequence[Job], rows: Iterable[Row], workers: int, device: str) -> Estimate | None:
+def estimate(jobs: Sequence[Job], rows: Iterable[ResultRow], workers: int, device: str) -> Estimate | None:
     """What is left will take about this long; None if nothing can be said.
 
     Args:
@@ -63,7 +63,7 @@ def _seconds_per_flop(job: Job, device: str) -> dict[str, float] | None:
     for stage in spec.asked_stages("all"):
         if stage not in job.stages:
             continue
-        config: configs.Stage = getattr(spec.train, stage)
+        config: configs.StageConfig = getattr(spec.train, stage)
         flops = summary.training_flops(stage)
         size = min(config.batch_size // config.accumulate, int(LARGEST_STEP.get(chosen.type, 5e11) // flops))
         if size == 0:
@@ -74,7 +74,7 @@ def _seconds_per_flop(job: Job, device: str) -> dict[str, float] | None:
     return {stage: _time(spec, summary, stage, size, chosen) for stage, size in sizes.items()}
 
 
-def _time(spec: Spec, summary: Summary, stage: Stage, size: int, device: torch.device) -> float:
+def _time(spec: Spec, summary: ModelSummary, stage: Stage, size: int, device: torch.device) -> float:
     """Seconds for each FLOP of a stage's training steps on `size` examples of noise; the first step is not counted."""
     model, config = compile_model(spec, device, pretrained=False), getattr(spec.train, stage)
     parameters = model.prepare(stage)

@@ -13,19 +13,19 @@ from typing import Any
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.plan import count_images
-from ulzoo.registry.cost.summary import Summary, summarize
+from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, without_nulls
 from ulzoo.registry.spec.sweep import Point, Sweep, point_word
-from ulzoo.registry.sweeps.distances import Asked, check_asked
-from ulzoo.registry.sweeps.store import Row, Store
+from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
+from ulzoo.registry.sweeps.store import ResultRow, Store
 
 LOSS_FACTOR = "decoder.weighting.loss_factor"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a point costs, by stage of training or by network; FLOPs as `Summary` counts them."""
+    """What a point costs, by stage of training or by network; FLOPs as `ModelSummary` counts them."""
 
     training_images: dict[str, int]
     training_flops: dict[str, int]
@@ -47,7 +47,7 @@ class Job:
         stages: the stages to train; the spec may have more.
         siblings: run directories, relative to `store`, that may hold the same stage 1; None: do not look.
         distances: what is measured besides rate and PSNR.
-        prune: stop it early where others are ahead of it, see registry/pruning.py.
+        prune: stop it early where others are ahead of it, see registry/sweeps/pruning.py.
         planned: when; what is older may be done again.
         device, threads: where, and with how many threads on the CPU; an engine fills them in.
     """
@@ -66,7 +66,7 @@ class Job:
     stages: tuple[str, ...]
     cost: Cost
     siblings: tuple[str, ...] | None = None
-    distances: Asked | None = None
+    distances: DistanceConfig | None = None
     prune: bool = False
     planned: str = ""
     device: str = "cpu"
@@ -77,7 +77,7 @@ class Job:
         """What a person calls it: the point, and the seed if that is not 0."""
         return f"{self.point} seed {self.seed}" if self.seed else self.point
 
-    def settled(self, row: Row | None, retry_failed: bool = False) -> bool:
+    def settled(self, row: ResultRow | None, retry_failed: bool = False) -> bool:
         """Whether a row makes it unnecessary to train."""
         if row is None:
             return False
@@ -88,7 +88,7 @@ class Job:
         measured = self.distances is None or row.get("distances") == self.distances.identity()
         return measured and self.trained(row)
 
-    def trained(self, row: Row) -> bool:
+    def trained(self, row: ResultRow) -> bool:
         """Whether a row says that all the stages are trained."""
         return row["status"] == "done" and set(self.stages) <= set(row.get("stages", ()))
 
@@ -101,7 +101,7 @@ def plan_jobs(
     seeds: int = 1,
     stage: str = "all",
     reuse_latents: bool = False,
-    distances: Asked | None = None,
+    distances: DistanceConfig | None = None,
     prune: bool = False,
 ) -> list[Job]:
     """A job of every point and seed, the seeds of a point together; nothing is written.
@@ -119,12 +119,12 @@ def plan_jobs(
     resolved = sweep.resolve(overrides)
     line = _line_key([point for point, _ in resolved])
     known = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
-    now, summaries, jobs = timestamp(), dict[str, Summary](), []
+    now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
     for point, first in resolved:
         stages = first.asked_stages(stage)
         compile_model(first, "meta", pretrained=False)
         if distances:
-            check_asked(distances, first, stages)
+            check_distances(distances, first, stages)
         if (shape := _shape_key(first)) not in summaries:
             summaries[shape] = summarize(first)
         cost = _cost(first, summaries[shape], stages)
@@ -154,7 +154,7 @@ def plan_jobs(
     return _with_siblings(jobs, store) if reuse_latents else jobs
 
 
-def to_run(jobs: Iterable[Job], rows: Iterable[Row], retry_failed: bool = False) -> list[Job]:
+def to_run(jobs: Iterable[Job], rows: Iterable[ResultRow], retry_failed: bool = False) -> list[Job]:
     """Those that no row makes unnecessary, every spec once."""
     settled = {row["spec_hash"]: row for row in rows}
     once: dict[str, Job] = {}
@@ -252,7 +252,7 @@ def _shape_key(spec: Spec) -> str:
     return json.dumps([content, spec.stages], sort_keys=True)
 
 
-def _cost(spec: Spec, summary: Summary, stages: Iterable[Any]) -> Cost:
+def _cost(spec: Spec, summary: ModelSummary, stages: Iterable[Any]) -> Cost:
     configs = {stage: getattr(spec.train, stage) for stage in stages}
     images = {stage: config.steps * config.batch_size for stage, config in configs.items()}
     return Cost(

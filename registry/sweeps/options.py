@@ -14,7 +14,7 @@ PAPER = "paper"
 HERE = "the command line"
 
 
-class Axis:
+class GridAxis:
     """An option for a key that the paper sweeps.
 
     Args:
@@ -37,9 +37,9 @@ class Axis:
 
 
 AXES = (
-    Axis("--latent-channels", "latent.channels", "table3_channels"),
-    Axis("--bias", "decoder.weighting.bias", "figure8_bias"),
-    Axis("--loss-factor", "decoder.weighting.loss_factor", "table2_loss_factor"),
+    GridAxis("--latent-channels", "latent.channels", "table3_channels"),
+    GridAxis("--bias", "decoder.weighting.bias", "figure8_bias"),
+    GridAxis("--loss-factor", "decoder.weighting.loss_factor", "table2_loss_factor"),
 )
 
 

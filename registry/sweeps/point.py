@@ -9,28 +9,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import versions
-from ulzoo.registry.runs.train import Watch, train
+from ulzoo.registry.runs.train import TrainingCallback, train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.registry.sweeps.distances import Asked, measure_distances
+from ulzoo.registry.sweeps.distances import DistanceConfig, measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
 from ulzoo.registry.sweeps.locks import Busy, Lock, locked
 from ulzoo.registry.sweeps.pruning import Pruner, Stopped
-from ulzoo.registry.sweeps.store import Row, Store
+from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.training import config as configs
-from ulzoo.training import monitoring as metrics
-from ulzoo.training.checkpointing import Checkpoints, State
+from ulzoo.training import monitoring
+from ulzoo.training.checkpointing import CheckpointManager, State
 
-OnStep = Callable[[str, int, int, metrics.Row | None], None]
+OnStep = Callable[[str, int, int, monitoring.LogRow | None], None]
 """Told of every step: stage, step, the stage's steps, and a row of metrics where one was logged."""
 
 
-def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Row:
+def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> ResultRow:
     """Train and measure a point in its folder, from where it was stopped, and add its row to the store.
 
     Args:
@@ -74,7 +74,7 @@ def make_row(
     figures: Mapping[str, Any] | None = None,
     protocol: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
-) -> Row:
+) -> ResultRow:
     """The row of a point that is done, or failed with an error, or with another status."""
     return {
         "point": job.point,
@@ -112,23 +112,23 @@ def _train(job: Job, folder: Path, on_step: OnStep | None, wait: bool) -> dict[s
     shared = _share(job, spec, folder, wait)
     try:
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
-        watch = _Told(on_step, shared, Pruner(job) if job.prune else None)
+        watch = ProgressForwarder(on_step, shared, Pruner(job) if job.prune else None)
         result = train(spec, folder, stage=stage, resume=True, device=job.device, watch=watch)
         assert result is not None
     finally:
         if shared:
             shared.release()
     figures = _finite(result.results["figures"])
-    digest = tensorfile.digest_of(result.export)
+    digest = tensor_file.digest_of(result.export)
     return {"figures": figures, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
 
 
-def _outcome(row: Row) -> dict[str, Any]:
+def _outcome(row: ResultRow) -> dict[str, Any]:
     """What a point that is trained gave, of which only distances are missing."""
     return {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
 
 
-def _add_distances(outcome: dict[str, Any], asked: Asked, folder: Path, device: str) -> None:
+def _add_distances(outcome: dict[str, Any], asked: DistanceConfig, folder: Path, device: str) -> None:
     results = measure_distances(asked, folder, device)
     outcome["figures"] = outcome["figures"] | _finite(results["figures"])
     outcome["protocol"] = outcome["protocol"] | results["protocol"]
@@ -146,12 +146,12 @@ def _share(job: Job, spec: Spec, folder: Path, wait: bool) -> Lock | None:
     if job.siblings is None or "latents" not in spec.stages:
         return None
     steps = spec.train.latents.steps  # type: ignore[union-attr]
-    if any(stage != "latents" or step == steps for stage, step, _ in Checkpoints(folder / "checkpoints").found()):
+    if any(stage != "latents" or step == steps for stage, step, _ in CheckpointManager(folder / "checkpoints").found()):
         return None
     lock = Lock(folder.parent / f".latents-{job.latents_hash}.lock", wait)
     for sibling in job.siblings:
         run = Path(job.store) / sibling
-        if Checkpoints(run / "checkpoints").path("latents", steps).is_dir() and _take_over(
+        if CheckpointManager(run / "checkpoints").path("latents", steps).is_dir() and _take_over(
             run, spec, folder, job.device
         ):
             lock.release()
@@ -165,7 +165,7 @@ def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
     The other spec may have another base, so that what stage 1 does not train comes from this one.
     """
     try:
-        found = Checkpoints(run / "checkpoints").latest("latents")
+        found = CheckpointManager(run / "checkpoints").latest("latents")
     except ValueError:  # all are damaged
         return False
     if found is None or found.step != spec.train.latents.steps:  # type: ignore[union-attr]
@@ -176,26 +176,28 @@ def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
     tensors |= {name: t for name, t in found.part("").items() if name.startswith(trained) or name[:6] != "model."}
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash}
     (folder / "checkpoints").mkdir(exist_ok=True)
-    rows = [row for row in metrics.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
+    rows = [row for row in monitoring.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    Checkpoints(folder / "checkpoints").save(State("latents", found.step, tensors, {**found.metadata, **identity}))
+    CheckpointManager(folder / "checkpoints").save(
+        State("latents", found.step, tensors, {**found.metadata, **identity})
+    )
     return True
 
 
-class _Told(Watch):
+class ProgressForwarder(TrainingCallback):
     """Passes on the steps, lets others have stage 1 when it is finished, and ends a point that is behind."""
 
     def __init__(self, on_step: OnStep | None, shared: Lock | None, pruner: Pruner | None) -> None:
         self.on_step, self.shared, self.pruner = on_step, shared, pruner
         self.name, self.steps = "", 0
 
-    def stage(self, stage: Stage, config: configs.Stage, start: int) -> None:
+    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self.name, self.steps = stage, config.steps
         if self.shared and stage != "latents":
             self.shared.release()
         self.step(start, None)
 
-    def step(self, step: int, row: metrics.Row | None) -> None:
+    def step(self, step: int, row: monitoring.LogRow | None) -> None:
         if self.on_step:
             self.on_step(self.name, step, self.steps, row)
         if self.pruner and self.name == "latents" and row:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.training.monitoring import Row
+from ulzoo.training.monitoring import LogRow
 from ulzoo.training.trainer import COLLAPSED_BITS_PER_DIMENSION
 
 REDUCTION = 3
@@ -54,7 +54,7 @@ class Pruner:
         self.trial = self._trial(optuna, job.spec_hash)
         self.told = max(self.study.trials[self.trial.number].intermediate_values, default=0)
 
-    def hear(self, row: Row) -> None:
+    def hear(self, row: LogRow) -> None:
         """A row of stage 1. Raises `Stopped` where the point should end."""
         step = row["step"]
         if step <= self.told:  # by the process that was killed

@@ -26,7 +26,7 @@ from ulzoo.registry.spec.sweep import Sweep, is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import KeyPath, dump_yaml
 from ulzoo.registry.sweeps.locks import append_line
 
-Row = dict[str, Any]
+ResultRow = dict[str, Any]
 VARYING = ("seconds", "finished", "versions")
 """What may differ between two rows of the same point."""
 Numbers = dict[str, int | float]
@@ -87,12 +87,12 @@ class Store:
         """Where the run directories are."""
         return self.folder / "points"
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         """The row that counts of every spec, in the order in which specs came in first.
 
         A finished point beats a failed one, and one with more stages of training one with fewer; else the later counts.
         """
-        found: dict[str, Row] = {}
+        found: dict[str, ResultRow] = {}
         rows, damaged = self._read()
         self._warn(damaged)
         for row in rows:
@@ -128,9 +128,9 @@ class Store:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "sweep.yaml", dump_yaml(keys))
 
-    def _read(self) -> tuple[list[Row], list[int]]:
+    def _read(self) -> tuple[list[ResultRow], list[int]]:
         """Whole rows, and the numbers of the lines that are none."""
-        rows: list[Row] = []
+        rows: list[ResultRow] = []
         damaged = []
         lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else [b""]
         *lines, rest = lines
@@ -153,6 +153,6 @@ class Store:
             self._warned.update(new)
 
 
-def _weight(row: Row) -> tuple[bool, int]:
+def _weight(row: ResultRow) -> tuple[bool, int]:
     """What makes one row of a spec count rather than another."""
     return row["status"] == "done", len(row.get("stages", ()))

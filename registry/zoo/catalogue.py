@@ -17,7 +17,7 @@ from ulzoo.registry.spec.schema import Spec, diff
 from ulzoo.registry.spec.sweep import is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import SpecError, parse_override
 from ulzoo.registry.zoo import hub
-from ulzoo.registry.zoo.release import Card, read_card
+from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
 
 if TYPE_CHECKING:
     import torch
@@ -29,10 +29,10 @@ WEIGHTS = Path(str(files("ulzoo.registry.zoo") / "weights"))
 
 
 @cache
-def cards() -> dict[str, Card]:
+def cards() -> dict[str, ReleaseManifest]:
     """The released models by name."""
     folder = Path(str(files("ulzoo.registry.zoo") / "releases"))
-    found = [read_card(path, path.name) for path in sorted(folder.glob("*.yaml"))]
+    found = [read_manifest(path, path.name) for path in sorted(folder.glob("*.yaml"))]
     return {card.name: card for card in found}
 
 
@@ -144,7 +144,7 @@ def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) ->
     return path
 
 
-def _released(card: Card) -> Path:
+def _released(card: ReleaseManifest) -> Path:
     """The weights of a released model, checked."""
     path = WEIGHTS / card.weights
     if not path.is_file():

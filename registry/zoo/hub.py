@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ulzoo.files.atomic import one_line
 from ulzoo.registry.spec.yaml_source import Node, read_yaml
-from ulzoo.registry.zoo.release import Card, read_card
+from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
 from ulzoo.version import __version__
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Published:
 
     address: Address
     commit: str
-    card: Card
+    card: ReleaseManifest
 
     def weights(self) -> Path:
         """All files of the weights, fetched and checked; the one to load.
@@ -102,7 +102,7 @@ def find(text: str) -> Published:
     commit = path.parent.name  # the cache keeps the files of a commit in a folder of that name
     if not re.fullmatch("[0-9a-f]{40}", commit):
         raise ValueError(f"{address}: the hub names no commit")
-    return Published(address, commit, read_card(path, f"{address}: {CARD}"))
+    return Published(address, commit, read_manifest(path, f"{address}: {CARD}"))
 
 
 def fetch(address: Address, name: str, revision: str | None) -> Path:

@@ -15,7 +15,7 @@ from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.yaml_source import dump_yaml
 from ulzoo.registry.zoo.catalogue import trained_file
 from ulzoo.registry.zoo.hub import CARD, SPEC, Address, api, in_words
-from ulzoo.registry.zoo.release import Card
+from ulzoo.registry.zoo.release import ReleaseManifest
 from ulzoo.version import __version__
 
 WEIGHTS, README = "model.safetensors", "README.md"
@@ -58,7 +58,7 @@ def push(
     stored = files_of(path)
     weights = {file.name: file for file in stored} if len(stored) > 1 else {WEIGHTS: path}  # an index names its parts
     spec = model.spec.to_yaml().encode()
-    card = Card(
+    card = ReleaseManifest(
         name=model.spec.name,
         sha256={name: sha256(file) for name, file in weights.items()} | {SPEC: hashlib.sha256(spec).hexdigest()},
         license=license or NO_LICENSE,
@@ -100,13 +100,13 @@ UNITS = {  # end of a figure's name -> its unit
 }
 
 
-def page(card: Card, spec: Spec, address: Address) -> str:
+def page(card: ReleaseManifest, spec: Spec, address: Address) -> str:
     """Markdown with YAML before it."""
     metadata: dict[str, Any] = {"library_name": "ulzoo", "license": card.license.lower(), "tags": TAGS}
     return f"---\n{dump_yaml(metadata)}---\n\n" + "\n\n".join(_parts(card, spec, address)) + "\n"
 
 
-def _parts(card: Card, spec: Spec, address: Address) -> Iterator[str]:
+def _parts(card: ReleaseManifest, spec: Spec, address: Address) -> Iterator[str]:
     yield f"# {card.name}"
     if spec.description:
         yield spec.description
@@ -121,7 +121,7 @@ def _parts(card: Card, spec: Spec, address: Address) -> Iterator[str]:
     yield "\n".join(f"- `{name}`, SHA-256 `{digest}`" for name, digest in card.sha256.items())
 
 
-def _figures(card: Card) -> Iterator[str]:
+def _figures(card: ReleaseManifest) -> Iterator[str]:
     """A row each, but for those that are lists."""
     for name, value in card.figures.items():
         if not isinstance(value, list):

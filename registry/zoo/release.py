@@ -13,8 +13,8 @@ from ulzoo.registry.spec.yaml_source import dump_yaml, read_yaml
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class Card(BaseModel):
-    """A card: `registry/cards/NAME.yaml` of a released model, `ulzoo.yaml` in a repository on the hub."""
+class ReleaseManifest(BaseModel):
+    """A card: `registry/zoo/releases/NAME.yaml` of a released model, `ulzoo.yaml` in a repository on the hub."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,12 +50,12 @@ class Card(BaseModel):
             raise ValueError(f"{path}: SHA-256 is {found[:12]}…, its card says {self.sha256[name][:12]}…; {advice}")
 
     def to_yaml(self) -> str:
-        """As `read_card` reads it; what is empty is left out."""
+        """As `read_manifest` reads it; what is empty is left out."""
         keys = self.model_dump(mode="json")
         return dump_yaml({key: value for key, value in keys.items() if value != ""})
 
 
-def read_card(path: Path, shown: str) -> Card:
+def read_manifest(path: Path, shown: str) -> ReleaseManifest:
     """The card in a YAML file, which is called `shown` in errors. SpecError for whatever is wrong with it."""
     source = read_yaml(path, shown)
-    return validated(Card, source.plain(), source)
+    return validated(ReleaseManifest, source.plain(), source)

@@ -117,7 +117,7 @@ def test_a_mistake_about_a_run(run, refused, case):
 
 def test_released_weights_with_a_wrong_hash(run, refused, monkeypatch):
     monkeypatch.setattr(catalogue, "WEIGHTS", run)
-    card = catalogue.Card(
+    card = catalogue.ReleaseManifest(
         name="tiny",
         sha256={"model.safetensors": "0" * 64},
         license="Apache-2.0",
@@ -173,7 +173,7 @@ def test_an_unreadable_image(ulzoo, folder_spec, refused):
         ("train", "tiny.yaml", "--stage", "third"),
         ("sample", "x", "--n", "0"),
         ("evaluate", "x", "--out", "."),
-        ("nonsense",),
+        ("find_conflicts",),
     ],
     ids=" ".join,
 )

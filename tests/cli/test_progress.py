@@ -4,9 +4,9 @@ import pytest
 from rich.console import Console
 
 from ulzoo.cli.display.train_progress import display, figures
-from ulzoo.training.config import Stage
+from ulzoo.training.config import StageConfig
 
-CONFIG = Stage(steps=100, batch_size=4, lr=1e-3, log_every=1)
+CONFIG = StageConfig(steps=100, batch_size=4, lr=1e-3, log_every=1)
 ROW = {"images_per_second": 12.0, "rate_bits_per_pixel": 0.5, "distortion": 1.5, "loss": 2.0, "data_wait": 0.02}
 
 

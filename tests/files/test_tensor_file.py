@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.files.tensor_file import DamagedFile
 from ulzoo.training.checkpointing import State, write
 
@@ -39,7 +39,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def path(tmp_path):
-    tensorfile.write(path := tmp_path / "x.safetensors", tensors(), METADATA)
+    tensor_file.write(path := tmp_path / "x.safetensors", tensors(), METADATA)
     return path
 
 
@@ -47,29 +47,29 @@ def path(tmp_path):
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 4), (2, 3)], ids=str)
 def test_round_trip(dtype, shape, tmp_path):
     tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 10).to(dtype)
-    tensorfile.write(tmp_path / "x", {"t": tensor}, METADATA)
-    content = tensorfile.read(tmp_path / "x")
-    assert content.metadata == METADATA == tensorfile.read_metadata(tmp_path / "x")
+    tensor_file.write(tmp_path / "x", {"t": tensor}, METADATA)
+    content = tensor_file.read(tmp_path / "x")
+    assert content.metadata == METADATA == tensor_file.read_metadata(tmp_path / "x")
     assert same(content.tensors["t"], tensor)
 
 
 def test_views_and_parameters_are_written_by_value(tmp_path):
     whole = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
-    tensorfile.write(tmp_path / "x", {"row": whole[0], "turned": whole.T}, {})
-    content = tensorfile.read(tmp_path / "x").tensors
+    tensor_file.write(tmp_path / "x", {"row": whole[0], "turned": whole.T}, {})
+    content = tensor_file.read(tmp_path / "x").tensors
     assert same(content["row"], torch.tensor([0.0, 1, 2]))
     assert same(content["turned"], torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
 
 
 def test_no_tensors_at_all(tmp_path):
-    tensorfile.write(tmp_path / "x", {}, METADATA)
-    assert tensorfile.read(tmp_path / "x") == tensorfile.TensorFile({}, METADATA)
+    tensor_file.write(tmp_path / "x", {}, METADATA)
+    assert tensor_file.read(tmp_path / "x") == tensor_file.TensorFile({}, METADATA)
 
 
 def test_a_training_checkpoint_says_what_it_is_and_names_the_command(tmp_path):
     write(State("latents", 1, tensors(), {}), tmp_path / "one")
     for path in (tmp_path / "one", *(tmp_path / "one").iterdir()):
-        for read in (tensorfile.read, tensorfile.read_metadata, tensorfile.digest_of):
+        for read in (tensor_file.read, tensor_file.read_metadata, tensor_file.digest_of):
             with pytest.raises(DamagedFile, match="a training checkpoint; `ulzoo export` makes a loadable file of it"):
                 read(path)
 
@@ -81,7 +81,7 @@ def assert_refused_or_whole(data: bytes, path) -> None:
     """Reading raises ValueError in one line, or returns exactly what was written."""
     path.write_bytes(data)
     try:
-        content = tensorfile.read(path)
+        content = tensor_file.read(path)
     except ValueError as error:
         assert len(str(error).splitlines()) == 1 and str(path) in str(error)
         return
@@ -118,7 +118,7 @@ def test_every_bit_of_a_tensor_counts(path, tmp_path):
         flipped[i] ^= 1
         (tmp_path / "flipped").write_bytes(bytes(flipped))
         with pytest.raises(DamagedFile):
-            tensorfile.read(tmp_path / "flipped")
+            tensor_file.read(tmp_path / "flipped")
 
 
 def test_truncated_at_any_length(path, tmp_path):
@@ -126,13 +126,13 @@ def test_truncated_at_any_length(path, tmp_path):
     for length in range(len(content)):
         (tmp_path / "cut").write_bytes(content[:length])
         with pytest.raises(DamagedFile, match="cut: "):
-            tensorfile.read(tmp_path / "cut")
+            tensor_file.read(tmp_path / "cut")
 
 
 def test_bytes_at_the_end(path, tmp_path):
     (tmp_path / "long").write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(DamagedFile):
-        tensorfile.read(tmp_path / "long")
+        tensor_file.read(tmp_path / "long")
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -162,7 +162,7 @@ def test_a_header_cannot_speak_to_a_terminal(path, key, value):
     header, body = header_of(path)
     header["mask"][key] = value
     forge(path, header, body)
-    for read in (tensorfile.read, tensorfile.read_metadata):
+    for read in (tensor_file.read, tensor_file.read_metadata):
         with pytest.raises(DamagedFile) as error:
             read(path)
         assert str(error.value).isprintable()
@@ -172,7 +172,7 @@ def test_a_newer_format_is_refused_in_words(path):
     header, body = header_of(path)
     header["__metadata__"]["version"] = "2"
     forge(path, header, body)
-    for read in (tensorfile.read, tensorfile.read_metadata):
+    for read in (tensor_file.read, tensor_file.read_metadata):
         with pytest.raises(ValueError, match="written in format 2, this ulzoo reads format 1; upgrade ulzoo") as error:
             read(path)
         assert not isinstance(error.value, DamagedFile)  # it must not be passed over in silence
@@ -184,7 +184,7 @@ def test_a_safetensors_file_of_someone_else(missing, path):
     del header["__metadata__"][missing]
     forge(path, header, body)
     with pytest.raises(DamagedFile, match="not one of ulzoo's"):
-        tensorfile.read(path)
+        tensor_file.read(path)
 
 
 def test_altered_metadata_does_not_match_the_digest(path):
@@ -192,11 +192,11 @@ def test_altered_metadata_does_not_match_the_digest(path):
     header["__metadata__"]["content"] = json.dumps(METADATA | {"step": 4})
     forge(path, header, body)
     with pytest.raises(DamagedFile, match="does not match the digest"):
-        tensorfile.read(path)
+        tensor_file.read(path)
     header["__metadata__"]["content"] = "{"
     forge(path, header, body)
     with pytest.raises(DamagedFile):
-        tensorfile.read_metadata(path)
+        tensor_file.read_metadata(path)
 
 
 def test_other_files_and_none(tmp_path):
@@ -211,7 +211,7 @@ def test_other_files_and_none(tmp_path):
     (tmp_path / "empty").touch()
     (tmp_path / "folder").mkdir()
     for name in ("pickle", "torch", "zip", "empty", "folder", "absent"):
-        for read in (tensorfile.read, tensorfile.read_metadata):
+        for read in (tensor_file.read, tensor_file.read_metadata):
             with pytest.raises(ValueError, match=name) as error:
                 read(tmp_path / name)
             assert len(str(error.value).splitlines()) == 1

@@ -6,8 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ulzoo.files import tensor_file as tensorfile
-from ulzoo.files import tensor_shards as tensorparts
+from ulzoo.files import tensor_file, tensor_shards
 from ulzoo.files.tensor_file import DamagedFile, files_of
 
 TENSORS = {f"layer{i}.weight": torch.full((10,), float(i)) for i in range(5)}  # 40 bytes each
@@ -17,12 +16,12 @@ NAMES = ["x.safetensors.index.json", *(f"x-0000{i}-of-00003.safetensors" for i i
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 100)
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 100)
 
 
 @pytest.fixture
 def path(tmp_path):
-    tensorfile.write(path := tmp_path / "x.safetensors", TENSORS, METADATA)
+    tensor_file.write(path := tmp_path / "x.safetensors", TENSORS, METADATA)
     return path
 
 
@@ -40,9 +39,9 @@ def test_it_comes_back_by_the_name_of_the_whole_and_by_the_index(path):
     assert names(path) == sorted(NAMES) == sorted(file.name for file in files_of(path))
     assert files_of(path)[0].name == NAMES[0]
     for name in (path, path.with_name(NAMES[0])):
-        content = tensorfile.read(name)
+        content = tensor_file.read(name)
         assert same(content) and content.metadata == METADATA
-        assert tensorfile.read_metadata(name) == METADATA
+        assert tensor_file.read_metadata(name) == METADATA
 
 
 def test_the_layout_is_hugging_faces(path):
@@ -57,42 +56,42 @@ def test_the_layout_is_hugging_faces(path):
 
 
 def test_the_digest_is_that_of_one_file(path, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 5 * 10**9)
-    tensorfile.write(tmp_path / "whole.safetensors", TENSORS, METADATA)
-    assert tensorfile.digest_of(tmp_path / "whole.safetensors") == tensorfile.digest_of(path)
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 5 * 10**9)
+    tensor_file.write(tmp_path / "whole.safetensors", TENSORS, METADATA)
+    assert tensor_file.digest_of(tmp_path / "whole.safetensors") == tensor_file.digest_of(path)
 
 
 def test_what_is_replaced_goes_and_nothing_else(path, monkeypatch):
     (path.parent / "x-00009-of-00009.safetensors").write_bytes(b"somebody's")
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 150)
-    tensorfile.write(path, TENSORS, METADATA)
-    assert same(tensorfile.read(path)) and len(names(path)) == 4
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 1000)
-    tensorfile.write(path, TENSORS, METADATA)
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 150)
+    tensor_file.write(path, TENSORS, METADATA)
+    assert same(tensor_file.read(path)) and len(names(path)) == 4
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 1000)
+    tensor_file.write(path, TENSORS, METADATA)
     assert names(path) == ["x-00009-of-00009.safetensors", "x.safetensors"]
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 100)
-    tensorfile.write(path, TENSORS, METADATA)
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 100)
+    tensor_file.write(path, TENSORS, METADATA)
     assert names(path) == sorted([*NAMES, "x-00009-of-00009.safetensors"])
 
 
 def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
     """Until the new index is there the old one counts, if its parts have other names."""
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 150)
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 150)
 
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(tensorparts, "write_text", full)
+    monkeypatch.setattr(tensor_shards, "write_text", full)
     with pytest.raises(OSError, match="no space left"):
-        tensorfile.write(path, TENSORS, METADATA | {"new": 1})
-    assert same(tensorfile.read(path)) and tensorfile.read_metadata(path) == METADATA
+        tensor_file.write(path, TENSORS, METADATA | {"new": 1})
+    assert same(tensor_file.read(path)) and tensor_file.read_metadata(path) == METADATA
 
 
 def test_parts_of_somebody_else_are_not_taken_away(tmp_path):
     (tmp_path / "x-00001-of-00001.safetensors").write_bytes(b"theirs")
     index = {"metadata": {"total_size": 6}, "weight_map": {"a": "x-00001-of-00001.safetensors"}}
     (tmp_path / "x.safetensors.index.json").write_text(json.dumps(index))
-    tensorfile.write(tmp_path / "x.safetensors", {}, {})
+    tensor_file.write(tmp_path / "x.safetensors", {}, {})
     assert len(names(tmp_path / "x")) == 3
 
 
@@ -104,31 +103,31 @@ def test_every_altered_byte_of_every_file_is_noticed_or_harmless(path):
             altered[i] ^= 4
             file.write_bytes(altered)
             try:
-                assert same(tensorfile.read(path))
+                assert same(tensor_file.read(path))
             except ValueError as error:
                 assert str(path) in str(error) and "\n" not in str(error)
         file.write_bytes(content[:-1])
         with pytest.raises(DamagedFile):
-            tensorfile.read(path)
+            tensor_file.read(path)
         file.unlink()
         with pytest.raises(ValueError, match=r"x\.safetensors: "):
-            tensorfile.read(path)
+            tensor_file.read(path)
         file.write_bytes(content)
-    assert same(tensorfile.read(path))
+    assert same(tensor_file.read(path))
 
 
 def test_parts_of_two_exports_do_not_mix(path, tmp_path):
     (tmp_path / "other").mkdir()
     other = tmp_path / "other" / path.name
-    tensorfile.write(other, {name: tensor + 1 for name, tensor in TENSORS.items()}, METADATA)
+    tensor_file.write(other, {name: tensor + 1 for name, tensor in TENSORS.items()}, METADATA)
     path.with_name(NAMES[1]).write_bytes(other.with_name(NAMES[1]).read_bytes())
     with pytest.raises(DamagedFile, match="does not match the digest"):
-        tensorfile.read(path)
+        tensor_file.read(path)
 
 
 def test_a_part_alone_says_what_it_is(path):
     with pytest.raises(DamagedFile, match="one part of a model; give its index"):
-        tensorfile.read(path.with_name(NAMES[1]))
+        tensor_file.read(path.with_name(NAMES[1]))
 
 
 OUTSIDE = ["../x-00001-of-00003.safetensors", "/etc/passwd", "x-00001-of-00003.safetensors/../y", "y", 3, None, ["x"]]
@@ -141,7 +140,7 @@ def test_an_index_leads_to_its_own_parts_alone(path, name):
     index["weight_map"]["layer0.weight"] = name
     file.write_text(json.dumps(index))
     with pytest.raises(DamagedFile, match="which is no part of it"):
-        tensorfile.read(path)
+        tensor_file.read(path)
 
 
 @pytest.mark.parametrize(
@@ -149,12 +148,12 @@ def test_an_index_leads_to_its_own_parts_alone(path, name):
 )
 def test_an_index_that_is_none(path, text):
     path.with_name(NAMES[0]).write_text(text)
-    for read in (lambda: tensorfile.read(path), lambda: files_of(path)):
+    for read in (lambda: tensor_file.read(path), lambda: files_of(path)):
         with pytest.raises(DamagedFile, match=r"x\.safetensors: damaged \("):
             read()
 
 
 def test_an_index_is_read_to_a_bound(path, monkeypatch):
-    monkeypatch.setattr(tensorparts, "MAX_INDEX_BYTES", 100)
+    monkeypatch.setattr(tensor_shards, "MAX_INDEX_BYTES", 100)
     with pytest.raises(DamagedFile, match="its index is larger than"):
-        tensorfile.read(path)
+        tensor_file.read(path)

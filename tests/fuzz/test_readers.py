@@ -26,7 +26,7 @@ from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents, write_latents
 from ulzoo.data.source import Source
 from ulzoo.data.storage.manifest import Manifest, Shard
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.report.html_report import describe, render
@@ -35,7 +35,7 @@ from ulzoo.registry.spec.schema import flatten
 from ulzoo.registry.spec.yaml_source import parse_override, parse_yaml, read_yaml
 from ulzoo.registry.sweeps.store import Store
 from ulzoo.registry.zoo.catalogue import load_spec
-from ulzoo.registry.zoo.release import read_card
+from ulzoo.registry.zoo.release import read_manifest
 from ulzoo.training.checkpointing import Checkpoint, State, _digest, write
 
 
@@ -182,19 +182,19 @@ def test_overrides(file, keys, seed):
 def test_cards(file, seed):
     rng = Random(seed)
     with orderly():
-        card = read_card(file(one_of(rng, lambda: altered(rng, CARD), lambda: grown(rng, CARD))), "ulzoo.yaml")
+        card = read_manifest(file(one_of(rng, lambda: altered(rng, CARD), lambda: grown(rng, CARD))), "ulzoo.yaml")
         assert all("/" not in name and not name.startswith(".") for name in card.sha256)
-        assert read_card(file(card.to_yaml().encode()), "again") == card
+        assert read_manifest(file(card.to_yaml().encode()), "again") == card
 
 
 # --- safetensors: checkpoints, exports, their parts
 
 
 @pytest.fixture(scope="module")
-def tensor_file(tmp_path_factory) -> bytes:
+def tensor_bytes(tmp_path_factory) -> bytes:
     path = tmp_path_factory.mktemp("tensors") / "x.safetensors"
     tensors = {"a": torch.ones(2, 3), "b": torch.zeros(0), "c": torch.tensor(1, dtype=torch.int64)}
-    tensorfile.write(path, tensors, {"spec": {}, "stages": [], "results": {}})
+    tensor_file.write(path, tensors, {"spec": {}, "stages": [], "results": {}})
     return path.read_bytes()
 
 
@@ -206,11 +206,11 @@ def reheaded(rng: Random, content: bytes) -> bytes:
 
 
 @given(seed=SEEDS)
-def test_tensor_files(file, tensor_file, seed):
+def test_tensor_files(file, tensor_bytes, seed):
     rng = Random(seed)
-    content = one_of(rng, lambda: altered(rng, tensor_file), lambda: reheaded(rng, tensor_file))
+    content = one_of(rng, lambda: altered(rng, tensor_bytes), lambda: reheaded(rng, tensor_bytes))
     path = file(content, "x.safetensors")
-    for read in (tensorfile.digest_of, tensorfile.read_metadata, tensorfile.read):
+    for read in (tensor_file.digest_of, tensor_file.read_metadata, tensor_file.read):
         with orderly():
             read(path)
 
@@ -263,16 +263,16 @@ def test_indices_of_parts(file, seed):
     content = one_of(rng, lambda: as_json(replaced(rng, INDEX)), lambda: altered(rng, as_json(INDEX)))
     path = file(content, "y.safetensors.index.json")
     with orderly():
-        assert all(found.parent == path.parent for found in tensorfile.files_of(path))
+        assert all(found.parent == path.parent for found in tensor_file.files_of(path))
     with orderly():
-        tensorfile.read(path)
+        tensor_file.read(path)
 
 
 @pytest.fixture(scope="module")
-def exported(tiny, tmp_path_factory) -> tensorfile.TensorFile:
+def exported(tiny, tmp_path_factory) -> tensor_file.TensorFile:
     path = tmp_path_factory.mktemp("export") / "model.safetensors"
     save_export(path, compile_model(tiny()), tiny(), {"figures": {"psnr_db": 1.0}, "protocol": {}})
-    return tensorfile.read(path)
+    return tensor_file.read(path)
 
 
 @settings(max_examples=settings.default.max_examples // 10)  # each builds networks
@@ -282,7 +282,7 @@ def test_exports(file, exported, seed):
     metadata = replaced(Random(seed), exported.metadata)
     path = file(b"", "model.safetensors")
     with orderly():
-        tensorfile.write(path, exported.tensors, metadata)
+        tensor_file.write(path, exported.tensors, metadata)
         load_export(path)
 
 

@@ -31,7 +31,7 @@ def test_one_pass_over_both_is_one_with_and_one_without_labels_and_text() -> Non
         return network(x_t, logsnr, **{name: conditions[name] for name in names})  # type: ignore[literal-required]
 
     with torch.no_grad():
-        conditional, unconditional = model.with_and_without(conditions)(x_t, logsnr)
+        conditional, unconditional = model.cfg_denoiser(conditions)(x_t, logsnr)
         torch.testing.assert_close(conditional, told("context", "labels", "text", "given"))
         torch.testing.assert_close(unconditional, told("context", "given"))
         assert not torch.allclose(conditional, unconditional, atol=1e-3)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ulzoo.nn.transformer import Attention, Reach, Transformer, attend
+from ulzoo.nn.transformer import Attention, AttentionPattern, Transformer, attend
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -30,7 +30,7 @@ def test_qk_norm_bounds_the_logits() -> None:
     torch.manual_seed(0)
     attention = Attention(16, 2, 0.0)
     with patch("ulzoo.nn.transformer.attend", side_effect=lambda q, k, v, mask: v) as attended:
-        attention(1e3 * torch.randn(2, 6, 16), Reach((2, 3), 0, "all", causal=False))
+        attention(1e3 * torch.randn(2, 6, 16), AttentionPattern((2, 3), 0, "all", causal=False))
     q, k, _, _ = attended.call_args.args
     assert (q @ k.transpose(-1, -2)).abs().max() / 8**0.5 <= 8**0.5 * 1.001
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ulzoo.nn.grid import divide, enlarge, patchify, rotary_angles, to_grid, to_tokens, unpatchify
-from ulzoo.nn.transformer import Reach, rotate
+from ulzoo.nn.grid import divide, patchify, rotary_angles, to_grid, to_tokens, unpatchify, upsample
+from ulzoo.nn.transformer import AttentionPattern, rotate
 
 GRIDS = st.lists(st.tuples(st.integers(1, 4), st.integers(1, 3)), min_size=1, max_size=3)  # (patches, patch) per axis
 
@@ -40,8 +40,8 @@ def test_tokens_round_trip_in_row_order(grid: list[tuple[int, int]]) -> None:
 
 def test_enlarge_is_nearest_neighbour() -> None:
     x = torch.randn(2, 3, 4, 5)
-    assert torch.equal(enlarge(x, (2, 3)), F.interpolate(x, scale_factor=(2, 3), mode="nearest"))
-    assert torch.equal(enlarge(x, (1, 1)), x)
+    assert torch.equal(upsample(x, (2, 3)), F.interpolate(x, scale_factor=(2, 3), mode="nearest"))
+    assert torch.equal(upsample(x, (1, 1)), x)
 
 
 def test_divide() -> None:
@@ -57,7 +57,7 @@ def test_divide() -> None:
 
 def rotated(vector: Tensor, size: tuple[int, ...]) -> Tensor:
     """One vector as it looks at every position, (*size, head_width)."""
-    stack = Reach(size, len(vector), "all", causal=False)
+    stack = AttentionPattern(size, len(vector), "all", causal=False)
     assert stack.cos is not None and stack.sin is not None
     return rotate(vector.expand(len(stack.cos), -1), stack.cos, stack.sin).reshape(*size, -1)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, ResNetEncoder, UViT, ViT, ViTEncoder
 from ulzoo.nn.convolution import Convolutions, ResBlock
-from ulzoo.nn.transformer import Attention, reaches
+from ulzoo.nn.transformer import Attention, attention_patterns
 
 Size = tuple[int, ...]
 Perturb = Callable[[nn.Module], nn.Module]
@@ -167,7 +167,7 @@ def meets(reach: Any, size: Size, at: tuple[int, int, int]) -> Tensor:
 @pytest.mark.parametrize("causal", [False, True])
 def test_factorised_attention_takes_turns(causal: bool) -> None:
     size, at = (3, 2, 4), (1, 1, 2)
-    space, time = reaches(size, 8, "factorised", causal)
+    space, time = attention_patterns(size, 8, "factorised", causal)
     frame, place = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
     frame[1] = True
     place[: 2 if causal else 3, 1, 2] = True
@@ -176,13 +176,13 @@ def test_factorised_attention_takes_turns(causal: bool) -> None:
 
 
 def test_the_turns_of_one_frame_are_an_images() -> None:
-    (only,) = reaches((1, 4, 4), 8, "factorised", causal=False)
+    (only,) = attention_patterns((1, 4, 4), 8, "factorised", causal=False)
     assert only.axes == "all"
 
 
 def test_groups_are_put_back_where_they_were() -> None:
     tokens = torch.randn(2, 24, 5)
-    for reach in reaches((3, 2, 4), 0, "factorised", causal=False):
+    for reach in attention_patterns((3, 2, 4), 0, "factorised", causal=False):
         assert torch.equal(reach.join(reach.split(tokens)), tokens)
 
 

@@ -17,7 +17,7 @@ from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.runs.train import open_source, restore, train
-from ulzoo.training.checkpointing import Checkpoints
+from ulzoo.training.checkpointing import CheckpointManager
 
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
 MSE = f"decoder={{kind: mse, backbone: {SMALL}, weight: 50}}"
@@ -80,7 +80,7 @@ def test_it_trains_exports_loads_and_samples(name, variant, tmp_path):
     assert ("base_bits_per_pixel" in figures) == (spec.base is not None)
     loaded = ulzoo.load(tmp_path)
     assert loaded.stages == spec.stages
-    restored, _ = restore(Checkpoints(tmp_path / "checkpoints").latest())
+    restored, _ = restore(CheckpointManager(tmp_path / "checkpoints").latest())
     images = [m.sample(2, generator=torch.Generator().manual_seed(0)) for m in (loaded, restored)]
     assert images[0].shape == (2, 3, 16, 16) and torch.equal(*images)
 
@@ -251,7 +251,7 @@ def test_a_kill_in_the_decoders_stage_changes_nothing(variant, tmp_path, request
     spec = variant("regression, then diffusion")
     train(spec, tmp_path / "whole")
 
-    class Stop(ulzoo.registry.runs.train.Watch):
+    class Stop(ulzoo.registry.runs.train.TrainingCallback):
         def stage(self, stage, config, start):
             self.name = stage
 

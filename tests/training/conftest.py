@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.training.checkpointing import Checkpoint
 from ulzoo.training.monitoring import read_rows
 
@@ -52,10 +52,10 @@ def train_and_kill() -> Iterator[Callable]:
 def run_state(folder: Path) -> dict:
     """All that a run leaves and that must not depend on how often it was stopped."""
     paths = sorted((folder / "checkpoints").iterdir())
-    state = {"files": [path.name for path in paths], "export": tensorfile.read(folder / "model.safetensors")}
+    state = {"files": [path.name for path in paths], "export": tensor_file.read(folder / "model.safetensors")}
     for path in paths:
         checkpoint = Checkpoint.open(path)
-        state[path.name] = tensorfile.TensorFile(checkpoint.part(""), checkpoint.metadata)
+        state[path.name] = tensor_file.TensorFile(checkpoint.part(""), checkpoint.metadata)
     state["rows"] = [
         {k: v for k, v in row.items() if k not in NOT_THE_SAME_TWICE} for row in read_rows(folder / "metrics.jsonl")
     ]
@@ -70,7 +70,7 @@ def assert_same_run() -> Callable:
     def check(folder: Path, reference: Path) -> None:
         found, expected = run_state(folder), run_state(reference)
         for key, value in expected.items():
-            if not isinstance(value, tensorfile.TensorFile):
+            if not isinstance(value, tensor_file.TensorFile):
                 assert found[key] == value, key
                 continue
             assert found[key].metadata == value.metadata, key

@@ -25,7 +25,7 @@ def die() -> None:
     time.sleep(60)
 
 
-class Killer(run.Watch):
+class Killer(run.TrainingCallback):
     def __init__(self, kill: list) -> None:
         self.kill, self.started = kill, False
 

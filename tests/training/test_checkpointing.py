@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ulzoo.files.tensor_file import DamagedFile
 from ulzoo.training import checkpointing as format
-from ulzoo.training.checkpointing import Checkpoint, Checkpoints, State
+from ulzoo.training.checkpointing import Checkpoint, CheckpointManager, State
 
 TENSORS = {
     "model.a": torch.arange(6.0).reshape(2, 3).T,
@@ -29,15 +29,15 @@ def state(stage: str = "latents", step: int = 1) -> State:
 
 
 @pytest.fixture
-def checkpoints(tmp_path) -> Checkpoints:
+def checkpoints(tmp_path) -> CheckpointManager:
     """With the steps 10 and 20 of the first stage."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = CheckpointManager(tmp_path / "checkpoints")
     for step in (10, 20):
         checkpoints.save(state(step=step))
     return checkpoints
 
 
-def names(checkpoints: Checkpoints) -> list[str]:
+def names(checkpoints: CheckpointManager) -> list[str]:
     return sorted(path.name for path in checkpoints.folder.iterdir())
 
 
@@ -63,7 +63,7 @@ def test_tensors_are_filled_in_their_places(checkpoints):
 
 
 def test_nothing_yet(tmp_path):
-    assert Checkpoints(tmp_path / "none").latest() is None
+    assert CheckpointManager(tmp_path / "none").latest() is None
 
 
 def test_the_last_two_of_each_stage_are_kept(checkpoints):
@@ -75,7 +75,7 @@ def test_the_last_two_of_each_stage_are_kept(checkpoints):
 
 
 def test_milestones_are_kept_for_good(tmp_path):
-    kept = Checkpoints(tmp_path / "checkpoints", milestone_every=20)
+    kept = CheckpointManager(tmp_path / "checkpoints", milestone_every=20)
     for step in (10, 20, 30, 40, 50, 60, 70):
         kept.save(state(step=step))
     assert [step for _, step, _ in kept.found()] == [20, 40, 60, 70]

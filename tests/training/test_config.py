@@ -3,20 +3,20 @@
 import pytest
 from pydantic import ValidationError
 
-from ulzoo.training.config import LatentsStage, Stage
+from ulzoo.training.config import LatentsStageConfig, StageConfig
 
 GOOD = {"steps": 10, "batch_size": 8, "lr": 1e-3}
 
 
 def message(**keys) -> str:
     with pytest.raises(ValidationError) as error:
-        LatentsStage(**{**GOOD, **keys})
+        LatentsStageConfig(**{**GOOD, **keys})
     (problem,) = error.value.errors()
     return f"{problem['loc'][0]}: {problem['msg']}"
 
 
 def test_defaults_are_the_papers_or_harmless():
-    stage = LatentsStage(**GOOD)
+    stage = LatentsStageConfig(**GOOD)
     assert (stage.ema, stage.precision, stage.optimizer, stage.accumulate) == (0.9999, "fp32", "adamw", 1)
     assert stage.prior_warmup_steps == 0
 
@@ -46,4 +46,4 @@ def test_refused(keys, expected):
 
 def test_only_the_first_stage_warms_up_a_prior():
     with pytest.raises(ValidationError):
-        Stage(**GOOD, prior_warmup_steps=1)
+        StageConfig(**GOOD, prior_warmup_steps=1)

@@ -9,7 +9,7 @@ import timm.optim
 import torch
 from torch import nn
 
-from ulzoo.training.config import Stage
+from ulzoo.training.config import StageConfig
 from ulzoo.training.optimizers import (
     build_ema,
     build_optimizer,
@@ -19,8 +19,8 @@ from ulzoo.training.optimizers import (
 )
 
 
-def config(**keys) -> Stage:
-    return Stage(**{"steps": 100, "batch_size": 4, "lr": 0.5, **keys})
+def config(**keys) -> StageConfig:
+    return StageConfig(**{"steps": 100, "batch_size": 4, "lr": 0.5, **keys})
 
 
 def rates(**keys) -> list[float]:

@@ -16,7 +16,7 @@ import torch
 
 from ulzoo.data import batches
 from ulzoo.registry.runs.train import open_source, train
-from ulzoo.runtime.processes import Processes
+from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
 from ulzoo.training.monitoring import read_rows
 
@@ -93,8 +93,8 @@ def test_shares_are_those_of_the_whole_batch(tiny):
 )
 def test_a_batch_that_cannot_be_shared_names_those_that_can(count, batch_size, accumulate, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        Processes(0, count).share(batch_size, accumulate)
-    assert Processes(1, 4).share(32, 2) == 8
+        ProcessGroup(0, count).share(batch_size, accumulate)
+    assert ProcessGroup(1, 4).share(32, 2) == 8
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ from ulzoo.registry import load_spec
 from ulzoo.registry.runs.train import train
 from ulzoo.training import trainer
 from ulzoo.training.monitoring import NonFiniteLoss
-from ulzoo.runtime.processes import joined
+from ulzoo.runtime.processes import process_group
 
 step = trainer.Trainer._step
 def hurt(self, batch, stop=False):
@@ -140,7 +140,7 @@ def hurt(self, batch, stop=False):
         batch["x"][2] = float("nan")
     return step(self, batch, stop)
 trainer.Trainer._step = hurt
-with joined(torch.device("cpu"), 1) as processes:
+with process_group(torch.device("cpu"), 1) as processes:
     try:
         train(load_spec(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), processes=processes)
     except NonFiniteLoss as error:
@@ -252,16 +252,16 @@ def test_a_process_that_is_killed_is_started_anew_and_the_run_goes_on_to_the_sam
 
 
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_going(tiny, tmp_path, monkeypatch):
-    from ulzoo.training.checkpointing import Checkpoints
+    from ulzoo.training.checkpointing import CheckpointManager
 
-    save = Checkpoints.save
+    save = CheckpointManager.save
 
     def full(self, state, group):
         if state.step == 10 and state.stage == "latents":
             raise OSError(28, "No space left on device")
         return save(self, state, group)
 
-    monkeypatch.setattr(Checkpoints, "save", full)
+    monkeypatch.setattr(CheckpointManager, "save", full)
     with pytest.warns(
         UserWarning, match=r"step 10: no checkpoint was written \(No space left on device\); the last one"
     ):

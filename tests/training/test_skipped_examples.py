@@ -8,8 +8,8 @@ from PIL import Image
 
 from ulzoo.data import ImageFolder
 from ulzoo.registry.compile import compile_model
-from ulzoo.training.checkpointing import Checkpoints
-from ulzoo.training.monitoring import NAMED, LeftOut, read_rows
+from ulzoo.training.checkpointing import CheckpointManager
+from ulzoo.training.monitoring import NAMED, SkippedExamples, read_rows
 from ulzoo.training.trainer import Trainer
 
 
@@ -57,7 +57,7 @@ def test_a_resumed_run_knows_what_the_first_one_left_out(tiny, source: Skipping,
     whole.run()
     trainer(tiny, source, tmp_path / "half", "train.latents.steps=6", *often).run()
     half = trainer(tiny, source, tmp_path / "half", "train.latents.steps=10", *often)
-    half.resume(Checkpoints(tmp_path / "half/checkpoints").latest())
+    half.resume(CheckpointManager(tmp_path / "half/checkpoints").latest())
     half.run()
     assert half.left_out.found == whole.left_out.found
     assert (tmp_path / "half/left_out.txt").read_bytes() == (tmp_path / "whole/left_out.txt").read_bytes()
@@ -72,15 +72,15 @@ def test_nothing_left_out_leaves_no_trace(tiny, tmp_path: Path) -> None:
     one = Trainer(compile_model(spec), "latents", spec.train.latents, open_source(spec, "train"), tmp_path, {})
     one.run()
     assert "left_out" not in read_rows(tmp_path / "metrics.jsonl")[-1]
-    assert "left_out" not in Checkpoints(tmp_path / "checkpoints").latest().metadata
+    assert "left_out" not in CheckpointManager(tmp_path / "checkpoints").latest().metadata
     assert not (tmp_path / "left_out.txt").exists()
 
 
 def test_the_list_is_that_of_both_stages(tmp_path: Path) -> None:
     for index, line in ((3, "b: broken"), (1, "a: broken"), (3, "b: broken")):
-        stage = LeftOut(tmp_path)
+        stage = SkippedExamples(tmp_path)
         with pytest.warns(UserWarning, match=f"left out: {line}"):
             stage.add({index: line})
         assert stage.write() == 1
     assert (tmp_path / "left_out.txt").read_text() == "a: broken\nb: broken\n"
-    assert LeftOut(tmp_path).write() == 0
+    assert SkippedExamples(tmp_path).write() == 0

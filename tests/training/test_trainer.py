@@ -18,9 +18,9 @@ from ulzoo.nn.transformer import Block
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.train import open_source, train
 from ulzoo.runtime.devices import has_bf16
-from ulzoo.runtime.processes import ALONE
+from ulzoo.runtime.processes import SINGLE_PROCESS
 from ulzoo.training import trainer as trainer_module
-from ulzoo.training.checkpointing import Checkpoints
+from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.monitoring import Metrics, NonFiniteLoss, read_rows
 from ulzoo.training.trainer import Trainer
 
@@ -85,7 +85,7 @@ def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(batch()).read(ALONE)
+    values = one._step(batch()).read(SINGLE_PROCESS)
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
     assert values["grad_norm"] > 0.01
 
@@ -95,7 +95,7 @@ def test_no_clipping(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(batch()).read(ALONE)
+    values = one._step(batch()).read(SINGLE_PROCESS)
     assert norms[0] == pytest.approx(values["grad_norm"], rel=1e-5)
 
 
@@ -175,7 +175,7 @@ def test_rows_are_means_over_their_steps_and_complete(trainer):
     assert [(row["stage"], row["step"], row["images"]) for row in found] == [("latents", n, 8 * n) for n in (4, 8, 10)]
     for row, part in zip(found, (terms[:4], terms[4:8], terms[8:]), strict=True):
         for name in ("loss", "rate_bits_per_pixel", "distortion", "grad_norm"):
-            assert row[name] == pytest.approx(sum(values.read(ALONE)[name] for values in part) / len(part))
+            assert row[name] == pytest.approx(sum(values.read(SINGLE_PROCESS)[name] for values in part) / len(part))
         assert row["loss"] == pytest.approx(row["rate_bits_per_pixel"] * math.log(2) + row["distortion"], rel=1e-4)
         assert 0 <= row["data_wait"] <= 1
         assert row["images_per_second"] > 0
@@ -188,7 +188,7 @@ def test_speed_after_a_resume_counts_the_steps_since(trainer, tmp_path, monkeypa
     one.run()
     shutil.rmtree(tmp_path / "run/checkpoints/latents-00000006")
     two, clock = trainer("latents", *options), iter(range(1000))
-    two.resume(Checkpoints(tmp_path / "run/checkpoints").latest())
+    two.resume(CheckpointManager(tmp_path / "run/checkpoints").latest())
     monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: float(next(clock)))
     two.run()
     assert rows(two)[-1]["images_per_second"] == pytest.approx(8 / 3)  # clock: start, asked, given, row
@@ -295,7 +295,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(part, term, va
     message = str(error.value)
     assert message.startswith(f"stage {stage}, step 4: {term} is {value} on the images train/")
     assert len(message.splitlines()) == 1 and ".png" in message
-    last = Checkpoints(tmp_path / "run/checkpoints").latest()
+    last = CheckpointManager(tmp_path / "run/checkpoints").latest()
     assert last.step == 2
     assert all(tensor.isfinite().all() for tensor in last.part("").values())
     assert all(row["step"] < 4 for row in rows(one))

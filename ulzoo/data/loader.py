@@ -25,10 +25,10 @@ class Batch(TypedDict):
     key: list[str]
     text: Text | None  # (B, L, D) token embeddings and their mask, where the source's contract has text
     images: int  # how many were seen by all ranks, this batch included
-    left_out: LeftOut  # examples that could not be read
+    left_out: SkippedExamples  # examples that could not be read
 
 
-LeftOut = dict[int, str]
+SkippedExamples = dict[int, str]
 """Index of an example -> one line that names it and says why it cannot be read."""
 
 
@@ -95,7 +95,7 @@ def in_order(source: Source, batch_size: int, limit: int | None = None) -> Itera
     """
     assert batch_size > 0, batch_size
     samples: list[Sample] = []
-    left_out: LeftOut = {}
+    left_out: SkippedExamples = {}
     done = 0
     for index in range(len(source)):
         if done + len(samples) == limit:
@@ -140,14 +140,14 @@ class _Stream(Dataset[Any]):
         self.epoch = -1
         self.order: list[int] = []
 
-    def __getitems__(self, counters: list[int]) -> tuple[_Stacked, LeftOut] | ValueError:
-        left_out: LeftOut = {}
+    def __getitems__(self, counters: list[int]) -> tuple[_Stacked, SkippedExamples] | ValueError:
+        left_out: SkippedExamples = {}
         try:
             return _stack([self._sample(n, left_out) for n in counters], self.source.contract), left_out
         except ValueError as error:  # returned, since a loader would wrap a traceback around the user's one line
             return error
 
-    def _sample(self, n: int, left_out: LeftOut) -> Sample:
+    def _sample(self, n: int, left_out: SkippedExamples) -> Sample:
         epoch, position = divmod(n, len(self.source))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
@@ -159,7 +159,7 @@ class _Stream(Dataset[Any]):
             return self.source.mirrored(index, sample)
         return sample
 
-    def _draw(self, index: int, chance: float, left_out: LeftOut) -> tuple[int, Sample]:
+    def _draw(self, index: int, chance: float, left_out: SkippedExamples) -> tuple[int, Sample]:
         """The example, or the first one after it that can be read, and its index."""
         for step in range(len(self.source)):
             at = (index + step) % len(self.source)
@@ -173,14 +173,14 @@ class _Stream(Dataset[Any]):
 _Stacked = tuple[Tensor, Tensor, list[str], Text | None]
 
 
-def _leave_out(source: Source, left_out: LeftOut, index: int, error: Unreadable) -> None:
+def _leave_out(source: Source, left_out: SkippedExamples, index: int, error: Unreadable) -> None:
     """Note an example that cannot be read. Raises the error where the source does not skip."""
     if not source.skips_unreadable:
         raise error
     left_out[index] = str(error)
 
 
-def _nothing(source: Source, left_out: LeftOut) -> ValueError:
+def _nothing(source: Source, left_out: SkippedExamples) -> ValueError:
     return ValueError(f"none of the {len(source)} examples can be read; one is {next(iter(left_out.values()))}")
 
 
@@ -194,7 +194,7 @@ def _stack(samples: list[Sample], contract: DataContract) -> _Stacked:
     return torch.stack(pixels), torch.tensor(labels, dtype=torch.int64), list(keys), text
 
 
-def _finish(stacked: _Stacked, left_out: LeftOut, images: int) -> Batch:
+def _finish(stacked: _Stacked, left_out: SkippedExamples, images: int) -> Batch:
     pixels, label, key, text = stacked
     if pixels.is_floating_point():
         x = pixels.float()

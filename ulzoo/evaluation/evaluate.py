@@ -17,7 +17,7 @@ from ulzoo.evaluation.reference import Reference, read_statistics, reference_sta
 from ulzoo.evaluation.sample_file import SampleFile
 from ulzoo.files.atomic import write_atomically
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.runtime.processes import ALONE, Processes
+from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 
 
 def measure(
@@ -84,7 +84,7 @@ def image_distances(
     save_samples: Path | None = None,
     all_distances: bool = False,
     seed: int = 0,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     on_image: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Distances of reconstructions from their images and, if asked, of samples from a reference.

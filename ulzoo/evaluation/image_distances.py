@@ -23,7 +23,7 @@ from ulzoo.evaluation.unfinished import Unfinished, place
 from ulzoo.media.captions import Text, pad
 from ulzoo.media.pixels import to_uint8
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.runtime.processes import ALONE, Processes
+from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.runtime.seeds import derive_seed
 
 SUBSETS, SUBSET = 100, 1000  # of the kernel distance
@@ -57,14 +57,14 @@ class Collected:
                 self.logits.append(logits.float().cpu())
 
     def progress(
-        self, folder: Path | None, model: UnifiedLatents, protocol: Protocol, processes: Processes
+        self, folder: Path | None, model: UnifiedLatents, protocol: Protocol, processes: ProcessGroup
     ) -> Unfinished:
         """What this process gathered before, if an evaluation by this protocol was stopped."""
         told = {**protocol, "process": [processes.rank, processes.count]} if processes.count > 1 else protocol
         known = None if folder is None or self.keep else place(folder, model, told)
         return Unfinished(known, self.statistics)
 
-    def collect(self, processes: Processes) -> None:
+    def collect(self, processes: ProcessGroup) -> None:
         """Bring together what every process gathered."""
         if processes.count > 1:
             assert not self.keep
@@ -138,7 +138,7 @@ def reconstruction_distance(
     decoder_steps: int | None = None,
     seed: int = 0,
     unfinished: Path | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of reconstructions from the same images, {"figures", "protocol"}, ready for JSON.
@@ -213,7 +213,7 @@ def sample_distance(
     seed: int = 0,
     unfinished: Path | None = None,
     keep: Callable[[Tensor], None] | None = None,
-    processes: Processes = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     on_image: Callable[[int], None] = lambda done: None,
 ) -> dict[str, Any]:
     """Distances of samples from a reference, {"figures", "protocol"}, ready for JSON.

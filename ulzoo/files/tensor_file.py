@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ulzoo.files import tensor_shards as tensorparts
+from ulzoo.files import tensor_shards
 from ulzoo.files.atomic import one_line, write_atomically
 
 FORMAT = 1
@@ -59,11 +59,11 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
     }
 
     try:
-        if len(tensorparts.split(tensors)) > 1:
-            tensorparts.write_parts(path, tensors, header)
+        if len(tensor_shards.split(tensors)) > 1:
+            tensor_shards.write_parts(path, tensors, header)
         else:
             write_atomically(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=header))
-            tensorparts.remove_parts(path)
+            tensor_shards.remove_parts(path)
     except SafetensorError as error:  # a full disk, say
         raise OSError(f"{path}: cannot be written: {error}") from None
 
@@ -73,7 +73,7 @@ def files_of(path: Path) -> list[Path]:
     path = _whole(path)
     if path.is_file():
         return [path]
-    if not (index := tensorparts.index_of(path)).is_file():
+    if not (index := tensor_shards.index_of(path)).is_file():
         return []
     return [index, *(path.with_name(name) for name in sorted(set(_index(path)[1].values())))]
 
@@ -122,12 +122,12 @@ def read(path: Path, device: str | torch.device = "cpu") -> TensorFile:
 
 def _whole(path: Path) -> Path:
     """The path of the file that the parts behind an index would be."""
-    return path.with_name(path.name.removesuffix(tensorparts.INDEX))
+    return path.with_name(path.name.removesuffix(tensor_shards.INDEX))
 
 
 def _index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     try:
-        return tensorparts.read_index(path)
+        return tensor_shards.read_index(path)
     except (OSError, ValueError) as error:
         raise DamagedFile(f"{path}: damaged ({error})") from None
 
@@ -153,7 +153,7 @@ def _header(path: Path) -> dict[str, str]:
                 header = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise DamagedFile(f"{path}: not a whole safetensors file ({error})") from None
-    elif tensorparts.index_of(whole).is_file():
+    elif tensor_shards.index_of(whole).is_file():
         header = _index(whole)[0]
     else:
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")

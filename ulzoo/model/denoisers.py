@@ -103,7 +103,7 @@ class DiffusionModel(Conditional):
         logsnr_max: Tensor | None = None,
         **conditions: Unpack[Conditions],
     ) -> Tensor:
-        """Nats per example, (B,): the unweighted ELBO with its terminal KL, whose gradient reaches x.
+        """Nats per example, (B,): the unweighted ELBO with its terminal KL, whose gradient attention_patterns x.
 
         Args:
             logsnr_max: (B,), the log-SNR of the latent that is coded; λ(0) if None.
@@ -123,13 +123,13 @@ class DiffusionModel(Conditional):
         """A sample at λ(0), guided by labels and text if there are any."""
         guidance = None
         if sampling.guidance != 1 and ("labels" in conditions or "text" in conditions):
-            guidance = Guidance(self.with_and_without(conditions), sampling.guidance, sampling.guidance_interval)
+            guidance = Guidance(self.cfg_denoiser(conditions), sampling.guidance, sampling.guidance_interval)
         denoiser = self.denoiser(**conditions)
         x_0 = self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device, guidance)
         alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max))
         return x_0 + alpha * guess(conditions, shape[1])
 
-    def with_and_without(self, conditions: Conditions) -> Both:
+    def cfg_denoiser(self, conditions: Conditions) -> Both:
         """The network told of labels and text, and told of none, as one pass over a doubled batch."""
         doubled = Conditions(**conditions)
         for name in ("context", "context_logsnr", "given"):

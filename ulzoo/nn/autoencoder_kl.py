@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ulzoo.files import atomic as files
+from ulzoo.files.atomic import sha256
 from ulzoo.nn.grid import divide
 
 CONFIG = "config.json"
@@ -138,7 +138,7 @@ class DiffusersAutoencoder(nn.Module):
             pickles = sorted(file.name for file in self.folder.glob("*.bin"))
             reason = f", and {pickles[0]} is a pickle, which is never read" if pickles else ""
             raise ValueError(f"path {self.folder}: has no {WEIGHTS}{reason}; save_pretrained of diffusers writes one")
-        if self.sha256 is not None and (found := files.sha256(weights)) != self.sha256.lower():
+        if self.sha256 is not None and (found := sha256(weights)) != self.sha256.lower():
             raise ValueError(f"sha256 {self.sha256} is not that of {weights}, {found}")
         try:
             tensors = safetensors.torch.load_file(weights)

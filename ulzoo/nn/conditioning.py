@@ -12,7 +12,7 @@ from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
-from ulzoo.nn.grid import enlarge, patchify, zero_init
+from ulzoo.nn.grid import patchify, upsample, zero_init
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def with_given(x_t: Tensor, given: Tensor | None) -> Tensor:
     return x_t if given is None else torch.cat([x_t, given], dim=1)
 
 
-class Carry(nn.Module):
+class GatedInputSkip(nn.Module):
     """What of x_t belongs in the prediction as it is: a gain for every channel, which depends on the conditions.
 
     So patches of more values than the network is wide keep their detail: of v = α/σ x_t - x/σ the network need make the
@@ -144,7 +144,7 @@ class ContextProjection(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         folded = patchify(context, self.fold)
         features = self.proj(folded.movedim(1, -1)).movedim(-1, 1)
-        return enlarge(features, self.repeat)  # (B, width, *size)
+        return upsample(features, self.repeat)  # (B, width, *size)
 
 
 class TextTokens(nn.Module):

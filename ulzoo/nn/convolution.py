@@ -61,7 +61,7 @@ class FrameNorm(nn.GroupNorm):
         return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
-def shrink(in_channels: int, out_channels: int, factor: Sequence[int]) -> nn.Module:
+def downsample_conv(in_channels: int, out_channels: int, factor: Sequence[int]) -> nn.Module:
     """A convolution that makes the grid coarser by whole factors, one kernel beside the other."""
     conv: type[nn.Module] = CONV[len(factor)]
     return conv(in_channels, out_channels, tuple(factor), stride=tuple(factor))

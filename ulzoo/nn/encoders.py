@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, shrink
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, downsample_conv
 from ulzoo.nn.grid import divide, patch_sides, patchify
 
 
@@ -55,7 +55,7 @@ class ResNetEncoder(nn.Module):
         for factor, stage_width, depth in zip([(1,) * len(size), *halvings], widths, depths, strict=True):
             if max(factor) > 1:
                 grid = divide(grid, factor, "latent.downsample")
-                layers.append(shrink(width, width, factor))
+                layers.append(downsample_conv(width, width, factor))
             for _ in range(depth):
                 layers.append(ResBlock(grid, width, stage_width, convolutions=convolutions))
                 width = stage_width

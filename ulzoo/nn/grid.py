@@ -59,7 +59,7 @@ def to_grid(tokens: Tensor, size: Sequence[int]) -> Tensor:
     return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *size)
 
 
-def enlarge(x: Tensor, factor: Sequence[int]) -> Tensor:
+def upsample(x: Tensor, factor: Sequence[int]) -> Tensor:
     """Nearest-neighbour upsampling by whole factors, (B, C, *size) -> (B, C, *size · factor)."""
     for axis, f in enumerate(factor):
         if f > 1:

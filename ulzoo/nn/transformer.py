@@ -14,7 +14,7 @@ from ulzoo.nn.grid import rotary_angles, zero_init
 AttentionKind = Literal["full", "factorised"]
 
 
-class Reach(nn.Module):
+class AttentionPattern(nn.Module):
     """Which tokens of a grid attend to each other: "all", those of one frame ("space"), or of one place ("time").
 
     Args:
@@ -64,14 +64,16 @@ class Reach(nn.Module):
         return tokens.unflatten(0, (-1, self.places)).transpose(1, 2).flatten(1, 2)
 
 
-def reaches(size: Sequence[int], head_width: int, kind: AttentionKind, causal: bool) -> list[Reach]:
+def attention_patterns(
+    size: Sequence[int], head_width: int, kind: AttentionKind, causal: bool
+) -> list[AttentionPattern]:
     """What a stack's blocks take turns in: all tokens, or space and time one after the other.
 
     A single frame has no time to attend over, so its blocks are those of an image.
     """
     if kind == "factorised" and len(size) == 3 and size[0] > 1:
-        return [Reach(size, head_width, "space", causal), Reach(size, head_width, "time", causal)]
-    return [Reach(size, head_width, "all", causal)]
+        return [AttentionPattern(size, head_width, "space", causal), AttentionPattern(size, head_width, "time", causal)]
+    return [AttentionPattern(size, head_width, "all", causal)]
 
 
 class Attention(nn.Module):
@@ -89,7 +91,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, reach: Reach) -> Tensor:
+    def forward(self, x: Tensor, reach: AttentionPattern) -> Tensor:
         x = reach.split(x)
         B, N, _ = x.shape
         qkv = self.qkv(x).reshape(B, N, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, N, head_width)
@@ -141,7 +143,9 @@ class Block(nn.Module):
             zero_init(self.attention.proj)
             zero_init(self.mlp.fc2)
 
-    def forward(self, x: Tensor, reach: Reach, modulation: Sequence[Tensor] | None, text: Text | None) -> Tensor:
+    def forward(
+        self, x: Tensor, reach: AttentionPattern, modulation: Sequence[Tensor] | None, text: Text | None
+    ) -> Tensor:
         if modulation is None:
             x = self._read(x + self.attention(self.norm(x), reach), text)
             return x + self.mlp(self.norm(x))
@@ -186,7 +190,9 @@ class Transformer(nn.Module):
             Block(width, heads, mlp_ratio, dropout, cond_width > 0, text_width) for _ in range(depth)
         )
         rotary = positions == "rotary"
-        self.reaches = nn.ModuleList(reaches(size, width // heads if rotary else 0, attention, causal))
+        self.attention_patterns = nn.ModuleList(
+            attention_patterns(size, width // heads if rotary else 0, attention, causal)
+        )
         tokens = torch.Size(size).numel()
         self.positions = None if rotary else nn.Parameter(torch.randn(tokens, width) * 0.02)
         if cond_width:
@@ -199,7 +205,7 @@ class Transformer(nn.Module):
         shared = None if cond is None else self.modulation(cond)  # (B, 6 · width)
         for i, block in enumerate(self.blocks):
             modulation = None if shared is None else (shared + self.offsets[i]).unsqueeze(1).chunk(6, dim=-1)
-            tokens = block(tokens, self.reaches[i % len(self.reaches)], modulation, text)
+            tokens = block(tokens, self.attention_patterns[i % len(self.attention_patterns)], modulation, text)
         return tokens
 
 

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
 from ulzoo.nn.conditioning import ContextProjection, DenoiserInputs, TextTokens, VectorConditioning, with_given
-from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, shrink, zero_output
-from ulzoo.nn.grid import CONV, divide, enlarge, patch_sides, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, downsample_conv, zero_output
+from ulzoo.nn.grid import CONV, divide, patch_sides, patchify, to_grid, to_tokens, unpatchify, upsample
 from ulzoo.nn.transformer import AttentionKind, Positions, Transformer
 
 
-class Stage(nn.ModuleList):
+class ConvStage(nn.ModuleList):
     """Residual blocks one after the other."""
 
     def forward(self, h: Tensor, cond: Tensor) -> Tensor:
@@ -76,9 +76,9 @@ class UViT(nn.Module):
             sizes.append(divide(sizes[-1], halving, "the halving"))
         patch_channels = math.prod(self.patch)
 
-        def stage(i: int) -> Stage:
+        def stage(i: int) -> ConvStage:
             rate = dropout if i == len(channels) - 1 else 0.0
-            return Stage(
+            return ConvStage(
                 ResBlock(sizes[i], channels[i], channels[i], width, rate, convolutions) for _ in range(blocks[i])
             )
 
@@ -90,7 +90,7 @@ class UViT(nn.Module):
         self.context_fine = ContextProjection(inputs, sizes[0], channels[0]) if has_context else None
         self.down = nn.ModuleList(stage(i) for i in range(len(channels)))
         self.coarsen = nn.ModuleList(
-            shrink(c, d, halving) for c, d, halving in zip(channels, coarser, self.halvings, strict=True)
+            downsample_conv(c, d, halving) for c, d, halving in zip(channels, coarser, self.halvings, strict=True)
         )
         self.context_middle = ContextProjection(inputs, self.size, width) if has_context else None
         self.middle = Transformer(
@@ -138,7 +138,7 @@ class UViT(nn.Module):
         read = None if self.text is None else self.text(text, len(x_t))
         h = to_grid(self.middle(to_tokens(h), cond, read), self.size)
         for i in reversed(range(len(skips))):
-            h = self.up[i](skips[i] + enlarge(self.grow[i](h), self.halvings[i]), cond)
+            h = self.up[i](skips[i] + upsample(self.grow[i](h), self.halvings[i]), cond)
         return unpatchify(self.out(F.silu(self.norm(h))), self.patch)
 
 

@@ -6,7 +6,14 @@ from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
-from ulzoo.nn.conditioning import Carry, ContextProjection, DenoiserInputs, TextTokens, VectorConditioning, with_given
+from ulzoo.nn.conditioning import (
+    ContextProjection,
+    DenoiserInputs,
+    GatedInputSkip,
+    TextTokens,
+    VectorConditioning,
+    with_given,
+)
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.transformer import AttentionKind, ModulatedOutput, Positions, Transformer
 
@@ -66,7 +73,7 @@ class ViT(nn.Module):
             causal=causal,
         )
         self.out = ModulatedOutput(width, width, patch_channels)
-        self.carry = Carry(inputs.channels, width) if carry else None
+        self.carry = GatedInputSkip(inputs.channels, width) if carry else None
         self.text = TextTokens(inputs, width) if inputs.text_width else None
 
     def forward(

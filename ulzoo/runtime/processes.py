@@ -18,7 +18,7 @@ Found = TypeVar("Found")
 DAYS = timedelta(days=30)  # for what only one process works on, such as measuring: torchrun ends all when that one dies
 
 
-class Processes:
+class ProcessGroup:
     """A group of processes, one for each device.
 
     Attributes:
@@ -64,7 +64,7 @@ class Processes:
         dist.all_gather_object(found, value)
         return found
 
-    def agreed(self, attempt: Callable[[], Found]) -> Found:
+    def run_on_all_ranks(self, attempt: Callable[[], Found]) -> Found:
         """What `attempt` gives; where it fails for one process it fails for all, and one of them says so.
 
         The first process goes ahead, the others follow: what they share on a disk is prepared once.
@@ -110,7 +110,7 @@ class Processes:
             store.wait([key], DAYS)
 
 
-ALONE = Processes()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def launched() -> tuple[int, int, int] | None:
@@ -120,7 +120,7 @@ def launched() -> tuple[int, int, int] | None:
     return tuple(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))  # type: ignore[return-value]
 
 
-def own_rank() -> int:
+def local_process_rank() -> int:
     """This process's number among those that torchrun started."""
     place = launched()
     return place[0] if place else 0
@@ -138,7 +138,7 @@ def restarted() -> bool:
 
 
 @contextmanager
-def joined(device: torch.device, timeout_minutes: float) -> Iterator[Processes]:
+def process_group(device: torch.device, timeout_minutes: float) -> Iterator[ProcessGroup]:
     """The group that this process belongs to, for as long as the context lasts.
 
     Args:
@@ -147,7 +147,7 @@ def joined(device: torch.device, timeout_minutes: float) -> Iterator[Processes]:
     """
     place = launched()
     if place is None or place[1] == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -155,7 +155,7 @@ def joined(device: torch.device, timeout_minutes: float) -> Iterator[Processes]:
     backend, timeout = ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"), timedelta(minutes=timeout_minutes)
     dist.init_process_group(backend, store=_meeting(timeout), rank=rank, world_size=count, timeout=timeout)
     try:
-        yield Processes(rank, count)
+        yield ProcessGroup(rank, count)
     finally:
         dist.destroy_process_group()
 
@@ -173,7 +173,7 @@ def _meeting(timeout: timedelta) -> dist.Store:
     return store
 
 
-def own_device(chosen: torch.device) -> torch.device:
+def local_device(chosen: torch.device) -> torch.device:
     """The device of this process: under torchrun the GPU of its local rank, unless one was asked for by number."""
     place = launched()
     if place is None or chosen.type != "cuda" or chosen.index is not None:

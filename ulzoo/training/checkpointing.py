@@ -30,7 +30,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from ulzoo.files.atomic import put_in_place, remove_unfinished, sha256, write_text
 from ulzoo.files.tensor_file import CHECKPOINT, DamagedFile
 from ulzoo.model.contract import STAGES, Stage
-from ulzoo.runtime.processes import Processes
+from ulzoo.runtime.processes import ProcessGroup
 
 FORMAT = 2
 SHARD = re.compile(r"shard-\d{5,}-model-00001-of-00001\.safetensors")
@@ -174,7 +174,7 @@ KEEP = 2
 NAME = re.compile(rf"({'|'.join(STAGES)})-(\d+)")
 
 
-class Checkpoints:
+class CheckpointManager:
     """The folder `checkpoints/` of a run, with a folder "{stage}-{step}" for each.
 
     Args:
@@ -247,13 +247,13 @@ class Checkpoints:
         return None
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes one checkpoint at a time; the next one waits for it, and so does the end of the context.
 
     Where a checkpoint cannot be written the last one stays, and training goes on with a warning.
     """
 
-    def __init__(self, checkpoints: Checkpoints, processes: Processes):
+    def __init__(self, checkpoints: CheckpointManager, processes: ProcessGroup):
         self.checkpoints, self.processes = checkpoints, processes
         self.group = processes.side_group
         self.thread = ThreadPoolExecutor(1, "checkpoint")
@@ -287,7 +287,7 @@ class Saver:
                 message = f"step {step}: no checkpoint was written ({why}); the last one is kept"
                 warnings.warn(message, stacklevel=2)
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "AsyncCheckpointer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

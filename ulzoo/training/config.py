@@ -10,7 +10,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Parallel(BaseModel):
+class ParallelConfig(BaseModel):
     """How processes started by torchrun train together."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -24,7 +24,7 @@ class Parallel(BaseModel):
     timeout_minutes: float = Field(default=10.0, gt=0, description="wait so long for another process within a step")
 
 
-class Stage(BaseModel):
+class StageConfig(BaseModel):
     """How one stage is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -80,8 +80,8 @@ class Stage(BaseModel):
         return parts
 
 
-class LatentsStage(Stage):
-    """Stage 1: encoder, prior and decoder."""
+class LatentsStageConfig(StageConfig):
+    """StageConfig 1: encoder, prior and decoder."""
 
     prior_warmup_steps: Count = Field(
         default=0,

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
-from ulzoo.runtime.processes import Processes
+from ulzoo.runtime.processes import ProcessGroup
 
-Row = dict[str, Any]
+LogRow = dict[str, Any]
 _ORDER = list(STAGES)
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[LogRow]:
     """All whole rows; a last line that a kill cut short is left out."""
     if not path.exists():
         return []
@@ -67,7 +67,7 @@ class Metrics:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def write(self, row: Row) -> None:
+    def write(self, row: LogRow) -> None:
         """Add a row; where the disk is full, say so once and go on."""
         if self._file is None:
             return
@@ -100,7 +100,7 @@ class NonFiniteLoss(ArithmeticError):
 
 
 @dataclass(frozen=True)
-class Terms:
+class StepMetrics:
     """Of one step, on their way from the device.
 
     Attributes:
@@ -118,8 +118,8 @@ class Terms:
 
     @classmethod
     def send(
-        cls, stage: Stage, step: int, own: dict[str, Tensor], keys: list[str], stop: bool, processes: Processes
-    ) -> "Terms":
+        cls, stage: Stage, step: int, own: dict[str, Tensor], keys: list[str], stop: bool, processes: ProcessGroup
+    ) -> "StepMetrics":
         """Average over the processes and begin the way to the host, with the wish to "stop" of any of them."""
         first = next(iter(own.values()))
         wish = torch.full((), float(stop), device=first.device)
@@ -131,7 +131,7 @@ class Terms:
             ready.record()
         return cls(stage, step, dict(zip((*own, "stop"), means, strict=True)), own, keys, ready)
 
-    def read(self, processes: Processes) -> dict[str, float]:
+    def read(self, processes: ProcessGroup) -> dict[str, float]:
         """Wait for them.
 
         Raises:
@@ -157,7 +157,7 @@ class Terms:
 NAMED = 3  # in warnings; the file names all
 
 
-class LeftOut:
+class SkippedExamples:
     """The examples that a stage could not read, each once.
 
     Args:

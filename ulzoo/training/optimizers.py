@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
-from ulzoo.training.config import Stage
+from ulzoo.training.config import StageConfig
 
 
-def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer:
+def build_optimizer(networks: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
     """Any of timm's optimizers by name; weight decay on matrices only; PyTorch's AdamW in its fused form; our own Muon.
 
     Raises:
@@ -40,7 +40,7 @@ def build_optimizer(networks: nn.Module, config: Stage) -> torch.optim.Optimizer
         raise ValueError(f"{config.optimizer} cannot be used here: {error}") from None
 
 
-def learning_rate(step: int, config: Stage) -> float:
+def learning_rate(step: int, config: StageConfig) -> float:
     """Of update number `step` = 0, 1, …: a line up to `lr` in the last warm-up step, then decay to 0 at the end."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
@@ -54,7 +54,7 @@ def learning_rate(step: int, config: Stage) -> float:
             return config.lr
 
 
-def build_ema(networks: nn.Module, config: Stage) -> ModelEmaV3:
+def build_ema(networks: nn.Module, config: StageConfig) -> ModelEmaV3:
     """timm's moving average, whose decay rises with the step to `config.ema`, so short runs average over less."""
     return ModelEmaV3(networks, decay=config.ema, use_warmup=True)
 

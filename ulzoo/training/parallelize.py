@@ -23,12 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 from ulzoo.model.denoisers import Conditional
 from ulzoo.nn.convolution import ResBlock
 from ulzoo.nn.transformer import Block
-from ulzoo.runtime.processes import Processes
+from ulzoo.runtime.processes import ProcessGroup
 
 BLOCKS = (Block, ResBlock)
 
 
-def replicated(loss: nn.Module, processes: Processes) -> nn.Module:
+def replicated(loss: nn.Module, processes: ProcessGroup) -> nn.Module:
     """The module, whose backward pass on many processes averages the gradients of all."""
     if processes.count == 1:
         return loss
@@ -40,7 +40,7 @@ def synchronised(loss: nn.Module, last: bool) -> AbstractContextManager[None]:
     return nullcontext() if last or not isinstance(loss, DistributedDataParallel) else loss.no_sync()
 
 
-def shard(networks: nn.ModuleDict, processes: Processes, device: torch.device, bf16: bool) -> None:
+def shard(networks: nn.ModuleDict, processes: ProcessGroup, device: torch.device, bf16: bool) -> None:
     """Make every parameter of the networks a DTensor of which this process holds its part.
 
     Args:

@@ -24,12 +24,12 @@ from ulzoo.model.denoisers import DiffusionModel, RegressionDecoder
 from ulzoo.model.losses import StepLoss
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.devices import autocast
-from ulzoo.runtime.processes import ALONE, Processes
+from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import Checkpoint, Checkpoints, Saver, State
+from ulzoo.training.checkpointing import AsyncCheckpointer, Checkpoint, CheckpointManager, State
 from ulzoo.training.interruption import RunStopped, StopSignals, watchdog
-from ulzoo.training.monitoring import LeftOut, Metrics, Row, Terms
+from ulzoo.training.monitoring import LogRow, Metrics, SkippedExamples, StepMetrics
 from ulzoo.training.optimizers import (
     blank_state,
     build_ema,
@@ -68,14 +68,14 @@ class Trainer:
         self,
         model: UnifiedLatents,
         stage: Stage,
-        config: configs.Stage,
+        config: configs.StageConfig,
         source: Source,
         folder: Path,
         identity: dict[str, Any],
         tensorboard: bool = False,
-        on_step: Callable[[int, Row | None], None] = lambda step, row: None,
-        processes: Processes = ALONE,
-        parallel: configs.Parallel | None = None,
+        on_step: Callable[[int, LogRow | None], None] = lambda step, row: None,
+        processes: ProcessGroup = SINGLE_PROCESS,
+        parallel: configs.ParallelConfig | None = None,
         profile: bool = False,
     ):
         self.model, self.stage, self.config, self.source = model, stage, config, source
@@ -98,7 +98,7 @@ class Trainer:
         self.optimizer = build_optimizer(self.networks, config)
         self.step = 0
         self.window: dict[str, float] = {}
-        self.left_out = LeftOut(folder)
+        self.left_out = SkippedExamples(folder)
         self.warned_of_collapse = False
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -131,9 +131,9 @@ class Trainer:
             profiling = profiled(self.folder / "profile", self.stage, self.model.device)
         with Metrics(self.folder, self.stage, self.step, self.tensorboard, self.processes.main) as metrics:
             if self.step < self.config.steps:
-                checkpoints = Checkpoints(self.folder / "checkpoints", self.config.milestone_every)
+                checkpoints = CheckpointManager(self.folder / "checkpoints", self.config.milestone_every)
                 with (
-                    Saver(checkpoints, self.processes) as saver,
+                    AsyncCheckpointer(checkpoints, self.processes) as saver,
                     StopSignals() as signals,
                     watchdog() as alive,
                     profiling as profile_step,
@@ -143,7 +143,11 @@ class Trainer:
         self.model.eval().requires_grad_(False)
 
     def _train(
-        self, metrics: Metrics, saver: Saver, signals: StopSignals, after_step: tuple[Callable[[], None], ...]
+        self,
+        metrics: Metrics,
+        saver: AsyncCheckpointer,
+        signals: StopSignals,
+        after_step: tuple[Callable[[], None], ...],
     ) -> None:
         config, processes = self.config, self.processes
         seed = derive_seed(config.seed, self.stage, "data")
@@ -158,7 +162,7 @@ class Trainer:
             ranks=processes.count,
         )
         row_started, row_start, waited = time.perf_counter(), self.step, 0.0
-        launched: deque[Terms] = deque()  # of the steps that may still be computing
+        launched: deque[StepMetrics] = deque()  # of the steps that may still be computing
         while self.step < config.steps:
             asked = time.perf_counter()
             with record_function("data"):
@@ -189,7 +193,7 @@ class Trainer:
             if stopped:
                 raise RunStopped(max(processes.gather(signals.received)), f"{self.stage} step {self.step}")
 
-    def _read(self, terms: Terms) -> bool:
+    def _read(self, terms: StepMetrics) -> bool:
         """Add the terms of a step to the window; whether a process wishes to stop."""
         values = terms.read(self.processes)
         stop = values.pop("stop") > 0
@@ -198,13 +202,13 @@ class Trainer:
         self.window["steps"] = self.window.get("steps", 0) + 1
         return stop
 
-    def _step(self, batch: Batch, stop: bool = False) -> Terms:
+    def _step(self, batch: Batch, stop: bool = False) -> StepMetrics:
         """One optimizer step; the terms of its loss, and the wish to "stop", on their way."""
         config, device = self.config, self.model.device
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         size = self.share // config.accumulate
-        warmup = cast(configs.LatentsStage, config).prior_warmup_steps if self.stage == "latents" else 0
+        warmup = cast(configs.LatentsStageConfig, config).prior_warmup_steps if self.stage == "latents" else 0
         gradient = min(1.0, self.step / warmup) if warmup else 1.0
         sums: dict[str, Tensor] = {}
         for part in range(config.accumulate):
@@ -220,7 +224,7 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
         limit = float("inf") if config.grad_clip is None else config.grad_clip
         sums["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
-        terms = Terms.send(self.stage, self.step + 1, sums, batch["key"], stop, self.processes)
+        terms = StepMetrics.send(self.stage, self.step + 1, sums, batch["key"], stop, self.processes)
         with record_function("optimizer"):
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -243,11 +247,11 @@ class Trainer:
         shared = derive_seed(*seed, "batch", start)
         return ExampleNoise(each, shared, position, self.config.batch_size, self.model.device)
 
-    def _row(self, images: int, images_per_second: float, data_wait: float) -> Row:
+    def _row(self, images: int, images_per_second: float, data_wait: float) -> LogRow:
         steps = self.window.pop("steps")
         means = {name: total / steps for name, total in self.window.items()}
         self.window = {}
-        row: Row = {
+        row: LogRow = {
             "stage": self.stage,
             "step": self.step,
             "images": images,
@@ -263,7 +267,7 @@ class Trainer:
         self._warn_of_collapse(row)
         return row
 
-    def _warn_of_collapse(self, row: Row) -> None:
+    def _warn_of_collapse(self, row: LogRow) -> None:
         """Say once when the rate is near zero: the latent then carries nothing and the decoder paints alone."""
         if self.stage != "latents" or self.warned_of_collapse or self.step < self.config.warmup_steps:
             return

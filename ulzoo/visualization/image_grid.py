@@ -10,13 +10,13 @@ from torch import Tensor
 from ulzoo.files.atomic import write_atomically
 from ulzoo.media.pixels import to_uint8
 
-Row = tuple[str, Tensor]  # label, images (n, C, H, W) in [-1, 1]
+GridRow = tuple[str, Tensor]  # label, images (n, C, H, W) in [-1, 1]
 
 GAP = 4
 FRAME = "#e8590c"
 
 
-def save_grid(path: Path, rows: Sequence[Row], min_side: int = 96) -> None:
+def save_grid(path: Path, rows: Sequence[GridRow], min_side: int = 96) -> None:
     """One row of pictures per entry, its label above; small images are enlarged by a whole factor, without smoothing.
 
     Args:
@@ -28,7 +28,7 @@ def save_grid(path: Path, rows: Sequence[Row], min_side: int = 96) -> None:
     write_atomically(path, lambda aside: sheet.save(aside, format="PNG"))
 
 
-def grid(rows: Sequence[Row], min_side: int = 96, framed: Sequence[int] = ()) -> Image.Image:
+def grid(rows: Sequence[GridRow], min_side: int = 96, framed: Sequence[int] = ()) -> Image.Image:
     """The sheet that `save_grid` saves.
 
     Args:

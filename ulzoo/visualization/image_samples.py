@@ -13,7 +13,7 @@ from ulzoo.media.pixels import psnr
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
 from ulzoo.registry.spec.component_table import suggest
-from ulzoo.visualization.image_grid import Row
+from ulzoo.visualization.image_grid import GridRow
 
 COLUMNS = 12
 AT_ONCE = 64
@@ -57,7 +57,7 @@ def sample_rows(
     seed: int = 0,
     network: LatentNetwork | None = None,
     source: Source | None = None,
-) -> list[Row]:
+) -> list[GridRow]:
     """n samples of each model; with labels, shared out evenly among them, each on rows of its own.
 
     A model that was trained with captions gets those of the first examples of `source`, if there is one.
@@ -76,7 +76,7 @@ def sample_rows(
     """
     asked = {name: label_numbers(labels, model.contract) if labels else [] for name, model in models.items()}
     text = None if source is None else next(in_order(source, n))["text"]
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     for name, model in models.items():
         parts = share(n, asked[name])
         numbers = torch.tensor([number for number, count in parts for _ in range(count)]) if asked[name] else None
@@ -133,7 +133,7 @@ def reconstruction_rows(
     steps: int | None = None,
     seed: int = 0,
     rate_samples: int = 8,
-) -> list[Row]:
+) -> list[GridRow]:
     """The first n images of `source`, then each model's reconstructions with their mean PSNR and rate in the label.
 
     Args:
@@ -165,7 +165,7 @@ def reconstruction_rows(
     return list(chain.from_iterable(zip(*drawn, strict=True)))  # rows of one stretch of images stay together
 
 
-def _wrapped(title: str, pictures: Tensor) -> list[Row]:
+def _wrapped(title: str, pictures: Tensor) -> list[GridRow]:
     """Rows of about equal length, no longer than COLUMNS; the first has the title."""
     rows = pictures.cpu().chunk(math.ceil(len(pictures) / COLUMNS))
     return [(title if i == 0 else "", row) for i, row in enumerate(rows)]

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ulzoo.files.atomic import write_atomically
-from ulzoo.visualization.image_grid import Row, grid
+from ulzoo.visualization.image_grid import GridRow, grid
 
 CLIPS_A_ROW = 8
 FRAMES_A_ROW = 16
@@ -49,7 +49,7 @@ def save_contact_sheet(path: Path, bands: Sequence[Band], min_side: int = 64) ->
         bands: what belongs together has the same number of clips.
         min_side: frames are enlarged by a whole factor to at least this many pixels.
     """
-    rows: list[Row] = []
+    rows: list[GridRow] = []
     given: list[int] = []
     for band in bands:
         for i in range(len(band[0].clips)):
@@ -61,7 +61,7 @@ def save_contact_sheet(path: Path, bands: Sequence[Band], min_side: int = 64) ->
     write_atomically(path, lambda aside: sheet.save(aside, format="PNG"))
 
 
-def _strip(origin: Clips, i: int) -> list[tuple[Row, int]]:
+def _strip(origin: Clips, i: int) -> list[tuple[GridRow, int]]:
     """Clip i as rows of at most FRAMES_A_ROW frames, each with the number of its given frames."""
     frames = origin.clips[i].transpose(0, 1)  # (T, C, H, W)
     title = " · ".join([origin.title, *origin.notes[i : i + 1]])

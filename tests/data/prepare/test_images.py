@@ -15,7 +15,7 @@ from ulzoo.data import ImageFolder, WebDataset
 from ulzoo.data.images.decode import adm_square
 from ulzoo.data.prepare import pack as packing
 from ulzoo.data.prepare.images import ImageEncoding, Picture, prepare_image_folder, prepare_imagenet
-from ulzoo.data.storage.manifest import Summary, verify
+from ulzoo.data.storage.manifest import SplitSummary, verify
 
 RNG = np.random.default_rng(0)
 
@@ -66,7 +66,9 @@ def root(tmp_path: Path) -> Path:
     return folder
 
 
-def prepare(root: Path, out: Path, split: str = "train", *, encoding: ImageEncoding | None = None, **keys) -> Summary:
+def prepare(
+    root: Path, out: Path, split: str = "train", *, encoding: ImageEncoding | None = None, **keys
+) -> SplitSummary:
     options = {"classes": True, "val_fraction": 0.5, "images_per_shard": 2, "workers": 1, **keys}
     return prepare_image_folder(root, out, split, encoding or ImageEncoding(16), **options)
 

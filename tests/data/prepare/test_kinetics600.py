@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ulzoo.data import Kinetics600, batches
-from ulzoo.data.prepare.transcode import Encoding
+from ulzoo.data.prepare.transcode import VideoEncoding
 from ulzoo.data.storage.manifest import verify
 from ulzoo.data.videos.kinetics600 import prepare_kinetics600
 
@@ -15,7 +15,7 @@ KEYS = {"resolution": 32, "frames": 4, "num_classes": 9}
 
 def prepare(root: Path, annotations: Path, split: str = "train", **keys: object):
     options = {"clips_per_shard": 8, "workers": 1, **keys}
-    return prepare_kinetics600(root / "videos", annotations, root / "out", split, Encoding(32), **options)  # type: ignore[arg-type]
+    return prepare_kinetics600(root / "videos", annotations, root / "out", split, VideoEncoding(32), **options)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 from ulzoo.data.prepare import pack
 from ulzoo.data.prepare.clips import Clip
 from ulzoo.data.prepare.pack import Progress
-from ulzoo.data.prepare.transcode import Encoding
+from ulzoo.data.prepare.transcode import VideoEncoding
 from ulzoo.data.storage import manifest
-from ulzoo.data.storage.manifest import Summary, verify
+from ulzoo.data.storage.manifest import SplitSummary, verify
 
-SMALL = Encoding(16)
+SMALL = VideoEncoding(16)
 KEYS = [f"clip{i}" for i in range(7)]
 
 
@@ -33,7 +33,9 @@ def clips(videos: Path) -> list[Clip]:
     return [Clip(key, i % 3, paths.get(key), 0, 10, trimmed=True) for i, key in enumerate(KEYS)]
 
 
-def make(out: Path, clips: list[Clip], split: str = "train", encoding: Encoding = SMALL, **keys: object) -> Summary:
+def make(
+    out: Path, clips: list[Clip], split: str = "train", encoding: VideoEncoding = SMALL, **keys: object
+) -> SplitSummary:
     options = {"unit": "clips", "per_shard": 3, "workers": 1, **keys}
     return pack.pack(clips, ["a", "b", "c"], out, split, encoding, **options)  # type: ignore[arg-type]
 
@@ -88,9 +90,9 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, videos: Path) -> Non
     make(out, some)
     before = contents(out)
     with pytest.raises(ValueError, match=r"out: train was prepared with other settings: resolution was 16, now 32;"):
-        make(out, some, encoding=Encoding(32))
+        make(out, some, encoding=VideoEncoding(32))
     with pytest.raises(ValueError, match=r"frame_rate was None, now 4.0; clips_per_shard was 3, now 5; choose"):
-        make(out, some, encoding=Encoding(16, 4.0), per_shard=5)
+        make(out, some, encoding=VideoEncoding(16, 4.0), per_shard=5)
     with pytest.raises(ValueError, match="clips was 2, now 1; clips_sha256 was"):
         make(out, some[:1])
     assert contents(out) == before

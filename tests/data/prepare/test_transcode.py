@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from ulzoo.data.prepare.transcode import KEYFRAME_EVERY, Encoding, transcode
+from ulzoo.data.prepare.transcode import KEYFRAME_EVERY, VideoEncoding, transcode
 from ulzoo.data.source import Unreadable
 
 Film = Callable[..., bytes]
-SMALL = Encoding(16)
+SMALL = VideoEncoding(16)
 
 
 @pytest.fixture
@@ -61,12 +61,12 @@ def test_a_stretch_of_a_whole_video(film: Film, file: Callable) -> None:
 
 
 def test_a_frame_rate_shows_what_was_shown(film: Film, file: Callable) -> None:
-    made = transcode(file(film(8, rate=8)), 0, 1, Encoding(16, 4.0), trimmed=True)
+    made = transcode(file(film(8, rate=8)), 0, 1, VideoEncoding(16, 4.0), trimmed=True)
     assert (greys(made), times(made)) == ([0, 2, 4, 6], [0, 0.25, 0.5, 0.75])
-    made = transcode(file(film(4, rate=4)), 0, 1, Encoding(16, 8.0), trimmed=True)
+    made = transcode(file(film(4, rate=4)), 0, 1, VideoEncoding(16, 8.0), trimmed=True)
     assert greys(made) == [0, 0, 1, 1, 2, 2, 3, 3]
     variable = film(4, times=[0, 100, 700, 800])
-    made = transcode(file(variable), 0, 1, Encoding(16, 10.0), trimmed=True)
+    made = transcode(file(variable), 0, 1, VideoEncoding(16, 10.0), trimmed=True)
     assert greys(made)[:9] == [0, 1, 1, 1, 1, 1, 1, 2, 3]
     assert times(made) == pytest.approx([i / 10 for i in range(len(times(made)))])
 
@@ -115,7 +115,7 @@ def test_the_same_bytes_every_time(file: Callable) -> None:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         output.mux(stream.encode())
     path = file(buffer.getvalue())
-    made = {transcode(path, 0, 4, Encoding(64), trimmed=True) for _ in range(8)}
+    made = {transcode(path, 0, 4, VideoEncoding(64), trimmed=True) for _ in range(8)}
     assert len(made) == 1
     assert sum(frame.key_frame for frame in frames(made.pop())) >= 40 // KEYFRAME_EVERY
 
@@ -155,13 +155,13 @@ def test_what_cannot_be_read_says_why(film: Film, file: Callable, tmp_path: Path
 @pytest.mark.parametrize("keys", [{"resolution": 65}, {"resolution": 8}, {"resolution": -2}])
 def test_a_resolution_must_be_even(keys: dict) -> None:
     with pytest.raises(ValueError, match="resolution must be an even number from 16 on"):
-        Encoding(**keys)
+        VideoEncoding(**keys)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 251, float("nan"), float("inf")])
 def test_a_frame_rate_must_make_sense(rate: float) -> None:
     with pytest.raises(ValueError, match="frame_rate must lie above 0 and be 250 at most"):
-        Encoding(64, rate)
+        VideoEncoding(64, rate)
 
 
 def test_a_transcoded_clip_is_read_as_any_other(film: Film, file: Callable, frame_numbers: Callable) -> None:

@@ -185,7 +185,7 @@ def test_a_host_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     refused(rf"{url}/.*: .*(connect|Connect)", lambda: opened(url))
-    refused(r"nonsense://x/.*: Protocol not known: nonsense", lambda: opened("nonsense://x"))
+    refused(r"find_conflicts://x/.*: Protocol not known: find_conflicts", lambda: opened("find_conflicts://x"))
     monkeypatch.setitem(known_implementations, "cloud", {"class": "no_cloud.Files", "err": "Install x"})
     refused(r"cloud://x/.*: Install x; .*pip install 'ulzoo\[remote\]'", lambda: opened("cloud://x"))
 

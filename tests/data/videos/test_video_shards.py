@@ -68,7 +68,7 @@ def test_reads_every_video_with_its_label(root: Path, frame_numbers: Callable[[T
 
 
 def test_without_labels(root: Path) -> None:
-    (root / "labels.json").write_text("nonsense")  # not looked at
+    (root / "labels.json").write_text("find_conflicts")  # not looked at
     source = opened(root, num_classes=None)
     assert {source[i][1] for i in range(6)} == {-1} and source.label_names == ()
 
@@ -161,7 +161,7 @@ def test_bad_labels_are_named(root: Path, members: Members, label: bytes | None)
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("nonsense", "not JSON"), ("{}", "a list of names"), ("[1, 2, 3]", "a list"), ('["x"]', "1 names")],
+    [("find_conflicts", "not JSON"), ("{}", "a list of names"), ("[1, 2, 3]", "a list"), ('["x"]', "1 names")],
 )
 def test_a_labels_json_that_does_not_fit(root: Path, content: str, message: str) -> None:
     (root / "labels.json").write_text(content)

@@ -13,7 +13,7 @@ from ulzoo.files.atomic import sha256
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A published file that `file:` reaches, and torch's cache in another folder."""
+    """A published file that `file:` attention_patterns, and torch's cache in another folder."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     path = tmp_path / "there.pth"
     torch.save({"weight": torch.ones(2)}, path)

@@ -9,9 +9,16 @@ from torch.profiler import ProfilerActivity, profile
 from ulzoo.data.source import TensorSource
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model, data_contract
-from ulzoo.registry.cost.memory import EXAMPLES, Alive, Moment, StepMemory, _state_bytes, step_memory
+from ulzoo.registry.cost.memory import (
+    EXAMPLES,
+    AllocationTracker,
+    MemorySnapshot,
+    StepMemory,
+    _state_bytes,
+    step_memory,
+)
 from ulzoo.runtime.devices import has_bf16
-from ulzoo.training.trainer import Saver, Trainer
+from ulzoo.training.trainer import AsyncCheckpointer, Trainer
 
 
 def test_a_linear_layer_by_hand():
@@ -28,7 +35,7 @@ def test_a_linear_layer_by_hand():
 
     with FakeTensorMode():
         toy = Toy()
-        with Alive(toy) as alive:
+        with AllocationTracker(toy) as alive:
             x = torch.empty(EXAMPLES, 10)
             toy(x)
         forward = max(alive.moments([]), key=lambda moment: moment.per_example)
@@ -37,7 +44,7 @@ def test_a_linear_layer_by_hand():
 
 
 def test_peak_is_the_largest_of_the_moments():
-    memory = StepMemory(100, 1000, 40, (Moment(0, 10, 0), Moment(20, 0, 40)))
+    memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)))
     assert memory.peak(1) == 100 + 1000 + 60  # after the backward pass, the gradients
     assert memory.peak(50) == 100 + 1000 + 500  # before it, what it needs
     assert memory.peak(50, keeps_gradients=True) == 100 + 1040 + 500
@@ -46,7 +53,7 @@ def test_peak_is_the_largest_of_the_moments():
 
 
 def test_most_examples_are_those_that_just_fit():
-    memory = StepMemory(100, 1000, 40, (Moment(0, 10, 0), Moment(20, 0, 40)))
+    memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)))
     assert memory.most_examples(2000) == 90
     assert memory.most_examples(1999) == 89
     assert memory.most_examples(1159) == 0
@@ -82,7 +89,7 @@ def test_estimate_is_what_a_step_takes(stage, batch_size, told, tmp_path, monkey
         pytest.skip("no bfloat16 here")
     images = torch.zeros(batch_size, *contract.shape, dtype=torch.uint8)
     source = TensorSource(images, [0] * batch_size, [""] * batch_size, contract)
-    monkeypatch.setattr(Saver, "save", lambda *_: None)
+    monkeypatch.setattr(AsyncCheckpointer, "save", lambda *_: None)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         Trainer(compile_model(spec), stage, config, source, tmp_path, {}, parallel=spec.train.parallel).run()
     now = peak = 0

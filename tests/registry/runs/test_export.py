@@ -6,12 +6,12 @@ import struct
 import pytest
 import torch
 
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.registry import load
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs import export as export_module
 from ulzoo.registry.runs.export import load_export, save_export
-from ulzoo.training.checkpointing import Checkpoints, State
+from ulzoo.training.checkpointing import CheckpointManager, State
 
 RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}
 
@@ -48,7 +48,7 @@ def test_what_comes_back(path, model, tiny):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_precisions(dtype, model, tiny, tmp_path):
     save_export(path := tmp_path / "x.safetensors", model, tiny(), RESULTS, dtype)
-    stored = tensorfile.read(path)
+    stored = tensor_file.read(path)
     assert {tensor.dtype for tensor in stored.tensors.values()} == {getattr(torch, dtype)}
     assert stored.metadata["dtype"] == dtype
     loaded = load(path)
@@ -60,7 +60,7 @@ def test_precisions(dtype, model, tiny, tmp_path):
 
 
 def test_metadata_says_what_it_is(path, tiny):
-    metadata = tensorfile.read_metadata(path)
+    metadata = tensor_file.read_metadata(path)
     assert metadata["spec"] == tiny().to_dict() and metadata["spec_hash"] == tiny().hash
     assert metadata["stages"] == ["latents", "base"] and metadata["results"] == RESULTS
     assert metadata["versions"].keys() == {"ulzoo", "torch"}
@@ -88,7 +88,7 @@ def message(path) -> str:
 
 
 def test_a_training_checkpoint_names_the_command(tmp_path):
-    path = Checkpoints(tmp_path).save(State("latents", 1, {"model.a": torch.zeros(1)}, {}))
+    path = CheckpointManager(tmp_path).save(State("latents", 1, {"model.a": torch.zeros(1)}, {}))
     assert "ulzoo export" in message(path)
 
 
@@ -100,18 +100,18 @@ def test_an_altered_file(path):
 
 
 def test_a_spec_of_a_newer_version(path, model):
-    content = tensorfile.read(path)
+    content = tensor_file.read(path)
     spec = content.metadata["spec"]
     spec["encoder"]["swirl"] = 3
-    tensorfile.write(path, content.tensors, content.metadata | {"spec": spec})
+    tensor_file.write(path, content.tensors, content.metadata | {"spec": spec})
     assert "its spec does not fit this version of ulzoo: encoder.swirl: unknown key" in message(path)
 
 
 def test_weights_of_other_networks(path, tiny):
-    content = tensorfile.read(path)
-    tensorfile.write(path, content.tensors, content.metadata | {"spec": tiny("encoder.depth=2").to_dict()})
+    content = tensor_file.read(path)
+    tensor_file.write(path, content.tensors, content.metadata | {"spec": tiny("encoder.depth=2").to_dict()})
     assert "its weights do not fit its spec in this version of ulzoo: Missing key" in message(path)
-    tensorfile.write(path, content.tensors, content.metadata | {"spec": tiny("latent.channels=5").to_dict()})
+    tensor_file.write(path, content.tensors, content.metadata | {"spec": tiny("latent.channels=5").to_dict()})
     assert "size mismatch for" in message(path)
 
 
@@ -131,8 +131,8 @@ LARGE = {
 def test_a_spec_that_would_fill_the_memory(path, tiny, case, monkeypatch):
     """What a model would take is found on the meta device, which takes nothing."""
     overrides, words = LARGE[case]
-    content = tensorfile.read(path)
-    tensorfile.write(path, content.tensors, content.metadata | {"spec": tiny(*overrides).to_dict()})
+    content = tensor_file.read(path)
+    tensor_file.write(path, content.tensors, content.metadata | {"spec": tiny(*overrides).to_dict()})
     devices = []
     build = export_module.compile_model
     monkeypatch.setattr(
@@ -145,8 +145,8 @@ def test_a_spec_that_would_fill_the_memory(path, tiny, case, monkeypatch):
 @pytest.mark.parametrize("key", ["spec", "results", "stages"])
 @pytest.mark.parametrize("value", [None, 3, "latents", [[]], [{}]], ids=str)
 def test_metadata_of_another_make(path, key, value):
-    content = tensorfile.read(path)
-    tensorfile.write(path, content.tensors, content.metadata | {key: value})
+    content = tensor_file.read(path)
+    tensor_file.write(path, content.tensors, content.metadata | {key: value})
     assert "damaged (an export has" in message(path)
 
 

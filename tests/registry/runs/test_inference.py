@@ -7,7 +7,7 @@ import torch
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs import inference
-from ulzoo.registry.runs.inference import quicken
+from ulzoo.registry.runs.inference import optimize_for_inference
 from ulzoo.training import parallelize as parallel
 
 
@@ -28,7 +28,7 @@ def drawn(model):
 def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
     seen = []
     before = drawn(model)
-    assert quicken(model, precision="bf16") is model
+    assert optimize_for_inference(model, precision="bf16") is model
     for network in (model.base.network, model.decoder.network, model.encoder):
         layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
         layer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
@@ -43,24 +43,24 @@ def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
 def test_a_device_without_bf16_is_refused(model, monkeypatch):
     monkeypatch.setattr(inference, "has_bf16", lambda device: False)
     with pytest.raises(ValueError, match="cpu here does not multiply bfloat16"):
-        quicken(model, precision="bf16")
+        optimize_for_inference(model, precision="bf16")
 
 
 def test_every_block_is_compiled(model, monkeypatch):
     monkeypatch.setenv("CXX", sys.executable)  # there is one
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
-    quicken(model, compile=True)
+    optimize_for_inference(model, compile=True)
     blocks = {id(module) for module in model.modules() if isinstance(module, parallel.BLOCKS)}
     assert blocks and {id(module) for module in compiled} >= blocks
 
 
 def test_nothing_asked_changes_nothing(model):
     before = drawn(model)
-    assert torch.equal(drawn(quicken(model)), before)
+    assert torch.equal(drawn(optimize_for_inference(model)), before)
 
 
 def test_compiling_for_a_cpu_needs_a_compiler(model, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="no-such-compiler is not there"):
-        quicken(model, compile=True)
+        optimize_for_inference(model, compile=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.files import tensor_file as tensorfile
-from ulzoo.registry.runs.train import Watch, described_data, restore, train
+from ulzoo.files import tensor_file
+from ulzoo.registry.runs.train import TrainingCallback, described_data, restore, train
 from ulzoo.training import checkpointing as checkpoint
-from ulzoo.training.checkpointing import Checkpoints, State
+from ulzoo.training.checkpointing import CheckpointManager, State
 
 SHORT = (
     "train.latents.steps=4",
@@ -63,13 +63,13 @@ def test_what_a_run_leaves(finished, short):
     results = json.loads((finished / "figures.json").read_text())
     assert results["protocol"]["images"] == 6 and results["protocol"]["data"] == described_data(short())
     assert "root" not in results["protocol"]["data"]
-    assert tensorfile.read_metadata(finished / "model.safetensors")["results"] == results
+    assert tensor_file.read_metadata(finished / "model.safetensors")["results"] == results
 
 
 def test_a_watch_hears_of_every_step(short, tmp_path):
     heard = []
 
-    class Ear(Watch):
+    class Ear(TrainingCallback):
         def stage(self, stage, config, start):
             heard.append((stage, config.steps, start))
 
@@ -81,11 +81,11 @@ def test_a_watch_hears_of_every_step(short, tmp_path):
 
 
 def test_restored_checkpoints_are_the_exported_models(finished):
-    model, spec = restore(Checkpoints(finished / "checkpoints").latest())
-    exported = tensorfile.read(finished / "model.safetensors").tensors
+    model, spec = restore(CheckpointManager(finished / "checkpoints").latest())
+    exported = tensor_file.read(finished / "model.safetensors").tensors
     assert spec.name == "tiny" and model.state_dict().keys() == exported.keys()
     assert all(torch.equal(tensor, exported[name]) for name, tensor in model.state_dict().items())
-    assert restore(Checkpoints(finished / "checkpoints").latest("latents"))[0].base is None
+    assert restore(CheckpointManager(finished / "checkpoints").latest("latents"))[0].base is None
 
 
 # --------------------------------------------------------------------------------------------------------------- stages
@@ -93,12 +93,12 @@ def test_restored_checkpoints_are_the_exported_models(finished):
 
 def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
     train(short(), tmp_path, stage="latents")
-    first = tensorfile.read(tmp_path / "model.safetensors")
+    first = tensor_file.read(tmp_path / "model.safetensors")
     assert first.metadata["stages"] == ["latents"] and not any(name.startswith("base.") for name in first.tensors)
     train(short(), tmp_path, stage="base")
-    at_once = tensorfile.read(finished / "model.safetensors")
-    assert tensorfile.read(tmp_path / "model.safetensors").metadata == at_once.metadata
-    second = tensorfile.read(tmp_path / "model.safetensors").tensors
+    at_once = tensor_file.read(finished / "model.safetensors")
+    assert tensor_file.read(tmp_path / "model.safetensors").metadata == at_once.metadata
+    second = tensor_file.read(tmp_path / "model.safetensors").tensors
     assert all(torch.equal(tensor, second[name]) for name, tensor in at_once.tensors.items())
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.tensors.items())  # frozen to the bit
     assert json.loads((tmp_path / "figures.json").read_text()) == json.loads((finished / "figures.json").read_text())
@@ -106,7 +106,7 @@ def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
 
 def test_the_first_stage_is_frozen_in_training_too(finished):
     """Not only in the export: the second stage's checkpoints hold the first stage's averages, bit by bit."""
-    checkpoints = Checkpoints(finished / "checkpoints")
+    checkpoints = CheckpointManager(finished / "checkpoints")
     averages = checkpoints.latest("latents").part("ema.")
     weights = checkpoints.latest("base").part("model.")
     assert {name.partition(".")[0] for name in averages} == {"encoder", "prior", "decoder"}
@@ -115,10 +115,10 @@ def test_the_first_stage_is_frozen_in_training_too(finished):
 
 def test_the_base_may_change_between_the_stages(short, tmp_path):
     train(short(), tmp_path, stage="latents")
-    first = tensorfile.read(tmp_path / "model.safetensors").tensors
+    first = tensor_file.read(tmp_path / "model.safetensors").tensors
     other = short("base.backbone.width=48", "train.base.optimizer=muon", "name=other")
     train(other, tmp_path, stage="base")
-    second = tensorfile.read(tmp_path / "model.safetensors")
+    second = tensor_file.read(tmp_path / "model.safetensors")
     assert second.metadata["spec"] == other.to_dict()
     assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.items())
     third = short("base.backbone.width=64", "train.base.optimizer=muon", "name=other")
@@ -136,7 +136,7 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     (tmp_path / "run").mkdir()
     train(short("train.latents.steps=2"), tmp_path / "run", stage="latents")
     # as if it had been stopped there
-    checkpoints = Checkpoints(tmp_path / "run/checkpoints")
+    checkpoints = CheckpointManager(tmp_path / "run/checkpoints")
     stopped = checkpoints.latest()
     checkpoints.save(State("latents", 2, stopped.part(""), stopped.metadata | {"spec": short().to_dict()}))
     message = refused(short(), tmp_path / "run", stage="base")
@@ -180,7 +180,7 @@ def test_what_changes_nothing_may_change(short, run):
     spec = short("description=longer", "train.base.steps=6", "train.base.log_every=1", "sample.decoder.steps=1")
     train(spec, run, resume=True)
     assert (run / "checkpoints/base-00000006").exists()
-    assert tensorfile.read_metadata(run / "model.safetensors")["spec"] == spec.to_dict()
+    assert tensor_file.read_metadata(run / "model.safetensors")["spec"] == spec.to_dict()
 
 
 def test_fewer_steps_than_were_made(short, run):
@@ -197,7 +197,7 @@ def test_resuming_a_finished_run_makes_it_again(short, run, finished):
 
 def test_resuming_nothing_starts(short, tmp_path, finished):
     notes = []
-    watch = Watch()
+    watch = TrainingCallback()
     watch.note = notes.append
     train(short(), tmp_path / "new", resume=True, watch=watch)
     assert notes[0].startswith("nothing to resume")
@@ -219,7 +219,7 @@ def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
     with pytest.warns(UserWarning, match="going back"):
         assert "every checkpoint is damaged" in refused(short(), run, resume=True)
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
-    Checkpoints(run / "checkpoints").save(State("base", 4, {}, {}))
+    CheckpointManager(run / "checkpoints").save(State("base", 4, {}, {}))
     monkeypatch.undo()
     assert "upgrade ulzoo" in refused(short(), run, resume=True)
 

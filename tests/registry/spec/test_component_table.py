@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from ulzoo.registry.spec import components
-from ulzoo.registry.spec.component_table import Choice, Config, Table, argument_help
+from ulzoo.registry.spec.component_table import Choice, ComponentConfig, Table, argument_help
 
 
 class Conv:
@@ -116,7 +116,7 @@ def test_choice_validates_one_component_and_imports_no_other():
     table = Table("encoder", {"conv": Conv, "broken": "no.such.module:Thing"})
 
     class Holder(BaseModel):
-        encoder: Annotated[Config, Choice(table, default="conv")]
+        encoder: Annotated[ComponentConfig, Choice(table, default="conv")]
 
     holder = Holder.model_validate({"encoder": {"channels": [3]}})
     assert holder.encoder == table.config("conv")(channels=(3,))
@@ -131,7 +131,7 @@ def test_choice_validates_one_component_and_imports_no_other():
 
 def test_choice_may_allow_some_kinds_only(table):
     class Holder(BaseModel):
-        encoder: Annotated[Config, Choice(table, only=("identity",), why="the rest is slow")]
+        encoder: Annotated[ComponentConfig, Choice(table, only=("identity",), why="the rest is slow")]
 
     assert Holder.model_validate({"encoder": {"kind": "identity"}}).encoder.kind == "identity"
     with pytest.raises(ValidationError, match="only identity is allowed here: the rest is slow"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ulzoo.registry.sweeps import point as point_module
-from ulzoo.registry.sweeps.distances import Asked, ask
+from ulzoo.registry.sweeps.distances import DistanceConfig, ask
 from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import run_point
@@ -14,7 +14,7 @@ from ulzoo.registry.sweeps.pruning import check_pruning
 from ulzoo.registry.sweeps.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*dimensions it is far too large")
-LITE = Asked("fd_efficientnet_lite0", samples=4)
+LITE = DistanceConfig("fd_efficientnet_lite0", samples=4)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_they_are_added_to_a_point_that_is_trained(planned, monkeypatch, tmp_pat
     assert row["protocol"]["generated"]["samples"] == 4 and row["checkpoint_sha256"] == trained["checkpoint_sha256"]
     assert Store(tmp_path / "store").rows() == [row]
     assert not to_run([job], [row]) and not to_run(planned()[:1], [row])
-    assert to_run(planned(distances=Asked("fd_efficientnet_lite0", samples=5))[:1], [row])
+    assert to_run(planned(distances=DistanceConfig("fd_efficientnet_lite0", samples=5))[:1], [row])
 
 
 def test_what_cannot_be_measured_is_refused_before_anything_is_trained(planned, monkeypatch, tmp_path):

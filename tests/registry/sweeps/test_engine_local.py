@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ulzoo.registry.sweeps import engine_local
-from ulzoo.registry.sweeps.engine import RETRIES, Watch
+from ulzoo.registry.sweeps.engine import RETRIES, SweepCallback
 from ulzoo.registry.sweeps.engine_local import LocalEngine
 from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
 from ulzoo.registry.sweeps.locks import Busy, Lock
@@ -33,7 +33,7 @@ def same(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in VARYING}
 
 
-class Killer(Watch):
+class Killer(SweepCallback):
     """Kills a point's worker when it is heard of in stage 1, so many times."""
 
     def __init__(self, times: dict[str, int]) -> None:

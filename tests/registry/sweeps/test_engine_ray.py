@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.registry.sweeps.engine import Watch
+from ulzoo.registry.sweeps.engine import SweepCallback
 from ulzoo.registry.sweeps.engine_ray import RayEngine
 from ulzoo.registry.sweeps.jobs import plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
@@ -45,7 +45,7 @@ def cluster(monkeypatch):
     cluster.shutdown()
 
 
-class Steps(Watch):
+class Steps(SweepCallback):
     """The points that were seen at work."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from ulzoo.registry.runs.export import save_export
 from ulzoo.registry.spec import loading as spec_module
 from ulzoo.registry.zoo import catalogue
 from ulzoo.registry.zoo.catalogue import create_model, list_models, load
-from ulzoo.registry.zoo.release import Card
+from ulzoo.registry.zoo.release import ReleaseManifest
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def zoo(tiny, images, tmp_path, monkeypatch) -> Path:
     weights = tmp_path / "tiny.safetensors"
     save_export(weights, compile_model(tiny("train.latents.seed=5")), tiny("train.latents.seed=5"), {"figures": {}})
     monkeypatch.setattr(catalogue, "WEIGHTS", tmp_path)
-    card = Card(
+    card = ReleaseManifest(
         name="tiny",
         sha256={"tiny.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()},
         license="CC0",

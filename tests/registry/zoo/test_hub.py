@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from ulzoo.cli import app
-from ulzoo.files import tensor_file as tensorfile
+from ulzoo.files import tensor_file
 from ulzoo.registry.zoo.catalogue import create_model, load, load_spec, open_results
 from ulzoo.registry.zoo.hub import Address, find
 from ulzoo.registry.zoo.publish import push
@@ -50,7 +50,7 @@ def test_every_door_takes_an_address(published, export, tiny):
     expected = load(export).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert load_spec("hf://me/tiny", ["encoder.width=64"]).encoder.width == 64
-    written = tensorfile.read_metadata(export)["results"]
+    written = tensor_file.read_metadata(export)["results"]
     assert open_results("hf://me/tiny") == written
 
 

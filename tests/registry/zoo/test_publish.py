@@ -9,14 +9,14 @@ import yaml
 from typer.testing import CliRunner
 
 from ulzoo.cli import app
-from ulzoo.files import tensor_shards as tensorparts
+from ulzoo.files import tensor_shards
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.convert import export as convert
 from ulzoo.registry.runs.export import save_export
 from ulzoo.registry.zoo.catalogue import load, load_spec
 from ulzoo.registry.zoo.hub import Address
 from ulzoo.registry.zoo.publish import push
-from ulzoo.registry.zoo.release import read_card
+from ulzoo.registry.zoo.release import read_manifest
 
 ADDRESS = Address("me/tiny", None)
 
@@ -42,7 +42,7 @@ def test_the_card_pins_what_is_there(hub, export, tmp_path):
     there = files(hub)
     assert set(there) == {".gitattributes", "model.safetensors", "spec.yaml", "ulzoo.yaml", "README.md"}
     (tmp_path / "ulzoo.yaml").write_bytes(there["ulzoo.yaml"])
-    card = read_card(tmp_path / "ulzoo.yaml", "ulzoo.yaml")
+    card = read_manifest(tmp_path / "ulzoo.yaml", "ulzoo.yaml")
     assert card.sha256["model.safetensors"] == hashlib.sha256(export.read_bytes()).hexdigest()
     assert card.sha256["spec.yaml"] == hashlib.sha256(there["spec.yaml"]).hexdigest()
     assert card.weights == "model.safetensors" and card.license == "CC0-1.0"
@@ -125,7 +125,7 @@ def test_the_command(hub, export):
 
 
 def test_a_model_in_parts(hub, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(tensorparts, "PART_BYTES", 200_000)
+    monkeypatch.setattr(tensor_shards, "PART_BYTES", 200_000)
     save_export(tmp_path / "model.safetensors", compile_model(tiny()), tiny(), {})
     assert not (tmp_path / "model.safetensors").exists()
     push(tmp_path, ADDRESS)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ulzoo.data.prepare.transcode import Encoding, transcode
+from ulzoo.data.prepare.transcode import VideoEncoding, transcode
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Clip:
     def there(self) -> bool:
         return self.video is not None and os.access(self.video, os.R_OK)
 
-    def files(self, encoding: Encoding) -> Iterator[tuple[str, bytes]]:
+    def files(self, encoding: VideoEncoding) -> Iterator[tuple[str, bytes]]:
         assert self.video is not None
         yield "mp4", transcode(self.video, self.start, self.end, encoding, trimmed=self.trimmed)
         yield "cls", str(self.label).encode()

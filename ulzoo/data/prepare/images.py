@@ -18,7 +18,7 @@ from ulzoo.data.images.caption_file import check_text, text_path
 from ulzoo.data.images.decode import UnreadableImage, adm_square, read_rgb
 from ulzoo.data.prepare.pack import Progress, pack
 from ulzoo.data.storage.class_folders import ClassFolders, count_classes
-from ulzoo.data.storage.manifest import Summary
+from ulzoo.data.storage.manifest import SplitSummary
 from ulzoo.data.storage.shard_index import write_index
 
 Format = Literal["png", "webp", "jpeg"]
@@ -113,7 +113,7 @@ def prepare_image_folder(
     images_per_shard: int,
     workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
-) -> Summary:
+) -> SplitSummary:
     """Pack one split of a folder of images as `kind: image_folder` sees it; see `pack` for how it resumes.
 
     A key is the image's path below `root`, without its suffix and with dots as underscores. Images are in the order of
@@ -143,7 +143,7 @@ def prepare_imagenet(
     images_per_shard: int,
     workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
-) -> Summary:
+) -> SplitSummary:
     """Pack one split of ImageNet's ILSVRC2012: `root/train/n01440764/*.JPEG` and `root/val/`, in class folders or flat.
 
     Classes are numbered by their sorted WordNet identifiers, as everywhere.
@@ -184,7 +184,7 @@ def _pack(
     per_shard: int,
     workers: int,
     on_progress: Callable[[Progress], object],
-) -> Summary:
+) -> SplitSummary:
     """`pack`, and an index of the shards beside them."""
     told: dict[str, Any] = {"unit": "images", "per_shard": per_shard, "workers": workers, "on_progress": on_progress}
     summary = pack(pictures, names, out, split, encoding, **told)

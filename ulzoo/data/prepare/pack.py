@@ -21,13 +21,13 @@ from threading import Thread
 from typing import Any, ClassVar, Protocol
 
 from ulzoo.data.source import Unreadable
-from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, Summary
+from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, SplitSummary
 from ulzoo.files.atomic import remove_unfinished, write_atomically, write_text
 
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class Encoding(Protocol):
+class ExampleEncoding(Protocol):
     """How examples are encoded."""
 
     def settings(self) -> dict[str, Any]:
@@ -68,13 +68,13 @@ def pack(
     labels: Sequence[str],
     out: Path,
     split: str,
-    encoding: Encoding,
+    encoding: ExampleEncoding,
     *,
     unit: str,
     per_shard: int,
     workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
-) -> Summary:
+) -> SplitSummary:
     """Write `OUT/SPLIT-00000.tar`, ... with the files of each example, `labels.json` and `manifest.json`.
 
     Shard k holds examples k·n to (k+1)·n - 1 of the list, less those that cannot be read, and is a unit of work:
@@ -140,7 +140,7 @@ class _Work:
     out: Path
     name: str
     examples: tuple[Example, ...]
-    encoding: Encoding
+    encoding: ExampleEncoding
     settings: str
     unit: str
 

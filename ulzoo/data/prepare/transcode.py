@@ -30,7 +30,7 @@ _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BI
 
 
 @dataclass(frozen=True)
-class Encoding:
+class VideoEncoding:
     """How clips are written.
 
     Args:
@@ -55,7 +55,7 @@ class Encoding:
         return {**asdict(self), "codec": "h264 yuv420p", "crf": CRF, "keyframe_every": KEYFRAME_EVERY}
 
 
-def transcode(path: str, start: float, end: float, encoding: Encoding, *, trimmed: bool) -> bytes:
+def transcode(path: str, start: float, end: float, encoding: VideoEncoding, *, trimmed: bool) -> bytes:
     """The seconds from `start` to `end` of a video as an MP4 without sound.
 
     H.264, 4:2:0, constant rate factor 18, a keyframe every 16 frames, BT.601 limited range, one thread: the bytes are
@@ -158,7 +158,7 @@ def _resampled(frames: Iterator[Timed], start: float, end: float, rate: Fraction
         tick += 1
 
 
-def _encode(frames: Iterator[Timed], most: int, encoding: Encoding, stream: av.VideoStream) -> bytes:
+def _encode(frames: Iterator[Timed], most: int, encoding: VideoEncoding, stream: av.VideoStream) -> bytes:
     into_rgb, into_yuv = VideoReformatter(), VideoReformatter()
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as output:
@@ -206,7 +206,7 @@ def _picture(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoRefo
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(rgb, frame)), format="rgb24")
 
 
-def _encoder(output: av.container.OutputContainer, size: tuple[int, int], encoding: Encoding, stream: Any) -> Any:
+def _encoder(output: av.container.OutputContainer, size: tuple[int, int], encoding: VideoEncoding, stream: Any) -> Any:
     rate = Fraction(encoding.frame_rate or stream.average_rate or USUAL_FRAME_RATE).limit_denominator(1001)
     encoder: Any = output.add_stream("libx264", rate=rate if 0 < rate <= MAX_FRAME_RATE else USUAL_FRAME_RATE)
     encoder.width, encoder.height = size

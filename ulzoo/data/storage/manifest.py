@@ -46,7 +46,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Summary:
+class SplitSummary:
     """Totals of one split."""
 
     count: int
@@ -89,9 +89,9 @@ class Manifest:
         self.splits[split] = {"settings": settings, "complete": False, "suffix": self.suffix}
         self._write()
 
-    def finish(self, split: str, shards: list[Shard]) -> Summary:
+    def finish(self, split: str, shards: list[Shard]) -> SplitSummary:
         """Write down what the split's shards hold."""
-        summary = Summary(
+        summary = SplitSummary(
             count=sum(shard.count for shard in shards),
             bytes=sum(shard.bytes for shard in shards),
             shards=len(shards),

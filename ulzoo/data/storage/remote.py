@@ -61,7 +61,7 @@ class RemotePath:
         return True
 
     def stat(self) -> Stat:
-        """Asked for once."""
+        """DistanceConfig for once."""
         if self._stat is None:
             self._stat = _stat(self._tried(lambda system, path: system.info(path)))
         if self._stat is None:

@@ -72,7 +72,7 @@ def read_clip(
     Raises:
         UnreadableVideo: no video, too short, damaged, or beyond the limits.
     """
-    wish = _Wish(frames, frame_rate, stride, chance, _Square(resolution))
+    wish = _ClipRequest(frames, frame_rate, stride, chance, _Square(resolution))
     try:
         try:
             return wish.read(file, counted=False)
@@ -119,7 +119,7 @@ class _Timeline:
 
 
 @dataclass
-class _Wish:
+class _ClipRequest:
     """A clip to be had from a file."""
 
     frames: int

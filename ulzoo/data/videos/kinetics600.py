@@ -10,9 +10,9 @@ from typing import ClassVar
 from ulzoo.data.prepare.clips import Clip
 from ulzoo.data.prepare.kinetics_annotations import Annotation, find_videos, locate, read_annotations
 from ulzoo.data.prepare.pack import Progress, pack
-from ulzoo.data.prepare.transcode import Encoding
+from ulzoo.data.prepare.transcode import VideoEncoding
 from ulzoo.data.source import check_split
-from ulzoo.data.storage.manifest import LABELS, Summary
+from ulzoo.data.storage.manifest import LABELS, SplitSummary
 from ulzoo.data.videos.video_shards import VideoShards
 
 
@@ -69,12 +69,12 @@ def prepare_kinetics600(
     annotations: Path,
     out: Path,
     split: str,
-    encoding: Encoding,
+    encoding: VideoEncoding,
     *,
     clips_per_shard: int,
     workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
-) -> Summary:
+) -> SplitSummary:
     """Pack the videos that an annotation file speaks of; see `pack` for what is written and how it resumes.
 
     Classes are numbered by the sorted names in the train annotations. The split val takes the numbers of a train that
