@@ -150,7 +150,7 @@ def evaluate(
     from ulzoo.registry.runs.train import described_data, open_source
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
-    from ulzoo.runtime.processes import local_device, local_process_rank, process_group
+    from ulzoo.runtime.processes import launched_rank, local_device, process_group
     from ulzoo.visualization.rate_plot import check_rate_plot, save_rate_plot
 
     if frechet not in DETECTED and (detector or detector_sha256):
@@ -182,7 +182,7 @@ def evaluate(
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
     told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}
-    helps = local_process_rank() > 0  # with what takes longest; the first process does the rest, and speaks for all
+    helps = launched_rank() > 0  # with what takes longest; the first process does the rest, and speaks for all
     results: dict[str, Any] = {}
     if not helps:
         with _progress("evaluating", kind) as shown:

@@ -68,7 +68,7 @@ def train(
     from ulzoo.registry.cost.plan import plan_training
     from ulzoo.registry.runs import train as run
     from ulzoo.runtime.devices import pick_device
-    from ulzoo.runtime.processes import local_device, process_count, process_group, restarted
+    from ulzoo.runtime.processes import launched_world_size, local_device, process_group, was_restarted
     from ulzoo.training.config import ParallelConfig
     from ulzoo.training.interruption import RunStopped
 
@@ -77,7 +77,7 @@ def train(
     chosen = local_device(pick_device(device))
     if processes and not dry_run:
         raise ValueError("--processes goes with --dry-run; torchrun starts processes: see docs/cluster.md")
-    count = processes or process_count()
+    count = processes or launched_world_size()
     plan = plan_training(loaded, stage, chosen, count)
     folder = out or Path("runs") / loaded.name
     shown = console()
@@ -92,18 +92,18 @@ def train(
     ]
     kind = examples(plan.summary.resolution)
     heading += [_line(planned, kind) for planned in plan.stages]
-    if restarted():  # by torchrun, with the same command
+    if was_restarted():  # by torchrun, with the same command
         resume, fresh = True, False
     told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen, "profile": profile}
     with process_group(chosen, (loaded.train.parallel or ParallelConfig()).timeout_minutes) as group:
-        if not group.main:
+        if not group.is_main:
             warnings.simplefilter("ignore")
             run.train(loaded, folder, **told, processes=group)
             return
-        if group.count > 1:
-            heading.insert(1, f"{group.count} processes, each with a share of every batch")
+        if group.world_size > 1:
+            heading.insert(1, f"{group.world_size} processes, each with a share of every batch")
         try:
-            with display(shown, heading, kind, _utilisations(plan, chosen, group.count)) as watch:
+            with display(shown, heading, kind, _utilisations(plan, chosen, group.world_size)) as watch:
                 result = run.train(loaded, folder, **told, watch=watch, processes=group)
         except RunStopped as stopped:
             say(f"stopped by {stopped}; with --resume it goes on in {folder}")
@@ -142,7 +142,7 @@ def _precision(planned: "StagePlan") -> str:
 
 def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
     from ulzoo.registry.cost.plan import count_images
-    from ulzoo.runtime.devices import memory_of
+    from ulzoo.runtime.devices import device_memory
 
     try:
         images, missing = count_images(spec), ""
@@ -173,7 +173,7 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
         f"memory of tensors{many and ', each'}, about", *(scaled(planned.memory_bytes, "B") for planned in plan.stages)
     )
     largest = (f"{planned.largest_batch:,}" for planned in plan.stages)
-    table.add_row(f"largest batch in {scaled(memory_of(device), 'B')}{many and ' each'}, about", *largest)
+    table.add_row(f"largest batch in {scaled(device_memory(device), 'B')}{many and ' each'}, about", *largest)
     table.add_row("precision", *(_precision(planned) for planned in plan.stages))
     shown.print(table)
     shown.print()

@@ -10,7 +10,7 @@ from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.runtime.devices import has_bf16, memory_of
+from ulzoo.runtime.devices import device_memory, has_bf16
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
 
@@ -64,7 +64,7 @@ class StagePlan:
     @property
     def largest_batch(self) -> int:
         """The largest batch that fits into the device's memory in as many parts, by the estimate; 0 if none does."""
-        room = int(ROOM * memory_of(self.device))
+        room = int(ROOM * device_memory(self.device))
         return self.parts * self.memory.most_examples(room, self.shards, self.keeps_gradients)
 
 
@@ -95,7 +95,7 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
     for name in spec.asked_stages(stage):
         config: configs.StageConfig = getattr(spec.train, name)
         try:
-            ProcessGroup(count=processes).share(config.batch_size, config.accumulate)
+            ProcessGroup(world_size=processes).local_batch_size(config.batch_size, config.accumulate)
         except ValueError as error:
             raise spec.error(f"train.{name}.batch_size", str(error)) from None
         planned.append(

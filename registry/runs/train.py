@@ -123,10 +123,12 @@ def train(
     assert not (resume and fresh)
     watch = watch or TrainingCallback()
     stages, order = spec.asked_stages(stage), spec.stages
-    found = processes.run_on_all_ranks(lambda: _found(folder, spec, stages, resume, fresh) if processes.main else None)
-    done: Checkpoint | None = processes.gather(found)[0]
+    found = processes.run_on_all_ranks(
+        lambda: _found(folder, spec, stages, resume, fresh) if processes.is_main else None
+    )
+    done: Checkpoint | None = processes.all_gather(found)[0]
     model, sources, held_out = processes.run_on_all_ranks(lambda: _start(spec, stages, done, device, processes))
-    if processes.main:
+    if processes.is_main:
         if fresh:
             _clear(folder)
         write_text(folder / "spec.yaml", spec.to_yaml())
@@ -141,7 +143,7 @@ def train(
             continue
         config: configs.StageConfig = getattr(spec.train, name)
         source = sources[stage_data(spec, name)[1]]
-        options: dict[str, Any] = {"tensorboard": spec.train.tensorboard, "profile": profile and processes.main}
+        options: dict[str, Any] = {"tensorboard": spec.train.tensorboard, "profile": profile and processes.is_main}
         options |= {"on_step": watch.step, "processes": processes, "parallel": spec.train.parallel}
         trainer = Trainer(model, name, config, source, folder, identity, **options)
         if done and done.stage == name:
@@ -151,10 +153,10 @@ def train(
         if trainer.sharded:
             weights, model = trainer.weights(), compile_model(spec, device, pretrained=False)
             model.load_state_dict(weights)
-        if processes.main:
+        if processes.is_main:
             _draw(model, held_out, folder / "samples", name)
         processes.wait_for_main()
-    if not processes.main:
+    if not processes.is_main:
         return None
     leave_untrained(model, order[: order.index(stages[-1]) + 1])
     video = model.contract.video
@@ -181,7 +183,7 @@ def _start(
         except ValueError as error:
             raise spec.error(f"train.{name}.optimizer", str(error)) from None
         try:
-            processes.share(config.batch_size, config.accumulate)
+            processes.local_batch_size(config.batch_size, config.accumulate)
         except ValueError as error:
             raise spec.error(f"train.{name}.batch_size", str(error)) from None
     if spec.train.tensorboard and not find_spec("tensorboard"):

@@ -93,8 +93,8 @@ def test_shares_are_those_of_the_whole_batch(tiny):
 )
 def test_a_batch_that_cannot_be_shared_names_those_that_can(count, batch_size, accumulate, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
-        ProcessGroup(0, count).share(batch_size, accumulate)
-    assert ProcessGroup(1, 4).share(32, 2) == 8
+        ProcessGroup(0, count).local_batch_size(batch_size, accumulate)
+    assert ProcessGroup(1, 4).local_batch_size(32, 2) == 8
 
 
 @pytest.mark.slow

@@ -114,7 +114,7 @@ def image_distances(
     """
     if statistics and all_distances:
         raise ValueError("kernel distance, precision and recall need the reference's images, not their statistics")
-    if processes.count > 1 and (all_distances or save_samples):
+    if processes.world_size > 1 and (all_distances or save_samples):
         raise ValueError("all features, or samples in a file, are gathered by one process: start it without torchrun")
     imported = read_statistics(statistics, features.dimension) if statistics else None
     count = min(limit or len(source), len(source))
@@ -131,7 +131,7 @@ def image_distances(
     told: dict[str, Any] = {"data": data, "batch_size": batch_size, "unfinished": unfinished, "processes": processes}
     kept: dict[str, Any] = {"data": data, "keep_features": all_distances}
     own: Reference | None = None
-    if processes.main:
+    if processes.is_main:
         own = reference_statistics(source, features, **kept, split=split, limit=limit, on_image=counted(count))
     results = reconstruction_distance(
         model, source, features, own, **told, split=split, limit=limit, decoder_steps=decoder_steps, seed=seed,
@@ -139,7 +139,7 @@ def image_distances(
     )  # fmt: skip
     figures, protocol = results["figures"], {"reconstructions": results["protocol"]}
     if samples is not None and reference is not None:
-        if processes.main:
+        if processes.is_main:
             own = imported or reference_statistics(
                 reference, features, **kept, split=reference_split, on_image=counted(referred)
             )

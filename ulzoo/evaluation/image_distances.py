@@ -60,15 +60,15 @@ class Collected:
         self, folder: Path | None, model: UnifiedLatents, protocol: Protocol, processes: ProcessGroup
     ) -> Unfinished:
         """What this process gathered before, if an evaluation by this protocol was stopped."""
-        told = {**protocol, "process": [processes.rank, processes.count]} if processes.count > 1 else protocol
+        told = {**protocol, "process": [processes.rank, processes.world_size]} if processes.world_size > 1 else protocol
         known = None if folder is None or self.keep else place(folder, model, told)
         return Unfinished(known, self.statistics)
 
     def collect(self, processes: ProcessGroup) -> None:
         """Bring together what every process gathered."""
-        if processes.count > 1:
+        if processes.world_size > 1:
             assert not self.keep
-            states = processes.gather(self.statistics.state())
+            states = processes.all_gather(self.statistics.state())
             self.statistics = FeatureStatistics(self.network.dimension)
             for state in states:
                 self.statistics.merge(*state)
@@ -178,7 +178,7 @@ def reconstruction_distance(
     start = 0
     for number, batch in enumerate(in_order(source, batch_size, limit)):
         left_out |= batch["left_out"]
-        if batch["images"] > progress.done and number % processes.count == processes.rank:
+        if batch["images"] > progress.done and number % processes.world_size == processes.rank:
             generator = torch.Generator(model.device).manual_seed(derive_seed(seed, "reconstructions", start))
             x, text = batch["x"].to(model.device), batch["text"] and batch["text"].to(model.device)
             made.add(model.reconstruct(x, decoder_steps, generator, batch["label"].to(model.device), text=text))
@@ -239,7 +239,7 @@ def sample_distance(
         ValueError: a model without what samples, or fewer than two samples.
     """
     contract = model.contract
-    assert not contract.video and not (keep and (unfinished or processes.count > 1))
+    assert not contract.video and not (keep and (unfinished or processes.world_size > 1))
     network = model.prior if contract.single_stage else model.base
     if network is None:
         raise ValueError("this model has no base: its second stage was not trained")
@@ -272,7 +272,7 @@ def sample_distance(
         dtype="float32",
     )
     progress = made.progress(unfinished, model, protocol, processes)
-    for start in range(processes.rank * batch_size, samples, batch_size * processes.count):
+    for start in range(processes.rank * batch_size, samples, batch_size * processes.world_size):
         if start < progress.done:
             continue
         count = min(batch_size, samples - start)

@@ -1,1 +1,1 @@
-"""The machine a program runs on: processes, devices, derived seeds."""
+"""The machine that a program runs on: its devices, the processes that work together, and seeds."""

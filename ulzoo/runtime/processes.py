@@ -1,7 +1,7 @@
-"""The processes that train one model together, as torchrun started them, and what they tell each other.
+"""The processes that torchrun started to work on one model together, and how they communicate.
 
-torchrun gives each its place in the environment: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT. A process
-alone is a group of one, which tells nobody anything.
+torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT in the environment of every process. A process
+started without torchrun is a group of one, for which all communication is a no-op.
 """
 
 import os
@@ -9,175 +9,197 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
-Found = TypeVar("Found")
-DAYS = timedelta(days=30)  # for what only one process works on, such as measuring: torchrun ends all when that one dies
+T = TypeVar("T")
+MAIN_TIMEOUT = timedelta(
+    days=30
+)  # for work of the main process alone, such as evaluation; torchrun ends all if it dies
 
 
 class ProcessGroup:
-    """A group of processes, one for each device.
+    """A group of processes, one per device.
 
     Attributes:
-        rank: this one's number.
-        count: how many there are.
+        rank: the number of this process, from 0.
+        world_size: the number of processes.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1) -> None:
-        self.rank, self.count = rank, count
-        self._waited = 0
+    def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        self.rank, self.world_size = rank, world_size
+        self._waits = 0
 
     @property
-    def main(self) -> bool:
-        """Whether this one writes, measures and speaks for all."""
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files, evaluates and prints."""
         return self.rank == 0
 
-    def share(self, batch_size: int, accumulate: int = 1) -> int:
-        """This process's part of a batch.
+    def local_batch_size(self, batch_size: int, accumulate: int = 1) -> int:
+        """The number of examples of a global batch that each process computes.
 
         Raises:
-            ValueError: it cannot be shared out evenly, in as many parts as are accumulated; with the nearest that can.
+            ValueError: the batch does not divide evenly among the processes and accumulated parts; suggests the nearest
+                sizes that do.
         """
-        parts = self.count * accumulate
+        parts = self.world_size * accumulate
         if batch_size % parts:
             lower = batch_size // parts * parts
             near = f"{lower} or {lower + parts}" if lower else f"{parts}"
             each = f" of {accumulate} accumulated parts each" if accumulate > 1 else ""
-            raise ValueError(f"{batch_size} cannot be shared by {self.count} processes{each}; {near} can")
-        return batch_size // self.count
+            raise ValueError(f"{batch_size} cannot be shared by {self.world_size} processes{each}; {near} can")
+        return batch_size // self.world_size
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The mean of all processes' values, elementwise."""
-        if self.count > 1:
+        """The elementwise mean over all processes; `values` is overwritten."""
+        if self.world_size > 1:
             dist.all_reduce(values)
-            values = values / self.count
+            values = values / self.world_size
         return values
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every process's value, by rank; small ones, for which nobody waits in a step."""
-        if self.count == 1:
+    def all_gather(self, value: Any) -> list[Any]:
+        """The values of all processes by rank. It blocks: meant for small objects, not for every training step."""
+        if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value)
-        return found
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
-    def run_on_all_ranks(self, attempt: Callable[[], Found]) -> Found:
-        """What `attempt` gives; where it fails for one process it fails for all, and one of them says so.
+    def run_on_all_ranks(self, function: Callable[[], T]) -> T:
+        """Call `function` in every process and return its result; if one process fails, all do, and one reports it.
 
-        The first process goes ahead, the others follow: what they share on a disk is prepared once.
+        The main process runs first and the others follow, so that files they share are prepared once.
 
         Raises:
-            ValueError: the first process's, or that of another one with its rank.
-            SystemExit: with status 2, in the processes that say nothing.
+            ValueError: in the main process: its own error, or that of another process with its rank.
+            SystemExit: with status 2, in all other processes.
         """
-        found: Any = None
+        result: Any = None
         error: ValueError | None = None
-        for turn in (True, False):
-            if self.main is turn:
+        for main_runs in (True, False):
+            if self.is_main is main_runs:
                 try:
-                    found = attempt()
+                    result = function()
                 except ValueError as caught:
                     error = caught
-            if self.count > 1 and turn:
+            if self.world_size > 1 and main_runs:
                 self.wait_for_main()
-        errors = [(rank, text) for rank, text in enumerate(self.gather(error and str(error))) if text is not None]
+        errors = [(rank, text) for rank, text in enumerate(self.all_gather(error and str(error))) if text is not None]
         if not errors:
-            return found
-        if not self.main:
+            return result
+        if not self.is_main:
             raise SystemExit(2)
         if error:
             raise error
         rank, text = errors[0]
-        raise ValueError(f"process {rank} of {self.count}: {text}")
+        raise ValueError(f"process {rank} of {self.world_size}: {text}")
 
     @cached_property
-    def side_group(self) -> dist.ProcessGroup | None:
-        """The same processes again, over their CPUs, for what goes on beside the training; all must ask."""
-        return cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if self.count > 1 else None
+    def cpu_group(self) -> dist.ProcessGroup | None:
+        """A second group of the same processes over gloo, for communication in the background of training.
+
+        None for a single process. Creating it is a collective operation: every process must access it.
+        """
+        return cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if self.world_size > 1 else None
 
     def wait_for_main(self) -> None:
-        """Until the first process has come here too, however long it takes."""
-        if self.count == 1:
+        """Block until the main process has made the same call, however long that takes."""
+        if self.world_size == 1:
             return
-        self._waited += 1
-        store, key = dist.distributed_c10d._get_default_store(), f"ulzoo/{self._waited}"
-        if self.main:
+        self._waits += 1
+        store, key = dist.distributed_c10d._get_default_store(), f"ulzoo/{self._waits}"
+        if self.is_main:
             store.set(key, "1")
         else:
-            store.wait([key], DAYS)
+            store.wait([key], MAIN_TIMEOUT)
 
 
 SINGLE_PROCESS = ProcessGroup()
 
 
-def launched() -> tuple[int, int, int] | None:
-    """(rank, count, local rank) that torchrun gave, if it started this process."""
+class TorchrunRanks(NamedTuple):
+    """The place of a process among those that torchrun started on all machines."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+
+
+def torchrun_ranks() -> TorchrunRanks | None:
+    """The ranks in the environment; None if this process was not started by torchrun."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
-    return tuple(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))  # type: ignore[return-value]
+    return TorchrunRanks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
-def local_process_rank() -> int:
-    """This process's number among those that torchrun started."""
-    place = launched()
-    return place[0] if place else 0
+def launched_rank() -> int:
+    """The rank that torchrun assigned to this process, known before the group exists; else 0."""
+    ranks = torchrun_ranks()
+    return ranks.rank if ranks else 0
 
 
-def process_count() -> int:
-    """How many processes train together."""
-    place = launched()
-    return place[1] if place else 1
+def launched_world_size() -> int:
+    """The number of processes that torchrun started, known before the group exists; else 1."""
+    ranks = torchrun_ranks()
+    return ranks.world_size if ranks else 1
 
 
-def restarted() -> bool:
-    """Whether torchrun started this process anew after one of the group died."""
+def was_restarted() -> bool:
+    """Whether torchrun restarted this process after a process of the group died."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def local_device(device: torch.device) -> torch.device:
+    """The device of this process: under torchrun the GPU of its local rank, unless `device` has a number.
+
+    Raises:
+        ValueError: the machine has fewer GPUs than processes.
+    """
+    ranks = torchrun_ranks()
+    if ranks is None or device.type != "cuda" or device.index is not None:
+        return device
+    if ranks.local_rank >= (count := torch.cuda.device_count()):
+        raise ValueError(f"process {ranks.local_rank} of this machine has no GPU of its own: there are {count}")
+    return torch.device("cuda", ranks.local_rank)
 
 
 @contextmanager
 def process_group(device: torch.device, timeout_minutes: float) -> Iterator[ProcessGroup]:
-    """The group that this process belongs to, for as long as the context lasts.
+    """Join the group that torchrun started, and leave it at the end of the context.
 
     Args:
-        device: of this process.
-        timeout_minutes: how long to wait for another process within a step before giving up.
+        device: the device of this process.
+        timeout_minutes: how long a collective operation waits for another process before it fails.
     """
-    place = launched()
-    if place is None or place[1] == 1:
+    ranks = torchrun_ranks()
+    if ranks is None or ranks.world_size == 1:
         yield SINGLE_PROCESS
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    rank, count, _ = place
-    backend, timeout = ("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"), timedelta(minutes=timeout_minutes)
-    dist.init_process_group(backend, store=_meeting(timeout), rank=rank, world_size=count, timeout=timeout)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=_rendezvous(timeout := timedelta(minutes=timeout_minutes)),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=timeout,
+    )
     try:
-        yield ProcessGroup(rank, count)
+        yield ProcessGroup(ranks.rank, ranks.world_size)
     finally:
         dist.destroy_process_group()
 
 
-def _meeting(timeout: timedelta) -> dist.Store:
-    """Where the processes find each other's addresses.
+def _rendezvous(timeout: timedelta) -> dist.Store:
+    """The store in which the processes find each other's addresses.
 
-    torchrun's store outlives a restart, and with it the addresses of processes that are gone: each attempt has names of
-    its own. Agents of several machines count attempts differently: there `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` has
-    torchrun begin a new store.
+    torchrun's store outlives a restart and still holds the addresses of dead processes, so every attempt uses its own
+    prefix. On several machines, whose agents count attempts differently, `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1` makes
+    torchrun create a new store for each attempt.
     """
     store, *_ = next(dist.rendezvous("env://", timeout=timeout))
     if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
         store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     return store
-
-
-def local_device(chosen: torch.device) -> torch.device:
-    """The device of this process: under torchrun the GPU of its local rank, unless one was asked for by number."""
-    place = launched()
-    if place is None or chosen.type != "cuda" or chosen.index is not None:
-        return chosen
-    if place[2] >= (there := torch.cuda.device_count()):
-        raise ValueError(f"process {place[2]} of this machine has no GPU of its own: there are {there}")
-    return torch.device("cuda", place[2])

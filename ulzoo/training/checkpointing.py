@@ -255,7 +255,7 @@ class AsyncCheckpointer:
 
     def __init__(self, checkpoints: CheckpointManager, processes: ProcessGroup):
         self.checkpoints, self.processes = checkpoints, processes
-        self.group = processes.side_group
+        self.group = processes.cpu_group
         self.thread = ThreadPoolExecutor(1, "checkpoint")
         self.writing: tuple[int, Future] | None = None
 
@@ -282,7 +282,7 @@ class AsyncCheckpointer:
         except OSError as error:
             if must:
                 raise
-            if self.processes.main:
+            if self.processes.is_main:
                 why = error.strerror or error
                 message = f"step {step}: no checkpoint was written ({why}); the last one is kept"
                 warnings.warn(message, stacklevel=2)

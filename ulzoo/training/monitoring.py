@@ -145,7 +145,7 @@ class StepMetrics:
                 continue
             mine = [value for term, value in self.own.items() if term != "grad_norm"]
             blame = [] if all(value.isfinite() for value in mine) else self.keys
-            keys = [key for found in processes.gather(blame) for key in found] or self.keys
+            keys = [key for found in processes.all_gather(blame) for key in found] or self.keys
             shown = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
             raise NonFiniteLoss(
                 f"stage {self.stage}, step {self.step}: {name} is {values[name]} on the images {shown}; "

@@ -30,7 +30,7 @@ BLOCKS = (Block, ResBlock)
 
 def replicated(loss: nn.Module, processes: ProcessGroup) -> nn.Module:
     """The module, whose backward pass on many processes averages the gradients of all."""
-    if processes.count == 1:
+    if processes.world_size == 1:
         return loss
     return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
 
@@ -46,7 +46,7 @@ def shard(networks: nn.ModuleDict, processes: ProcessGroup, device: torch.device
     Args:
         bf16: gather parameters in bfloat16; gradients are averaged in float32 all the same.
     """
-    mesh = init_device_mesh(device.type, (processes.count,))
+    mesh = init_device_mesh(device.type, (processes.world_size,))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     keys = {"mesh": mesh, "mp_policy": policy} if bf16 else {"mesh": mesh}
     for network in called(networks):

@@ -81,14 +81,14 @@ class Trainer:
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.identity, self.tensorboard, self.on_step = folder, identity, tensorboard, on_step
         self.profile = profile
-        self.processes, self.share = processes, processes.share(config.batch_size, config.accumulate)
+        self.processes, self.share = processes, processes.local_batch_size(config.batch_size, config.accumulate)
         model.prepare(stage)
         self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
         if parallel and parallel.checkpoint_activations:
             checkpoint_activations(self.networks)
         self.ema = build_ema(self.networks, config)
         self.loss: nn.Module = StepLoss(model, stage, source.encoded)
-        self.sharded = processes.count > 1 and parallel is not None and parallel.kind == "fsdp"
+        self.sharded = processes.world_size > 1 and parallel is not None and parallel.kind == "fsdp"
         if self.sharded:
             for networks in (self.networks, cast(nn.ModuleDict, self.ema.module)):
                 shard(networks, processes, model.device, config.precision == "bf16")
@@ -104,7 +104,7 @@ class Trainer:
     def resume(self, checkpoint: Checkpoint) -> None:
         """Take weights, averages, optimizer state and step from a checkpoint of this stage."""
         assert checkpoint.stage == self.stage
-        group = self.processes.side_group
+        group = self.processes.cpu_group
         checkpoint.fill("model.", self.model.state_dict(), group)
         checkpoint.fill("ema.", self.ema.module.state_dict(), group)
         moments = blank_state(self.optimizer, checkpoint.sizes("optimizer."))
@@ -129,7 +129,7 @@ class Trainer:
         profiling: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
         if self.profile:
             profiling = profiled(self.folder / "profile", self.stage, self.model.device)
-        with Metrics(self.folder, self.stage, self.step, self.tensorboard, self.processes.main) as metrics:
+        with Metrics(self.folder, self.stage, self.step, self.tensorboard, self.processes.is_main) as metrics:
             if self.step < self.config.steps:
                 checkpoints = CheckpointManager(self.folder / "checkpoints", self.config.milestone_every)
                 with (
@@ -159,7 +159,7 @@ class Trainer:
             start=start,
             workers=config.workers,
             rank=processes.rank,
-            ranks=processes.count,
+            ranks=processes.world_size,
         )
         row_started, row_start, waited = time.perf_counter(), self.step, 0.0
         launched: deque[StepMetrics] = deque()  # of the steps that may still be computing
@@ -191,7 +191,7 @@ class Trainer:
                 saver.wait(must=True)
             self.on_step(self.step, row)
             if stopped:
-                raise RunStopped(max(processes.gather(signals.received)), f"{self.stage} step {self.step}")
+                raise RunStopped(max(processes.all_gather(signals.received)), f"{self.stage} step {self.step}")
 
     def _read(self, terms: StepMetrics) -> bool:
         """Add the terms of a step to the window; whether a process wishes to stop."""
@@ -260,9 +260,9 @@ class Trainer:
             "images_per_second": images_per_second,
             "data_wait": data_wait,
         }
-        for found in self.processes.gather(self.left_out.found):
+        for found in self.processes.all_gather(self.left_out.found):
             self.left_out.add(found)
-        if left_out := self.left_out.write(self.processes.main):
+        if left_out := self.left_out.write(self.processes.is_main):
             row["left_out"] = left_out
         self._warn_of_collapse(row)
         return row

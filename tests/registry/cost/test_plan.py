@@ -27,20 +27,20 @@ def test_processes_share_the_batch_and_with_fsdp_the_weights(kind, shards, tiny)
 
 def test_the_largest_batch_is_the_last_that_fits(tiny, monkeypatch):
     planned = plan_training(tiny("train.latents.accumulate=2"), "latents", CPU).stages[0]
-    monkeypatch.setattr(plan, "memory_of", lambda _: 50_000_000)
+    monkeypatch.setattr(plan, "device_memory", lambda _: 50_000_000)
     largest = planned.largest_batch
     assert largest % 2 == 0
     peaks = [planned.memory.peak(examples, keeps_gradients=True) for examples in (largest // 2, largest // 2 + 1)]
     assert peaks[0] <= plan.ROOM * 50_000_000 < peaks[1]
-    monkeypatch.setattr(plan, "memory_of", lambda _: 100)
+    monkeypatch.setattr(plan, "device_memory", lambda _: 100)
     assert planned.largest_batch == 0
 
 
 def test_memory_of_the_processor_is_what_a_container_may_have(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "CGROUP", tmp_path / "none")
-    whole = device.memory_of(CPU)
+    whole = device.device_memory(CPU)
     assert whole > 1 << 28
     for limit, expected in {"max\n": whole, "1000000\n": 1_000_000}.items():
         monkeypatch.setattr(device, "CGROUP", tmp_path / "memory.max")
         (tmp_path / "memory.max").write_text(limit)
-        assert device.memory_of(CPU) == expected
+        assert device.device_memory(CPU) == expected
