@@ -38,7 +38,7 @@ def prediction(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def linear_denoiser() -> Callable[[str, Callable[[Tensor], Tensor]], Denoiser]:
-    """(prediction, gain) -> the denoiser x̂ = gain(λ) x_t, told in the given parametrisation."""
+    """(prediction, gain) -> the denoiser x̂ = gain(λ) x_t, in the given parametrisation."""
 
     def make(prediction: str, gain: Callable[[Tensor], Tensor]) -> Denoiser:
         def denoiser(x_t: Tensor, logsnr: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def mean_loss(
     generator, total = torch.Generator().manual_seed(0), 0.0
     for _ in range(calls):
         x = s * torch.randn(4096, 64, generator=generator)
-        nats = diffusion.loss(denoiser, x, weighting, generator)
+        nats = diffusion.loss(denoiser, x, weighting=weighting, generator=generator)
         total += (nats + diffusion.terminal_kl(x) if terminal else nats).mean().item()
     return total / calls / 64
 
@@ -124,7 +124,7 @@ def test_weighted_loss_of_the_gaussian_denoiser(gaussian_denoiser: MakeDenoiser,
 
 @pytest.mark.parametrize("weighting", [None, SigmoidWeighting(bias=1.0, loss_factor=2.0)])
 def test_parametrisations_agree_draw_by_draw(make_schedule: MakeSchedule, weighting: Weighting | None) -> None:
-    """One nonlinear denoiser told as x̂, ε̂ and v̂ has one loss, example by example, and it is positive."""
+    """A nonlinear denoiser has the same positive loss as x̂, ε̂ and v̂, example by example."""
     x = torch.randn(64, 3, 4, 4, generator=torch.Generator().manual_seed(1))
 
     def x_hat(x_t: Tensor, logsnr: Tensor) -> Tensor:
@@ -140,7 +140,9 @@ def test_parametrisations_agree_draw_by_draw(make_schedule: MakeSchedule, weight
 
     schedule = make_schedule(-9.0, 7.0)
     losses = [
-        GaussianDiffusion(schedule, name).loss(denoiser, x, weighting, torch.Generator().manual_seed(2))  # type: ignore[arg-type]
+        GaussianDiffusion(schedule, name).loss(
+            denoiser, x, weighting=weighting, generator=torch.Generator().manual_seed(2)
+        )  # type: ignore[arg-type]
         for name, denoiser in (("x", x_hat), ("eps", eps), ("v", v))
     ]
     assert losses[0].shape == (64,) and (losses[0] > 0).all()
@@ -153,7 +155,9 @@ def test_loss_factor_scales_the_loss_and_elbo_is_the_default() -> None:
     diffusion = GaussianDiffusion(CosineSchedule(), "eps")
 
     def nats(weighting: Weighting | None) -> Tensor:
-        return diffusion.loss(lambda x_t, _: 0.1 * x_t, x, weighting, torch.Generator().manual_seed(3))
+        return diffusion.loss(
+            lambda x_t, _: 0.1 * x_t, x, weighting=weighting, generator=torch.Generator().manual_seed(3)
+        )
 
     torch.testing.assert_close(nats(SigmoidWeighting(loss_factor=2.5)), 2.5 * nats(SigmoidWeighting()))
     assert torch.equal(nats(None), nats(ElboWeighting()))

@@ -51,7 +51,7 @@ def test_where_it_does_not_the_conditional_network_samples_alone(guidance: Guida
 
 
 def test_samples_are_guided_within_the_interval() -> None:
-    """As by a denoiser that is told the levels: the conditional one outside, the guided one inside."""
+    """Equal to a denoiser that switches by level: conditional outside the interval, guided inside."""
     asked = []
 
     def seen(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +71,7 @@ def test_samples_are_guided_within_the_interval() -> None:
 
 
 def test_guiding_means_the_same_in_every_parametrisation() -> None:
-    def told_as(prediction: str, scale: float) -> Tensor:
+    def predicted_as(prediction: str, scale: float) -> Tensor:
         alpha, sigma = (expand_like(torch.sigmoid(sign * LOGSNR).sqrt(), X_T) for sign in (1, -1))
 
         def translate(x_hat: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ def test_guiding_means_the_same_in_every_parametrisation() -> None:
         return GaussianDiffusion(CosineSchedule(), prediction).to_x(guidance(X_T, LOGSNR), X_T, LOGSNR)  # type: ignore[arg-type]
 
     for prediction in ("eps", "v"):
-        torch.testing.assert_close(told_as(prediction, 2.5), told_as("x", 2.5), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(predicted_as(prediction, 2.5), predicted_as("x", 2.5), rtol=1e-3, atol=1e-4)
 
 
 def test_refuses_an_interval_that_falls() -> None:

@@ -20,8 +20,8 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws():
             low_discrepancy_times(len(part), noise),
         ]
 
-    whole, parts = drawn(0, 6), zip(*(drawn(*ends) for ends in ((0, 1), (1, 4), (4, 6))), strict=True)
-    for value, part in zip(whole, parts, strict=True):
+    batch, parts = drawn(0, 6), zip(*(drawn(*ends) for ends in ((0, 1), (1, 4), (4, 6))), strict=True)
+    for value, part in zip(batch, parts, strict=True):
         assert torch.equal(value, torch.cat(part))
         assert len(value.flatten().unique()) == value.numel()
-    assert torch.equal((whole[0] * 6).floor().sort().values, torch.arange(6.0))  # one in each stratum of the batch
+    assert torch.equal((batch[0] * 6).floor().sort().values, torch.arange(6.0))  # one in each stratum of the batch

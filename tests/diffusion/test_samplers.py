@@ -85,7 +85,7 @@ def spread(gaussian_denoiser: MakeDenoiser, monkeypatch, sampler: str, logsnrs: 
     def impulse(x: Tensor, _: object) -> Tensor:
         return torch.nn.functional.one_hot(torch.tensor(next(number)), rows).to(x)[:, None]
 
-    monkeypatch.setattr(samplers, "randn_like", impulse)
+    monkeypatch.setattr(samplers, "_noise_like", impulse)
     denoiser, x_1 = gaussian_denoiser("x", s), torch.zeros(rows, 1, dtype=torch.float64)
     x_1[0] = math.sqrt(variance(s, logsnrs[0].item()))
     x_0 = SAMPLERS[sampler](lambda x, t: denoiser(x, t.expand(rows)), x_1, logsnrs.double(), None)
@@ -107,8 +107,8 @@ def test_second_order_is_closer_with_noise_too(
 def test_order_of_convergence_with_noise(gaussian_denoiser: MakeDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule, errors = CosineSchedule(logsnr_max=5.0), []
     for steps in (128, 256):
-        found = spread(gaussian_denoiser, monkeypatch, "dpmpp_2m_sde", even_roots(schedule, steps), 0.3)
-        errors.append(abs(found / variance(0.3, 5.0) - 1))
+        measured = spread(gaussian_denoiser, monkeypatch, "dpmpp_2m_sde", even_roots(schedule, steps), 0.3)
+        errors.append(abs(measured / variance(0.3, 5.0) - 1))
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2, abs=0.3)
 
 

@@ -72,18 +72,19 @@ class GaussianDiffusion:
         self,
         denoiser: Denoiser,
         x: Tensor,
+        *,
         weighting: Weighting | None = None,
         generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
     ) -> Tensor:
-        """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (Eq. 4; L_z lacks its terminal KL).
+        """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (Eq. 4), without the terminal KL of L_z.
 
         Args:
             denoiser: (x_t, logsnr (B,)) -> prediction, of the shape of `x`.
-            x: clean data, (B, ...); gradients reach it both through x_t and through the target.
+            x: clean data, (B, ...); the gradient reaches it through x_t and through the target.
             weighting: w(λ); the ELBO's w = 1 if None.
             generator: source of t and ε, on the device of `x`.
-            logsnr_max: (B,), where each example's process begins; λ(0) for all if None.
+            logsnr_max: (B,), the log-SNR at which the process of each example begins; λ(0) if None.
 
         Returns:
             nats per example, summed over dimensions, (B,).
@@ -102,7 +103,7 @@ class GaussianDiffusion:
         return -self.schedule.dlogsnr_dt(t) * span * weight / 2 * error  # (B,)
 
     def terminal_kl(self, x: Tensor) -> Tensor:
-        """KL(N(α_1 x, σ_1² I) ‖ N(0, I)) in nats per example, (B,): what is still visible of x at t = 1."""
+        """KL(N(α_1 x, σ_1² I) ‖ N(0, I)) in nats per example, (B,): the information about x that is left at t = 1."""
         return normal_kl(x, self.schedule.logsnr_min)
 
     @torch.no_grad()
@@ -116,16 +117,16 @@ class GaussianDiffusion:
         device: torch.device | str | None = None,
         guidance: Guidance | None = None,
     ) -> Tensor:
-        """Run the process backwards from x_1 ~ N(0, I); log-SNRs stay on the host, so no step waits for the device.
+        """Run the process backwards from x_1 ~ N(0, I). Log-SNRs stay on the host, so no step waits for the device.
 
         Args:
             denoiser: (x_t, logsnr (B,)) -> prediction.
             shape: (B, ...) of the sample.
             steps: network evaluations.
-            sampler: "ddpm" (ancestral), "ddim" (deterministic), or of second order, with steps of its own: "dpmpp_2m"
-                (deterministic), "dpmpp_2m_sde" (stochastic).
+            sampler: "ddpm" (ancestral) or "ddim" (deterministic), of first order; "dpmpp_2m" (deterministic) or
+                "dpmpp_2m_sde" (stochastic), of second order with a log-SNR grid of their own.
             generator: source of x_1 and of the ancestral noise, on `device`.
-            guidance: predicts in the denoiser's place at the levels to which it applies.
+            guidance: replaces the denoiser at the levels where it applies.
 
         Returns:
             x_0 at log-SNR λ(0): signal and the noise that belongs there, (B, ...).

@@ -1,4 +1,4 @@
-"""The variance-preserving noise of one level: α, σ from a log-SNR, and ε; and where random numbers come from."""
+"""Sources of times t and noise ε: one generator for a whole batch, or one per example."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 class ExampleNoise:
-    """Random numbers that belong to examples: the same in whatever part of a batch, and on whatever process, they are.
+    """One random stream per example, so that its t and ε do not depend on how a batch is split over parts and ranks.
 
     Args:
-        seeds: of each example of this part.
-        shared: seed of what the whole batch has in common.
-        position: of the part's first example in the whole batch.
-        total: examples of the whole batch.
-        device: of what is drawn.
+        seeds: one per example of this part of the batch.
+        shared: seed of the numbers that the whole batch has in common.
+        position: index of the part's first example in the whole batch.
+        total: number of examples in the whole batch.
+        device: device of the random numbers.
     """
 
     def __init__(
@@ -31,34 +31,34 @@ class ExampleNoise:
 
 
 Noise = torch.Generator | ExampleNoise
-"""Where a loss draws its times and noise from."""
+"""What a loss draws its times and noise from."""
 
 
 def rand(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-    """A number in [0, 1) for each of n examples, (n,)."""
+    """One uniform number in [0, 1) per example, (n,)."""
     if not isinstance(generator, ExampleNoise):
         return torch.rand(n, generator=generator, device=device)
     assert n == len(generator.examples)
-    found = torch.empty(n, device=device)
-    for value, stream in zip(found, generator.examples, strict=True):
-        value.uniform_(generator=stream)
-    return found
+    numbers = torch.empty(n, device=device)  # (n,)
+    for number, stream in zip(numbers, generator.examples, strict=True):
+        number.uniform_(generator=stream)
+    return numbers
 
 
 def randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
     """Standard normal noise of the shape, dtype and device of `x`, (B, ...)."""
-    if isinstance(generator, ExampleNoise):
-        found = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-        for example, stream in zip(found, generator.examples, strict=True):
-            example.normal_(generator=stream)
-        return found
-    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    if not isinstance(generator, ExampleNoise):
+        return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    noise = torch.empty(x.shape, dtype=x.dtype, device=x.device)  # (B, ...)
+    for example, stream in zip(noise, generator.examples, strict=True):
+        example.normal_(generator=stream)
+    return noise
 
 
 def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-    """n times in [0, 1), each uniform, together one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
+    """n times, (n,), each uniform on [0, 1) and one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
 
-    Of a part of a batch (`ExampleNoise`) they are those of its examples in the whole batch.
+    For one part of a batch (`ExampleNoise`), the strata are those of its examples in the whole batch.
     """
     if isinstance(generator, ExampleNoise):
         assert n == len(generator.examples)

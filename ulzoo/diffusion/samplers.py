@@ -1,6 +1,7 @@
 """Samplers: from x_1 at the first log-SNR of a rising grid to x_0 at its last, given a denoiser that returns x̂.
 
-Each ends *at* the last log-SNR, noise included: the latent z_0 is what the decoder was trained on, not a final ẑ.
+Every sampler ends *at* the last log-SNR, noise included: the decoder was trained on the noisy latent z_0, not on a
+final ẑ. Classifier-free guidance is a denoiser that combines two predictions.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion.noise import randn_like
 from ulzoo.diffusion.schedules import Schedule, alpha_sigma
 
 DenoiseToX = Callable[[Tensor, Tensor], Tensor]  # (x_t, logsnr ()) -> x̂
+
+
+def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
 
 
 def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -24,7 +28,7 @@ def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Gener
         x_hat = denoise(x, t)
         c = -torch.expm1(t - s)  # 1 - e^{λ_t - λ_s}
         mean = alpha_s * (x * (1 - c) / alpha_t + c * x_hat)
-        x = mean + (c.sqrt() * sigma_s) * randn_like(x, generator)
+        x = mean + (c.sqrt() * sigma_s) * _noise_like(x, generator)
     return x
 
 
@@ -53,7 +57,7 @@ def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.G
 def dpmpp_2m_sde(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """SDE-DPM-Solver++(2M) (arXiv 2211.01095, App. B): DDPM's step with x̂ extrapolated from the last two evaluations.
 
-    The noise that each step adds wears off the errors of those before it.
+    The fresh noise of every step reduces the errors of the steps before it.
     """
     extrapolated = _Extrapolated(denoise)
     for t, s in pairwise(logsnrs):
@@ -61,14 +65,15 @@ def dpmpp_2m_sde(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: tor
         x_hat = extrapolated(x, t, s)
         c = -torch.expm1(t - s)  # 1 - e^{-2h}
         x = (sigma_s / sigma_t) * torch.exp((t - s) / 2) * x + alpha_s * c * x_hat
-        x = x + (c.sqrt() * sigma_s) * randn_like(x, generator)
+        x = x + (c.sqrt() * sigma_s) * _noise_like(x, generator)
     return x
 
 
 class _Extrapolated:
-    """x̂ for the step from t to s: half a step onwards on the line through the last two evaluations.
+    """x̂ for the step from t to s, extrapolated by half a step on the line through the last two evaluations.
 
-    Where steps grow, it is taken as if they did not: the full ratio overshoots by more than a first-order step errs.
+    The ratio of step lengths is clamped to 1: where steps grow, the full ratio overshoots by more than the error of a
+    first-order step.
     """
 
     def __init__(self, denoise: DenoiseToX):
@@ -87,14 +92,14 @@ SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dp
 
 
 def even_times(schedule: Schedule, steps: int) -> Tensor:
-    """The log-SNRs at the ends of equal steps of t, (steps + 1,)."""
+    """Log-SNRs at the boundaries of equal steps in t, (steps + 1,)."""
     return schedule.logsnr(torch.linspace(1, 0, steps + 1))
 
 
 def even_roots(schedule: Schedule, steps: int) -> Tensor:
-    """Between the schedule's ends, log-SNRs for which (σ/α)^{1/7} falls by equal steps (EDM, arXiv 2206.00364, Eq. 5).
+    """Log-SNRs between the schedule's ends at which (σ/α)^{1/7} falls by equal steps (EDM, arXiv 2206.00364, Eq. 5).
 
-    In log-SNR these steps grow by little from each to the next, which is what a second-order solver needs.
+    Consecutive steps in log-SNR differ little in length, which a second-order solver needs. Shape (steps + 1,).
     """
     ends = torch.tensor([schedule.logsnr_min, schedule.logsnr_max], dtype=torch.float64)
     noisiest, cleanest = torch.exp(-ends / 14)
@@ -111,22 +116,23 @@ GRIDS: dict[str, Callable[[Schedule, int], Tensor]] = {
 }
 
 
-Both = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+CfgDenoiser = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """unconditional + scale · (conditional - unconditional), in place of the conditional prediction.
+    """Classifier-free guidance (arXiv 2207.12598) within an interval of log-SNR (arXiv 2404.07724).
 
-    At one noise level x̂, ε̂ and v̂ are affine in each other, so the formula means the same in each of them.
+    It predicts unconditional + scale · (conditional - unconditional). At one noise level x̂, ε̂ and v̂ are affine in
+    each other, so the formula is the same in every parametrisation.
 
     Args:
-        both: (x_t, logsnr (B,)) -> the predictions with conditions and without, in one pass over both.
-        scale: 1 leaves the conditional model as it is; more follows the condition more closely.
-        interval: (lowest, highest) log-SNR that is guided; None guides everywhere.
+        denoiser: (x_t, logsnr (B,)) -> the conditional and the unconditional prediction, in one pass over both.
+        scale: 1 is the conditional model; larger values follow the condition more closely.
+        interval: (lowest, highest) log-SNR that is guided; None guides at every level.
     """
 
-    both: Both
+    denoiser: CfgDenoiser
     scale: float
     interval: tuple[float, float] | None = None
 
@@ -135,9 +141,9 @@ class Guidance:
             raise ValueError(f"the guidance interval must rise, got {self.interval[0]} to {self.interval[1]}")
 
     def applies(self, logsnr: float) -> bool:
-        """Whether it changes anything at this level; elsewhere the conditional network alone does."""
+        """Whether this level is guided; elsewhere the conditional network alone predicts."""
         return self.scale != 1 and (self.interval is None or self.interval[0] <= logsnr <= self.interval[1])
 
     def __call__(self, x_t: Tensor, logsnr: Tensor) -> Tensor:
-        conditional, unconditional = self.both(x_t, logsnr)
+        conditional, unconditional = self.denoiser(x_t, logsnr)
         return unconditional + self.scale * (conditional - unconditional)

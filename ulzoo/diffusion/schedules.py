@@ -1,6 +1,6 @@
 """Noise schedules: the log-SNR λ(t) = log(α²/σ²) as a decreasing function of t ∈ [0, 1] (arXiv 2301.11093).
 
-Every schedule returns `logsnr_max` at t = 0 and `logsnr_min` at t = 1 to the last bit, and knows λ'(t) in closed form.
+Every schedule returns `logsnr_max` at t = 0 and `logsnr_min` at t = 1 to the last bit, and has λ'(t) in closed form.
 """
 
 import math
@@ -19,6 +19,16 @@ class Schedule(Protocol):
     def logsnr(self, t: Tensor) -> Tensor: ...
 
     def dlogsnr_dt(self, t: Tensor) -> Tensor: ...
+
+
+def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
+    """α = √sigmoid(λ) and σ = √sigmoid(-λ), elementwise."""
+    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
+
+
+def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...) with as many dimensions as `x`; () stays as it is."""
+    return per_example if per_example.ndim == 0 else per_example.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def time_of(schedule: Schedule, logsnr: Tensor) -> Tensor:
@@ -132,13 +142,3 @@ class InterpolatedCosineSchedule:
     def dlogsnr_dt(self, t: Tensor) -> Tensor:
         gap = self._low.logsnr(t) - self._high.logsnr(t)
         return gap + t * self._low.dlogsnr_dt(t) + (1 - t) * self._high.dlogsnr_dt(t)
-
-
-def alpha_sigma(logsnr: Tensor) -> tuple[Tensor, Tensor]:
-    """α = √sigmoid(λ) and σ = √sigmoid(-λ), elementwise."""
-    return torch.sigmoid(logsnr).sqrt(), torch.sigmoid(-logsnr).sqrt()
-
-
-def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
-    """(B,) -> (B, 1, ...) with as many dimensions as `x`; () stays as it is."""
-    return per_example if per_example.ndim == 0 else per_example.reshape(-1, *[1] * (x.ndim - 1))

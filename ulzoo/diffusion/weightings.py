@@ -59,15 +59,16 @@ class SigmoidWeighting:
 
 
 class TruncatedLogistic:
-    """The logistic distribution around `bias` with scale 1, truncated to [low, high].
+    """A random maximum log-SNR, which turns an ELBO into a sigmoid-weighted loss (paper, Appendix B ii).
 
-    A latent whose log-SNR is drawn from it, with the ELBO from there on as its rate, has in expectation the ELBO with
-    weight w(λ) = P(maximum ≥ λ), which is sigmoid(bias - λ) but for the truncation.
+    It is logistic around `bias` with scale 1, truncated to [low, high]. If the log-SNR of a latent is drawn from it and
+    the rate is the ELBO from that level on, the expected rate is the ELBO with weight w(λ) = P(maximum ≥ λ), which is
+    sigmoid(bias - λ) up to the truncation.
 
     Args:
-        bias: its location.
-        low: least value.
-        high: greatest value, the λ_z(0) that the trained model samples at.
+        bias: location of the distribution.
+        low: smallest value.
+        high: largest value, λ_z(0), at which the trained model samples.
     """
 
     def __init__(self, bias: float, low: float, high: float):
@@ -77,12 +78,12 @@ class TruncatedLogistic:
         self._tails = tuple(torch.sigmoid(torch.tensor(bias - end, dtype=torch.float64)).item() for end in (low, high))
 
     def sample(self, n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-        """n values, (n,), by inverting `survival`."""
+        """Draw n values, (n,), by inverting `survival`."""
         u = rand(n, generator, device)
         logsnr = self.bias - torch.logit(self._tails[1] + u * (self._tails[0] - self._tails[1]))
         return logsnr.clamp(self.low, self.high)
 
     def survival(self, logsnr: Tensor) -> Tensor:
-        """P(maximum ≥ λ), elementwise: the weight that the ELBO gets at λ."""
+        """P(maximum ≥ λ), elementwise: the weight of the ELBO at λ."""
         tail = torch.sigmoid(self.bias - logsnr)
         return ((tail - self._tails[1]) / (self._tails[0] - self._tails[1])).clamp(0, 1)

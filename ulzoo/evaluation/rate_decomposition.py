@@ -46,6 +46,7 @@ class Recorder(GaussianDiffusion):
         self,
         denoiser: Denoiser,
         x: Tensor,
+        *,
         weighting: Weighting | None = None,
         generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
@@ -60,7 +61,7 @@ class Recorder(GaussianDiffusion):
             self.terms["logsnr"] = logsnr
             return prediction
 
-        nats = super().loss(watched, x, weighting, generator, logsnr_max)
+        nats = super().loss(watched, x, weighting=weighting, generator=generator, logsnr_max=logsnr_max)
         self.terms["nats"] = nats[:, None] * errors / errors.sum(1, keepdim=True).clamp(min=1e-30)
         return nats
 

@@ -44,8 +44,8 @@ def test_its_expected_loss_is_the_weighted_elbo(
     for _ in range(20):
         x = torch.randn(4096, 32, generator=generator)
         logsnr_max = maximum.sample(len(x), generator)
-        drawn += diffusion.loss(denoiser, x, None, generator, logsnr_max).mean().item()
-        weighted += diffusion.loss(denoiser, x, Survival(maximum), generator).mean().item()
+        drawn += diffusion.loss(denoiser, x, generator=generator, logsnr_max=logsnr_max).mean().item()
+        weighted += diffusion.loss(denoiser, x, weighting=Survival(maximum), generator=generator).mean().item()
     assert drawn == pytest.approx(weighted, rel=0.01)
 
 
@@ -73,15 +73,18 @@ def test_a_process_that_begins_later_has_the_rate_of_its_own_latent(
     for _ in range(20):
         x = s * torch.randn(4096, 64, generator=generator)
         start = torch.full((len(x),), logsnr_max)
-        nats += (diffusion.loss(gaussian_denoiser("v", s), x, None, generator, start) + diffusion.terminal_kl(x)).mean()
+        nats += (
+            diffusion.loss(gaussian_denoiser("v", s), x, generator=generator, logsnr_max=start)
+            + diffusion.terminal_kl(x)
+        ).mean()
     assert float(nats) / 20 / 64 == pytest.approx(0.5 * math.log1p(s**2 * math.exp(logsnr_max)), rel=0.005)
 
 
 def test_beginning_at_the_top_is_the_plain_loss() -> None:
     diffusion, x = GaussianDiffusion(CosineSchedule(logsnr_max=HIGH), "v"), torch.randn(8, 5)
     top = torch.full((8,), HIGH)
-    plain = diffusion.loss(lambda x_t, logsnr: x_t, x, None, seeded())
-    assert torch.equal(diffusion.loss(lambda x_t, logsnr: x_t, x, None, seeded(), top), plain)
+    plain = diffusion.loss(lambda x_t, logsnr: x_t, x, generator=seeded())
+    assert torch.equal(diffusion.loss(lambda x_t, logsnr: x_t, x, generator=seeded(), logsnr_max=top), plain)
 
 
 def test_the_normal_kl_is_torchs() -> None:
