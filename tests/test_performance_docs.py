@@ -27,4 +27,4 @@ def test_its_results_are_kept(path: str) -> None:
 
 def test_it_says_what_was_not_measured() -> None:
     without = PAGE.partition("## Not measured")[2]
-    assert "No GPU was at hand" in without and "benchmarks gpu" in without
+    assert "No GPU was available" in without and "benchmarks gpu" in without
