@@ -7,7 +7,7 @@ from torch import nn
 
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.devices import has_bf16
-from ulzoo.training.parallelize import called, compile_blocks
+from ulzoo.training.parallelize import compile_blocks, trainable_networks
 
 Precision = Literal["fp32", "bf16"]
 
@@ -30,7 +30,7 @@ def optimize_for_inference(
     if precision == "bf16":
         if not has_bf16(device):
             raise ValueError(f"{device.type} here does not multiply bfloat16; leave it at --precision fp32")
-        for network in called(networks):
+        for network in trainable_networks(networks):
             network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
     if compile:
         compile_blocks(networks)

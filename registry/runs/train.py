@@ -122,7 +122,7 @@ def train(
     """
     assert not (resume and fresh)
     watch = watch or TrainingCallback()
-    stages, order = spec.asked_stages(stage), spec.stages
+    stages, order = spec.select_stages(stage), spec.stages
     found = processes.run_on_all_ranks(
         lambda: _found(folder, spec, stages, resume, fresh) if processes.is_main else None
     )
@@ -195,7 +195,7 @@ def _start(
     if done:
         order = spec.stages
         for network in chain(*(STAGES[earlier] for earlier in order[: order.index(done.stage)])):
-            getattr(model, network).load_state_dict(done.part(f"model.{network}."))
+            getattr(model, network).load_state_dict(done.read(f"model.{network}."))
         if done.stage not in stages:
             _load_averages(model, done)
     check_encoded(spec, model, stages, sources)
@@ -206,7 +206,7 @@ def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple
     """The model that a training checkpoint stands for, with averaged weights; without what later stages train."""
     spec = spec_from_dict(checkpoint.metadata["spec"])
     model = compile_model(spec, device, pretrained=False)
-    model.load_state_dict(checkpoint.part("model."))
+    model.load_state_dict(checkpoint.read("model."))
     _load_averages(model, checkpoint)
     leave_untrained(model, spec.stages[: spec.stages.index(checkpoint.stage) + 1])
     return model, spec
@@ -223,7 +223,7 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
             raise ValueError(f"{folder}: --fresh would remove the stage {before} that --stage {stages[0]} needs")
         return None
     checkpoints = CheckpointManager(folder / "checkpoints")
-    reached = {stage for stage, _, _ in checkpoints.found()}
+    reached = {stage for stage, _, _ in checkpoints.list_checkpoints()}
     if later := [stage for stage in order[order.index(stages[-1]) + 1 :] if stage in reached]:
         raise ValueError(
             f"{folder}: its stage {later[0]} stands on {stages[-1]}; leave out --stage, or use another --out"
@@ -259,7 +259,7 @@ def _found(folder: Path, spec: Spec, stages: tuple[Stage, ...], resume: bool, fr
 
 def _load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:
     """Put the averaged weights of the checkpoint's stage into the model; its other networks stay as they are."""
-    averages = checkpoint.part("ema.")
+    averages = checkpoint.read("ema.")
     for name in STAGES[checkpoint.stage]:
         prefix = f"{name}."
         network = {key.removeprefix(prefix): value for key, value in averages.items() if key.startswith(prefix)}

@@ -24,7 +24,7 @@ from ulzoo.registry.sweeps.pruning import Pruner, Stopped
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
-from ulzoo.training.checkpointing import CheckpointManager, State
+from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
 OnStep = Callable[[str, int, int, monitoring.LogRow | None], None]
 """Told of every step: stage, step, the stage's steps, and a row of metrics where one was logged."""
@@ -146,7 +146,8 @@ def _share(job: Job, spec: Spec, folder: Path, wait: bool) -> Lock | None:
     if job.siblings is None or "latents" not in spec.stages:
         return None
     steps = spec.train.latents.steps  # type: ignore[union-attr]
-    if any(stage != "latents" or step == steps for stage, step, _ in CheckpointManager(folder / "checkpoints").found()):
+    checkpoints = CheckpointManager(folder / "checkpoints").list_checkpoints()
+    if any(stage != "latents" or step == steps for stage, step, _ in checkpoints):
         return None
     lock = Lock(folder.parent / f".latents-{job.latents_hash}.lock", wait)
     for sibling in job.siblings:
@@ -173,13 +174,13 @@ def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
     trained = tuple(f"model.{network}." for network in STAGES["latents"])
     fresh = compile_model(spec, device).state_dict()
     tensors = {f"model.{name}": tensor for name, tensor in fresh.items() if not f"model.{name}".startswith(trained)}
-    tensors |= {name: t for name, t in found.part("").items() if name.startswith(trained) or name[:6] != "model."}
+    tensors |= {name: t for name, t in found.read("").items() if name.startswith(trained) or name[:6] != "model."}
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash}
     (folder / "checkpoints").mkdir(exist_ok=True)
     rows = [row for row in monitoring.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     CheckpointManager(folder / "checkpoints").save(
-        State("latents", found.step, tensors, {**found.metadata, **identity})
+        TrainingState("latents", found.step, tensors, {**found.metadata, **identity})
     )
     return True
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ulzoo.files import tensor_file
 from ulzoo.files.tensor_file import DamagedFile
-from ulzoo.training.checkpointing import State, write
+from ulzoo.training.checkpointing import TrainingState, write_checkpoint
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),
@@ -67,7 +67,7 @@ def test_no_tensors_at_all(tmp_path):
 
 
 def test_a_training_checkpoint_says_what_it_is_and_names_the_command(tmp_path):
-    write(State("latents", 1, tensors(), {}), tmp_path / "one")
+    write_checkpoint(TrainingState("latents", 1, tensors(), {}), tmp_path / "one")
     for path in (tmp_path / "one", *(tmp_path / "one").iterdir()):
         for read in (tensor_file.read, tensor_file.read_metadata, tensor_file.digest_of):
             with pytest.raises(DamagedFile, match="a training checkpoint; `ulzoo export` makes a loadable file of it"):

@@ -36,7 +36,7 @@ from ulzoo.registry.spec.yaml_source import parse_override, parse_yaml, read_yam
 from ulzoo.registry.sweeps.store import Store
 from ulzoo.registry.zoo.catalogue import load_spec
 from ulzoo.registry.zoo.release import read_manifest
-from ulzoo.training.checkpointing import Checkpoint, State, _digest, write
+from ulzoo.training.checkpointing import Checkpoint, TrainingState, _digest, write_checkpoint
 
 
 @contextmanager
@@ -218,7 +218,8 @@ def test_tensor_files(file, tensor_bytes, seed):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
     tensors = {"model.a": torch.ones(2, 3), "model.b": torch.zeros(0), "optimizer.c": torch.tensor(1)}
-    write(State("latents", 3, tensors, {"window": {}}), folder := tmp_path_factory.mktemp("checkpoints") / "one")
+    folder = tmp_path_factory.mktemp("checkpoints") / "one"
+    write_checkpoint(TrainingState("latents", 3, tensors, {"window": {}}), folder)
     return folder
 
 
@@ -245,7 +246,7 @@ def test_checkpoints(checkpoint, seed):
     told.write_bytes(as_json({**content, **digest}) if digest else altered(rng, before[0]))
     try:
         with orderly():
-            Checkpoint.open(checkpoint).part("")
+            Checkpoint.open(checkpoint).read("")
     finally:
         told.write_bytes(before[0])
         shard.write_bytes(before[1])

@@ -55,7 +55,7 @@ def run_state(folder: Path) -> dict:
     state = {"files": [path.name for path in paths], "export": tensor_file.read(folder / "model.safetensors")}
     for path in paths:
         checkpoint = Checkpoint.open(path)
-        state[path.name] = tensor_file.TensorFile(checkpoint.part(""), checkpoint.metadata)
+        state[path.name] = tensor_file.TensorFile(checkpoint.read(""), checkpoint.metadata)
     state["rows"] = [
         {k: v for k, v in row.items() if k not in NOT_THE_SAME_TWICE} for row in read_rows(folder / "metrics.jsonl")
     ]

@@ -44,7 +44,7 @@ def arm(kill: list) -> None:
     if kill[0] == "between":
         run._draw = lambda *_: die()
     if kill[0] == "writing":
-        write, count = checkpoints.write, iter(range(1, 1000))
+        write, count = checkpoints.write_checkpoint, iter(range(1, 1000))
 
         def write_and_die(state: object, folder: Path, group: None) -> None:
             write(state, folder, group)
@@ -55,7 +55,7 @@ def arm(kill: list) -> None:
                     os.truncate(shard, shard.stat().st_size // 2)
                 die()
 
-        checkpoints.write = write_and_die
+        checkpoints.write_checkpoint = write_and_die
 
 
 torch.set_num_threads(1)

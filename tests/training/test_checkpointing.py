@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from ulzoo.files.tensor_file import DamagedFile
 from ulzoo.training import checkpointing as format
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager, State
+from ulzoo.training.checkpointing import Checkpoint, CheckpointManager, TrainingState
 
 TENSORS = {
     "model.a": torch.arange(6.0).reshape(2, 3).T,
@@ -24,8 +24,8 @@ TENSORS = {
 }
 
 
-def state(stage: str = "latents", step: int = 1) -> State:
-    return State(stage, step, TENSORS | {"model.step": torch.full((4,), float(step))}, {"x": [step]})
+def state(stage: str = "latents", step: int = 1) -> TrainingState:
+    return TrainingState(stage, step, TENSORS | {"model.step": torch.full((4,), float(step))}, {"x": [step]})
 
 
 @pytest.fixture
@@ -48,17 +48,17 @@ def shard(folder: Path) -> Path:
 def test_round_trip(checkpoints):
     latest = checkpoints.latest()
     assert (latest.stage, latest.step, latest.metadata) == ("latents", 20, {"x": [20]})
-    found = latest.part("")
+    found = latest.read("")
     assert found.keys() == state().tensors.keys()
     for name, tensor in state(step=20).tensors.items():
         assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
         assert torch.equal(found[name].nan_to_num(), tensor.nan_to_num())
-    assert latest.part("ema.").keys() == latest.sizes("ema.").keys() == {"a"}
+    assert latest.read("ema.").keys() == latest.shapes("ema.").keys() == {"a"}
 
 
 def test_tensors_are_filled_in_their_places(checkpoints):
     whole = torch.zeros(2, 8)
-    checkpoints.latest().fill("model.", {"step": whole[:, ::2][1]})
+    checkpoints.latest().read_into({"step": whole[:, ::2][1]}, "model.")
     assert whole[1].tolist() == [20, 0] * 4 and not whole[0].any()
 
 
@@ -78,15 +78,15 @@ def test_milestones_are_kept_for_good(tmp_path):
     kept = CheckpointManager(tmp_path / "checkpoints", milestone_every=20)
     for step in (10, 20, 30, 40, 50, 60, 70):
         kept.save(state(step=step))
-    assert [step for _, step, _ in kept.found()] == [20, 40, 60, 70]
+    assert [step for _, step, _ in kept.list_checkpoints()] == [20, 40, 60, 70]
     kept.save(state(step=30))  # gone back: what comes later is of a future that is trained again
-    assert [step for _, step, _ in kept.found()] == [20, 30]
+    assert [step for _, step, _ in kept.list_checkpoints()] == [20, 30]
 
 
 def test_steps_sort_as_numbers(checkpoints):
     checkpoints.save(state(step=100_000_000))
     assert checkpoints.latest().step == 100_000_000
-    assert [step for _, step, _ in checkpoints.found()] == [20, 100_000_000]
+    assert [step for _, step, _ in checkpoints.list_checkpoints()] == [20, 100_000_000]
 
 
 # --------------------------------------------------------------------------------------------------------------- damage
@@ -152,7 +152,7 @@ def test_a_shard_that_lies_about_its_place_does_not_fill_the_memory(offsets, che
     folder = checkpoints.folder / "latents-00000020"
     forge(folder, offsets)
     with pytest.raises(DamagedFile, match="latents-00000020: a damaged checkpoint"):
-        Checkpoint.open(folder).part("model.")
+        Checkpoint.open(folder).read("model.")
 
 
 def test_from_a_damaged_second_stage_back_to_the_first(checkpoints):
@@ -162,7 +162,7 @@ def test_from_a_damaged_second_stage_back_to_the_first(checkpoints):
 
 
 def test_all_damaged(checkpoints):
-    for _, _, path in checkpoints.found():
+    for _, _, path in checkpoints.list_checkpoints():
         shard(path).write_bytes(b"")
     with (
         pytest.warns(UserWarning, match="going back"),

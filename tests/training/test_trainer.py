@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_is_saved(part, term, va
     assert len(message.splitlines()) == 1 and ".png" in message
     last = CheckpointManager(tmp_path / "run/checkpoints").latest()
     assert last.step == 2
-    assert all(tensor.isfinite().all() for tensor in last.part("").values())
+    assert all(tensor.isfinite().all() for tensor in last.read("").values())
     assert all(row["step"] < 4 for row in rows(one))
 
 

@@ -1,8 +1,9 @@
-"""One training checkpoint: a folder of safetensors shards, by torch.distributed.checkpoint, and what they are.
+"""Training checkpoints: folders of safetensors shards, written by torch.distributed.checkpoint in the background.
 
-    latents-00000300/
-        shard-00001-model-00001-of-00001.safetensors    what the first process wrote, and so on
-        checkpoint.json                                 stage, step, spec …; SHA-256 of each shard and of itself
+    checkpoints/
+        latents-00000300/
+            shard-00001-model-00001-of-00001.safetensors    the tensors that the first process saved, and so on
+            checkpoint.json                                 stage, step, spec …; SHA-256 of every shard and of itself
 
 Any number of processes reads what any other number wrote, each the parts that it holds. Nothing is ever unpickled.
 """
@@ -14,10 +15,10 @@ import re
 import shutil
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
@@ -33,14 +34,21 @@ from ulzoo.model.contract import STAGES, Stage
 from ulzoo.runtime.processes import ProcessGroup
 
 FORMAT = 2
+KEPT_PER_STAGE = 2
+FOLDER = re.compile(rf"({'|'.join(STAGES)})-(\d+)")
 SHARD = re.compile(r"shard-\d{5,}-model-00001-of-00001\.safetensors")
 
-warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable|uninitialized)")  # one process is enough
+warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable|uninitialized)")  # single process
 
 
 @dataclass(frozen=True)
-class State:
-    """All a stage needs to go on: tensors under "model.", "ema." and "optimizer.", and where it stood, as JSON."""
+class TrainingState:
+    """Everything that a stage needs to resume.
+
+    Attributes:
+        tensors: by name, with the prefixes "model.", "ema." and "optimizer.".
+        metadata: the rest, as JSON: the run's identity, counters, the structure of the optimizer's state.
+    """
 
     stage: Stage
     step: int
@@ -48,11 +56,11 @@ class State:
     metadata: dict[str, Any]
 
 
-def write(state: State, folder: Path, group: dist.ProcessGroup | None = None) -> None:
-    """Fill a folder, which is made; every process of the group must call, and writes its part.
+def write_checkpoint(state: TrainingState, folder: Path, group: dist.ProcessGroup | None = None) -> None:
+    """Write a state into `folder`, which is created. Every process of the group must call, and writes its shard.
 
     Raises:
-        OSError: one of them cannot write; on all of them, but for the last small file, which the first one writes.
+        OSError: in every process, if one cannot write its shard; in the main process, if it cannot write the metadata.
     """
     try:
         writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
@@ -64,13 +72,13 @@ def write(state: State, folder: Path, group: dist.ProcessGroup | None = None) ->
                 raise OSError(*failure.args) from None
         raise
     rank = dist.get_rank(group) if group else 0
-    written: Any = {path.name: sha256(path) for path in folder.glob(f"shard-{rank + 1:05d}-*")}
-    parts = [written]
+    digests: Any = {path.name: sha256(path) for path in folder.glob(f"shard-{rank + 1:05d}-*")}
+    all_digests = [digests]
     if group:
-        parts *= dist.get_world_size(group)
-        dist.all_gather_object(parts, written, group=group)
+        all_digests *= dist.get_world_size(group)
+        dist.all_gather_object(all_digests, digests, group=group)
     if rank == 0:
-        files = {name: digest for part in parts for name, digest in part.items()}
+        files = {name: digest for digests in all_digests for name, digest in digests.items()}
         content = {"version": FORMAT, "stage": state.stage, "step": state.step, "files": files, **state.metadata}
         text = json.dumps({**content, "digest": _digest(content)}, indent=1, allow_nan=False)
         write_text(folder / CHECKPOINT, text + "\n")
@@ -78,7 +86,7 @@ def write(state: State, folder: Path, group: dist.ProcessGroup | None = None) ->
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on a disk, found whole; its tensors are read when they are asked for."""
+    """A checkpoint on disk whose integrity has been verified. Its tensors are read on demand."""
 
     stage: Stage
     step: int
@@ -87,10 +95,11 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: Path) -> "Checkpoint":
-        """Check every byte, and hold none.
+        """Verify the digests of all files, without keeping their content in memory.
 
         Raises:
-            ValueError: not a whole checkpoint (`DamagedFile`), or of a newer format.
+            DamagedFile: the folder is not a complete, intact checkpoint.
+            ValueError: it has a newer format.
         """
         try:
             content = json.loads((folder / CHECKPOINT).read_text("utf-8"))
@@ -99,54 +108,54 @@ class Checkpoint:
                 raise ValueError(f"{CHECKPOINT} does not match the digest it carries")
             version, stage, step = (content.pop(name) for name in ("version", "stage", "step"))
             if type(version) is not int or type(step) is not int or stage not in STAGES:
-                raise ValueError(f"{CHECKPOINT} is not of ulzoo's making")
+                raise ValueError(f"{CHECKPOINT} was not written by ulzoo")
             if version == FORMAT:
                 _check_files(folder, content.pop("files"))
         except FileNotFoundError as error:
-            raise DamagedFile(f"{folder}: not a whole checkpoint (no {Path(error.filename).name})") from None
+            raise DamagedFile(f"{folder}: an incomplete checkpoint (no {Path(error.filename).name})") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DamagedFile(f"{folder}: a damaged checkpoint ({error})") from None
         if version != FORMAT:
             raise ValueError(f"{folder}: written in format {version}, this ulzoo reads format {FORMAT}; upgrade ulzoo")
         return cls(stage, step, content, folder)
 
-    def sizes(self, prefix: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
-        """Shape and type of the tensors under `prefix`, by their names without it.
+    def shapes(self, prefix: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
+        """Shape and dtype of the tensors under `prefix`, by their names without it.
 
         Raises:
-            DamagedFile: the shards do not make up whole tensors.
+            DamagedFile: the shards do not add up to complete tensors.
         """
-        found = {}
+        shapes = {}
         try:
             for name, tensor in self._reader().read_metadata().state_dict_metadata.items():
                 assert not isinstance(tensor, dcp.BytesStorageMetadata)
                 if sum(math.prod(chunk.sizes) for chunk in tensor.chunks) != math.prod(tensor.size):
-                    raise ValueError(f"{name} is not whole")
+                    raise ValueError(f"{name} is incomplete")
                 if name.startswith(prefix):
-                    found[name.removeprefix(prefix)] = (tensor.size, tensor.properties.dtype)
+                    shapes[name.removeprefix(prefix)] = (tensor.size, tensor.properties.dtype)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DamagedFile(f"{self.folder}: a damaged checkpoint ({error})") from None
-        return found
+        return shapes
 
-    def part(self, prefix: str) -> dict[str, Tensor]:
-        """The whole tensors under `prefix`, by their names without it."""
-        tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in self.sizes(prefix).items()}
-        self.fill(prefix, tensors)
+    def read(self, prefix: str) -> dict[str, Tensor]:
+        """The full tensors under `prefix`, by their names without it."""
+        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self.shapes(prefix).items()}
+        self.read_into(tensors, prefix)
         return tensors
 
-    def fill(self, prefix: str, tensors: dict[str, Tensor], group: dist.ProcessGroup | None = None) -> None:
-        """Write what was saved under `prefix` into tensors of the same shapes; into a DTensor, the part held here.
+    def read_into(self, tensors: dict[str, Tensor], prefix: str, group: dist.ProcessGroup | None = None) -> None:
+        """Copy the saved tensors under `prefix` into `tensors`, named without it; into a DTensor, its local shard.
 
         Every process of the group must call.
 
         Raises:
-            DamagedFile: there are no such tensors of such shapes.
+            DamagedFile: the checkpoint does not have these tensors in these shapes.
         """
-        under = {prefix + name: tensor for name, tensor in tensors.items()}
-        if not under:
+        prefixed = {prefix + name: tensor for name, tensor in tensors.items()}
+        if not prefixed:
             return
         try:
-            dcp.load(under, storage_reader=self._reader(), process_group=group, no_dist=group is None)
+            dcp.load(prefixed, storage_reader=self._reader(), process_group=group, no_dist=group is None)
         except CheckpointException as error:
             failure, _ = next(iter(error.failures.values()))
             raise DamagedFile(f"{self.folder}: a damaged checkpoint ({failure})") from None
@@ -160,131 +169,138 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _check_files(folder: Path, files: dict[str, str]) -> None:
-    """Refuse shards that are altered, that miss, or of which the checkpoint does not know: all there are are read."""
-    if strange := sorted({path.name for path in folder.glob("*.safetensors")} - files.keys()):
-        raise ValueError(f"{strange[0]} does not belong there")
+    """Refuse missing, altered or unlisted shards; torch.distributed.checkpoint would read the unlisted ones too."""
+    if unlisted := sorted({path.name for path in folder.glob("*.safetensors")} - files.keys()):
+        raise ValueError(f"{unlisted[0]} does not belong to it")
     for name, digest in files.items():
         if not SHARD.fullmatch(name):
-            raise ValueError(f"no shard is called {name!r}")
+            raise ValueError(f"{name!r} is not the name of a shard")
         if sha256(folder / name) != digest:
             raise ValueError(f"{name} does not match its digest")
 
 
-KEEP = 2
-NAME = re.compile(rf"({'|'.join(STAGES)})-(\d+)")
+class CheckpointPath(NamedTuple):
+    """The folder of one checkpoint, which may be damaged."""
+
+    stage: Stage
+    step: int
+    folder: Path
 
 
 class CheckpointManager:
-    """The folder `checkpoints/` of a run, with a folder "{stage}-{step}" for each.
+    """The folder `checkpoints/` of a run: what is in it, what is added, what is deleted.
 
     Args:
-        folder: need not be there.
-        milestone_every: steps of whose multiples the checkpoints are kept for good.
+        folder: need not exist.
+        milestone_every: checkpoints whose step is a multiple of this are never deleted.
     """
 
     def __init__(self, folder: Path, milestone_every: int | None = None):
         self.folder, self.milestone_every = folder, milestone_every
 
     def path(self, stage: Stage, step: int) -> Path:
-        """Where the checkpoint of a step is, if there is one."""
+        """The folder of the checkpoint of a step, whether it exists or not."""
         return self.folder / f"{stage}-{step:08d}"
 
-    def found(self) -> list[tuple[Stage, int, Path]]:
-        """(stage, step, path) in the order in which training wrote them."""
-        matches = [(NAME.fullmatch(path.name), path) for path in self.folder.glob("*")]
-        found = [(cast(Stage, match[1]), int(match[2]), path) for match, path in matches if match]
+    def list_checkpoints(self) -> list[CheckpointPath]:
+        """All checkpoints, in the order in which training writes them."""
+        matches = [(FOLDER.fullmatch(path.name), path) for path in self.folder.glob("*")]
+        paths = [CheckpointPath(cast(Stage, match[1]), int(match[2]), path) for match, path in matches if match]
         order = list(STAGES)
-        return sorted(found, key=lambda entry: (order.index(entry[0]), entry[1]))
+        return sorted(paths, key=lambda path: (order.index(path.stage), path.step))
 
-    def save(self, state: State, group: dist.ProcessGroup | None = None) -> Path:
-        """Write a checkpoint; let go of later ones, and of the stage's older ones but the one before and milestones.
+    def save(self, state: TrainingState, group: dist.ProcessGroup | None = None) -> Path:
+        """Write a checkpoint, then delete the obsolete ones. Every process of the group must call.
 
-        Later ones are there when a run went back behind damaged ones: they belong to a future trained again. Every
-        process of the group must call.
+        Obsolete are those of the same stage but for the last two and the milestones, and all that come later in the
+        order of training: a run that went back to an earlier checkpoint trains those steps again.
 
         Raises:
-            OSError: it cannot be written; those before are as they were.
+            OSError: the checkpoint cannot be written; the previous ones are unchanged.
         """
-        path, first = self.path(state.stage, state.step), group is None or dist.get_rank(group) == 0
-        aside = path.with_name(f".{path.name}.tmp")
+        path, is_main = self.path(state.stage, state.step), group is None or dist.get_rank(group) == 0
+        unfinished = path.with_name(f".{path.name}.tmp")
         try:
-            if first:
-                shutil.rmtree(aside, ignore_errors=True)
-            write(state, aside, group)
-            if first:
-                put_in_place(aside, path)
+            if is_main:
+                shutil.rmtree(unfinished, ignore_errors=True)
+            write_checkpoint(state, unfinished, group)
+            if is_main:
+                put_in_place(unfinished, path)
         finally:
-            if first:
-                shutil.rmtree(aside, ignore_errors=True)
-        if first:
-            self._let_go(path)
+            if is_main:
+                shutil.rmtree(unfinished, ignore_errors=True)
+        if is_main:
+            self._delete_obsolete(path)
         return path
 
-    def _let_go(self, newest: Path) -> None:
-        found = self.found()
-        here = next(number for number, entry in enumerate(found) if entry[2] == newest)
-        older = [entry for entry in found[: here + 1] if entry[0] == found[here][0]][:-KEEP]
+    def _delete_obsolete(self, newest: Path) -> None:
+        paths = self.list_checkpoints()
+        index = next(i for i, path in enumerate(paths) if path.folder == newest)
+        older = [path for path in paths[: index + 1] if path.stage == paths[index].stage][:-KEPT_PER_STAGE]
         if self.milestone_every:
-            older = [entry for entry in older if entry[1] % self.milestone_every]
-        for _, _, gone in older + found[here + 1 :]:
-            shutil.rmtree(gone)
-        remove_unfinished(self.folder, NAME.pattern)
+            older = [path for path in older if path.step % self.milestone_every]
+        for path in older + paths[index + 1 :]:
+            shutil.rmtree(path.folder)
+        remove_unfinished(self.folder, FOLDER.pattern)
 
     def latest(self, stage: Stage | None = None) -> Checkpoint | None:
-        """The newest checkpoint (of `stage`) that is whole; a damaged one is named in a warning and passed over.
+        """The newest intact checkpoint (of `stage`); damaged ones are skipped with a warning. None if there is none.
 
         Raises:
-            ValueError: there are checkpoints, but all are damaged; or one is of a newer format.
+            ValueError: all checkpoints are damaged, or one has a newer format.
         """
-        found = [path for of, _, path in self.found() if stage in (None, of)]
-        for path in reversed(found):
+        paths = [path for path in self.list_checkpoints() if stage in (None, path.stage)]
+        for path in reversed(paths):
             try:
-                return Checkpoint.open(path)
+                return Checkpoint.open(path.folder)
             except DamagedFile as error:
                 warnings.warn(f"{error}; going back to the checkpoint before", stacklevel=2)
-        if found:
+        if paths:
             raise ValueError(f"{self.folder}: every checkpoint is damaged; start again with --fresh")
         return None
 
 
 class AsyncCheckpointer:
-    """Writes one checkpoint at a time; the next one waits for it, and so does the end of the context.
+    """Writes checkpoints in a background thread, one at a time; leaving the context waits for the last one.
 
-    Where a checkpoint cannot be written the last one stays, and training goes on with a warning.
+    If a checkpoint cannot be written, the previous one is kept and training continues with a warning.
     """
 
     def __init__(self, checkpoints: CheckpointManager, processes: ProcessGroup):
         self.checkpoints, self.processes = checkpoints, processes
         self.group = processes.cpu_group
         self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.writing: tuple[int, Future] | None = None
+        self.pending: tuple[int, Future] | None = None
 
-    def save(self, state: State) -> None:
-        """Begin to write a checkpoint; all processes must."""
+    def save(self, state: TrainingState) -> None:
+        """Copy the state to CPU memory and start writing it. Every process must call."""
         self.wait()
-        stager = DefaultStager(StagingOptions(False, False, False, False))  # in this thread, to plain memory
+        stager = DefaultStager(StagingOptions(False, False, False, False))  # in this thread, to unpinned memory
         tensors = cast(dict[str, Tensor], stager.stage(state.tensors))
         stager.close()
-        copy = State(state.stage, state.step, tensors, state.metadata)
-        self.writing = state.step, self.thread.submit(self.checkpoints.save, copy, self.group)
+        copy = replace(state, tensors=tensors)
+        self.pending = state.step, self.thread.submit(self.checkpoints.save, copy, self.group)
 
-    def wait(self, must: bool = False) -> None:
-        """Until what was begun is written.
+    def wait(self, required: bool = False) -> None:
+        """Block until the pending checkpoint is written.
+
+        Args:
+            required: raise if it cannot be written, instead of a warning.
 
         Raises:
-            OSError: it could not be, but `must`.
+            OSError: the checkpoint is required and cannot be written.
         """
-        if self.writing is None:
+        if self.pending is None:
             return
-        (step, written), self.writing = self.writing, None
+        (step, write), self.pending = self.pending, None
         try:
-            written.result()
+            write.result()
         except OSError as error:
-            if must:
+            if required:
                 raise
             if self.processes.is_main:
-                why = error.strerror or error
-                message = f"step {step}: no checkpoint was written ({why}); the last one is kept"
+                reason = error.strerror or error
+                message = f"step {step}: no checkpoint was written ({reason}); the last one is kept"
                 warnings.warn(message, stacklevel=2)
 
     def __enter__(self) -> "AsyncCheckpointer":

@@ -1,12 +1,12 @@
-"""A model on many processes: whole copies that average their gradients (DDP), or each a part of every tensor (FSDP2).
+"""A model on many processes: replicas that average their gradients (DDP), or a shard of every tensor each (FSDP2).
 
-With FSDP every block is sharded by itself, so that a process holds one whole block at a time.
+FSDP shards block by block, so that a process gathers the parameters of one block at a time. The units of sharding,
+activation checkpointing and compilation are the same: the blocks of the networks.
 """
 
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -28,68 +28,66 @@ from ulzoo.runtime.processes import ProcessGroup
 BLOCKS = (Block, ResBlock)
 
 
-def replicated(loss: nn.Module, processes: ProcessGroup) -> nn.Module:
-    """The module, whose backward pass on many processes averages the gradients of all."""
+def replicate(module: nn.Module, processes: ProcessGroup) -> nn.Module:
+    """Wrap a module in DDP, whose backward pass averages gradients over the processes; a single process needs none."""
     if processes.world_size == 1:
-        return loss
-    return DistributedDataParallel(loss, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def synchronised(loss: nn.Module, last: bool) -> AbstractContextManager[None]:
-    """Where a batch comes in parts, gradients are averaged with the last one."""
-    return nullcontext() if last or not isinstance(loss, DistributedDataParallel) else loss.no_sync()
+def gradient_sync(module: nn.Module, enabled: bool) -> AbstractContextManager[None]:
+    """Average gradients in this backward pass only if `enabled`: with accumulation, in that of the last part."""
+    return nullcontext() if enabled or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def shard(networks: nn.ModuleDict, processes: ProcessGroup, device: torch.device, bf16: bool) -> None:
-    """Make every parameter of the networks a DTensor of which this process holds its part.
+    """Replace the parameters of the networks by DTensors, of which every process holds its shard.
 
     Args:
-        bf16: gather parameters in bfloat16; gradients are averaged in float32 all the same.
+        bf16: gather parameters in bfloat16; gradients are still averaged in float32.
     """
     mesh = init_device_mesh(device.type, (processes.world_size,))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    keys = {"mesh": mesh, "mp_policy": policy} if bf16 else {"mesh": mesh}
-    for network in called(networks):
+    options = {"mesh": mesh, "mp_policy": policy} if bf16 else {"mesh": mesh}
+    for network in trainable_networks(networks):
         for module in network.modules():
             if isinstance(module, BLOCKS):
-                fully_shard(module, **keys)
-        fully_shard(network, **keys)
+                fully_shard(module, **options)
+        fully_shard(network, **options)
 
 
 def checkpoint_activations(networks: nn.ModuleDict) -> None:
-    """Keep of every block its input alone, and compute it again in the backward pass."""
-    for network in called(networks):
+    """Store only the input of every block and recompute its activations in the backward pass."""
+    for network in trainable_networks(networks):
         apply_activation_checkpointing(
             network, checkpoint_wrapper_fn=checkpoint_wrapper, check_fn=lambda module: isinstance(module, BLOCKS)
         )
 
 
 def compile_blocks(networks: nn.ModuleDict) -> None:
-    """Compile block by block: blocks of equal make share what was compiled, which takes seconds, not minutes.
+    """Compile block by block. Equal blocks share their compiled code, which takes seconds rather than minutes.
 
-    A network without blocks of ours is compiled as a whole.
+    A network without any of our blocks is compiled as one.
 
     Raises:
-        ValueError: they are on the CPU, for which there is no C++ compiler.
+        ValueError: the networks are on the CPU, and there is no C++ compiler.
     """
     compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     if next(networks.parameters()).device.type == "cpu" and not shutil.which(compiler):
-        raise ValueError(
-            f"compile: for a CPU it takes a C++ compiler, and {compiler} is not there: install it, or set CXX"
-        )
-    torch._dynamo.config.recompile_limit = 64  # of one class; networks differ in width, heads and conditioning
-    for network in called(networks):
+        raise ValueError(f"compile: needs a C++ compiler on the CPU, and {compiler} is not installed; set CXX")
+    torch._dynamo.config.recompile_limit = 64  # per class; networks differ in width, heads and conditioning
+    for network in trainable_networks(networks):
         blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, BLOCKS)]
         for module in blocks or [network]:
             module.compile()
 
 
-def called(networks: nn.ModuleDict) -> Iterable[nn.Module]:
-    """The modules whose forward pass is run, of those with parameters."""
-    found = (part.network if isinstance(part, Conditional) else part for part in networks.values())
-    return [network for network in found if any(True for _ in network.parameters())]
+def trainable_networks(networks: nn.ModuleDict) -> list[nn.Module]:
+    """The modules with parameters whose forward pass is called; for a conditional denoiser, the network inside it."""
+    modules = (part.network if isinstance(part, Conditional) else part for part in networks.values())
+    return [module for module in modules if next(module.parameters(), None) is not None]
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor that may be in parts, whole; all processes must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The full tensor of a DTensor's shards, a collective operation; any other tensor as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

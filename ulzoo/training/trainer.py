@@ -27,7 +27,7 @@ from ulzoo.runtime.devices import autocast
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import AsyncCheckpointer, Checkpoint, CheckpointManager, State
+from ulzoo.training.checkpointing import AsyncCheckpointer, Checkpoint, CheckpointManager, TrainingState
 from ulzoo.training.interruption import RunStopped, StopSignals, watchdog
 from ulzoo.training.monitoring import LogRow, Metrics, SkippedExamples, StepMetrics
 from ulzoo.training.optimizers import (
@@ -38,7 +38,14 @@ from ulzoo.training.optimizers import (
     load_optimizer_state,
     optimizer_state,
 )
-from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, replicated, shard, synchronised, whole
+from ulzoo.training.parallelize import (
+    checkpoint_activations,
+    compile_blocks,
+    full_tensor,
+    gradient_sync,
+    replicate,
+    shard,
+)
 from ulzoo.training.profiling import profiled
 
 COLLAPSED_BITS_PER_DIMENSION = 0.02
@@ -93,7 +100,7 @@ class Trainer:
             for networks in (self.networks, cast(nn.ModuleDict, self.ema.module)):
                 shard(networks, processes, model.device, config.precision == "bf16")
         else:
-            self.loss = replicated(self.loss, processes)
+            self.loss = replicate(self.loss, processes)
         self.parameters = list(self.networks.parameters())
         self.optimizer = build_optimizer(self.networks, config)
         self.step = 0
@@ -105,17 +112,17 @@ class Trainer:
         """Take weights, averages, optimizer state and step from a checkpoint of this stage."""
         assert checkpoint.stage == self.stage
         group = self.processes.cpu_group
-        checkpoint.fill("model.", self.model.state_dict(), group)
-        checkpoint.fill("ema.", self.ema.module.state_dict(), group)
-        moments = blank_state(self.optimizer, checkpoint.sizes("optimizer."))
-        checkpoint.fill("optimizer.", moments, group)
+        checkpoint.read_into(self.model.state_dict(), "model.", group)
+        checkpoint.read_into(self.ema.module.state_dict(), "ema.", group)
+        moments = blank_state(self.optimizer, checkpoint.shapes("optimizer."))
+        checkpoint.read_into(moments, "optimizer.", group)
         load_optimizer_state(self.optimizer, moments, checkpoint.metadata["optimizer"])
         self.step, self.window = checkpoint.step, checkpoint.metadata["window"]
         self.left_out.load(checkpoint.metadata.get("left_out", {}))
 
     def weights(self) -> dict[str, Tensor]:
         """The model's tensors, whole; all processes must ask."""
-        return {name: whole(tensor) for name, tensor in self.model.state_dict().items()}
+        return {name: full_tensor(tensor) for name, tensor in self.model.state_dict().items()}
 
     def run(self) -> None:
         """Train up to the config's last step, save it, and put the averaged weights into the model.
@@ -188,7 +195,7 @@ class Trainer:
             if saved or stopped:
                 saver.save(self._state())
             if last:
-                saver.wait(must=True)
+                saver.wait(required=True)
             self.on_step(self.step, row)
             if stopped:
                 raise RunStopped(max(processes.all_gather(signals.received)), f"{self.stage} step {self.step}")
@@ -215,7 +222,7 @@ class Trainer:
             some = slice(part * size, (part + 1) * size)
             x, labels = (self._sent(batch[name][some]) for name in ("x", "label"))
             text = batch["text"] and batch["text"].part(some).to(device)
-            with synchronised(self.loss, part == config.accumulate - 1):
+            with gradient_sync(self.loss, part == config.accumulate - 1):
                 with record_function("forward"), autocast(config.precision, device):
                     losses = self.loss(x, labels, text, self._noise(part * size, size), gradient)
                 with record_function("backward"):
@@ -223,7 +230,7 @@ class Trainer:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() / config.accumulate
         limit = float("inf") if config.grad_clip is None else config.grad_clip
-        sums["grad_norm"] = whole(nn.utils.clip_grad_norm_(self.parameters, limit))
+        sums["grad_norm"] = full_tensor(nn.utils.clip_grad_norm_(self.parameters, limit))
         terms = StepMetrics.send(self.stage, self.step + 1, sums, batch["key"], stop, self.processes)
         with record_function("optimizer"):
             self.optimizer.step()
@@ -291,7 +298,7 @@ class Trainer:
             return f"{knobs} (now {weighting.loss_factor:g} and {weighting.bias:g})"
         return knobs
 
-    def _state(self) -> State:
+    def _state(self) -> TrainingState:
         moments, state = optimizer_state(self.optimizer)
         parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict(), "optimizer": moments}
         tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
@@ -299,4 +306,4 @@ class Trainer:
         metadata = {"images": images, "window": dict(self.window), "optimizer": state, **self.identity}
         if self.left_out.found:
             metadata["left_out"] = self.left_out.state()
-        return State(self.stage, self.step, tensors, metadata)
+        return TrainingState(self.stage, self.step, tensors, metadata)

@@ -11,7 +11,7 @@ from ulzoo.registry import load
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs import export as export_module
 from ulzoo.registry.runs.export import load_export, save_export
-from ulzoo.training.checkpointing import CheckpointManager, State
+from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
 RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}
 
@@ -88,7 +88,7 @@ def message(path) -> str:
 
 
 def test_a_training_checkpoint_names_the_command(tmp_path):
-    path = CheckpointManager(tmp_path).save(State("latents", 1, {"model.a": torch.zeros(1)}, {}))
+    path = CheckpointManager(tmp_path).save(TrainingState("latents", 1, {"model.a": torch.zeros(1)}, {}))
     assert "ulzoo export" in message(path)
 
 

@@ -62,5 +62,5 @@ def test_nothing_asked_changes_nothing(model):
 
 def test_compiling_for_a_cpu_needs_a_compiler(model, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(ValueError, match="no-such-compiler is not there"):
+    with pytest.raises(ValueError, match="no-such-compiler is not installed"):
         optimize_for_inference(model, compile=True)

@@ -11,7 +11,7 @@ import torch
 from ulzoo.files import tensor_file
 from ulzoo.registry.runs.train import TrainingCallback, described_data, restore, train
 from ulzoo.training import checkpointing as checkpoint
-from ulzoo.training.checkpointing import CheckpointManager, State
+from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
 SHORT = (
     "train.latents.steps=4",
@@ -107,8 +107,8 @@ def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
 def test_the_first_stage_is_frozen_in_training_too(finished):
     """Not only in the export: the second stage's checkpoints hold the first stage's averages, bit by bit."""
     checkpoints = CheckpointManager(finished / "checkpoints")
-    averages = checkpoints.latest("latents").part("ema.")
-    weights = checkpoints.latest("base").part("model.")
+    averages = checkpoints.latest("latents").read("ema.")
+    weights = checkpoints.latest("base").read("model.")
     assert {name.partition(".")[0] for name in averages} == {"encoder", "prior", "decoder"}
     assert all(torch.equal(tensor, weights[name]) for name, tensor in averages.items())
 
@@ -138,7 +138,7 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     # as if it had been stopped there
     checkpoints = CheckpointManager(tmp_path / "run/checkpoints")
     stopped = checkpoints.latest()
-    checkpoints.save(State("latents", 2, stopped.part(""), stopped.metadata | {"spec": short().to_dict()}))
+    checkpoints.save(TrainingState("latents", 2, stopped.read(""), stopped.metadata | {"spec": short().to_dict()}))
     message = refused(short(), tmp_path / "run", stage="base")
     assert "its stage latents stopped at step 2" in message and "--stage latents" in message
 
@@ -219,7 +219,7 @@ def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
     with pytest.warns(UserWarning, match="going back"):
         assert "every checkpoint is damaged" in refused(short(), run, resume=True)
     monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
-    CheckpointManager(run / "checkpoints").save(State("base", 4, {}, {}))
+    CheckpointManager(run / "checkpoints").save(TrainingState("base", 4, {}, {}))
     monkeypatch.undo()
     assert "upgrade ulzoo" in refused(short(), run, resume=True)
 

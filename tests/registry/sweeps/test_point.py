@@ -176,7 +176,7 @@ def test_a_shared_stage_1_changes_no_bit(jobs, tmp_path, monkeypatch):
         for name in a.keys() & b.keys():
             one, other = (Checkpoint.open(found[name]) for found in (a, b))
             assert one.metadata == other.metadata
-            tensors = one.part(""), other.part("")
+            tensors = one.read(""), other.read("")
             assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
     metrics = [tmp_path / name / alone[1]["folder"] / "metrics.jsonl" for name in ("alone", "shared")]
     losses = [[json.loads(line)["loss"] for line in path.read_text().splitlines()] for path in metrics]
