@@ -92,7 +92,7 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
     summary = summarize(spec)
     sharded = processes > 1 and spec.train.parallel is not None and spec.train.parallel.kind == "fsdp"
     planned = []
-    for name in spec.asked_stages(stage):
+    for name in spec.select_stages(stage):
         config: configs.StageConfig = getattr(spec.train, name)
         try:
             ProcessGroup(world_size=processes).local_batch_size(config.batch_size, config.accumulate)

@@ -23,12 +23,12 @@ GROUP = "ulzoo.components"
 
 
 def suggest(word: object, options: Iterable[str]) -> str:
-    """The tail of an error message about an unknown word: "; did you mean 'x'?", or the known words."""
+    """The end of an error message about an unknown word: "; did you mean 'x'?", or the list of valid words."""
     options = list(options)
     close = get_close_matches(str(word), options, n=1, cutoff=0.65)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known here: {', '.join(options)}" if options else ""
+    return f"; expected one of: {', '.join(options)}" if options else ""
 
 
 def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> ValidationError:
@@ -38,7 +38,7 @@ def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> 
 
 
 class ComponentConfig(BaseModel):
-    """Base of every derived component model: frozen, unknown keys refused, only finite numbers."""
+    """Base class of the derived component models: frozen, rejects unknown keys and non-finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -46,12 +46,12 @@ class ComponentConfig(BaseModel):
 
 
 class Table:
-    """Components of one sort by `kind`, built in (`entries`) or from the entry-point group `ulzoo.components`.
+    """Components of one role by `kind`: built in (`entries`) or from the entry-point group `ulzoo.components`.
 
     A third-party package adds the kind `mine` to the table `encoder` with an entry point named `encoder.mine`.
 
     Args:
-        name: what the components are, e.g. "encoder"; prefix of the entry-point names and word of the errors.
+        name: the role, e.g. "encoder"; the prefix of entry-point names and the noun in error messages.
         entries: kind -> import string "module:Class", or the class itself.
     """
 
@@ -65,25 +65,25 @@ class Table:
 
     @cached_property
     def _plugins(self) -> dict[str, EntryPoint]:
-        found: dict[str, EntryPoint] = {}
+        plugins: dict[str, EntryPoint] = {}
         for point in entry_points(group=GROUP):
             table, _, kind = point.name.partition(".")
             if table != self.name:
                 continue
             if kind in self.entries:
                 raise ValueError(f"package {_package(point)} adds {self.name} {kind!r}, a name that ulzoo already has")
-            if kind in found and found[kind].value != point.value:
-                both = f"{_package(found[kind])} and {_package(point)}"
+            if kind in plugins and plugins[kind].value != point.value:
+                both = f"{_package(plugins[kind])} and {_package(point)}"
                 raise ValueError(f"packages {both} both add {self.name} {kind!r}")
-            found[kind] = point
-        return found
+            plugins[kind] = point
+        return plugins
 
     def kinds(self) -> tuple[str, ...]:
-        """Every known kind, the built-in ones first. ValueError when an installed package clashes with another."""
+        """All kinds, the built-in ones first. Raises ValueError if two installed packages add the same kind."""
         return (*self.entries, *self._plugins)
 
     def get(self, kind: str) -> type:
-        """The class of `kind`, imported now. ValueError with a suggestion if there is none."""
+        """Import and return the class of `kind`. Raises ValueError, with a suggestion, if there is none."""
         if kind not in self.kinds():
             raise ValueError(f"unknown {self.name} {kind!r}{suggest(kind, self.kinds())}")
         if kind in self._plugins:
@@ -91,8 +91,8 @@ class Table:
             try:
                 return point.load()
             except Exception as error:
-                whose = f"{self.name} {kind!r} of package {_package(point)}"
-                raise ValueError(f"{whose} cannot be imported: {error}") from error
+                component = f"{self.name} {kind!r} of package {_package(point)}"
+                raise ValueError(f"{component} cannot be imported: {error}") from error
         entry = self.entries[kind]
         if isinstance(entry, str):
             module, _, name = entry.partition(":")
@@ -100,35 +100,36 @@ class Table:
         return entry
 
     def config(self, kind: str) -> type[ComponentConfig]:
-        """The pydantic model of `kind`: `kind` first, then one field for every keyword-only constructor parameter."""
+        """The pydantic model of `kind`: `kind` first, then one field per keyword-only constructor parameter."""
         if kind not in self._configs:
             self._configs[kind] = self._derive(kind, self.get(kind))
         return self._configs[kind]
 
     def _derive(self, kind: str, cls: type) -> type[ComponentConfig]:
-        about = argument_help(cls)
+        descriptions = argument_help(cls)
         kind_field = Field(kind, description=f"the {self.name} to use")
         fields: dict[str, Any] = {"kind": (Literal[kind], kind_field)}
         for parameter in inspect.signature(cls, eval_str=True).parameters.values():
             if parameter.kind is not parameter.KEYWORD_ONLY:
                 continue
-            where = f"{self.name} {kind!r}: parameter {parameter.name!r} of {cls.__name__}"
+            subject = f"{self.name} {kind!r}: parameter {parameter.name!r} of {cls.__name__}"
             if parameter.annotation is parameter.empty:
-                raise ValueError(f"{where} has no type annotation, so no spec can set it")
+                raise ValueError(f"{subject} has no type annotation, so no spec can set it")
             if parameter.name in fields:
-                raise ValueError(f"{where} has a reserved name")
+                raise ValueError(f"{subject} has a reserved name")
             default = ... if parameter.default is parameter.empty else parameter.default
-            fields[parameter.name] = (parameter.annotation, Field(default, description=about.get(parameter.name)))
+            field = Field(default, description=descriptions.get(parameter.name))
+            fields[parameter.name] = (parameter.annotation, field)
         doc = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
         return create_model(f"{self.name}_{kind}", __base__=ComponentConfig, __doc__=doc or None, **fields)
 
     def union(self, kinds: Iterable[str] | None = None) -> Any:
-        """The discriminated union on `kind` of these kinds' models (all of them by default); imports every class."""
+        """The discriminated union, on `kind`, of the models of `kinds` (default: all); imports every class."""
         models = [self.config(kind) for kind in (self.kinds() if kinds is None else kinds)]
         return models[0] if len(models) == 1 else Annotated[reduce(or_, models), Field(discriminator="kind")]
 
     def build(self, config: ComponentConfig, *positional: Any, **extra: Any) -> Any:
-        """The component of `config`: `positional` and `extra` come from the compiler, the rest from the spec."""
+        """Construct the component of `config`. The compiler passes `positional` and `extra`; the rest is the spec's."""
         keys = {key: getattr(config, key) for key in type(config).model_fields if key != "kind"}
         return self.get(config.kind)(*positional, **keys, **extra)
 
@@ -137,13 +138,13 @@ class Table:
 class Choice:
     """Annotation of a field that holds one component: `Annotated[ComponentConfig, Choice(ENCODERS)]`.
 
-    It validates as `table.union()` would, but imports only the component that the spec names.
+    It validates like `table.union()`, but imports only the component that the spec names.
 
     Args:
-        table: where the kinds are.
-        default: the kind of a mapping that names none.
-        only: the kinds allowed here, all of the table's if None.
-        why: the reason for `only`, said in the error.
+        table: the table of kinds.
+        default: the kind of a mapping without the key `kind`.
+        only: the kinds allowed here; None allows all kinds of the table.
+        why: the reason for `only`, quoted in the error message.
     """
 
     table: Table
@@ -178,8 +179,8 @@ class Choice:
 
 
 def argument_help(cls: type) -> dict[str, str]:
-    """Parameter name -> help, from the Google-style `Args:` section of the docstring of the class or constructor."""
-    found: dict[str, str] = {}
+    """Parameter name -> help text, from the `Args:` section of the docstring of the class or its constructor."""
+    descriptions: dict[str, str] = {}
     for doc in (cls.__doc__, cls.__init__.__doc__):  # type: ignore[misc]
         section = re.search(r"^Args:\n((?:[ \t]+.*\n?|[ \t]*\n)+)", inspect.cleandoc(doc or ""), re.MULTILINE)
         if not section:
@@ -189,10 +190,10 @@ def argument_help(cls: type) -> dict[str, str]:
         for line in inspect.cleandoc("\n" + section[1]).splitlines():
             if match := entry.match(line):
                 name = match[1]
-                found[name] = match[2].strip()
+                descriptions[name] = match[2].strip()
             elif name and line.strip():
-                found[name] = f"{found[name]} {line.strip()}".strip()
-    return found
+                descriptions[name] = f"{descriptions[name]} {line.strip()}".strip()
+    return descriptions
 
 
 def _package(point: EntryPoint) -> str:

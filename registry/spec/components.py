@@ -1,4 +1,4 @@
-"""Every component that a spec can name, listed by hand."""
+"""The built-in components that a spec can name."""
 
 from ulzoo.registry.spec.component_table import Table
 

@@ -1,4 +1,4 @@
-"""Plain data to a pydantic model, and what pydantic finds wrong in the words of whoever wrote the YAML."""
+"""Validation of plain data by a pydantic model, with its errors rephrased for the author of the YAML file."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,10 +15,13 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(model: type[Model], data: Any, source: Node | None) -> Model:
-    """`data` as a `model`; `source` is where it was written, if anywhere.
+    """Validate `data` as a `model`.
+
+    Args:
+        source: the YAML that `data` was read from, for file and line in errors; None for data without a file.
 
     Raises:
-        SpecError: the first thing that is wrong, and where.
+        SpecError: the first error and its location.
     """
     try:
         value = model.model_validate(data)
@@ -30,7 +33,7 @@ def validated(model: type[Model], data: Any, source: Node | None) -> Model:
 
 
 def _reinterpreted(raw: Any, value: Any, path: KeyPath) -> Iterable[tuple[KeyPath, str]]:
-    """Places where pydantic made a number of a word or a truth value, or the reverse, which nobody means."""
+    """Values that pydantic converted between text, numbers and booleans, which is never intended in a spec."""
     if isinstance(value, BaseModel) and isinstance(raw, Mapping):
         for key in raw:
             yield from _reinterpreted(raw[key], getattr(value, key), (*path, key))
@@ -72,9 +75,9 @@ _BOUNDS = {
 
 
 def _explain(model: type[BaseModel], error: ValidationError, data: Any, source: Node | None) -> SpecError:
-    """The first problem as an error with its place, in words, and the number of the others.
+    """The first problem as an error with its location, and the number of further problems.
 
-    Unknown keys come first and missing ones last: a misspelt key is both.
+    Unknown keys come first and missing keys last, because a misspelt key causes both.
     """
     problems: dict[KeyPath, tuple[int, str]] = {}
     expected: dict[KeyPath, list[str]] = {}
@@ -97,10 +100,10 @@ def _explain(model: type[BaseModel], error: ValidationError, data: Any, source: 
             length = context.get("actual_length")
             got = _got(value) if length is None else length
             problems[path] = (1, f"{_BOUNDS[kind].format(**context)}, got {got}")
-        elif words := _EXPECTED.get(kind, _EXPECTED.get(kind.split("_")[0])):
-            expected.setdefault(path, []).append(words)
-            either = " or ".join(dict.fromkeys(expected[path]))
-            problems[path] = (1, f"expected {either}, got {_got(value)}")
+        elif type_name := _EXPECTED.get(kind, _EXPECTED.get(kind.split("_")[0])):
+            expected.setdefault(path, []).append(type_name)
+            alternatives = " or ".join(dict.fromkeys(expected[path]))
+            problems[path] = (1, f"expected {alternatives}, got {_got(value)}")
         else:
             problems[path] = (1, str(context["error"]) if kind == "value_error" else item["msg"])
     deepest = [
@@ -115,11 +118,11 @@ def _explain(model: type[BaseModel], error: ValidationError, data: Any, source: 
 
 
 def _key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:
-    """The part of pydantic's `loc` that is in the data; the rest are names of union branches."""
+    """The elements of pydantic's `loc` that are keys of the data; the others are names of union branches."""
     path: list[str | int] = []
     for key in loc:
-        known = range(len(data)) if isinstance(data, list | tuple) else data if isinstance(data, Mapping) else ()
-        if key in known:
+        keys = range(len(data)) if isinstance(data, list | tuple) else data if isinstance(data, Mapping) else ()
+        if key in keys:
             data = data[key]
             path.append(key)
     return tuple(path)
@@ -132,26 +135,26 @@ def _at(path: KeyPath, data: Any) -> Any:
 
 
 def _keys_at(model: Any, path: KeyPath, data: Any) -> list[str]:
-    """The keys that `model` knows in the mapping at `path`."""
+    """The keys that `model` allows in the mapping at `path`."""
     for key in path:
         data = data[key]
         if isinstance(model, type) and issubclass(model, BaseModel):
             field = model.model_fields[str(key)]
-            model = _meant(field.annotation, field.metadata, data)
+            model = _model_for(field.annotation, field.metadata, data)
         else:  # a mapping or list of models
-            model = _meant(get_args(model)[-1], (), data)
+            model = _model_for(get_args(model)[-1], (), data)
     return list(model.model_fields)
 
 
-def _meant(annotation: Any, marks: Iterable[Any], data: Mapping[str, Any]) -> Any:
-    """What `data` is checked against: the component or the member of a union that its `kind` names."""
-    if choice := next((mark for mark in marks if isinstance(mark, Choice)), None):
+def _model_for(annotation: Any, metadata: Iterable[Any], data: Mapping[str, Any]) -> Any:
+    """The model that validates `data`: the component or the member of a union that its `kind` names."""
+    if choice := next((item for item in metadata if isinstance(item, Choice)), None):
         return choice.table.config(choice.kind_of(data))
     if get_origin(annotation) is Annotated:
-        return _meant(annotation.__origin__, annotation.__metadata__, data)
+        return _model_for(annotation.__origin__, annotation.__metadata__, data)
     if get_origin(annotation) not in (Union, UnionType):
         return annotation
-    members = [_meant(member, (), data) for member in get_args(annotation) if member is not NoneType]
+    members = [_model_for(member, (), data) for member in get_args(annotation) if member is not NoneType]
     kinds = {kind: member for member in members[1:] for kind in get_args(member.model_fields["kind"].annotation)}
     kind = data.get("kind")
     return kinds.get(kind, members[0]) if isinstance(kind, str) else members[0]
@@ -163,7 +166,7 @@ def _close(value: Any, options: list[str]) -> str:
 
 
 def _got(value: Any) -> str:
-    """The value as YAML would write it, short."""
+    """The value as YAML writes it, abbreviated."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):

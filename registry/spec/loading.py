@@ -1,4 +1,4 @@
-"""Loading: a packaged name or a file, merged over what it extends, then overrides, then checked as a `Spec`."""
+"""Loading a spec: read a packaged name or a file, merge it over what it extends, apply overrides, validate."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -15,24 +15,28 @@ from ulzoo.registry.spec.yaml_source import Node, SpecError, located, merge, rea
 
 
 def is_path(text: str) -> bool:
-    """Whether a user who writes this means a file, not a packaged name."""
+    """Whether `text` denotes a file rather than a packaged name."""
     return text.endswith((".yaml", ".yml")) or "/" in text or os.sep in text
 
 
 @dataclass(frozen=True)
 class Library:
-    """YAML files of one sort, packaged or anywhere.
+    """Reads YAML documents of one type by packaged name or path, and resolves `extends`.
 
     Args:
-        noun: what one of them is called in errors.
-        find: the packaged ones, name -> file. A name may hold a slash.
+        noun: the type of document, for error messages.
+        find: returns the packaged documents, name -> file. A name may contain a slash.
     """
 
     noun: str
     find: Callable[[], dict[str, Path]]
 
     def read(self, name_or_path: str | os.PathLike[str]) -> Node:
-        """The mapping of a packaged name or a file, over those that it extends. SpecError for whatever is wrong."""
+        """The mapping of a packaged name or a file, merged over the documents that it extends.
+
+        Raises:
+            SpecError: the document or one that it extends cannot be read.
+        """
         text = os.fspath(name_or_path)
         if not isinstance(name_or_path, os.PathLike) and (text in self.find() or not is_path(text)):
             return self._extended(*self._packaged(text), chain=())
@@ -42,14 +46,14 @@ class Library:
         return self._extended(path, text, chain=())
 
     def _packaged(self, name: str) -> tuple[Path, str]:
-        """File and shown name of a packaged one."""
-        found = self.find()
-        if name not in found:
-            raise SpecError(f"there is no {self.noun} named {name!r}{suggest(name, found)}")
-        return found[name], _shown(found[name])
+        """The file of a packaged document, and its path for error messages."""
+        paths = self.find()
+        if name not in paths:
+            raise SpecError(f"there is no {self.noun} named {name!r}{suggest(name, paths)}")
+        return paths[name], _display_path(paths[name])
 
     def _nearby(self, path: Path) -> str:
-        """What a missing file may have been meant to be: a packaged one, or a file beside it."""
+        """A suggestion for a missing file: a packaged document or a file with a similar name in the same folder."""
         packaged = {Path(name).name: name for name in self.find()} | {name: name for name in self.find()}
         if path.stem in packaged:
             return f"; the {self.noun} {packaged[path.stem]!r} is packaged: give its name alone"
@@ -62,7 +66,7 @@ class Library:
         return ""
 
     def _extended(self, path: Path, shown: str, chain: tuple[tuple[Path, str], ...]) -> Node:
-        """The file's mapping over that of the one it extends, and so on up; `chain` is who extends whom so far."""
+        """The file's mapping merged over that of its parent, recursively; `chain` holds the files that led here."""
         node = read_yaml(path, shown)
         chain = (*chain, (path.resolve(), shown))
         assert isinstance(node.value, dict)
@@ -93,8 +97,8 @@ class Library:
         return merge(self._extended(parent, parent_shown, chain), own)
 
 
-def _shown(path: Path) -> str:
-    """The path as a person would type it: relative to the working directory where it lies below."""
+def _display_path(path: Path) -> str:
+    """The path relative to the working directory if it is inside, else absolute."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except (ValueError, OSError):
@@ -102,13 +106,13 @@ def _shown(path: Path) -> str:
 
 
 def find_specs() -> dict[str, Path]:
-    """The packaged specs, name -> file."""
+    """The packaged specs: name -> file."""
     folder = Path(str(files("ulzoo.specs")))
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find_sweeps() -> dict[str, Path]:
-    """The packaged sweeps, such as "paper/table2_loss_factor" -> file: the YAML in folders below the specs."""
+    """The packaged sweeps, the YAML files in subfolders of `specs`: name, e.g. "paper/table2_loss_factor" -> file."""
     folder = Path(str(files("ulzoo.specs")))
     return {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.glob("*/**/*.yaml"))}
 
@@ -117,9 +121,9 @@ SPECS = Library("spec", find_specs)
 
 
 def spec_from_source(source: Node, overlay: Sequence[Node] = ()) -> Spec:
-    """The spec of a file's mapping under those of `overlay`, the later over the earlier.
+    """Merge the mappings of `overlay`, later ones taking precedence, over `source` and validate the result.
 
-    The overlay is merged first among itself, so that the order of `kind` and its keys does not matter.
+    The overlay is merged into one mapping first, so that the order of `kind` and its keys does not matter.
     """
     if overlay:
         source = merge(source, reduce(merge, overlay))
@@ -127,5 +131,5 @@ def spec_from_source(source: Node, overlay: Sequence[Node] = ()) -> Spec:
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> Spec:
-    """The spec of plain data, as `Spec.to_dict` gives it; its errors name key paths only."""
+    """Validate plain data, such as the result of `Spec.to_dict`; errors give key paths without file and line."""
     return Spec.from_plain(data)

@@ -1,4 +1,4 @@
-"""What a spec is: its sections, what must agree between them, its hash."""
+"""The spec: its sections, the constraints between them, its hash, and which changes allow resuming a run."""
 
 import hashlib
 import json
@@ -31,25 +31,25 @@ from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
 
 
 class Spec(Document):
-    """The whole model: data, encoder, prior, decoder, base, how they are trained and sampled."""
+    """A complete model: data, encoder, prior, decoder, base, training and sampling."""
 
     name: str = Field(description="name of the model; letters, digits, dot, dash and underscore")
-    description: str = Field(default="", description="one line on what it is; changes nothing")
+    description: str = Field(default="", description="one line about the model; not part of the hash")
     data: Annotated[ComponentConfig, Choice(DATASETS)] = Field(description="the images or video clips")
     latent: LatentConfig = Field(description="the latent's shape and noise")
     encoder: Annotated[ComponentConfig, Choice(ENCODERS)] = Field(description="image or clip to clean latent")
     conditioning: ConditioningConfig = Field(
         default_factory=ConditioningConfig, description="frame prediction, of video"
     )
-    prior: PriorConfig | None = Field(description="measures the rate in stage 1; null: the encoder is not trained")
+    prior: PriorConfig | None = Field(description="defines the rate in stage 1; null: the encoder is not trained")
     decoder: DecoderConfig | None = Field(
-        description="the image or clip given the latent; null: the encoder decodes itself"
+        description="latent to image or clip; null: the encoder has a decoder of its own"
     )
     final_decoder: DiffusionDecoderConfig | None = Field(
-        default=None, description="a decoder that is trained on the frozen latents and then takes the decoder's place"
+        default=None, description="a decoder that is trained on the frozen latents and then replaces the decoder"
     )
     base: DiffusionConfig | None = Field(
-        description="diffusion model of the latent that samples it, trained in stage 2; null: the prior samples"
+        description="diffusion model that samples the latent, trained in stage 2; null: the prior samples"
     )
     train: TrainConfig = Field(description="training")
     sample: SamplersConfig = Field(default_factory=SamplersConfig, description="sampling")
@@ -58,13 +58,15 @@ class Spec(Document):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-            raise ValueError(f"{name!r} may hold letters, digits, '.', '-' and '_' only, and starts with the former")
+            raise ValueError(
+                f"{name!r}: a name consists of letters, digits, '.', '-' and '_', and starts with a letter or digit"
+            )
         return name
 
     @model_validator(mode="before")
     @classmethod
-    def _give_logsnr(cls, data: Any) -> Any:
-        """Fill in the prior's and base's λ(0): it is the latent's log-SNR, typed once."""
+    def _derive_logsnr(cls, data: Any) -> Any:
+        """Set the prior's and base's λ(0) to the latent's log-SNR, so that it is written only once."""
         if not isinstance(data, Mapping):
             return data
         latent = data.get("latent")
@@ -73,18 +75,18 @@ class Spec(Document):
         try:
             float(logsnr)
         except (TypeError, ValueError):
-            return data  # latent.logsnr is the error to speak of
-        given = dict(data)
+            return data  # the validation of latent.logsnr reports it
+        completed = dict(data)
         for part in ("prior", "base"):
-            model = given.get(part)
+            model = completed.get(part)
             if isinstance(model, Mapping) and model.get("kind") == "normal":
                 continue
             if isinstance(model, Mapping) and isinstance(schedule := model.get("schedule", {}), Mapping):
-                given[part] = {**model, "schedule": {"logsnr_max": logsnr, **schedule}}
-        return given
+                completed[part] = {**model, "schedule": {"logsnr_max": logsnr, **schedule}}
+        return completed
 
     @model_validator(mode="after")
-    def _one_logsnr(self) -> "Spec":
+    def _check_logsnr(self) -> "Spec":
         for part, model in (("prior", self.prior), ("base", self.base)):
             if not isinstance(model, DiffusionConfig):
                 continue
@@ -92,27 +94,35 @@ class Spec(Document):
             if logsnr_max != self.latent.logsnr:
                 raise error_at(
                     (part, "schedule", "logsnr_max"),
-                    f"{logsnr_max:g} is not latent.logsnr, {self.latent.logsnr:g}; leave it out, it is derived",
+                    f"{logsnr_max:g} differs from latent.logsnr, {self.latent.logsnr:g}; "
+                    "remove this key, its value is derived",
                 )
         return self
 
     @model_validator(mode="after")
-    def _sensible(self) -> "Spec":
+    def _check_conflicts(self) -> "Spec":
         for path, message in find_conflicts(self):
             raise error_at(tuple(path.split(".")), message)
         return self
 
     @property
     def stages(self) -> tuple[StageName, ...]:
-        """The stages of training that this spec has, in order."""
+        """The training stages of this spec, in order."""
         parts = {"latents": self.prior, "decoder": self.final_decoder, "base": self.base}
         return tuple(stage for stage in STAGES if parts[stage] is not None)
 
-    def asked_stages(self, stage: str = "all") -> tuple[StageName, ...]:
-        """All stages, or one of them. ValueError if this spec has no such stage."""
+    def select_stages(self, stage: str = "all") -> tuple[StageName, ...]:
+        """All stages, or the one named. Raises ValueError if this spec has no such stage."""
         if stage != "all" and stage not in self.stages:
-            raise ValueError(f"{self.name} has no stage {stage!r}, it has {' and '.join(self.stages)}")
+            raise ValueError(f"{self.name} has no stage {stage!r}; its stages are {' and '.join(self.stages)}")
         return tuple(name for name in self.stages if stage in ("all", name))
+
+    def data_identity(self) -> dict[str, Any]:
+        """The data section without the keys that only say where and how this machine stores the data.
+
+        Metrics and encoded latents record it; two of them that agree are of the same data.
+        """
+        return self.data.model_dump(mode="json", exclude=set(MACHINE_KEYS))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Spec) and self.to_dict() == other.to_dict()
@@ -121,37 +131,37 @@ class Spec(Document):
         return hash(self.hash)
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved spec, every default written out, as plain data that JSON can hold."""
+        """The resolved spec, with all defaults, as plain data that JSON can represent."""
         return self.model_dump(mode="json")
 
     def to_yaml(self) -> str:
-        """The resolved spec as YAML; loads back to an equal spec."""
+        """The resolved spec as YAML, which loads as an equal spec."""
         return dump_yaml(self.to_dict())
 
     @property
     def hash(self) -> str:
-        """SHA-256 in hex of everything but the description; the same for every way to write the same spec.
+        """SHA-256, in hex, of the resolved spec without its description.
 
-        Keys that are null are left out, so that a new key that may be null changes no hash.
+        Null keys are excluded, so that adding an optional key to the schema changes no hash.
         """
         content = without_nulls({key: value for key, value in self.to_dict().items() if key != "description"})
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def error(self, path: str, message: str) -> SpecError:
-        """The error to raise about the key `path`, with the file and line where it stands if the spec has a source."""
+        """A SpecError about the key `path`, with its file and line if the spec was read from a file."""
         return located(self._source, tuple(path.split(".")) if path else (), message)
 
 
 def without_nulls(data: Any) -> Any:
-    """Nested mappings without the keys whose value is null."""
+    """Remove keys whose value is null from nested mappings."""
     if not isinstance(data, Mapping):
         return data
     return {key: without_nulls(value) for key, value in data.items() if value is not None}
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keyed by dotted path; lists are values."""
+    """Flatten nested mappings into one, keyed by dotted path; lists are values."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
@@ -159,7 +169,7 @@ def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def diff(a: Spec, b: Spec) -> dict[str, tuple[Any, Any]]:
-    """Key path -> (value in a, value in b) wherever they differ; None where a spec has no such key."""
+    """Key path -> (value in a, value in b) of all keys that differ; None where a spec lacks the key."""
     left, right = flatten(a.to_dict()), flatten(b.to_dict())
     paths = [*left, *(path for path in right if path not in left)]
     absent = object()
@@ -169,33 +179,33 @@ def diff(a: Spec, b: Spec) -> dict[str, tuple[Any, Any]]:
 
 
 def find_conflicts(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Combinations of keys that are fine alone and mean nothing together: (key path, why and what to do)."""
+    """Combinations of keys that are valid alone but not together: (key path, reason and remedy)."""
     prior, decoder, base = spec.prior, spec.decoder, spec.base
     if prior is None and decoder is not None:
         yield "decoder", "without a prior no stage trains it: set it to null, or use final_decoder"
     if prior is not None and decoder is None:
-        yield "decoder", "a prior trains the encoder with a decoder: give one, or set prior to null"
+        yield "decoder", "stage 1 trains prior and decoder together: add a decoder, or set prior to null"
     if prior is None and base is None:
-        yield "base", "nothing samples: with prior null there must be a base"
+        yield "base", "prior and base are both null, so no network samples the latent: add a base"
     if isinstance(prior, NormalPriorConfig) and base is None:
         yield "prior.kind", "single-stage training (base null) samples from the prior, which must be a diffusion model"
     if isinstance(prior, DiffusionPriorConfig) and prior.stop_gradient and prior.normal_kl == 0:
-        yield "prior.stop_gradient", "nothing would bound the latent: give prior.normal_kl a small weight"
+        yield "prior.stop_gradient", "the latent would be unbounded: set prior.normal_kl to a small positive weight"
     if spec.latent.variance == "learned" and prior is None:
-        yield "latent.variance", "an encoder that is not trained cannot learn it"
+        yield "latent.variance", "without a prior the encoder is not trained: set it to fixed"
     if spec.latent.logsnr_bias is not None:
         if base is not None:
-            yield "latent.logsnr_bias", "is for single-stage training: set base and train.base to null"
+            yield "latent.logsnr_bias", "requires single-stage training: set base and train.base to null"
         if decoder is not None and not decoder.latent_logsnr:
-            yield "decoder.latent_logsnr", "latent_logsnr must be true where latent.logsnr_bias draws the log-SNR"
+            yield "decoder.latent_logsnr", "must be true if latent.logsnr_bias is set, as z_0's log-SNR then varies"
     if spec.conditioning.frames and base is None:
-        yield "conditioning.frames", "the base continues frames: there must be one"
+        yield "conditioning.frames", "frame prediction needs a base: add one, or set this to 0"
     for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():
-        given, needed = getattr(spec.train, stage) is not None, getattr(spec, part) is not None
-        if needed and not given:
-            yield "train", f"missing key {stage!r}: how {part} is trained"
-        if given and not needed:
-            yield f"train.{stage}", f"there is no {part} to train: set it to null"
+        configured, needed = getattr(spec.train, stage) is not None, getattr(spec, part) is not None
+        if needed and not configured:
+            yield "train", f"missing key {stage!r}, the training of {part}"
+        if configured and not needed:
+            yield f"train.{stage}", f"the spec has no {part} to train: set this to null"
     sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
     for name, network in sampled.items():
         sampling: SamplingConfig = getattr(spec.sample, name)
@@ -204,14 +214,13 @@ def find_conflicts(spec: Spec) -> Iterator[tuple[str, str]]:
             yield f"sample.{name}.guidance", f"{why}; set it to 1"
 
 
+MACHINE_KEYS = ("root", "download", "verify")
+"""Keys of the data section that say where the data is stored, how it gets there and how it is checked."""
+
 RESUMABLE = (
     "description",
-    "data.root",
-    "data.download",
-    "data.verify",
-    "train.latents.data.root",
-    "train.latents.data.download",
-    "train.latents.data.verify",
+    *(f"data.{key}" for key in MACHINE_KEYS),
+    *(f"train.latents.data.{key}" for key in MACHINE_KEYS),
     "train.base.data.path",
     "sample.*",
     "train.tensorboard",
@@ -224,11 +233,11 @@ RESUMABLE = (
     "train.*.compile",
     "train.*.workers",
 )
-"""Key paths, with wildcards, that may differ between a run and its resumption: length, logging, hardware."""
+"""Key paths, with wildcards, that may change when a run is resumed: length, logging, hardware."""
 
 
 def changed_on_resume(old: Spec, new: Spec) -> list[str]:
-    """The changes that make `new` another run than `old`, as "key: old -> new"; empty if it may be resumed."""
+    """The changes that forbid resuming a run of `old` as `new`, as "key: old -> new"; empty if there are none."""
     return [
         f"{path}: {json.dumps(before)} -> {json.dumps(after)}"
         for path, (before, after) in diff(old, new).items()
@@ -237,23 +246,23 @@ def changed_on_resume(old: Spec, new: Spec) -> list[str]:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of a spec file, for editors.
+    """The JSON Schema (draft 2020-12) of a spec file, for editors.
 
-    A file may extend another and say only what differs, so no key is required.
+    No key is required, because a file may extend another one and contain only the differences.
     """
     schema = _partial(Spec.model_json_schema())
-    extends = {"type": "string", "description": "a packaged spec's name, or a path relative to this file"}
+    extends = {"type": "string", "description": "name of a packaged spec, or a path relative to this file"}
     schema["properties"] = {"extends": extends, **schema["properties"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _partial(schema: Any) -> Any:
-    """`schema` for parts of documents: nothing required, and a part may fit several members of a union."""
+    """Relax `schema` for partial documents: no required keys, and a value may match several members of a union."""
     if isinstance(schema, list):
         return [_partial(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    kept = {key: _partial(value) for key, value in schema.items() if key not in ("required", "discriminator")}
-    if "oneOf" in kept:
-        kept["anyOf"] = kept.pop("oneOf")
-    return kept
+    relaxed = {key: _partial(value) for key, value in schema.items() if key not in ("required", "discriminator")}
+    if "oneOf" in relaxed:
+        relaxed["anyOf"] = relaxed.pop("oneOf")
+    return relaxed

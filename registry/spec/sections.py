@@ -1,4 +1,4 @@
-"""The sections of a spec: every key that is not a component's own, its type, bounds, default and help."""
+"""The sections of a spec: type, bounds, default and help text of every key that no component defines."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -13,31 +13,31 @@ from ulzoo.training.config import Count, Fraction, LatentsStageConfig, ParallelC
 
 
 class Section(BaseModel):
-    """A mapping of the spec: frozen, unknown keys refused, only finite numbers."""
+    """A mapping in a spec: frozen, rejects unknown keys and non-finite numbers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Document(Section):
-    """A whole YAML file, which remembers where its keys stand."""
+    """A YAML document with the locations of its keys."""
 
     _source: Node | None = PrivateAttr(None)
 
     @classmethod
     def from_source(cls, source: Node) -> Self:
-        """Checked; SpecError for the first thing that is wrong, with its file and line."""
+        """Validate parsed YAML. Raises SpecError with file and line of the first error."""
         document = validated(cls, source.plain(), source)
         document._source = source
         return document
 
     @classmethod
     def from_plain(cls, data: Mapping[str, Any]) -> Self:
-        """The same from plain data, such as `model_dump` gives; errors name key paths only."""
+        """Validate plain data, such as the result of `model_dump`; errors give key paths only."""
         return validated(cls, data, None)
 
 
 class LatentConfig(Section):
-    """The latent: its channels, its size against the image's, its noise."""
+    """The latent: channels, size relative to the image, noise."""
 
     channels: PositiveInt = Field(description="channels of the latent")
     downsample: tuple[PositiveInt, ...] = Field(
@@ -54,34 +54,34 @@ class LatentConfig(Section):
 
 
 class ConditioningConfig(Section):
-    """Frame prediction: the first frames of a clip, given to the base and the decoder, which make the rest."""
+    """Frame prediction: the base and the decoder generate a clip given its first frames."""
 
-    frames: Count = Field(default=0, description="first frames that are given; 0 for none")
+    frames: Count = Field(default=0, description="number of context frames, the first of the clip; 0 for none")
     decoder_dropout: Fraction = Field(
-        default=0.5, description="share of examples whose given frames are hidden from the decoder in training"
+        default=0.5, description="share of examples whose context frames are dropped from the decoder in training"
     )
     base_dropout: Fraction = Field(
-        default=0.1, description="the same for the base; above 0 in both, whole clips can be sampled too"
+        default=0.1, description="the same for the base; if both are above 0, entire clips can be sampled too"
     )
 
 
 class NetworkConfig(Section):
-    """A network and what it is told."""
+    """A network and its conditions."""
 
     backbone: Annotated[ComponentConfig, Choice(BACKBONES)] = Field(description="the network")
-    class_conditional: bool = Field(default=False, description="give the network the class label")
-    label_dropout: Fraction = Field(default=0.1, description="share of examples whose label is hidden, for guidance")
-    text_conditional: bool = Field(default=False, description="give the network the caption's token embeddings")
-    text_dropout: Fraction = Field(default=0.1, description="share of examples whose caption is hidden, for guidance")
+    class_conditional: bool = Field(default=False, description="condition on the class label")
+    label_dropout: Fraction = Field(default=0.1, description="share of examples whose label is dropped, for guidance")
+    text_conditional: bool = Field(default=False, description="condition on the token embeddings of the caption")
+    text_dropout: Fraction = Field(default=0.1, description="share of examples whose caption is dropped, for guidance")
 
     @property
     def guidable(self) -> bool:
-        """Whether it learns with and without what it is told."""
+        """Whether it is trained both with and without its conditions, as classifier-free guidance needs."""
         return (self.class_conditional and self.label_dropout > 0) or (self.text_conditional and self.text_dropout > 0)
 
 
 class DiffusionConfig(NetworkConfig):
-    """One diffusion model: network, noise schedule, parametrisation, loss weight."""
+    """A diffusion model: network, noise schedule, parametrisation, weighting of the loss."""
 
     schedule: Annotated[ComponentConfig, Choice(SCHEDULES, default="cosine")] = Field(
         default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
@@ -93,14 +93,14 @@ class DiffusionConfig(NetworkConfig):
 
 
 class DiffusionPriorConfig(DiffusionConfig):
-    """The paper's prior, a diffusion model whose loss is the rate: only the unweighted ELBO bounds it."""
+    """The paper's prior, a diffusion model whose loss is the rate; only the unweighted ELBO is an upper bound on it."""
 
     kind: Literal["diffusion"] = Field(default="diffusion", description="the prior to use")
     weighting: Annotated[
         ComponentConfig,
         Choice(WEIGHTINGS, default="elbo", only=("elbo",), why="under another weight the encoder hides information"),
     ] = Field(default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR: elbo")
-    stop_gradient: bool = Field(default=False, description="keep the rate's gradient from the encoder (Table 6 A)")
+    stop_gradient: bool = Field(default=False, description="do not backpropagate the rate into the encoder (Table 6 A)")
     normal_kl: float = Field(
         default=0.0, ge=0, description="weight of z_0's KL to a standard normal in the encoder's loss (Table 6 A)"
     )
@@ -117,7 +117,7 @@ class DiffusionDecoderConfig(DiffusionConfig):
     """The paper's decoder, a diffusion model of x given z_0."""
 
     kind: Literal["diffusion"] = Field(default="diffusion", description="the decoder to use")
-    latent_logsnr: bool = Field(default=False, description="tell the decoder the latent's log-SNR")
+    latent_logsnr: bool = Field(default=False, description="condition on the latent's log-SNR")
 
 
 class RegressionDecoderConfig(NetworkConfig):
@@ -125,14 +125,14 @@ class RegressionDecoderConfig(NetworkConfig):
 
     kind: Literal["mse"] = Field(description="the decoder to use")
     weight: float = Field(default=100.0, gt=0, description="of the squared error: L_x = weight/2 ‖x - x̂(z_0)‖²")
-    latent_logsnr: bool = Field(default=False, description="tell the decoder the latent's log-SNR")
+    latent_logsnr: bool = Field(default=False, description="condition on the latent's log-SNR")
 
 
 def _by_kind(default: str, *others: str) -> Discriminator:
     def kind(value: Any) -> Any:
         return value.get("kind", default) if isinstance(value, Mapping) else getattr(value, "kind", default)
 
-    return Discriminator(kind, "kind", f"unknown kind; known here: {', '.join((default, *others))}")
+    return Discriminator(kind, "kind", f"unknown kind; expected one of: {', '.join((default, *others))}")
 
 
 PriorConfig = Annotated[
@@ -146,27 +146,27 @@ DecoderConfig = Annotated[
 
 
 class LatentsTrainingConfig(LatentsStageConfig):
-    """How stage 1 is trained, and on what."""
+    """Training of stage 1, and its data."""
 
     data: Annotated[ComponentConfig, Choice(DATASETS)] | None = Field(
-        default=None, description="images or clips of stage 1, if others than the spec's data (Table 6 C)"
+        default=None, description="images or clips of stage 1; null: the spec's data (Table 6 C)"
     )
 
 
 class BaseTrainingConfig(StageConfig):
-    """How stage 2 is trained, and from what."""
+    """Training of stage 2, and its data."""
 
     data: (
         Annotated[ComponentConfig, Choice(DATASETS, only=("latents",), why="a base is trained on the spec's data")]
         | None
-    ) = Field(default=None, description="the spec's data, encoded beforehand by `ulzoo encode`; null: as it goes")
+    ) = Field(default=None, description="the spec's data, encoded by `ulzoo encode`; null: encode during training")
 
 
 class TrainConfig(Section):
-    """The stages of training; each is there where the spec has what it trains."""
+    """The training stages; each is present if the spec has the networks that it trains."""
 
     latents: LatentsTrainingConfig | None = Field(
-        default=None, description="stage 1: encoder, prior and decoder, jointly"
+        default=None, description="stage 1: encoder, prior and decoder jointly"
     )
     decoder: StageConfig | None = Field(default=None, description="the final decoder on the frozen encoder's latents")
     base: BaseTrainingConfig | None = Field(
@@ -174,7 +174,7 @@ class TrainConfig(Section):
     )
     tensorboard: bool = Field(default=False, description="write TensorBoard events beside metrics.jsonl")
     parallel: ParallelConfig | None = Field(
-        default=None, description="how processes started by torchrun train together"
+        default=None, description="distributed training by processes that torchrun starts"
     )
 
 
@@ -182,13 +182,13 @@ SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde"]
 
 
 class SamplingConfig(Section):
-    """How one diffusion model is sampled unless the caller says otherwise; why so by default: docs/sampling.md."""
+    """Default sampling options of one diffusion model; docs/sampling.md gives the reasons for these values."""
 
     sampler: SamplerName = Field(default="dpmpp_2m_sde", description="the sampler")
     steps: PositiveInt = Field(default=32, description="network evaluations, or twice as many under guidance")
     guidance: float = Field(default=1.0, ge=0, description="classifier-free guidance scale; 1 for none")
     guidance_interval: tuple[float, float] | None = Field(
-        default=None, description="guide only where the log-SNR lies in [low, high]; null for everywhere"
+        default=None, description="apply guidance only where the log-SNR is in [low, high]; null for everywhere"
     )
 
     @field_validator("guidance_interval")
@@ -200,14 +200,14 @@ class SamplingConfig(Section):
 
 
 class DecoderSamplingConfig(SamplingConfig):
-    """The decoder is told the latent, so fewer steps are enough, of a sampler of first order."""
+    """Sampling options of the decoder, which needs few steps of a first-order sampler as the latent determines x."""
 
     sampler: SamplerName = Field(default="ddpm", description="the sampler")
     steps: PositiveInt = Field(default=16, description="network evaluations, or twice as many under guidance")
 
 
 class SamplersConfig(Section):
-    """SamplingConfig of the latent and of the image."""
+    """Sampling options of the latent and of the image."""
 
     base: SamplingConfig = Field(default_factory=SamplingConfig, description="how the base samples the latent")
     decoder: DecoderSamplingConfig = Field(

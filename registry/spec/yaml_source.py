@@ -1,8 +1,8 @@
-"""YAML with the place of every key: what a spec file says, and where it says it.
+"""YAML with the file and line of every key.
 
-The dialect is YAML 1.1 read the way a person means it: `1e-4` is a number, only true and false are booleans (`no` and
-`on` stay words until a boolean field asks), dates stay text, keys are text, a key may stand only once in a mapping;
-whole numbers have 64 bits.
+The dialect is YAML 1.1 without its surprises: `1e-4` is a number, only true and false are booleans (`no` and `on` are
+text unless a boolean field reads them), dates and keys are text, duplicate keys are errors, integers have 64 bits. Tags
+are refused, and size, depth and the expansion of aliases are bounded.
 """
 
 import re
@@ -24,7 +24,7 @@ KeyPath = tuple[str | int, ...]
 
 
 class SpecError(ValueError):
-    """Something is wrong with a spec; one line, `file:line: key.path: what; did you mean 'x'?`."""
+    """An error in a spec, in one line: `file:line: key.path: message; did you mean 'x'?`."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -32,10 +32,13 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A YAML value and its place.
+    """A YAML value and its location.
 
-    `where` is "file:line" or "--set a.b=c". A `bridge` is a mapping that nobody wrote, only passed through on the way
-    to an overridden key: it takes the place of the mapping it is merged into.
+    Attributes:
+        value: a scalar, a list of nodes, or a mapping to nodes.
+        where: "file:line" or "--set a.b=c".
+        bridge: True for a mapping implied by the key path of an override; merging keeps the location of the mapping
+            that it is merged into.
     """
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
@@ -49,7 +52,7 @@ class Node:
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
     def at(self, path: KeyPath) -> "Node":
-        """The value at `path`, or its nearest ancestor that is written anywhere."""
+        """The node at `path`, or its nearest ancestor that exists."""
         node = self
         for key in path:
             if isinstance(node.value, dict) and key in node.value:
@@ -61,12 +64,12 @@ class Node:
         return node
 
     def place(self, path: KeyPath) -> str:
-        """Where `path` stands, or its nearest ancestor that is written anywhere."""
+        """The location of `path`, or of its nearest ancestor that exists."""
         return self.at(path).where
 
 
 def merge(parent: Node, child: Node) -> Node:
-    """`child` over `parent`: mappings merge key by key, everything else, and a mapping of another `kind`, replaces."""
+    """Merge `child` over `parent`: mappings key by key; other values, and mappings of another `kind`, are replaced."""
     if not isinstance(parent.value, dict) or not isinstance(child.value, dict):
         return child
     kinds = [node.value["kind"].value for node in (parent, child) if "kind" in node.value]  # type: ignore[operator, index, union-attr, call-overload]
@@ -79,15 +82,22 @@ def merge(parent: Node, child: Node) -> Node:
 
 
 def located(node: Node | None, path: KeyPath, message: str) -> SpecError:
-    """The error `place of path: key.path: message`; without a source (`node` is None) the key path stands alone."""
+    """The error `file:line: key.path: message`; without file and line if `node` is None."""
     place, dotted = node.place(path) if node else "", ".".join(map(str, path))
     if place.startswith(f"--set {dotted}="):
-        dotted = ""  # the place says it
+        dotted = ""  # already part of the location
     return SpecError(": ".join(part for part in (place, dotted, message) if part))
 
 
 def read_yaml(path: Path, shown: str) -> Node:
-    """The mapping in a YAML file; `shown` is the file's name in errors. SpecError for whatever is wrong with it."""
+    """The mapping in a YAML file.
+
+    Args:
+        shown: the name of the file in error messages.
+
+    Raises:
+        SpecError: the file cannot be read, or is not a YAML mapping.
+    """
     try:
         if not path.is_file():
             raise SpecError(f"{shown}: {'not a file' if path.exists() else 'no such file'}")
@@ -98,7 +108,7 @@ def read_yaml(path: Path, shown: str) -> Node:
             raise
         raise SpecError(f"{shown}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_BYTES:
-        raise SpecError(f"{shown}: larger than {MAX_BYTES >> 20} MiB, which no spec is")
+        raise SpecError(f"{shown}: larger than {MAX_BYTES >> 20} MiB, the limit for a spec")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -111,7 +121,7 @@ def read_yaml(path: Path, shown: str) -> Node:
 
 
 def parse_override(text: str) -> Node:
-    """`a.b=c` as the nested mapping `{a: {b: c}}`, `c` read as YAML."""
+    """Parse `a.b=c` into the nested mapping `{a: {b: c}}`; `c` is YAML."""
     where = f"--set {text}"
     dotted, equals, value = text.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
@@ -121,14 +131,14 @@ def parse_override(text: str) -> Node:
 
 
 def nested(keys: Sequence[str], node: Node) -> Node:
-    """`node` at the key path `keys`, below mappings that were only passed through."""
+    """Nest `node` under the key path `keys`, in bridge mappings."""
     for key in reversed(keys):
         node = Node({key: node}, node.where, bridge=True)
     return node
 
 
 def parse_yaml(text: str, source: str, *, lines: bool = True) -> Node:
-    """One YAML document as a tree of nodes whose places are `source:line`, or `source` alone without `lines`."""
+    """Parse one YAML document into nodes located at `source:line`, or at `source` if `lines` is False."""
 
     def place(line: int) -> str:
         return f"{source}:{line}" if lines else source
@@ -154,7 +164,7 @@ def parse_yaml(text: str, source: str, *, lines: bool = True) -> Node:
 
 
 _CORE = "tag:yaml.org,2002:"
-_SCALARS = {  # tag -> what a plain scalar of this tag looks like
+_SCALARS = {  # tag -> pattern of plain scalars
     "null": re.compile(r"^(?:~|null|Null|NULL|)$"),
     "bool": re.compile(r"^(?:true|false)$", re.IGNORECASE),
     "int": re.compile(r"^[-+]?(?:[0-9][0-9_]*|0x[0-9a-fA-F_]+|0b[01_]+)$"),
@@ -182,12 +192,12 @@ def _scalar(tag: str, text: str) -> str | int | float | bool | None:
         case "float":
             return float(text.replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
         case _:
-            text.encode()  # a lone surrogate, from an escape, is not text
+            text.encode()  # raises on a lone surrogate, which an escape can produce
             return text
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's parser with the scalars above; composes nodes only, `_Tree` makes the values."""
+    """PyYAML's parser with the scalars above; only composes nodes, `_Tree` constructs the values."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
@@ -199,15 +209,15 @@ class _Loader(yaml.SafeLoader):
         self.depth += 1
         self.count += 1
         if self.depth > MAX_DEPTH or self.count > MAX_NODES:
-            what = "nested too deeply" if self.depth > MAX_DEPTH else f"more than {MAX_NODES} values"
-            raise yaml.MarkedYAMLError(problem=what, problem_mark=self.peek_event().start_mark)
+            problem = "nested too deeply" if self.depth > MAX_DEPTH else f"more than {MAX_NODES} values"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes text that `_Loader`, or a YAML 1.1 reader, would take for something else in quotes."""
+    """Quotes text that `_Loader` or a YAML 1.1 parser would read as another type."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012
 
@@ -228,23 +238,23 @@ for _first, _resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items():
 
 
 def dump_yaml(data: dict[str, Any]) -> str:
-    """Plain data as YAML that `parse_yaml` reads back to the same data; lists of scalars on one line."""
+    """Serialize plain data to YAML that `parse_yaml` reads back unchanged; lists of scalars are on one line."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120)
 
 
 class _Tree:
-    """Composed YAML nodes (a graph, where aliases are used) to a bounded tree of `Node`."""
+    """Converts PyYAML's composed nodes, a graph if there are aliases, to a bounded tree of `Node`."""
 
     def __init__(self, place: Any) -> None:
         self.place = place
         self.count = 0
 
     def node(self, raw: yaml.Node, at: yaml.Node | None = None, depth: int = 0) -> Node:
-        """The value of `raw`, placed at the node `at`: the key of a mapping's value."""
+        """Convert `raw`; its location is that of `at`, the key in a mapping, if given."""
         where = self.place((at or raw).start_mark.line + 1)
         self.count += 1
         if self.count > MAX_NODES or depth > MAX_DEPTH:
-            raise SpecError(f"{where}: aliases expand to more than {MAX_NODES} values or for ever")
+            raise SpecError(f"{where}: aliases expand to more than {MAX_NODES} values, or refer to themselves")
         tag = raw.tag.removeprefix(_CORE)
         if isinstance(raw, MappingNode) and tag == "map":
             return Node(self.mapping(raw, depth), where)
@@ -255,7 +265,7 @@ class _Tree:
                 return Node(_scalar(tag, raw.value), where)
             except ValueError:
                 raise SpecError(f"{where}: {raw.value[:40]!r} cannot be read as {tag}") from None
-        raise SpecError(f"{where}: the tag {raw.tag!r} does not belong in a spec")
+        raise SpecError(f"{where}: the tag {raw.tag!r} is not allowed in a spec")
 
     def mapping(self, raw: MappingNode, depth: int) -> dict[str, Node]:
         own: dict[str, Node] = {}
@@ -264,7 +274,7 @@ class _Tree:
         for key, value in raw.value:
             line = key.start_mark.line + 1
             if not isinstance(key, ScalarNode):
-                raise SpecError(f"{self.place(line)}: a key must be a word")
+                raise SpecError(f"{self.place(line)}: a key must be a scalar")
             if key.tag == _CORE + "merge":
                 for mapping in self.merged(value, key, depth):
                     inherited = {**mapping, **inherited}
@@ -277,9 +287,9 @@ class _Tree:
         return {**inherited, **own}
 
     def merged(self, raw: yaml.Node, key: yaml.Node, depth: int) -> Iterator[dict[str, Node]]:
-        """The mappings behind `<<: *alias` or `<<: [*a, *b]`, the first to count first."""
+        """The mappings of `<<: *alias` or `<<: [*a, *b]`, highest precedence first."""
         for item in raw.value if isinstance(raw, SequenceNode) else [raw]:
             node = self.node(item, key, depth + 1)
             if not isinstance(node.value, dict):
-                raise SpecError(f"{node.where}: '<<' takes mappings")
+                raise SpecError(f"{node.where}: '<<' must be a mapping or a list of mappings")
             yield node.value

@@ -60,7 +60,7 @@ def _seconds_per_flop(job: Job, device: str) -> dict[str, float] | None:
     spec = spec_from_dict(job.spec)
     summary, chosen = summarize(spec), torch.device(device)
     sizes = {}
-    for stage in spec.asked_stages("all"):
+    for stage in spec.select_stages("all"):
         if stage not in job.stages:
             continue
         config: configs.StageConfig = getattr(spec.train, stage)

@@ -121,7 +121,7 @@ def plan_jobs(
     known = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
     now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
     for point, first in resolved:
-        stages = first.asked_stages(stage)
+        stages = first.select_stages(stage)
         compile_model(first, "meta", pretrained=False)
         if distances:
             check_distances(distances, first, stages)

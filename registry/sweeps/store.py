@@ -123,7 +123,7 @@ class Store:
         parts: list[tuple[KeyPath, dict[str, Any]]] = [(("spec",), keys)]
         parts += [(("points", name, "spec"), point) for name, point in keys["points"].items() if "spec" in point]
         for place, part in parts:
-            if os.path.isfile(file := sweep.beside(part["spec"], place)):
+            if os.path.isfile(file := sweep.locate_spec(part["spec"], place)):
                 part["spec"] = os.path.join(".", os.path.relpath(file, self.folder))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "sweep.yaml", dump_yaml(keys))

@@ -79,6 +79,12 @@ def test_a_key_that_the_data_section_got_later_changes_nothing():
     assert differences(old, Protocol(data={"kind": "x", "captions": True})) == ["data.captions: nothing and true"]
 
 
+def test_how_the_files_were_checked_changes_nothing():
+    old, new = Protocol(data={"kind": "image_folder", "verify": True}), Protocol(data={"kind": "image_folder"})
+    assert old.hash == new.hash == Protocol(data={"kind": "image_folder", "verify": False}).hash
+    assert differences(old, new) == []
+
+
 def test_frame_prediction_is_a_part():
     whole = results(frame_prediction={"clips": 3})
     assert protocol_of(whole, "prediction_psnr_db") == protocol_of(whole, "copy_last_psnr_db") == {"clips": 3}

@@ -241,7 +241,7 @@ def test_an_export_of_a_stage_has_no_untrained_network(variant, tmp_path):
 
 
 def test_stages_that_a_spec_has_not_are_refused(variant, tmp_path):
-    with pytest.raises(ValueError, match="has no stage 'latents', it has base"):
+    with pytest.raises(ValueError, match="has no stage 'latents'; its stages are base"):
         train(variant("pixels"), tmp_path / "run", stage="latents")
     assert not (tmp_path / "run").exists()
 
@@ -397,13 +397,13 @@ def test_a_model_without_captions_says_so(variant):
 
 # ------------------------------------------------------------------------------------------------------ what is refused
 
-NONSENSE: dict[str, tuple[tuple[str, ...], str]] = {
+CONFLICTS: dict[str, tuple[tuple[str, ...], str]] = {
     "single stage, normal prior": ((*SINGLE, "prior={kind: normal}"), "single-stage training (base null) samples from"),
     "guidance, no dropout": (
         ("sample.base.guidance=2", "base.label_dropout=0"),
         "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0",
     ),
-    "guidance, nothing to lean to": (
+    "guidance, unconditional": (
         ("sample.decoder.guidance=2",),
         "guidance needs a diffusion model",
     ),
@@ -414,42 +414,42 @@ NONSENSE: dict[str, tuple[tuple[str, ...], str]] = {
     "text, no width": (("base.text_conditional=true",), "the data has no captions: no width"),
     "labels, no classes": (("data.num_classes=null",), "base.class_conditional: the data has no class labels"),
     "a decoder without a prior": (("prior=null", "train.latents=null"), "without a prior no stage trains it"),
-    "a prior without a decoder": (("decoder=null",), "a prior trains the encoder with a decoder"),
-    "nothing at all": ((*PIXELS[:-1], *SINGLE), "nothing samples"),
+    "a prior without a decoder": (("decoder=null",), "stage 1 trains prior and decoder together"),
+    "neither prior nor base": ((*PIXELS[:-1], *SINGLE), "prior and base are both null, so no network samples"),
     "an encoder that cannot decode": (
         ("prior=null", "decoder=null", "train.latents=null"),
         "does not decode by itself",
     ),
-    "a latent without bounds": (("prior.stop_gradient=true",), "nothing would bound the latent"),
-    "random log-SNR, two stages": (("latent.logsnr_bias=0",), "is for single-stage training"),
-    "random log-SNR, untold": (
+    "an unbounded latent": (("prior.stop_gradient=true",), "the latent would be unbounded"),
+    "random log-SNR, two stages": (("latent.logsnr_bias=0",), "requires single-stage training"),
+    "random log-SNR, unconditional decoder": (
         (*SINGLE, "latent.logsnr_bias=0"),
-        "latent_logsnr must be true where latent.logsnr_bias draws",
+        "decoder.latent_logsnr: must be true if latent.logsnr_bias is set",
     ),
-    "a stage to train nothing": (
+    "a stage without a network": (
         ("train.decoder={steps: 1, batch_size: 1, lr: 1}",),
-        "there is no final_decoder to train",
+        "the spec has no final_decoder to train",
     ),
-    "nothing said of a stage": (("train.base=null",), "missing key 'base': how base is trained"),
-    "an unknown prior": (("prior.kind=vae",), "unknown kind; known here: diffusion, normal"),
-    "an unknown decoder": (("decoder.kind=gan",), "unknown kind; known here: diffusion, mse"),
+    "a network without a stage": (("train.base=null",), "missing key 'base', the training of base"),
+    "an unknown prior": (("prior.kind=vae",), "unknown kind; expected one of: diffusion, normal"),
+    "an unknown decoder": (("decoder.kind=gan",), "unknown kind; expected one of: diffusion, mse"),
     "a weighted prior": (("prior.weighting.kind=sigmoid",), "only elbo is allowed here"),
-    "a variance of a frozen encoder": ((*PIXELS, "latent.variance=learned"), "an encoder that is not"),
+    "a variance of a frozen encoder": ((*PIXELS, "latent.variance=learned"), "without a prior the encoder is not"),
     "no weight": (("prior={kind: normal, weight: 0}",), "prior.weight: must be above 0"),
     "a regression with a schedule": ((f"decoder={{kind: mse, backbone: {SMALL}, schedule: {{}}}}",), "unknown key"),
     "pixels of two channels": ((*PIXELS, "latent.channels=2"), "latent.channels"),
 }
 
 
-@pytest.mark.parametrize("name", NONSENSE)
-def test_a_combination_without_sense_is_refused_with_its_reason(name, tiny):
-    overrides, words = NONSENSE[name]
+@pytest.mark.parametrize("name", CONFLICTS)
+def test_a_conflict_is_refused_with_its_reason(name, tiny):
+    overrides, words = CONFLICTS[name]
     with pytest.raises(SpecError) as error:
         compile_model(tiny(*overrides), "meta")
     assert words in str(error.value) and "\n" not in str(error.value), str(error.value)
 
 
-def test_the_place_of_such_an_error_is_the_files(tmp_path, images):
+def test_a_conflict_is_located_in_the_file(tmp_path, images):
     text = (Path(__file__).parents[1] / "tiny.yaml").read_text().replace("base: {steps: 3}", "base: {guidance: 3}")
     path = tmp_path / "mine.yaml"
     path.write_text(text.replace("label_dropout: 0.3", "label_dropout: 0.0"))

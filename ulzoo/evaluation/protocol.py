@@ -65,7 +65,7 @@ FIELDS = {
 }
 
 PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
-TRAINING_ONLY = ("data.hflip",)  # evaluation never mirrors
+IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
 _DECODED = {"decoder_sampler", "decoder_steps"}
 _MEANS = {"psnr": r"psnr_db", "ssim": r"ssim$", "ms_ssim": r"ms_ssim$", "lpips": r"(st_)?lpips_"}  # field: its figures
@@ -170,7 +170,7 @@ def clip_conditions(contract: Contract) -> dict[str, Any]:
         "frame_rate": contract.frame_rate,
         "clip": "the middle of each video",
         "resize": f"shortest side to {min(height, width)} pixels, centre crop, as the data section's kind does it",
-        "given_frames": contract.given_frames,
+        "given_frames": contract.context_frames,
     }
 
 
@@ -181,7 +181,7 @@ def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
         path = f"{prefix}{field}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{path}.")
-        elif path not in TRAINING_ONLY and not (prefix and (value is None or value is False)):
+        elif path not in IGNORED and not (prefix and (value is None or value is False)):
             yield path, list(value) if isinstance(value, tuple) else value
 
 

@@ -71,7 +71,7 @@ def test_a_path_or_a_packaged_name_loads():
 
 def test_missing_specs_are_named_with_what_may_have_been_meant():
     assert error("emoji_tinny") == "there is no spec named 'emoji_tinny'; did you mean 'emoji_tiny'?"
-    assert error("xyz") == "there is no spec named 'xyz'; known here: emoji_tiny"
+    assert error("xyz") == "there is no spec named 'xyz'; expected one of: emoji_tiny"
     assert error("fulll.yaml") == "fulll.yaml: no such file; did you mean 'full.yaml'?"
     assert error("specs/emoji_tiny.yaml") == (
         "specs/emoji_tiny.yaml: no such file; the spec 'emoji_tiny' is packaged: give its name alone"
@@ -146,7 +146,7 @@ def test_the_latent_logsnr_reaches_prior_and_base():
         ("    steps:", "    stepz:", "full.yaml:14: train.latents.stepz: unknown key; did you mean 'steps'?"),
         ("patch: 2", "pach: 2", "full.yaml:6: encoder.pach: unknown key; did you mean 'patch'?"),
         ("resnet", "resnt", "full.yaml:5: encoder.kind: unknown encoder 'resnt'; did you mean 'resnet'?"),
-        ("resnet", "x", f"full.yaml:5: encoder.kind: unknown encoder 'x'; known here: {ENCODERS}"),
+        ("resnet", "x", f"full.yaml:5: encoder.kind: unknown encoder 'x'; expected one of: {ENCODERS}"),
         ("  kind: resnet\n", "", f"full.yaml:4: encoder: missing key 'kind': one of {ENCODERS}"),
         ("    lr: 2e-3\n", "", "full.yaml:13: train.latents: missing key 'lr'"),
         ("base: {backbone: {kind: vit}}\n", "", "full.yaml:1: missing key 'base'"),
@@ -175,8 +175,8 @@ def test_the_latent_logsnr_reaches_prior_and_base():
         ("base: {backbone: {kind: vit}}", "base: 3", "full.yaml:11: base: expected a mapping, got 3"),
         ("base: {backbone: {kind: vit}}", "base: {backbone: vit}", "full.yaml:11: base.backbone: expected a mapping,"
          " got 'vit'"),
-        ("prior: {", "prior: {schedule: {logsnr_max: 4}, ", "full.yaml:7: prior.schedule.logsnr_max: 4 is not"
-         " latent.logsnr, 5; leave it out, it is derived"),
+        ("prior: {", "prior: {schedule: {logsnr_max: 4}, ", "full.yaml:7: prior.schedule.logsnr_max: 4 differs from"
+         " latent.logsnr, 5; remove this key, its value is derived"),
         ("prior: {", "prior: {weighting: {kind: sigmoid}, ", "full.yaml:7: prior.weighting.kind: only elbo is allowed"
          " here: under another weight the encoder hides information"),
         ("latent: {", "latent: {logsnr: high, ", "full.yaml:3: latent.logsnr: expected a number, got 'high'"),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from ulzoo.registry.spec.loading import spec_from_dict
-from ulzoo.registry.spec.schema import RESUMABLE, Section, Spec, changed_on_resume, diff, flatten, json_schema
+from ulzoo.registry.spec.schema import RESUMABLE, Spec, changed_on_resume, diff, flatten, json_schema
+from ulzoo.registry.spec.sections import Section
 from ulzoo.registry.spec.yaml_source import parse_yaml
 from ulzoo.registry.zoo.catalogue import load_spec
 
@@ -109,6 +110,16 @@ def test_hash_ignores_spelling_and_description_only(spec):
     others = [changed(name="other"), changed(train__latents__lr=1.001), changed(encoder__kind="vit")]
     assert len({spec.hash, *(spec_from_dict(data).hash for data in others)}) == 4
     assert len(spec.hash) == 64
+
+
+def test_the_identity_of_the_data_is_the_same_on_every_machine():
+    def identity(**keys: object) -> dict:
+        return spec_from_dict(changed(data={"kind": "image_folder", "resolution": 32, **keys})).data_identity()
+
+    expected = identity(root="here")
+    assert "hflip" in expected and expected.keys().isdisjoint({"root", "download", "verify"})
+    assert identity(root="elsewhere") == identity(root="here", verify=False) == identity(root="here", verify=True)
+    assert identity(root="here", verify=True) == expected != identity(root="here", hflip=False)
 
 
 def test_diff_names_what_differs(spec):

@@ -134,8 +134,9 @@ def test_a_sweep_extends_another_point_by_point(folder):
         ("pixel: 0.1", "pixel: much", "own/bad.yaml:8: points.low.paper.bits_per_pixel: expected a number, got 'much'"),
         ("pixel: 0.1", "pixel: '1'", "own/bad.yaml:8: points.low.paper.bits_per_pixel: expected a number, got '1'"),
         ("{bits_per_pixel: 0.1", "{fvd: 1", "own/bad.yaml:8: points.low.paper.fvd: not among the sweep's columns;"
-         " known here: bits_per_pixel, psnr_db"),
-        ("  low:", "  a/b:", "own/bad.yaml:6: points.a/b: a point's name holds letters, digits, '.', '-' and '_' only"),
+         " expected one of: bits_per_pixel, psnr_db"),
+        ("  low:", "  a/b:", "own/bad.yaml:6: points.a/b: a point's name consists of letters, digits, '.', '-' and"
+         " '_'"),
         ("points:", "grid: {latent.channels: []}\npoint:", "own/bad.yaml:6: point: unknown key; did you mean 'points'?"
          ),
     ],
@@ -163,10 +164,10 @@ def test_a_point_with_a_mistake(folder, old, new, message):
 def test_a_sweep_needs_points_with_names_of_their_own(folder):
     head = "name: x\nspec: tiny.yaml\ncolumns: [psnr_db]\n"
     for text, message in [
-        ("", "own/x.yaml:1: there are no points; give points or a grid"),
-        ("points: {a: null}\n", "own/x.yaml:1: there are no points; give points or a grid"),
-        ("grid: {latent.channels: [4, 4]}\n", "own/x.yaml:4: grid: two points are called 'channels4'"),
-        ("points: {channels4: {}}\ngrid: {latent.channels: [4]}\n", "own/x.yaml:5: grid: two points are called"),
+        ("", "own/x.yaml:1: a sweep needs points or a grid"),
+        ("points: {a: null}\n", "own/x.yaml:1: a sweep needs points or a grid"),
+        ("grid: {latent.channels: [4, 4]}\n", "own/x.yaml:4: grid: two points are named 'channels4'"),
+        ("points: {channels4: {}}\ngrid: {latent.channels: [4]}\n", "own/x.yaml:5: grid: two points are named"),
         (f"grid: {{a: {list(range(40))}, b: {list(range(40))}}}\n", "own/x.yaml:4: grid: more than 1000 points"),
     ]:
         folder.joinpath("x.yaml").write_text(head + text)

@@ -61,7 +61,7 @@ def test_a_sweep_keeps_its_points():
         ({"--loss-factor": ","}, [], "--loss-factor ,: not valid YAML"),
         ({"--loss-factor": "1,2"}, ["decoder.weighting.loss_factor=3,4"], "has values already, from --set"),
         ({}, ["latent.channels=4,8", "latent.channels=2,3"], "has values already, from --set latent.channels=4,8"),
-        ({"--loss-factor": "1,1"}, [], "two points are called 'loss_factor1'"),
+        ({"--loss-factor": "1,1"}, [], "two points are named 'loss_factor1'"),
         ({}, [], "nothing to sweep over: give --latent-channels"),
         ({}, ["train.base.steps=3"], "nothing to sweep over"),
         ({}, ["steps"], "write key.path=value"),

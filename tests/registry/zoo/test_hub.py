@@ -181,7 +181,7 @@ BAD_CARDS = {
     "short hash": (b"sha256: {a: '00'}\n", "a: a SHA-256 is 64 hexadecimal digits"),
     "no files": (b"name: x\nsha256: {}\n", "sha256: expected at least 1 value"),
     "large": (b"#" * 2**21, "larger than 1 MiB"),
-    "aliases": (b"a0: &a0 [x, x]\n" + BOMB, "aliases expand to more than 10000 values or for ever"),
+    "aliases": (b"a0: &a0 [x, x]\n" + BOMB, "aliases expand to more than 10000 values, or refer to themselves"),
 }
 
 
