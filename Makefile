@@ -1,4 +1,4 @@
-# Two commands for a fresh clone: `make demo` trains a model and shows it, `make test` runs every check.
+# For a fresh clone: `make demo` trains a model and saves sample images, `make test` runs all checks.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -10,8 +10,8 @@ demo: .venv/installed
 	$(BIN)/ulzoo sample runs/demo emoji32_tiny --n 24 --out runs/demo/beside-released/samples.png
 	$(BIN)/ulzoo sample runs/demo emoji32_tiny --n 48 --labels Smileys,People,Animals,Food --guidance 2 \
 		--out runs/demo/beside-released/classes.png
-	@printf '\n%s\n%s\n' "Pictures, yours beside the released model's: runs/demo/beside-released/" \
-		"Figures: runs/demo/figures.json    Model: runs/demo/model.safetensors"
+	@printf '\n%s\n%s\n' "Images, compared with the released model: runs/demo/beside-released/" \
+		"Metrics: runs/demo/figures.json    Model: runs/demo/model.safetensors"
 
 test: .venv/installed-test lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -23,7 +23,7 @@ lint: .venv/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# Type checkers do not see setuptools' package-dir mapping, so they are shown the installed layout through links.
+# mypy does not support setuptools' package-dir mapping, so symbolic links reproduce the installed layout.
 types: .venv/installed-test
 	@rm -rf build/types && mkdir -p build/types/ulzoo
 	@ln -s $(CURDIR)/ulzoo/* $(CURDIR)/registry $(CURDIR)/cli $(CURDIR)/specs build/types/ulzoo/
