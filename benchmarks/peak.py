@@ -2,7 +2,7 @@
 
     python -m benchmarks peak [--device D] [--threads N] [--sides 4096,8192] [--rounds 9] [--out DIR] [--json]
 
-By `product_speed`, which model FLOPs utilisation is over; the best side counts.
+By `matmul_speed`, whose maximum over the sides is the denominator of model FLOPs utilisation.
 """
 
 import sys
@@ -10,7 +10,7 @@ import sys
 import torch
 
 from benchmarks.measuring import Spread, parser, prepare, publish
-from ulzoo.training.profiling import SIDES, product_speed
+from ulzoo.training.profiling import MATRIX_SIDES, matmul_speed
 
 
 def main() -> None:
@@ -18,10 +18,10 @@ def main() -> None:
     arguments.add_argument("--sides", default="")
     options = arguments.parse_args()
     device = prepare(options)
-    sides = [int(side) for side in options.sides.split(",") if side] or SIDES[device.type]
+    sides = [int(side) for side in options.sides.split(",") if side] or MATRIX_SIDES[device.type]
     content = {}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        rounds = [[product_speed(device, dtype, side) / 1e12 for side in sides] for _ in range(options.rounds)]
+        rounds = [[matmul_speed(device, dtype, side) / 1e12 for side in sides] for _ in range(options.rounds)]
         by_side = {side: Spread.of(list(values)) for side, values in zip(sides, zip(*rounds, strict=True), strict=True)}
         best = max(spread.median for spread in by_side.values())
         content[name] = {"teraflops": best, "by_side": by_side}

@@ -11,7 +11,7 @@ from timm.optim.muon import _is_suitable_for_muon
 from torch import nn
 
 from ulzoo.training import optimizers as muon
-from ulzoo.training.optimizers import Muon, is_matrix, orthogonal
+from ulzoo.training.optimizers import Muon, is_matrix, orthogonalize
 
 
 class Net(nn.Module):
@@ -40,9 +40,9 @@ def two_groups(network: nn.Module) -> list[dict]:
     return [{"params": parameters[::2], "weight_decay": 0.0}, {"params": parameters[1::2], "weight_decay": 0.1}]
 
 
-@pytest.mark.parametrize("at_once", [muon.AT_ONCE, 1], ids=["together", "one by one"])
-def test_updates_are_timms(at_once, monkeypatch):
-    monkeypatch.setattr(muon, "AT_ONCE", at_once)
+@pytest.mark.parametrize("stacked_values", [muon.MAX_STACKED_VALUES, 1], ids=["together", "one by one"])
+def test_updates_are_timms(stacked_values, monkeypatch):
+    monkeypatch.setattr(muon, "MAX_STACKED_VALUES", stacked_values)
     torch.manual_seed(0)
     network = Net()
     rival = copy.deepcopy(network)
@@ -64,7 +64,7 @@ def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
     torch.manual_seed(0)
     momenta = torch.randn(shape)
     left, _, right = torch.linalg.svd(momenta.flatten(2), full_matrices=False)
-    found = orthogonal(momenta.bfloat16(), 1e-7).float().flatten(2)
+    found = orthogonalize(momenta.bfloat16(), 1e-7).float().flatten(2)
     values = left.mT @ found @ right.mT
     diagonal = values.diagonal(dim1=1, dim2=2)
     assert (diagonal - 1).abs().max() < 0.35

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.data import batches
+from ulzoo.data import StreamShard, batches
 from ulzoo.registry.runs.train import open_source, train
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
@@ -80,7 +80,7 @@ def test_shares_are_those_of_the_whole_batch(tiny):
             batch["key"] for batch in islice(batches(source, 8, seed=1, start=16, **share), 7)
         ]  # over an epoch's end
 
-    shares = [keys(rank=rank, ranks=4, workers=rank // 2) for rank in range(4)]
+    shares = [keys(shard=StreamShard(rank, 4), workers=rank // 2) for rank in range(4)]
     assert [list(chain(*parts)) for parts in zip(*shares, strict=True)] == keys()
 
 

@@ -1,4 +1,4 @@
-"""How one stage is trained: the keys of `train.latents` and `train.base` in a spec."""
+"""Training of one stage: the keys of `train.latents`, `train.decoder` and `train.base` in a spec."""
 
 import difflib
 from typing import Annotated, Literal
@@ -11,43 +11,45 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class ParallelConfig(BaseModel):
-    """How processes started by torchrun train together."""
+    """Training on several processes, which torchrun starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["ddp", "fsdp"] = Field(
-        default="ddp", description="ddp: each process has the whole model; fsdp: a part of every tensor"
+        default="ddp", description="ddp: each process has the whole model; fsdp: a shard of every tensor"
     )
     checkpoint_activations: bool = Field(
-        default=False, description="compute every block again in the backward pass, to save memory"
+        default=False, description="recompute every block in the backward pass, to save memory"
     )
-    timeout_minutes: float = Field(default=10.0, gt=0, description="wait so long for another process within a step")
+    timeout_minutes: float = Field(default=10.0, gt=0, description="how long to wait for another process within a step")
 
 
 class StageConfig(BaseModel):
-    """How one stage is trained."""
+    """Training of one stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: PositiveInt = Field(description="optimizer steps")
-    batch_size: PositiveInt = Field(description="images a step, over all devices and accumulated parts")
+    batch_size: PositiveInt = Field(description="images per step, over all devices and accumulated parts")
     lr: float = Field(gt=0, description="peak learning rate")
     warmup_steps: Count = Field(
         default=0, description="steps over which the learning rate rises to lr; a shorter run ends below it"
     )
     decay: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="learning rate after warm-up")
-    optimizer: str = Field(default="adamw", description="any name of timm.optim.list_optimizers()")
+    optimizer: str = Field(default="adamw", description="a name of timm.optim.list_optimizers()")
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay, on matrices only")
     betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.99), description="the optimizer's moment decay rates")
-    grad_clip: Annotated[float, Field(gt=0)] | None = Field(default=1.0, description="largest gradient norm; null: any")
-    accumulate: PositiveInt = Field(default=1, description="parts that a batch is split into, to save memory")
+    grad_clip: Annotated[float, Field(gt=0)] | None = Field(
+        default=1.0, description="largest gradient norm; null: no limit"
+    )
+    accumulate: PositiveInt = Field(default=1, description="number of parts that a batch is split into, to save memory")
     precision: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="bf16: autocast to bfloat16 in the networks, where the processor has it"
+        default="fp32", description="bf16: autocast the networks to bfloat16, where the device has it"
     )
     ema: Fraction = Field(default=0.9999, description="decay of the exponential moving average of the weights")
     checkpoint_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
     milestone_every: PositiveInt | None = Field(
-        default=None, description="steps between checkpoints that are kept for good; null: the last two alone"
+        default=None, description="steps between checkpoints that are never deleted; null: only the last two are kept"
     )
     log_every: PositiveInt = Field(default=50, description="steps between rows of metrics.jsonl")
     seed: Count = Field(default=0, description="seed of initialisation, data order and noise")
@@ -56,32 +58,32 @@ class StageConfig(BaseModel):
 
     @field_validator("optimizer")
     @classmethod
-    def _known_optimizer(cls, name: str) -> str:
+    def _check_optimizer(cls, name: str) -> str:
         from timm.optim import list_optimizers
 
-        if name not in (known := list_optimizers()):
-            close = difflib.get_close_matches(name, known, n=1)
+        if name not in (names := list_optimizers()):
+            close = difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else "see timm.optim.list_optimizers()"
             raise ValueError(f"unknown optimizer {name!r}; {hint}")
         return name
 
     @field_validator("milestone_every")
     @classmethod
-    def _among_checkpoints(cls, every: int | None, info: ValidationInfo) -> int | None:
+    def _check_milestones(cls, every: int | None, info: ValidationInfo) -> int | None:
         if every and (saved := info.data.get("checkpoint_every")) and every % saved:
             raise ValueError(f"must be a multiple of checkpoint_every, {saved}")
         return every
 
     @field_validator("accumulate")
     @classmethod
-    def _even_parts(cls, parts: int, info: ValidationInfo) -> int:
+    def _check_accumulate(cls, parts: int, info: ValidationInfo) -> int:
         if (batch_size := info.data.get("batch_size")) and batch_size % parts:
             raise ValueError(f"{parts} does not divide batch_size {batch_size}")
         return parts
 
 
 class LatentsStageConfig(StageConfig):
-    """StageConfig 1: encoder, prior and decoder."""
+    """Training of stage 1: encoder, prior and decoder."""
 
     prior_warmup_steps: Count = Field(
         default=0,

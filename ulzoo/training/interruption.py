@@ -1,7 +1,7 @@
-"""A signal that asks a run to stop: it finishes the step, saves, and says with its exit status that it can go on.
+"""Interruption of a run: signals that make it save and stop after the current step, and a watchdog for stalled steps.
 
-SIGTERM (a scheduler's), SIGUSR1 (Slurm's warning, with `--signal=USR1@120`) and SIGINT (Ctrl-C; a second one does not
-wait for the step).
+The signals are SIGTERM (from a scheduler), SIGUSR1 (Slurm's warning, with `--signal=USR1@120`) and SIGINT (Ctrl-C; a
+second one stops at once). The exit status says that the run can be resumed.
 """
 
 import faulthandler
@@ -16,44 +16,46 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
+STOPPED_STATUS = 75  # EX_TEMPFAIL of sysexits.h: try again
+STALLED_SECONDS = 900.0
+REARM_SECONDS = 5.0
 
 
 class RunStopped(KeyboardInterrupt):
-    """The run saved a checkpoint and stopped, as it was asked to.
+    """A signal stopped the run after it saved a checkpoint.
 
     Args:
-        number: of the signal; another process may have got it.
-        where: stage and step.
+        number: the number of the signal, which another process may have received.
+        position: stage and step of the checkpoint.
     """
 
-    def __init__(self, number: int, where: str) -> None:
-        super().__init__(f"{signal.Signals(number).name}, saved at {where}")
+    def __init__(self, number: int, position: str) -> None:
+        super().__init__(f"{signal.Signals(number).name}, saved at {position}")
         self.status = 130 if number == signal.SIGINT else STOPPED_STATUS
 
 
 class StopSignals:
-    """While the context lasts, `received` is the number of the signal that came, else 0. In the main thread alone."""
+    """Sets `received` to the number of the last signal, 0 before one. Works in the main thread only."""
 
     def __init__(self) -> None:
         self.received = 0
         self._process = os.getpid()
-        self._before: dict[int, Any] = {}
+        self._previous_handlers: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 if (handler := signal.getsignal(number)) is not signal.SIG_IGN:
-                    self._before[number] = handler
-                    signal.signal(number, self._hear)
+                    self._previous_handlers[number] = handler
+                    signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a loader's worker, forked since: it ends if it is told to, and with this one
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a forked worker of the data loader, which inherited this handler
             if number == signal.SIGTERM:
                 signal.signal(number, signal.SIG_DFL)
                 os.kill(os.getpid(), number)
@@ -63,23 +65,22 @@ class StopSignals:
         self.received = number
 
 
-STALLED_SECONDS = 900.0
-AGAIN_SECONDS = 5.0
-
-
 @contextmanager
 def watchdog(seconds: float = STALLED_SECONDS) -> Iterator[Callable[[], None]]:
-    """Gives a function to call at every step; if it was not for so long, the stacks are printed and the run goes on."""
-    armed = 0.0
+    """Yield a function to call after every step. If `seconds` pass without a call, print the stacks of all threads.
 
-    def alive() -> None:
-        nonlocal armed
-        if sys.__stderr__ and (now := time.monotonic()) - armed > min(AGAIN_SECONDS, seconds / 4):
-            armed = now
+    The run itself continues.
+    """
+    armed_at = 0.0
+
+    def reset() -> None:
+        nonlocal armed_at
+        if sys.__stderr__ and (now := time.monotonic()) - armed_at > min(REARM_SECONDS, seconds / 4):
+            armed_at = now
             faulthandler.dump_traceback_later(seconds, repeat=True, file=sys.__stderr__)
 
-    alive()
+    reset()
     try:
-        yield alive
+        yield reset
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -1,4 +1,4 @@
-"""Optimizer, learning rate and moving average of one stage, and an optimizer's state as tensors and JSON."""
+"""Optimizer, learning rate and EMA of one stage; the optimizer's state as tensors and JSON; Muon."""
 
 import math
 from collections import defaultdict
@@ -16,10 +16,10 @@ from ulzoo.training.config import StageConfig
 
 
 def build_optimizer(networks: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
-    """Any of timm's optimizers by name; weight decay on matrices only; PyTorch's AdamW in its fused form; our own Muon.
+    """One of timm's optimizers by name, with weight decay on kernels only; AdamW is fused, Muon is the one below.
 
     Raises:
-        ValueError: this optimizer cannot be had here, or needs what the trainer does not give it.
+        ValueError: the optimizer needs second derivatives, or hardware or a package that is missing.
     """
     info = get_optimizer_info(config.optimizer)
     if info.second_order:
@@ -41,26 +41,26 @@ def build_optimizer(networks: nn.Module, config: StageConfig) -> torch.optim.Opt
 
 
 def learning_rate(step: int, config: StageConfig) -> float:
-    """Of update number `step` = 0, 1, …: a line up to `lr` in the last warm-up step, then decay to 0 at the end."""
+    """Learning rate of update `step` = 0, 1, …: linear warm-up to `lr` in the last warm-up step, then decay to 0."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
     match config.decay:
         case "cosine":
-            return config.lr * (1 + math.cos(math.pi * done)) / 2
+            return config.lr * (1 + math.cos(math.pi * progress)) / 2
         case "linear":
-            return config.lr * (1 - done)
+            return config.lr * (1 - progress)
         case "constant":
             return config.lr
 
 
 def build_ema(networks: nn.Module, config: StageConfig) -> ModelEmaV3:
-    """timm's moving average, whose decay rises with the step to `config.ema`, so short runs average over less."""
+    """timm's moving average of the weights, whose decay rises to `config.ema`, so that short runs average over less."""
     return ModelEmaV3(networks, decay=config.ema, use_warmup=True)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
-    """The optimizer's `state_dict` as tensors, by their path in it, and as JSON with the paths in their places."""
+    """Split an optimizer's `state_dict` into tensors by path, and JSON with the paths in the places of the tensors."""
     tensors: dict[str, Tensor] = {}
 
     def pack(value: Any, path: str) -> Any:
@@ -76,25 +76,26 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
                 return {"dtype": str(value).removeprefix("torch.")}
         return value
 
-    whole = optimizer.state_dict()
-    return tensors, {key: pack(value, key) for key, value in whole.items()}
+    return tensors, {key: pack(value, key) for key, value in optimizer.state_dict().items()}
 
 
-def blank_state(
-    optimizer: torch.optim.Optimizer, sizes: dict[str, tuple[torch.Size, torch.dtype]]
+def empty_optimizer_state(
+    optimizer: torch.optim.Optimizer, shapes: dict[str, tuple[torch.Size, torch.dtype]]
 ) -> dict[str, Tensor]:
-    """Tensors to read an optimizer's state into, by path; what goes with a parameter is in parts as that is."""
+    """Uninitialised tensors to read an optimizer's state into, by path; sharded like the parameter they belong to."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    blank: dict[str, Tensor] = {}
-    for path, (size, dtype) in sizes.items():
-        kind, number, *_ = path.split(".")
-        of = [parameters[int(number)]] if kind == "state" and parameters[int(number)].shape == size else []
-        blank[path] = torch.empty_like(of[0], dtype=dtype) if of else torch.empty(size, dtype=dtype)
-    return blank
+    tensors: dict[str, Tensor] = {}
+    for path, (shape, dtype) in shapes.items():
+        kind, index, *_ = path.split(".")
+        if kind == "state" and parameters[int(index)].shape == shape:
+            tensors[path] = torch.empty_like(parameters[int(index)], dtype=dtype)
+        else:
+            tensors[path] = torch.empty(shape, dtype=dtype)
+    return tensors
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], packed: dict[str, Any]) -> None:
-    """Give a fresh optimizer of the same parameters the state that `optimizer_state` took."""
+    """Load what `optimizer_state` returned into a new optimizer of the same parameters."""
 
     def unpack(value: Any) -> Any:
         match value:
@@ -120,17 +121,17 @@ NEWTON_SCHULZ = [
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 ]
-"""a, b, c of X ← aX + b(XXᵀ)X + c(XXᵀ)²X, a row for each step: "quintic" in modded-nanogpt and timm."""
+"""a, b, c of X ← aX + b(XXᵀ)X + c(XXᵀ)²X, one row per iteration: "quintic" in modded-nanogpt and timm."""
 
-AT_ONCE = 1 << 24
-"""Values that are orthogonalised together at most: more are no quicker, and take memory."""
+MAX_STACKED_VALUES = 1 << 24
+"""Matrices are orthogonalised in stacks of at most this many values: larger ones take memory and are no faster."""
 
 
 class Muon(torch.optim.Optimizer):
-    """timm's `muon` (Jordan 2024) with its defaults: steps are as long as AdamW's (Liu et al. 2025, arXiv:2502.16982).
+    """timm's `muon` (Jordan 2024) with its defaults, where matrices of the same shape are orthogonalised in one stack.
 
-    A parameter that is no matrix, such as a bias, or is a thin one, is updated by AdamW. A convolution's kernel is a
-    matrix of a row for each output.
+    Updates have the RMS norm of AdamW's (Liu et al. 2025, arXiv:2502.16982). Vectors, such as biases, and thin matrices
+    are updated by AdamW. The kernel of a convolution is a matrix with one row per output channel.
     """
 
     def __init__(
@@ -148,30 +149,30 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            trained = [parameter for parameter in group["params"] if parameter.grad is not None]
-            matrices = [parameter for parameter in trained if is_matrix(parameter)]
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            matrices = [parameter for parameter in parameters if is_matrix(parameter)]
             if matrices:
-                self._orthogonal(matrices, group)
-            if len(matrices) < len(trained):
-                self._adamw([parameter for parameter in trained if not is_matrix(parameter)], group)
+                self._muon(matrices, group)
+            if len(matrices) < len(parameters):
+                self._adamw([parameter for parameter in parameters if not is_matrix(parameter)], group)
 
-    def _orthogonal(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+    def _muon(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in matrices:
             if not self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum_buffer"] for parameter in matrices]
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(momenta, gradients(matrices), 1 - group["momentum"])
-        alike: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
         for parameter, momentum in zip(matrices, momenta, strict=True):
-            alike[parameter.shape].append((parameter, momentum))
-        for shape, pairs in alike.items():
-            length = group["lr"] * get_lr_scale(torch.Size(rows_and_columns(shape)))
-            most = max(AT_ONCE // shape.numel(), 1)
-            for start in range(0, len(pairs), most):
-                parameters, some = zip(*pairs[start : start + most], strict=True)
-                updates = orthogonal(torch.stack([momentum.bfloat16() for momentum in some]), group["eps"])
-                torch._foreach_add_(parameters, updates.to(parameters[0].dtype).unbind(), alpha=-length)
+            by_shape[parameter.shape].append((parameter, momentum))
+        for shape, pairs in by_shape.items():
+            lr = group["lr"] * get_lr_scale(torch.Size(rows_and_columns(shape)))
+            stack_size = max(MAX_STACKED_VALUES // shape.numel(), 1)
+            for start in range(0, len(pairs), stack_size):
+                parameters, stack = zip(*pairs[start : start + stack_size], strict=True)
+                updates = orthogonalize(torch.stack([momentum.bfloat16() for momentum in stack]), group["eps"])
+                torch._foreach_add_(parameters, updates.to(parameters[0].dtype).unbind(), alpha=-lr)
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
@@ -206,7 +207,7 @@ def gradients(parameters: list[Tensor]) -> list[Tensor]:
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether it is updated as one: timm's rule, by which positions (1, n, d) and depthwise kernels are not."""
+    """Whether Muon updates a parameter: timm's rule, which excludes positions (1, n, d) and depthwise kernels."""
     if parameter.ndim < 2 or 1 in parameter.shape[:2]:
         return False
     small, large = sorted(rows_and_columns(parameter.shape))
@@ -217,11 +218,11 @@ def rows_and_columns(shape: torch.Size) -> tuple[int, int]:
     return shape[0], shape[1:].numel()
 
 
-def orthogonal(momenta: Tensor, eps: float) -> Tensor:
-    """Orthogonal factors of n matrices, (n, out, in, …), gathered at once where processes have parts of them."""
+def orthogonalize(momenta: Tensor, eps: float) -> Tensor:
+    """The nearest orthogonal matrices to n matrices (n, out, in, …), whose shards are gathered in one operation."""
     if isinstance(momenta, DTensor):
         mesh = momenta.device_mesh
-        whole = DTensor.from_local(orthogonal(momenta.full_tensor(), eps), mesh, [Replicate()] * mesh.ndim)
-        return whole.redistribute(mesh, momenta.placements)
+        replicated = DTensor.from_local(orthogonalize(momenta.full_tensor(), eps), mesh, [Replicate()] * mesh.ndim)
+        return replicated.redistribute(mesh, momenta.placements)
     factors = zeropower_via_newtonschulz(momenta.flatten(2), len(NEWTON_SCHULZ), NEWTON_SCHULZ, eps=eps)
     return factors.reshape(momenta.shape)
