@@ -36,7 +36,7 @@ def table(store: Store) -> str:
     ]
     for series, points in means.items():
         for point in points:
-            figures = point.figures
+            figures = point.metrics
             distances = " | ".join(f"{figures[name]:.1f}" if name in figures else "–" for name in FRECHET)
             mark = "yes" if point.point in best else ""
             rate, psnr = figures["bits_per_pixel"], figures["psnr_db"]

@@ -1,4 +1,4 @@
-"""`ulzoo plot`, `ulzoo report`, `ulzoo find`: the results of a sweep as pictures, as a page, and as the next point."""
+"""`ulzoo plot`, `ulzoo report`, `ulzoo find`: the results of a sweep as plots, as a page, as the next run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +10,7 @@ from ulzoo.cli.display.terminal import console, plain_table, say, to_json
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ulzoo.registry.report.target_search import Found, Setting
+    from ulzoo.registry.report.target_search import SearchResult, Setting
     from ulzoo.registry.sweeps.store import Store as Results
 
 PLOT_EXAMPLES = """
@@ -28,16 +28,14 @@ FIND_EXAMPLES = """
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --psnr 27[/]    settings of 27 dB, the fewest bits first
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --bits 0.06[/]  settings of 0.06 bits/pixel, the highest PSNR first
 """
-SHOWN = 10  # settings on a terminal; --json has all
+MAX_SETTINGS = 10  # on a terminal; --json prints all
 
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of a sweep, as in runs/sweeps/NAME.")]
 
 
 def plot(
     store: Store,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the pictures go; STORE/plots if left out.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the plots; default: STORE/plots.")] = None,
 ) -> None:
     """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG."""
     from ulzoo.registry.report.plots import draw
@@ -52,10 +50,10 @@ def plot(
 def report(
     store: Store,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The page to write; STORE/report.html if left out.")
+        Path | None, typer.Option(metavar="FILE", help="The page to write; default: STORE/report.html.")
     ] = None,
 ) -> None:
-    """Write one page to look at a sweep in a browser; it needs no network."""
+    """Write one HTML page of a sweep; it needs no network."""
     from ulzoo.registry.report.html_report import write_report
     from ulzoo.registry.sweeps.store import Store as Results
 
@@ -68,48 +66,48 @@ def find(
     bits: Annotated[float | None, typer.Option(metavar="BITS", help="The bits/pixel to spend.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Find settings that hit a PSNR or a rate, between the points of a sweep, and the point to run next."""
-    from ulzoo.registry.report.target_search import find
+    """Find settings that reach a PSNR or a rate, between the points of a sweep, and the point to run next."""
+    from ulzoo.registry.report.target_search import find_settings
     from ulzoo.registry.sweeps.store import Store as Results
 
     results = Results(store, must_exist=True)
     sweep = results.sweep
     rows = results.rows()
     fractional = _fractional(results.folder, rows)
-    found = find(rows, psnr=psnr, bits=bits, shared=sweep.set if sweep else None, fractional=fractional)
+    result = find_settings(rows, psnr=psnr, bits=bits, shared=sweep.set if sweep else None, fractional=fractional)
     if json:
-        settings = [vars(each) | {"command": _command(each, results)} for each in found.settings]
-        head = {"figure": found.figure, "target": found.target, "measured": [found.low, found.high]}
+        settings = [_to_dict(setting, results) for setting in result.settings]
+        head = {"figure": result.metric, "target": result.target, "measured": [result.low, result.high]}
         typer.echo(to_json(head | {"settings": settings}))
         return
     out = console()
     unit = "dB PSNR" if psnr is not None else "bits/pixel"
-    if not found.settings or not found.settings[0].inside:
-        if found.low <= found.target <= found.high:
-            say(f"{found.target:g} {unit} lies between measured points, but no two neighbours in one number enclose it")
+    if not result.settings or not result.settings[0].inside:
+        if result.low <= result.target <= result.high:
+            say(f"{result.target:g} {unit} lies between measured points, but not between neighbours along one number")
         else:
-            say(f"{found.target:g} {unit} is outside the measured range, {found.low:.4g} to {found.high:.4g}")
-        if not found.settings:
+            say(f"{result.target:g} {unit} is outside the measured range, {result.low:.4g} to {result.high:.4g}")
+        if not result.settings:
             return
-        say("the settings below go straight on from the last two points: a guess at where to measure next")
-    out.print(_settings(found))
-    if len(found.settings) > SHOWN:
-        out.print(f"and {len(found.settings) - SHOWN} more (--json)")
-    following = next((setting for setting in found.settings if not setting.measured), None)
+        say("the settings below extrapolate the last two points: a guess at where to measure next")
+    out.print(_settings(result))
+    if len(result.settings) > MAX_SETTINGS:
+        out.print(f"and {len(result.settings) - MAX_SETTINGS} more (--json)")
+    following = next((setting for setting in result.settings if not setting.measured), None)
     if following:
         out.print(f"\nnext  {_command(following, results)}", soft_wrap=True, markup=False)
 
 
-def _settings(found: "Found") -> "Table":
+def _settings(result: "SearchResult") -> "Table":
     table = plain_table("set", "PSNR\ndB", "rate\nbits/pixel", "between", left=("between",))
-    for setting in found.settings[:SHOWN]:
+    for setting in result.settings[:MAX_SETTINGS]:
         settings = "\n".join(f"{key}={value}" for key, value in setting.set.items())
         table.add_row(settings, _digits(setting, "psnr_db", 2), _digits(setting, "bits_per_pixel", 4), _where(setting))
     return table
 
 
 def _digits(setting: "Setting", name: str, digits: int) -> str:
-    return f"{setting.figures[name]:.{digits}f}" if name in setting.figures else "–"
+    return f"{setting.metrics[name]:.{digits}f}" if name in setting.metrics else "–"
 
 
 def _where(setting: "Setting") -> str:
@@ -118,8 +116,14 @@ def _where(setting: "Setting") -> str:
     return " and ".join(setting.between) if setting.inside else f"beyond {setting.between[0]}"
 
 
+def _to_dict(setting: "Setting", results: "Results") -> dict[str, Any]:
+    """A setting as `--json` prints it."""
+    content = {("figures" if key == "metrics" else key): value for key, value in vars(setting).items()}
+    return content | {"command": _command(setting, results)}
+
+
 def _command(setting: "Setting", results: "Results") -> str:
-    """What runs a setting; a spec that is a file is called by its path, which the sweep knows."""
+    """The command that runs a setting. A spec that is a file is named by its path, which is stored with the sweep."""
     import os
 
     from ulzoo.registry.spec.loading import find_specs
@@ -132,16 +136,16 @@ def _command(setting: "Setting", results: "Results") -> str:
 
 
 def _fractional(folder: Path, rows: list[dict[str, Any]]) -> set[str]:
-    """Keys whose value is a fraction in the resolved spec of a run, where 3 is 3.0."""
+    """Keys whose value is a float in the resolved spec of a run, where 3 is written as 3.0."""
     import yaml
 
     keys = {key: row for row in rows if row["status"] == "done" for key in row["set"]}
-    found = set()
+    fractional = set()
     for key, row in keys.items():
         path = folder / (row.get("folder") or "") / "spec.yaml"
         value: Any = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, float):
-            found.add(key)
-    return found
+            fractional.add(key)
+    return fractional

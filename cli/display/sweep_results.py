@@ -1,4 +1,4 @@
-"""How `ulzoo sweep` ends: the table beside the paper's, the Pareto front, what failed, the page to look at."""
+"""The end of `ulzoo sweep`: results beside the paper's, the Pareto front, failed points, the path of the report."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,32 +7,31 @@ from rich.console import Console
 from rich.table import Table
 
 from ulzoo.cli.display.terminal import plain_table, say
-from ulzoo.registry.report.plots import distances, figure_title
+from ulzoo.registry.report.curves import pareto
+from ulzoo.registry.report.html_report import write_report
+from ulzoo.registry.report.plots import frechet_metrics, metric_title
 from ulzoo.registry.spec.sweep import METRICS, MetricSpec, Sweep, result_table
 from ulzoo.registry.sweeps.jobs import Job
 from ulzoo.registry.sweeps.store import ResultRow, Store
 
 
 def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: Store) -> int:
-    """Print what the store has of `jobs`, write the report; how many points failed."""
-    from ulzoo.registry.report.curves import pareto
-    from ulzoo.registry.report.html_report import write_report
-
-    found = {row["spec_hash"]: row for row in store.rows()}
-    rows = [{**found[job.spec_hash], "point": job.point} for job in jobs if job.spec_hash in found]
+    """Print the rows of `jobs` that the store has, write the report, and return the number of failed points."""
+    by_hash = {row["spec_hash"]: row for row in store.rows()}
+    rows = [{**by_hash[job.spec_hash], "point": job.point} for job in jobs if job.spec_hash in by_hash]
     done = [row for row in rows if row["status"] == "done"]
     failed = {row["spec_hash"]: row for row in rows if row["status"] == "failed"}
     console.print()
     if done:
-        console.print(_table(sweep, done))
+        console.print(_result_table(sweep, done))
         console.print()
     if front := pareto(done):
         console.print("Pareto front, fewest bits first", style="bold")
-        console.print(_front(front))
+        console.print(_front_table(front))
         console.print()
     for row in rows:
         if row["status"] == "stopped":
-            say(f"stopped early: {_label(row)}: {row['error']}; without --prune it goes on")
+            say(f"stopped early: {_label(row)}: {row['error']}; without --prune its training continues")
     for row in failed.values():
         say(f"failed: {_label(row)}: {row['error']} ({store.folder / row['folder']})")
     if failed:
@@ -41,33 +40,33 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
     return len(failed)
 
 
-def _table(sweep: Sweep, rows: Sequence[ResultRow]) -> Table:
-    """A line a point: measured figures, and the paper's where it has some."""
-    asked = distances(dict.fromkeys(name for row in rows for name in row["figures"]))
-    sweep = sweep.model_copy(update={"columns": tuple(dict.fromkeys([*sweep.columns, *asked]))})
+def _result_table(sweep: Sweep, rows: Sequence[ResultRow]) -> Table:
+    """A line for each point: measured metrics, and the paper's where the sweep has them."""
+    extra = frechet_metrics(dict.fromkeys(name for row in rows for name in row["figures"]))
+    sweep = sweep.model_copy(update={"columns": tuple(dict.fromkeys([*sweep.columns, *extra]))})
     entries = result_table(sweep, rows)
     with_paper = [name for name in sweep.columns if any(entry["paper"][name] is not None for entry in entries)]
     measured = [name for name in sweep.columns if any(entry["measured"][name] is not None for entry in entries)]
-    several = any(entry["runs"] > 1 for entry in entries)
+    several_seeds = any(entry["runs"] > 1 for entry in entries)
     table = plain_table(
         "point",
-        *(["runs"] if several else []),
-        *(_head(name) for name in measured),
-        *(f"paper's\n{_head(name)}" for name in with_paper),
+        *(["runs"] if several_seeds else []),
+        *(_heading(name) for name in measured),
+        *(f"paper's\n{_heading(name)}" for name in with_paper),
     )
     for entry in entries:
-        runs = [str(entry["runs"])] if several else []
-        ours = [_measured(name, entry) for name in measured]
-        theirs = [_number(entry["paper"][name], _column(name).digits) for name in with_paper]
-        table.add_row(entry["point"], *runs, *ours, *theirs)
+        runs = [str(entry["runs"])] if several_seeds else []
+        measured_cells = [_mean_and_spread(name, entry) for name in measured]
+        paper_cells = [_number(entry["paper"][name], _column(name).digits) for name in with_paper]
+        table.add_row(entry["point"], *runs, *measured_cells, *paper_cells)
     return table
 
 
-def _front(rows: Sequence[ResultRow]) -> Table:
+def _front_table(rows: Sequence[ResultRow]) -> Table:
     table = plain_table("point", "bits/pixel", "PSNR dB")
     for row in rows:
-        figures = row["figures"]
-        table.add_row(_label(row), f"{figures['bits_per_pixel']:.4f}", f"{figures['psnr_db']:.2f}")
+        metrics = row["figures"]
+        table.add_row(_label(row), f"{metrics['bits_per_pixel']:.4f}", f"{metrics['psnr_db']:.2f}")
     return table
 
 
@@ -75,15 +74,15 @@ def _label(row: ResultRow) -> str:
     return f"{row['point']} seed {row['seed']}" if row["seed"] else row["point"]
 
 
-def _head(name: str) -> str:
+def _heading(name: str) -> str:
     return f"{_column(name).title}\n{_column(name).unit}".strip()
 
 
 def _column(name: str) -> MetricSpec:
-    return METRICS.get(name) or MetricSpec(figure_title(name), "", "lower", 1)
+    return METRICS.get(name) or MetricSpec(metric_title(name), "", "lower", 1)
 
 
-def _measured(name: str, entry: Mapping[str, Any]) -> str:
+def _mean_and_spread(name: str, entry: Mapping[str, Any]) -> str:
     digits, spread = _column(name).digits + 1, entry["spread"][name]
     return _number(entry["measured"][name], digits) + (f" ± {spread:.{digits}f}" if spread is not None else "")
 

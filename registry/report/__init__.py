@@ -1,1 +1,1 @@
-"""Results of a sweep as curves, plots and one HTML page."""
+"""Results of a sweep as curves, plots, settings for a target, and one HTML page."""

@@ -1,7 +1,12 @@
-"""A sweep as one page for a browser: plot, filters, table and pictures in a single file that needs no network.
+"""A sweep as one HTML page: plot, filters, table and pictures in a single file that loads nothing from a network.
 
-The page's parts are `report_page/`: HTML, style and scripts without a library, put together here with the rows as JSON.
-Whatever a row says attention_patterns the page as text, never as HTML, and the page may load nothing (a Content-Security-Policy).
+The page is assembled from `assets/`: HTML, style and scripts without a library, with the rows embedded as JSON.
+Whatever a row contains is shown as text, never as HTML; a Content-Security-Policy keeps the page from loading anything.
+
+The chart is an SVG drawn by assets/chart.js (200 lines) rather than by plotly, which was measured in headless Chromium:
+plotly.js adds 4.8 MB to a page of 0.1 MB, draws 10,000 points as 10,228 elements in 1.1 s (here: one path for each
+colour, 0.15 s), does not reach points by keyboard or announce them to screen readers, and interprets markup in its
+hover labels. `ulzoo plot` exports the plots as PNG and SVG.
 """
 
 import base64
@@ -18,29 +23,30 @@ from typing import Any
 
 from ulzoo.files.atomic import write_text
 from ulzoo.registry.report.curves import Mean, ResultRow, average, bd_psnr, bd_rate, curve, is_number, pareto
-from ulzoo.registry.report.plots import better
+from ulzoo.registry.report.plots import better_direction
 from ulzoo.registry.spec.sweep import METRICS
 from ulzoo.registry.sweeps.store import Store
 
-PICTURED_POINTS = 60
-PICTURED_BYTES = 8 * 2**20
+MAX_PICTURED_POINTS = 60
+MAX_PICTURE_BYTES = 8 * 2**20
 PICTURE_WIDTH = 1200
 PICTURES = ("reconstructions", "samples")
-COMPARED_SERIES = 20
-ERRORS = {"_mc_se": "error of the noise", "_se": "standard error"}  # endings of figures
+MAX_COMPARED_SERIES = 20
+ERROR_SUFFIXES = {"_mc_se": "error of the noise", "_se": "standard error"}
 SCRIPTS = ("chart.js", "table.js", "page.js")
 
 
 @dataclass(frozen=True)
 class ReportColumn:
-    """A number of every row.
+    """A number that rows have.
 
     Attributes:
-        name, title, unit: what it is, its heading, and in what.
-        better: "lower", "higher" or "".
-        digits: after the point; None for as many as it takes.
-        cost: not a figure, but what it took.
-        detail: shown of a single point only, as standard errors are.
+        name: key of the row.
+        title, unit: the heading.
+        better: which values are better, "lower", "higher" or "".
+        digits: number of digits after the decimal point; None for as many as needed.
+        cost: whether this is a cost rather than a metric.
+        detail: whether it is shown for a single point only, like standard errors.
     """
 
     name: str
@@ -61,13 +67,13 @@ COSTS = (
 
 
 def write_report(store: Store, path: Path | None = None) -> Path:
-    """Write the page of a store, atomically.
+    """Write the page of a store atomically.
 
     Args:
-        path: the file; report.html in the store's folder if left out.
+        path: the file to write; default: report.html in the store's folder.
 
     Returns:
-        The file.
+        The path of the file.
     """
     path = path or store.folder / "report.html"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,30 +82,31 @@ def write_report(store: Store, path: Path | None = None) -> Path:
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page with these data (see `describe`)."""
-    page = files("ulzoo.registry.report") / "assets"
+    """The HTML of the page for the data that `describe` returns."""
+    assets = files("ulzoo.registry.report") / "assets"
+    scripts = [assets.joinpath(name).read_text("utf-8") for name in SCRIPTS]
     parts = {
         "title": html.escape(data["title"]),
-        "style": page.joinpath("page.css").read_text("utf-8"),
-        "script": "\n".join(page.joinpath(name).read_text("utf-8").replace('"use strict";\n', "") for name in SCRIPTS),
+        "style": assets.joinpath("page.css").read_text("utf-8"),
+        "script": "\n".join(script.replace('"use strict";\n', "") for script in scripts),
         "data": json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    return re.sub(r"@@(\w+)@@", lambda match: parts[match[1]], page.joinpath("page.html").read_text("utf-8"))
+    return re.sub(r"@@(\w+)@@", lambda match: parts[match[1]], assets.joinpath("page.html").read_text("utf-8"))
 
 
 def describe(store: Store) -> dict[str, Any]:
-    """What the page shows of a store, as plain data."""
+    """The content of the page as plain data."""
     rows, damaged, sweep = store.rows(), store.damaged, store.sweep
     done = [row for row in rows if row["status"] == "done"]
     failed = [row for row in rows if row["status"] != "done"]
-    columns = columns_of(done, sweep.columns if sweep else ())
-    keys = keys_of(done)
-    series, specs = _numbered(_series(row) for row in done), _numbered(row.get("spec", "") for row in done)
-    protocols = _numbered(json.dumps(row.get("protocol") or {}, sort_keys=True) for row in done)
-    pictures, pictured = embedded_pictures(store.folder, _worth_seeing(done))
+    columns = list_columns(done, sweep.columns if sweep else ())
+    keys = list_keys(done)
+    series, specs = _enumerate(_series(row) for row in done), _enumerate(row.get("spec", "") for row in done)
+    protocols = _enumerate(json.dumps(row.get("protocol") or {}, sort_keys=True) for row in done)
+    pictures, pictures_of = embed_pictures(store.folder, _picture_order(done))
     entries = []
     for row in done:
-        paper = [_figure(row.get("paper") or {}, column.name) for column in columns]
+        paper = [_number(row.get("paper") or {}, column.name) for column in columns]
         entry = {
             "point": row["point"],
             "series": series[_series(row)],
@@ -109,81 +116,80 @@ def describe(store: Store) -> dict[str, Any]:
             "values": [_value(row, column) for column in columns],
             "hash": row["spec_hash"][:16],
             "folder": row.get("folder") or "",
-            "pictures": pictured.get(row["spec_hash"], []),
+            "pictures": pictures_of.get(row["spec_hash"], []),
         }
         entries.append(entry | ({"paper": paper} if any(value is not None for value in paper) else {}))
-    of_protocol = [row.get("protocol") or {} for row in done]
     return {
         "title": sweep.name if sweep else store.folder.resolve().name,
         "description": sweep.description if sweep else "",
         "source": sweep.source if sweep else "",
         "expect": sweep.expect if sweep else "",
         "tiles": _tiles(done, failed, len(series)),
-        "notices": _notices(damaged, len(protocols), len(pictured), len(done)),
+        "notices": _notices(damaged, len(protocols), len(pictures_of), len(done)),
         "columns": [asdict(column) for column in columns],
         "keys": keys,
         "series": list(series),
         "specs": list(specs),
         "rows": entries,
         "pictures": pictures,
-        "compared": compared(average(done)),
+        "compared": compare_series(average(done)),
         "failed": [
             {"error": row.get("error") or "", "series": _series(row)}
             | {key: row.get(key) for key in ("point", "seed", "status")}
             for row in failed
         ],
         "protocols": [
-            {"rows": sum(found == known for found in of_protocol), "entries": _flat(known)}
-            for known in map(json.loads, protocols)
-            if known
+            {"rows": sum((row.get("protocol") or {}) == protocol for row in done), "entries": _flatten(protocol)}
+            for protocol in map(json.loads, protocols)
+            if protocol
         ],
         "footer": _footer(rows),
     }
 
 
-def columns_of(rows: Iterable[ResultRow], first: Iterable[str] = ()) -> list[ReportColumn]:
-    """The figures that any row has, those named in `first` before the others, then the costs."""
+def list_columns(rows: Iterable[ResultRow], first: Iterable[str] = ()) -> list[ReportColumn]:
+    """The metrics that any row has, those named in `first` before the others, followed by the costs."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name, value in row["figures"].items() if is_number(value))
     ordered = [*(name for name in first if name in names), *(name for name in names if name not in set(first))]
-    found = []
+    columns = []
     for name in ordered:
-        of, words = next(
-            ((name.removesuffix(end), words) for end, words in ERRORS.items() if name.endswith(end)), (name, "")
-        )
-        known = METRICS.get(of)
-        title, unit = (known.title, known.unit) if known else (of.replace("_", " "), "")
-        if words:
-            found.append(ReportColumn(name, f"{title}, {words}", unit, detail=True))
+        suffix = next((suffix for suffix in ERROR_SUFFIXES if name.endswith(suffix)), "")
+        metric = name.removesuffix(suffix)
+        spec = METRICS.get(metric)
+        title, unit = (spec.title, spec.unit) if spec else (metric.replace("_", " "), "")
+        if suffix:
+            columns.append(ReportColumn(name, f"{title}, {ERROR_SUFFIXES[suffix]}", unit, detail=True))
         else:
-            found.append(ReportColumn(name, title, unit, better(name), max(known.digits, 2) if known else None))
-    return found + [cost for cost in COSTS if any(_value(row, cost) is not None for row in rows)]
+            digits = max(spec.digits, 2) if spec else None
+            columns.append(ReportColumn(name, title, unit, better_direction(name), digits))
+    return columns + [cost for cost in COSTS if any(_value(row, cost) is not None for row in rows)]
 
 
-def keys_of(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
-    """What points set, with every value there is (None: some leave it alone), and the seed if there are several."""
+def list_keys(rows: Iterable[ResultRow]) -> list[dict[str, Any]]:
+    """Every key that points set, with its distinct values (None: a point does not set it); the seed if it varies."""
     rows = list(rows)
     names = [*dict.fromkeys(key for row in rows for key in row["set"])]
     if len({row.get("seed") for row in rows}) > 1:
         names.append("seed")
-    found = []
+    keys = []
     for name in names:
         values = [_setting(row, name) for row in rows]
         number = all(value is None or is_number(value) for value in values)
         distinct = {json.dumps(value, sort_keys=True): value for value in values}.values()
         ordered = sorted(distinct, key=lambda value: (value is None, value if number else str(value)))
-        found.append({"name": name, "number": number, "values": ordered})
-    return found
+        keys.append({"name": name, "number": number, "values": ordered})
+    return keys
 
 
-def embedded_pictures(folder: Path, rows: Iterable[ResultRow]) -> tuple[list[dict[str, str]], dict[str, list[int]]]:
-    """Pictures of runs as data URIs, scaled down, up to a number of points and bytes.
+def embed_pictures(folder: Path, rows: Iterable[ResultRow]) -> tuple[list[dict[str, str]], dict[str, list[int]]]:
+    """Pictures of runs as scaled-down data URIs, up to a limited number of points and bytes.
 
     Returns:
-        Every picture, and spec hash -> the numbers of its own.
+        All pictures, and spec hash -> indices of the pictures of that run.
     """
     pictures: list[dict[str, str]] = []
-    pictured: dict[str, list[int]] = {}
+    pictures_of: dict[str, list[int]] = {}
     size = 0
     for row in rows:
         run = folder / (row.get("folder") or "")
@@ -191,20 +197,20 @@ def embedded_pictures(folder: Path, rows: Iterable[ResultRow]) -> tuple[list[dic
             continue
         for name in PICTURES:
             source = _data_uri(run / "samples" / f"{name}.png")
-            if source and size + len(source) <= PICTURED_BYTES:
+            if source and size + len(source) <= MAX_PICTURE_BYTES:
                 size += len(source)
-                pictured.setdefault(row["spec_hash"], []).append(len(pictures))
+                pictures_of.setdefault(row["spec_hash"], []).append(len(pictures))
                 pictures.append({"title": name.capitalize(), "source": source})
-        if len(pictured) == PICTURED_POINTS or size > PICTURED_BYTES * 0.98:
+        if len(pictures_of) == MAX_PICTURED_POINTS or size > MAX_PICTURE_BYTES * 0.98:
             break
-    return pictures, pictured
+    return pictures, pictures_of
 
 
-def compared(series: dict[str, list[Mean]]) -> list[dict[str, Any]]:
-    """BD-rate and BD-PSNR of every series against the first that is a curve; why not, where there is none."""
+def compare_series(series: dict[str, list[Mean]]) -> list[dict[str, Any]]:
+    """BD-rate and BD-PSNR of every series against the first one that is a curve, or the reason why there are none."""
     curves = {name: points for name, means in series.items() if len(points := curve(means)) > 1}
-    names = list(curves)[:COMPARED_SERIES]
-    found = []
+    names = list(curves)[:MAX_COMPARED_SERIES]
+    comparisons = []
     for name in names[1:]:
         entry: dict[str, Any] = {"series": name, "anchor": names[0], "rate": None, "psnr": None, "why": ""}
         try:
@@ -212,21 +218,21 @@ def compared(series: dict[str, list[Mean]]) -> list[dict[str, Any]]:
             entry["psnr"] = bd_psnr(curves[names[0]], curves[name])
         except ValueError as error:
             entry["why"] = str(error)
-        found.append(entry)
-    return found
+        comparisons.append(entry)
+    return comparisons
 
 
-def _worth_seeing(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
-    """The Pareto front's rows, then the others, spread evenly."""
+def _picture_order(rows: Sequence[ResultRow]) -> Iterator[ResultRow]:
+    """Rows in the order in which their pictures are embedded: the Pareto front, then the others, evenly thinned out."""
     front = pareto(rows)
-    yield from front[:: max(1, len(front) // PICTURED_POINTS)]
+    yield from front[:: max(1, len(front) // MAX_PICTURED_POINTS)]
     seen = {row["spec_hash"] for row in front}
     rest = [row for row in rows if row["spec_hash"] not in seen]
-    yield from rest[:: max(1, len(rest) // PICTURED_POINTS)]
+    yield from rest[:: max(1, len(rest) // MAX_PICTURED_POINTS)]
 
 
 def _data_uri(path: Path) -> str | None:
-    """A picture as WebP in a URI; None if there is none."""
+    """A picture as WebP in a data URI; None if the file is missing or damaged."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
@@ -235,7 +241,7 @@ def _data_uri(path: Path) -> str | None:
         with Image.open(path) as picture:
             image = picture.convert("RGB")
     except (OSError, UnidentifiedImageError):
-        warnings.warn(f"{path}: not a picture; the page goes without", stacklevel=2)
+        warnings.warn(f"{path}: not a picture; it is not in the page", stacklevel=2)
         return None
     if image.width > PICTURE_WIDTH:
         height = max(1, round(image.height * PICTURE_WIDTH / image.width))
@@ -246,19 +252,19 @@ def _data_uri(path: Path) -> str | None:
 
 
 def _value(row: ResultRow, column: ReportColumn) -> float | None:
-    """A number of a row, in six digits, or None."""
+    """The value of a row in a column, with six significant digits, or None."""
     if not column.cost:
-        return _figure(row["figures"], column.name)
+        return _number(row["figures"], column.name)
     if column.name == "seconds":
-        return _figure(row, "seconds")
+        return _number(row, "seconds")
     parts = row.get(column.name) or {}
     if column.name == "gflops":
-        return _figure(parts, "base")
+        return _number(parts, "base")
     return sum(parts.values()) if parts else None
 
 
-def _figure(figures: ResultRow, name: str) -> float | None:
-    value = figures.get(name)
+def _number(numbers: ResultRow, name: str) -> float | None:
+    value = numbers.get(name)
     return float(f"{value:.6g}") if is_number(value) else None
 
 
@@ -270,58 +276,55 @@ def _series(row: ResultRow) -> str:
     return row.get("series") or row.get("spec") or ""
 
 
-def _numbered(values: Iterable[str]) -> dict[str, int]:
-    """Every value once, with its number."""
+def _enumerate(values: Iterable[str]) -> dict[str, int]:
+    """Distinct value -> index."""
     return {value: i for i, value in enumerate(dict.fromkeys(values))}
 
 
 def _tiles(done: Sequence[ResultRow], failed: Sequence[ResultRow], series: int) -> list[dict[str, Any]]:
-    """A few numbers for the top of the page."""
-    found: list[dict[str, Any]] = [
-        {"name": "points", "value": f"{len({(_series(row), row['point']) for row in done}):,}"}
+    """The key numbers at the top of the page."""
+    points = len({(_series(row), row["point"]) for row in done})
+    tiles: list[dict[str, Any]] = [
+        {"name": name, "value": f"{count:,}"}
+        for name, count in (("points", points), ("runs", len(done)), ("series", series))
     ]
-    found += [{"name": "runs", "value": f"{len(done):,}"}, {"name": "series", "value": f"{series:,}"}]
-    for name, word, digits in (("bits_per_pixel", "bits/pixel", 3), ("psnr_db", "dB PSNR", 2)):
-        values = [value for row in done if (value := _figure(row["figures"], name)) is not None]
+    for name, unit, digits in (("bits_per_pixel", "bits/pixel", 3), ("psnr_db", "dB PSNR", 2)):
+        values = [value for row in done if (value := _number(row["figures"], name)) is not None]
         if values:
-            found.append({"name": word, "value": f"{min(values):.{digits}f} – {max(values):.{digits}f}"})
-    minutes = sum(_figure(row, "seconds") or 0 for row in done) / 60
+            tiles.append({"name": unit, "value": f"{min(values):.{digits}f} – {max(values):.{digits}f}"})
+    minutes = sum(_number(row, "seconds") or 0 for row in done) / 60
     if minutes:
-        hours = minutes >= 60
-        found.append(
-            {
-                "name": f"{'hours' if hours else 'minutes'} of work",
-                "value": f"{minutes / 60 if hours else minutes:,.1f}",
-            }
-        )
+        time, unit = (minutes / 60, "hours") if minutes >= 60 else (minutes, "minutes")
+        tiles.append({"name": f"{unit} of work", "value": f"{time:,.1f}"})
     for status, name, bad in (("failed", "failed", True), ("stopped", "stopped early", False)):
         if count := sum(row["status"] == status for row in failed):
-            found.append({"name": name, "value": f"{count:,}", "bad": bad})
-    return found
+            tiles.append({"name": name, "value": f"{count:,}", "bad": bad})
+    return tiles
 
 
 def _notices(damaged: list[int], protocols: int, pictured: int, rows: int) -> list[str]:
-    found = []
+    notices = []
     if damaged:
         lines = ", ".join(map(str, damaged[:5])) + (" …" if len(damaged) > 5 else "")
-        found.append(f"{len(damaged)} damaged line(s) of results.jsonl were set aside: {lines}.")
+        notices.append(f"{len(damaged)} damaged line(s) of results.jsonl were skipped: {lines}.")
     if protocols > 1:
-        found.append(f"The rows were measured by {protocols} protocols (below), whose figures do not compare.")
+        notices.append(f"The rows were measured by {protocols} protocols (below), whose metrics are not comparable.")
     if 0 < pictured < rows:
-        found.append(f"{pictured} of {rows:,} runs have their pictures in this page, those of the Pareto front first.")
-    return found
+        notices.append(f"{pictured} of {rows:,} runs have their pictures in this page, the Pareto front first.")
+    return notices
 
 
-def _flat(content: ResultRow, before: str = "") -> list[tuple[str, Any]]:
+def _flatten(content: ResultRow, prefix: str = "") -> list[tuple[str, Any]]:
     """Nested mappings as (dotted name, value)."""
-    found: list[tuple[str, Any]] = []
+    entries: list[tuple[str, Any]] = []
     for key, value in content.items():
-        found += _flat(value, f"{before}{key}.") if isinstance(value, dict) else [(f"{before}{key}", value)]
-    return found
+        entries += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return entries
 
 
 def _footer(rows: Sequence[ResultRow]) -> str:
-    made = [dict(pair) for pair in {tuple(sorted((row.get("versions") or {}).items())) for row in rows}]
-    versions = "; ".join(sorted(", ".join(f"{name} {value}" for name, value in each.items()) for each in made if each))
+    """The versions that the rows were written by, and the date of the last one."""
+    distinct = {tuple(sorted((row.get("versions") or {}).items())) for row in rows}
+    versions = "; ".join(sorted(", ".join(f"{name} {value}" for name, value in each) for each in distinct if each))
     finished = max((row.get("finished") or "" for row in rows), default="")
     return ". ".join(filter(None, [versions, f"Last row of {finished}" if finished else ""]))

@@ -46,7 +46,7 @@ def test_find_of_a_rate_as_json(ulzoo, store):
     assert shlex.split(setting["command"])[-1] == str(store)
 
 
-def test_find_knows_the_specs_path_and_which_keys_take_fractions(ulzoo, store):
+def test_find_uses_the_path_of_the_spec_and_fractions_where_a_key_takes_them(ulzoo, store):
     rows = [row(factor, spec="tiny", folder=f"points/{factor}") for factor in (1, 3)]
     (store / "results.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     sweep = f"name: s\nspec: ./../tiny.yaml\ncolumns: [psnr_db]\ngrid: {{{FACTOR}: [1, 3]}}\n"
@@ -58,7 +58,7 @@ def test_find_knows_the_specs_path_and_which_keys_take_fractions(ulzoo, store):
     assert last == f"next  ulzoo sweep tiny.yaml --set {FACTOR}=1.5 --out 'my store'"
 
 
-def test_find_of_a_measured_point_has_nothing_to_run(ulzoo, store):
+def test_find_of_a_measured_point_suggests_no_run(ulzoo, store):
     result = ulzoo("find", store, "--psnr", 24)
     assert "measured: 2.0" in result.stdout and "next" not in result.stdout
 
@@ -77,7 +77,7 @@ def test_find_between_points_that_no_line_joins(ulzoo, store):
     assert result.exit_code == 0 and "lies between measured points" in result.stderr
 
 
-def test_plot_and_report_say_where_they_wrote(ulzoo, store):
+def test_plot_and_report_print_the_files_they_write(ulzoo, store):
     result = ulzoo("plot", store)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.split("\n")[:-1] == [str(store / f"plots/rate_psnr.{kind}") for kind in ("png", "svg")]
@@ -93,8 +93,8 @@ def test_plot_and_report_say_where_they_wrote(ulzoo, store):
         (("plot", "nowhere"), "no such folder"),
         (("report", "."), "holds no results.jsonl"),
         (("find", "tiny.yaml", "--psnr", 1), "is a file"),
-        (("find", "my store"), "one target, please"),
-        (("find", "my store", "--psnr", 1, "--bits", 1), "one target, please"),
+        (("find", "my store"), "give one target"),
+        (("find", "my store", "--psnr", 1, "--bits", 1), "give one target"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_2(ulzoo, store, args, message):

@@ -1,11 +1,11 @@
 "use strict";
-// The scatter plot: points in, SVG out. One path a colour, so that ten thousand points are a dozen elements.
+// The scatter plot as SVG. All marks of one colour are a single path, so that ten thousand points are a dozen elements.
 
 const SVG = "http://www.w3.org/2000/svg";
 const COLOURS = 10;
 const MARGIN = { left: 62, right: 18, top: 14, bottom: 46 };
-const BARS_UP_TO = 300; // points, beyond which bars would hide them
-const REACH = 26; // pixels from the pointer to the point that it means
+const MAX_POINTS_WITH_BARS = 300; // error bars of more points would cover the marks
+const HIT_RADIUS = 26; // pixels within which the pointer selects a point
 
 /** An SVG element with attributes. */
 function svg(name, attributes, ...children) {
@@ -15,7 +15,7 @@ function svg(name, attributes, ...children) {
   return element;
 }
 
-/** The outline of a point's mark; every group has another of six. */
+/** The path of a point's mark; groups cycle through six shapes. */
 function mark(x, y, group, r) {
   const at = (dx, dy) => `${(x + dx * r).toFixed(1)} ${(y + dy * r).toFixed(1)}`;
   const polygon = (...corners) => `M${corners.map(([dx, dy]) => at(dx, dy)).join("L")}Z`;
@@ -34,24 +34,24 @@ function colour(group) {
   return `var(--c${group % COLOURS})`;
 }
 
-/** Round numbers between two values, about `count` of them. */
+/** About `count` round numbers between two values. */
 function ticks(low, high, count, logarithmic) {
   if (logarithmic && Math.log10(high / low) > 1.2) {
-    const found = [];
+    const candidates = [];
     const steps = Math.log10(high / low) > 4 ? [1] : [1, 2, 5];
     for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e++)
-      for (const step of steps) found.push(step * 10 ** e);
-    return found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
+      for (const step of steps) candidates.push(step * 10 ** e);
+    return candidates.filter((value) => value >= low * 0.999 && value <= high * 1.001);
   }
   const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
   const step = power * [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough);
-  const found = [];
+  const values = [];
   for (let value = Math.ceil(low / step) * step; value <= high + step * 1e-9; value += step)
-    found.push(Math.abs(value) < step * 1e-9 ? 0 : value);
-  return found;
+    values.push(Math.abs(value) < step * 1e-9 ? 0 : value);
+  return values;
 }
 
-/** A number on an axis, as short as it is exact. */
+/** A number for an axis, in up to six significant digits. */
 function short(value) {
   if (value === 0) return "0";
   const magnitude = Math.abs(value);
@@ -59,19 +59,19 @@ function short(value) {
   return String(Number(value.toPrecision(6)));
 }
 
-/** Values to pixels: the extent of the values with some air, linear or logarithmic. */
+/** A map from values to pixels: their extent with some margin, linear or logarithmic. */
 function scale(values, from, to, logarithmic) {
   let low = Infinity, high = -Infinity;
   for (const value of values) {
     if (value < low) low = value;
     if (value > high) high = value;
   }
-  const f = logarithmic ? Math.log : (value) => value, inverse = logarithmic ? Math.exp : (value) => value;
-  let a = f(low), b = f(high);
-  const air = (b - a) * 0.06 || Math.abs(a) * 0.05 || 0.5;
-  a -= air;
-  b += air;
-  const map = (value) => from + ((f(value) - a) / (b - a)) * (to - from);
+  const transform = logarithmic ? Math.log : (value) => value, inverse = logarithmic ? Math.exp : (value) => value;
+  let a = transform(low), b = transform(high);
+  const margin = (b - a) * 0.06 || Math.abs(a) * 0.05 || 0.5;
+  a -= margin;
+  b += margin;
+  const map = (value) => from + ((transform(value) - a) / (b - a)) * (to - from);
   map.low = inverse(a);
   map.high = inverse(b);
   return map;
@@ -80,19 +80,19 @@ function scale(values, from, to, logarithmic) {
 class Chart {
   /**
    * @param element the <svg>
-   * @param listen {hover(point or null, x, y, spoken), pick(point)}
+   * @param callbacks {hover(point or null, x, y, announce), pick(point)}
    */
-  constructor(element, listen) {
+  constructor(element, callbacks) {
     this.element = element;
-    this.listen = listen;
+    this.callbacks = callbacks;
     this.points = [];
     this.current = -1;
     element.addEventListener("pointermove", (event) => this.point(this.nearest(event)));
     element.addEventListener("pointerleave", () => this.point(-1));
     element.addEventListener("blur", () => this.point(-1));
     element.addEventListener("click", (event) => {
-      const found = this.nearest(event);
-      if (found >= 0) this.listen.pick(this.points[found]);
+      const index = this.nearest(event);
+      if (index >= 0) this.callbacks.pick(this.points[index]);
     });
     element.addEventListener("keydown", (event) => this.key(event));
     new ResizeObserver(() => this.content && this.draw(this.content)).observe(element);
@@ -114,12 +114,12 @@ class Chart {
       this.element.append(svg("text", { x: width / 2, y: height / 2, "text-anchor": "middle" }, content.empty));
       return;
     }
-    const barred = this.points.length <= BARS_UP_TO;
+    const barred = this.points.length <= MAX_POINTS_WITH_BARS;
     const ends = (value, spread) => (barred && spread ? [value - spread, value + spread] : [value]);
     const xs = [...this.points.flatMap((p) => ends(p.x, p.ex)), ...papers.map((p) => p[0])].filter((value) => !content.logarithmic || value > 0);
     const ys = [...this.points.flatMap((p) => ends(p.y, p.ey)), ...papers.map((p) => p[1])];
     const x = scale(xs, MARGIN.left, right, content.logarithmic), y = scale(ys, bottom, MARGIN.top, false);
-    this.places = this.points.map((p) => [x(p.x), y(p.y)]);
+    this.positions = this.points.map((p) => [x(p.x), y(p.y)]);
     this.axes(content, x, y, right, bottom);
     const path = (points) => "M" + points.map(([px, py]) => `${x(px).toFixed(1)} ${y(py).toFixed(1)}`).join("L");
     const pairs = (points) => points.map((p) => [p.x, p.y]);
@@ -134,7 +134,7 @@ class Chart {
     const radius = this.points.length > 2000 ? 2.2 : this.points.length > 300 ? 3.5 : 5;
     const marks = new Map(), bars = new Map();
     this.points.forEach((p, i) => {
-      const [px, py] = this.places[i];
+      const [px, py] = this.positions[i];
       marks.set(p.group, (marks.get(p.group) ?? "") + mark(px, py, p.group, radius));
       if (!barred) return;
       let bar = "";
@@ -147,10 +147,10 @@ class Chart {
     const opacity = this.points.length > 2000 ? 0.65 : 0.95;
     for (const [group, d] of marks)
       this.element.append(svg("path", { d, fill: colour(group), "fill-opacity": opacity, class: "marks" }));
-    this.chosen = svg("path", { class: "ring", d: "" });
+    this.frames = svg("path", { class: "ring", d: "" });
     this.ring = svg("circle", { class: "ring", r: radius + 4, visibility: "hidden" });
-    this.element.append(this.chosen, this.ring);
-    this.choose(this.isChosen);
+    this.element.append(this.frames, this.ring);
+    this.choose(this.isFramed);
   }
 
   axes(content, x, y, right, bottom) {
@@ -169,35 +169,35 @@ class Chart {
     add("text", { class: "name", x: 15, y: middle, "text-anchor": "middle", transform: `rotate(-90 15 ${middle})` }, content.yLabel);
   }
 
-  /** The index of the point that an event of the pointer means, or -1. */
+  /** The index of the point nearest to the pointer within `HIT_RADIUS`, or -1. */
   nearest(event) {
     const box = this.element.getBoundingClientRect();
     const px = event.clientX - box.left, py = event.clientY - box.top;
-    let best = -1, least = REACH ** 2;
+    let best = -1, least = HIT_RADIUS ** 2;
     for (let i = 0; i < this.points.length; i++) {
-      const [x, y] = this.places[i], far = (x - px) ** 2 + (y - py) ** 2;
-      if (far < least) [best, least] = [i, far];
+      const [x, y] = this.positions[i], distance = (x - px) ** 2 + (y - py) ** 2;
+      if (distance < least) [best, least] = [i, distance];
     }
     return best;
   }
 
-  /** Ring a point and tell of it; -1 for none. */
-  point(i, spoken = false) {
+  /** Mark the point under the pointer or keyboard cursor and report it; -1 for none. */
+  point(i, announce = false) {
     this.current = i;
     if (!this.points.length) return;
     this.ring.setAttribute("visibility", i < 0 ? "hidden" : "visible");
-    const [x, y] = i < 0 ? [0, 0] : this.places[i];
+    const [x, y] = i < 0 ? [0, 0] : this.positions[i];
     this.ring.setAttribute("cx", x);
     this.ring.setAttribute("cy", y);
-    this.listen.hover(i < 0 ? null : this.points[i], x, y, spoken);
+    this.callbacks.hover(i < 0 ? null : this.points[i], x, y, announce);
   }
 
-  /** Frame the points for which `test` is true, now and after the next drawing. */
+  /** Frame the points for which `test` is true, now and after every redraw. */
   choose(test) {
-    this.isChosen = test;
+    this.isFramed = test;
     if (!this.points.length || !test) return;
-    const framed = this.places.filter((_, i) => test(this.points[i]));
-    this.chosen.setAttribute("d", framed.map(([x, y]) => `M${x - 9} ${y - 9}h18v18h-18Z`).join(""));
+    const framed = this.positions.filter((_, i) => test(this.points[i]));
+    this.frames.setAttribute("d", framed.map(([x, y]) => `M${x - 9} ${y - 9}h18v18h-18Z`).join(""));
   }
 
   key(event) {
@@ -205,10 +205,10 @@ class Chart {
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 };
     if (last < 0) return;
     if (event.key in steps) {
-      const here = this.current < 0 ? (steps[event.key] > 0 ? 0 : last) : this.current + steps[event.key];
-      this.point(Math.min(Math.max(here, 0), last), true);
+      const next = this.current < 0 ? (steps[event.key] > 0 ? 0 : last) : this.current + steps[event.key];
+      this.point(Math.min(Math.max(next, 0), last), true);
     } else if (event.key === "Home" || event.key === "End") this.point(event.key === "Home" ? 0 : last, true);
-    else if (event.key === "Enter" && this.current >= 0) this.listen.pick(this.points[this.current]);
+    else if (event.key === "Enter" && this.current >= 0) this.callbacks.pick(this.points[this.current]);
     else if (event.key === "Escape") this.point(-1);
     else return;
     event.preventDefault();

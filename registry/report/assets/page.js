@@ -1,20 +1,20 @@
 "use strict";
-// The page around the plot: what is shown is the rows that pass the filters, in the plot those whose colour is on.
+// The page around the plot: rows that pass the filters are shown; the plot omits those whose colour is switched off.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
-const PER_PAGE = 50, COLOURED = 12, LINES_UP_TO = 2000;
+const PER_PAGE = 50, MAX_COLOURS = 12, MAX_ROWS_WITH_LINES = 2000;
 
-/** An element with properties and children; text is never read as HTML. */
+/** An element with properties and children; text is never parsed as HTML. */
 function make(name, properties = {}, ...children) {
   const element = Object.assign(document.createElement(name), properties);
   element.append(...children.filter((child) => child !== null && child !== undefined));
   return element;
 }
 
-const written = (value) =>
+const asText = (value) =>
   value === null || value === undefined ? "–" : typeof value === "string" ? value : JSON.stringify(value);
-const figure = (value, column) =>
+const format = (value, column) =>
   value === null || value === undefined ? "–"
     : column.digits !== null ? value.toFixed(column.digits) : column.cost ? scaled(value) : short(Number(value.toPrecision(4)));
 /** 1234567 -> "1.23 M". */
@@ -22,30 +22,30 @@ function scaled(value) {
   const step = Math.min(Math.max(Math.floor(Math.log10(value) / 3), 0), 6);
   return step ? `${Number((value / 1000 ** step).toPrecision(3))} ${" kMGTPE"[step]}` : short(Number(value.toPrecision(3)));
 }
-const named = (column) => (column.unit ? `${column.title}, ${column.unit}` : column.title);
+const heading = (column) => (column.unit ? `${column.title}, ${column.unit}` : column.title);
 const last = (key) => key.split(".").at(-1);
 
-// What may stand on an axis: every column, and every setting that is a number in all rows that have it.
+// Choices for an axis: every column, and every setting that is a number in all rows that have it.
 const axes = [
   ...data.columns.flatMap((column, i) => column.detail ? []
-    : [{ label: named(column), name: column.name, better: column.better, value: (row) => row.values[i], column: i }]),
+    : [{ label: heading(column), name: column.name, better: column.better, value: (row) => row.values[i], column: i }]),
   ...data.keys.flatMap((key, i) => key.number ? [{ label: key.name, better: "", value: (row) => row.settings[i], column: -1 }] : []),
 ];
-// What may give a point its colour: its series, or a setting of a few values.
+// Choices for the colour of a point: its series, or a setting with few distinct values.
 const colourings = [{ label: "series", names: data.series, group: (row) => row.series }];
 data.keys.forEach((key, i) => {
-  if (key.values.length < 2 || key.values.length > COLOURED) return;
+  if (key.values.length < 2 || key.values.length > MAX_COLOURS) return;
   const numbers = new Map(key.values.map((value, number) => [JSON.stringify(value), number]));
-  colourings.push({ label: key.name, names: key.values.map(written), group: (row) => numbers.get(JSON.stringify(row.settings[i])) });
+  colourings.push({ label: key.name, names: key.values.map(asText), group: (row) => numbers.get(JSON.stringify(row.settings[i])) });
 });
 const columnAxis = (name) => axes.findIndex((axis) => axis.name === name);
 
 const state = {
   x: Math.max(columnAxis("bits_per_pixel"), 0),
   y: Math.max(columnAxis("psnr_db"), 0),
-  colouring: colourings[data.series.length > COLOURED && colourings.length > 1 ? 1 : 0],
-  hidden: new Set(), // groups of the colouring
-  filters: data.keys.map(() => null), // a test of a value, or null where everything passes
+  colouring: colourings[data.series.length > MAX_COLOURS && colourings.length > 1 ? 1 : 0],
+  hidden: new Set(), // groups of the colouring that are switched off
+  filters: data.keys.map(() => null), // a predicate for each key, or null if everything passes
   search: "",
   sort: { by: null, falling: false },
   page: 0,
@@ -83,7 +83,7 @@ function buildRange(field, key, i) {
   const update = (moved) => {
     let [low, high] = sliders.map((slider) => Number(slider.value));
     if (low > high) sliders[1 - moved].value = sliders[moved].value, low = high = Number(sliders[moved].value);
-    sliders.forEach((slider) => slider.setAttribute("aria-valuetext", written(values[Number(slider.value)])));
+    sliders.forEach((slider) => slider.setAttribute("aria-valuetext", asText(values[Number(slider.value)])));
     extent.textContent = low === 0 && high === top ? `all, ${values[0]} to ${values[top]}` : `${values[low]} to ${values[high]}`;
     state.filters[i] = low === 0 && high === top ? null
       : (value) => value !== null && value >= values[low] && value <= values[high];
@@ -95,16 +95,16 @@ function buildRange(field, key, i) {
 }
 
 function buildWords(field, key, i) {
-  const off = new Set();
+  const excluded = new Set();
   const box = make("div", { className: "words" });
   for (const value of key.values.slice(0, 40)) {
     const tick = make("input", { type: "checkbox", checked: true });
     tick.addEventListener("change", () => {
-      tick.checked ? off.delete(JSON.stringify(value)) : off.add(JSON.stringify(value));
-      state.filters[i] = off.size ? (candidate) => !off.has(JSON.stringify(candidate)) : null;
+      tick.checked ? excluded.delete(JSON.stringify(value)) : excluded.add(JSON.stringify(value));
+      state.filters[i] = excluded.size ? (candidate) => !excluded.has(JSON.stringify(candidate)) : null;
       refresh();
     });
-    box.append(make("label", { className: "tick" }, tick, written(value)));
+    box.append(make("label", { className: "tick" }, tick, asText(value)));
   }
   field.append(box);
 }
@@ -112,30 +112,30 @@ function buildWords(field, key, i) {
 // ---- plot
 
 const chart = new Chart(byId("plot"), {
-  hover(point, x, y, spoken) {
+  hover(point, x, y, announce) {
     const tip = byId("tip");
     tip.hidden = !point;
     if (!point) return;
     const lines = [data.series[point.rows[0].series], ...describe(point)];
     tip.replaceChildren(make("b", { textContent: point.rows[0].point }), ...lines.map((line) => make("span", { textContent: line })));
-    const room = byId("frame").clientWidth;
-    tip.style.left = `${Math.max(0, x + 14 + tip.offsetWidth > room ? x - tip.offsetWidth - 14 : x + 14)}px`;
+    const available = byId("frame").clientWidth;
+    tip.style.left = `${Math.max(0, x + 14 + tip.offsetWidth > available ? x - tip.offsetWidth - 14 : x + 14)}px`;
     tip.style.top = `${Math.max(0, y - tip.offsetHeight - 8)}px`;
-    if (spoken) byId("spoken").textContent = [point.rows[0].point, ...lines].join("; ");
+    if (announce) byId("announcement").textContent = [point.rows[0].point, ...lines].join("; ");
   },
   pick(point) { select(point.rows[0]); },
 });
 
-/** What the tip says of a point: both axes, its seeds, its settings. */
+/** The lines of the tooltip: both axes, the number of seeds, the settings. */
 function describe(point) {
   const parts = [[state.x, point.x, point.ex], [state.y, point.y, point.ey]].map(([axis, value, spread]) => {
     const column = data.columns[axes[axis].column] ?? { digits: null };
-    return `${axes[axis].label}: ${figure(value, column)}${spread ? ` ± ${short(Number(spread.toPrecision(2)))}` : ""}`;
+    return `${axes[axis].label}: ${format(value, column)}${spread ? ` ± ${short(Number(spread.toPrecision(2)))}` : ""}`;
   });
   const row = point.rows[0];
   if (point.rows.length > 1) parts.push(`mean of ${point.rows.length} seeds`);
   data.keys.forEach((key, i) => {
-    if (key.values.length > 1 && key.name !== "seed" && row.settings[i] !== null) parts.push(`${last(key.name)}: ${written(row.settings[i])}`);
+    if (key.values.length > 1 && key.name !== "seed" && row.settings[i] !== null) parts.push(`${last(key.name)}: ${asText(row.settings[i])}`);
   });
   return parts;
 }
@@ -144,7 +144,7 @@ function spread(values, mean) {
   return values.length < 2 ? 0 : Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / (values.length - 1));
 }
 
-/** The points to draw: rows with both values, those of one point in one if seeds are averaged. */
+/** The points to draw: rows with both values, or their means over seeds. */
 function gather(rows, x, y, average) {
   const groups = new Map();
   for (const row of rows) {
@@ -160,7 +160,7 @@ function gather(rows, x, y, average) {
   });
 }
 
-/** Points that no other beats in one value without losing in the other. */
+/** The Pareto front: points that no other point dominates. */
 function front(points, x, y) {
   if (!x.better || !y.better || x === y) return [];
   const sx = x.better === "lower" ? 1 : -1, sy = y.better === "lower" ? 1 : -1;
@@ -178,8 +178,8 @@ function drawPlot() {
     const name = `${p.rows[0].series} ${p.group}`;
     lines.has(name) ? lines.get(name).push(p) : lines.set(name, [p]);
     const at = [x, y].map((axis) => axis.column < 0 ? axis.value(p.rows[0]) : p.rows[0].paper?.[axis.column]);
-    const isKnown = at.every((value) => value !== null && value !== undefined) && (x.column >= 0 || y.column >= 0);
-    if (isKnown && (!logarithmic || at[0] > 0)) papers.has(name) ? papers.get(name).at.push(at) : papers.set(name, { group: p.group, at: [at] });
+    const hasPaper = at.every((value) => value !== null && value !== undefined) && (x.column >= 0 || y.column >= 0);
+    if (hasPaper && (!logarithmic || at[0] > 0)) papers.has(name) ? papers.get(name).at.push(at) : papers.set(name, { group: p.group, at: [at] });
   }
   const sorted = (points) => points.sort((a, b) => a.x - b.x);
   chart.draw({
@@ -190,7 +190,7 @@ function drawPlot() {
     xLabel: x.label + (x.better ? ` (${x.better} is better)` : ""),
     yLabel: y.label + (y.better ? ` (${y.better} is better)` : ""),
     logarithmic,
-    empty: shown.length ? "No point has both figures." : "No point passes the filters.",
+    empty: shown.length ? "No point has both metrics." : "No point passes the filters.",
   });
   byId("front").disabled = !x.better || !y.better;
 }
@@ -199,7 +199,7 @@ function buildLegend() {
   const box = byId("legend"), { names } = state.colouring;
   box.replaceChildren();
   state.hidden.clear();
-  names.slice(0, COLOURED).forEach((name, i) => {
+  names.slice(0, MAX_COLOURS).forEach((name, i) => {
     const icon = svg("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, svg("path", { d: mark(8, 8, i, 5.5), fill: colour(i) }));
     const button = make("button", { type: "button", ariaPressed: "true" }, icon, name);
     button.addEventListener("click", () => {
@@ -209,11 +209,11 @@ function buildLegend() {
     });
     box.append(button);
   });
-  if (names.length > COLOURED) box.append(make("span", { className: "hint", textContent: `and ${names.length - COLOURED} more` }));
+  if (names.length > MAX_COLOURS) box.append(make("span", { className: "hint", textContent: `and ${names.length - MAX_COLOURS} more` }));
   box.hidden = names.length < 2;
 }
 
-// ---- everything together
+// ---- selection, controls and start
 
 function select(row) {
   state.row = row;
@@ -246,7 +246,7 @@ function buildControls() {
   const seeds = new Set(data.rows.map((row) => row.seed)).size > 1;
   byId("mean").parentElement.hidden = !seeds;
   byId("paper").parentElement.hidden = !data.rows.some((row) => row.paper);
-  byId("lines").checked = data.rows.length <= LINES_UP_TO;
+  byId("lines").checked = data.rows.length <= MAX_ROWS_WITH_LINES;
   for (const id of ["log", "mean", "lines", "front", "paper"]) byId(id).addEventListener("change", drawPlot);
   byId("search").addEventListener("input", () => { state.search = byId("search").value.toLowerCase(); refresh(); });
   byId("reset").addEventListener("click", () => { buildFilters(); refresh(); });

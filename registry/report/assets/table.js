@@ -1,20 +1,20 @@
 "use strict";
-// The table, the card of one point, and the sections that never change.
+// The table, the details of one point, and the static sections.
 
-/** Columns of the table: the point, what it sets, figures, and costs that differ between rows. */
+/** Columns of the table: the point, its settings, metrics, and costs that differ between rows. */
 function tableColumns() {
   const varies = (i) => data.rows.some((row) => row.values[i] !== data.rows[0].values[i]);
-  const found = [{ title: "point", left: true, value: (row) => row.point }];
-  if (data.series.length > 1) found.push({ title: "series", left: true, value: (row) => data.series[row.series] });
+  const columns = [{ title: "point", left: true, value: (row) => row.point }];
+  if (data.series.length > 1) columns.push({ title: "series", left: true, value: (row) => data.series[row.series] });
   data.keys.forEach((key, i) => {
     if (key.values.length > 1)
-      found.push({ title: last(key.name), left: !key.number, value: (row) => row.settings[i], text: (row) => written(row.settings[i]) });
+      columns.push({ title: last(key.name), left: !key.number, value: (row) => row.settings[i], text: (row) => asText(row.settings[i]) });
   });
   data.columns.forEach((column, i) => {
     if (!column.detail && (!column.cost || varies(i)))
-      found.push({ title: column.title, unit: column.unit, value: (row) => row.values[i], text: (row) => figure(row.values[i], column) });
+      columns.push({ title: column.title, unit: column.unit, value: (row) => row.values[i], text: (row) => format(row.values[i], column) });
   });
-  return found;
+  return columns;
 }
 
 let columns = [];
@@ -32,20 +32,20 @@ function buildTableHead() {
     line.append(make("th", { scope: "col", className: column.left ? "left" : "" }, button));
   });
   byId("table").tHead.append(line);
-  const turn = (by) => () => { state.page += by; drawTable(); };
-  byId("before").addEventListener("click", turn(-1));
-  byId("after").addEventListener("click", turn(1));
+  const turnPage = (by) => () => { state.page += by; drawTable(); };
+  byId("before").addEventListener("click", turnPage(-1));
+  byId("after").addEventListener("click", turnPage(1));
 }
 
-/** Rows by the chosen column, those without a value last. */
+/** Rows sorted by the selected column, those without a value last. */
 function sorted(rows) {
   const { by, falling } = state.sort;
   if (by === null) return rows;
   const value = columns[by].value, sign = falling ? -1 : 1;
   const compare = (a, b) => typeof a === "number" && typeof b === "number" ? a - b
-    : written(a).localeCompare(written(b), "en", { numeric: true });
-  const has = (row) => value(row) !== null && value(row) !== undefined;
-  return [...rows.filter(has).sort((a, b) => sign * compare(value(a), value(b))), ...rows.filter((row) => !has(row))];
+    : asText(a).localeCompare(asText(b), "en", { numeric: true });
+  const hasValue = (row) => value(row) !== null && value(row) !== undefined;
+  return [...rows.filter(hasValue).sort((a, b) => sign * compare(value(a), value(b))), ...rows.filter((row) => !hasValue(row))];
 }
 
 function drawTable() {
@@ -56,7 +56,7 @@ function drawTable() {
     cell.firstChild.dataset.arrow = i === state.sort.by ? (state.sort.falling ? "▾" : "▴") : "";
   });
   byId("table").tBodies[0].replaceChildren(...rows.slice(start, end).map((row) => {
-    const line = make("tr", { className: row === state.row ? "pick here" : "pick" });
+    const line = make("tr", { className: row === state.row ? "pick selected" : "pick" });
     if (row === state.row) line.setAttribute("aria-current", "true");
     line.addEventListener("click", () => select(row));
     const name = make("button", { type: "button", textContent: row.point });
@@ -71,7 +71,7 @@ function drawTable() {
 
 // ---- one point
 
-/** Names and values as a list; values may be text or nodes. */
+/** A definition list of names and values; values may be text or nodes. */
 function list(entries) {
   return make("dl", {}, ...entries.flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", {}, value)]));
 }
@@ -86,12 +86,12 @@ function showPoint(row) {
   data.columns.forEach((column, i) => {
     const value = row.values[i], paper = row.paper?.[i];
     if ((value === null || value === undefined) && (paper === null || paper === undefined)) return;
-    const text = make("span", {}, figure(value, column), column.unit ? ` ${column.unit}` : "");
+    const text = make("span", {}, format(value, column), column.unit ? ` ${column.unit}` : "");
     if (paper !== null && paper !== undefined) text.append(make("span", { className: "of", textContent: ` (the paper: ${short(paper)})` }));
     (column.cost ? costs : measured).push([column.title, text]);
   });
-  const set = data.keys.flatMap((key, i) => row.settings[i] === null || key.name === "seed" ? [] : [[key.name, written(row.settings[i])]]);
-  const about = [["series", data.series[row.series]], ["spec", data.specs[row.spec]], ["seed", written(row.seed)],
+  const set = data.keys.flatMap((key, i) => row.settings[i] === null || key.name === "seed" ? [] : [[key.name, asText(row.settings[i])]]);
+  const about = [["series", data.series[row.series]], ["spec", data.specs[row.spec]], ["seed", asText(row.seed)],
     ["spec hash", code(row.hash)], ["folder", code(row.folder)]];
   const pictures = row.pictures.map((i) => {
     const { title, source } = data.pictures[i];
@@ -100,11 +100,11 @@ function showPoint(row) {
   byId("point-heading").textContent = `Point ${row.point}`;
   byId("point").replaceChildren(
     pictures.length ? make("div", { className: "pictures" }, ...pictures)
-      : make("p", { className: "hint" }, "No picture of this point is in the page; look into ", code(`${row.folder}/samples`), "."),
+      : make("p", { className: "hint" }, "No picture of this point is in the page; see ", code(`${row.folder}/samples`), "."),
     make("div", { className: "facts" }, ...[group("Measured", measured), group("Set", set), group("Cost", costs), group("Which", about)].filter(Boolean)));
 }
 
-// ---- what does not change
+// ---- static sections
 
 function fill(table, heads, rows) {
   table.append(make("thead", {}, make("tr", {}, ...heads.map((head) => make("th", { className: "left", scope: "col", textContent: head })))),
@@ -129,13 +129,13 @@ function buildSections() {
   }
   if (data.failed.length) {
     byId("failed").hidden = false;
-    fill(byId("failed").querySelector("table"), ["point", "series", "seed", "status", "why"],
-      data.failed.map((row) => [row.point, row.series, written(row.seed), row.status, row.error]));
+    fill(byId("failed").querySelector("table"), ["point", "series", "seed", "status", "error"],
+      data.failed.map((row) => [row.point, row.series, asText(row.seed), row.status, row.error]));
   }
   data.protocols.forEach((protocol) => {
     if (data.protocols.length > 1) byId("protocols").append(make("p", { className: "hint", textContent: `${protocol.rows} rows` }));
-    byId("protocols").append(list(protocol.entries.map(([name, value]) => [name, written(value)])));
+    byId("protocols").append(list(protocol.entries.map(([name, value]) => [name, asText(value)])));
   });
-  if (!data.protocols.length) byId("protocols").append(make("p", { className: "hint", textContent: "Nothing was measured yet." }));
+  if (!data.protocols.length) byId("protocols").append(make("p", { className: "hint", textContent: "Nothing has been measured yet." }));
   byId("footer").textContent = data.footer;
 }

@@ -1,4 +1,4 @@
-"""A store to report on: a grid of two keys with two seeds, pictures, a failed point and the paper's figures."""
+"""A store to report on: a grid of two keys with two seeds, pictures, a failed point and the paper's values."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ grid: {decoder.weighting.loss_factor: [1.3, 1.5, 1.7], latent.channels: [4, 8]}
 
 
 def row(factor: float, channels: int, seed: int = 0, **other: Any) -> dict[str, Any]:
-    """A done row; PSNR and rate rise with both settings."""
+    """A row of a finished point; PSNR and rate increase with both settings."""
     name = f"{factor}_{channels}"
     digest = f"{name}-{seed}".encode().hex().ljust(64, "0")
     return {
@@ -59,7 +59,7 @@ def make_row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def make_store(tmp_path_factory) -> Callable[..., Path]:
-    """`make_store(rows, sweep=True)`: a store's folder; points of the first seed get a picture in their own colour."""
+    """`make_store(rows, sweep=True)` writes a store and returns its folder; points of seed 0 get a picture each."""
 
     def write(rows: list[dict[str, Any]], sweep: bool = True) -> Path:
         folder = tmp_path_factory.mktemp("stores") / "demo"
@@ -79,7 +79,7 @@ def make_store(tmp_path_factory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def demo(make_store) -> Path:
-    """The folder of the store of the docstring above."""
+    """The folder of the store that the module docstring describes."""
     rows = [row(factor, channels, seed) for seed, channels, factor in product((0, 1), CHANNELS, FACTORS)]
     error = "loss is not finite at step 7 <b>bold</b></script><script>document.title='broken'</script>"
     failed = row(1.9, 8) | {"status": "failed", "error": error, "figures": {}}

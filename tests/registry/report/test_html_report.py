@@ -1,4 +1,4 @@
-"""What the report says of a store, before a browser shows it."""
+"""The content of the report of a store, without a browser."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def test_the_head_and_the_tiles(data):
     assert data["footer"] == "ulzoo 0.1.0. Last row of 2026-11-23T12:00:00Z"
 
 
-def test_a_row_has_its_numbers_in_the_columns_order(data):
+def test_the_values_of_a_row_are_in_the_order_of_the_columns(data):
     names = [column["name"] for column in data["columns"]]
     assert names == [
         "bits_per_pixel",
@@ -52,19 +52,19 @@ def test_keys_are_what_points_set_and_the_seed(data):
     assert data["rows"][7]["settings"] == [1.5, 4, 1]
 
 
-def test_standard_errors_are_shown_of_one_point_only(make_row):
+def test_standard_errors_are_details_of_a_point(make_row):
     row = make_row(1.3, 4)
     row["figures"] = {"psnr_db": 20.0, "psnr_db_se": 0.1, "psnr_db_mc_se": 0.2}
-    assert [(column.title, column.unit, column.detail) for column in report.columns_of([row])[:3]] == [
+    assert [(column.title, column.unit, column.detail) for column in report.list_columns([row])[:3]] == [
         ("PSNR", "dB", False),
         ("PSNR, standard error", "dB", True),
         ("PSNR, error of the noise", "dB", True),
     ]
 
 
-def test_settings_that_are_no_numbers_or_missing(make_row):
+def test_settings_that_are_not_numbers_or_missing(make_row):
     rows = [make_row(1.3, 4) | {"set": settings} for settings in ({"a": [2, 2], "b": 1}, {"a": "x"}, {"a": [2, 2]})]
-    assert report.keys_of(rows) == [
+    assert report.list_keys(rows) == [
         {"name": "a", "number": False, "values": [[2, 2], "x"]},
         {"name": "b", "number": True, "values": [1, None]},
     ]
@@ -75,13 +75,13 @@ def test_series_are_compared(data):
     assert entry["anchor"].endswith("channels=4") and entry["series"].endswith("channels=8")
     assert entry["why"] == "" and entry["psnr"] < 0 < entry["rate"]
     rows = {"a": [], "b": []}
-    assert report.compared(rows) == []
+    assert report.compare_series(rows) == []
 
 
-def test_a_comparison_that_is_impossible_says_why(make_row):
+def test_a_comparison_that_is_impossible_gives_the_reason(make_row):
     rows = [make_row(factor, c) for c in (4, 8) for factor in (1.3, 1.5)]
     rows[3]["figures"]["psnr_db"] = 1.0
-    (entry,) = report.compared(report.average(rows))
+    (entry,) = report.compare_series(report.average(rows))
     assert entry["rate"] is None and entry["psnr"] is None and "does not rise" in entry["why"]
 
 
@@ -100,14 +100,14 @@ def test_pictures_are_small_webp_of_the_first_seed(data):
 
 def test_pictures_within_a_number_and_a_size(demo, monkeypatch):
     rows = Store(demo).rows()
-    monkeypatch.setattr(report, "PICTURED_POINTS", 2)
-    pictures, pictured = report.embedded_pictures(demo, rows)
+    monkeypatch.setattr(report, "MAX_PICTURED_POINTS", 2)
+    pictures, pictured = report.embed_pictures(demo, rows)
     assert len(pictures) == len(pictured) == 2
-    monkeypatch.setattr(report, "PICTURED_BYTES", len(pictures[0]["source"]) + 10)
-    assert len(report.embedded_pictures(demo, rows)[0]) == 1
+    monkeypatch.setattr(report, "MAX_PICTURE_BYTES", len(pictures[0]["source"]) + 10)
+    assert len(report.embed_pictures(demo, rows)[0]) == 1
 
 
-def test_a_damaged_picture_is_named_and_left_out(make_store, make_row):
+def test_a_damaged_picture_is_skipped_with_a_warning(make_store, make_row):
     folder = make_store([make_row(1.3, 4)])
     (path,) = folder.glob("points/*/samples/*.png")
     path.write_bytes(b"no picture")
@@ -120,16 +120,16 @@ def test_folders_outside_the_store_are_not_read(make_store, make_row):
     (path,) = folder.glob("points/*")
     path.rename(folder.parent / "outside")
     for name in ("../outside", str(folder.parent / "outside")):
-        assert report.embedded_pictures(folder, [make_row(1.3, 4, folder=name)])[0] == []
+        assert report.embed_pictures(folder, [make_row(1.3, 4, folder=name)])[0] == []
 
 
-def test_damaged_lines_and_several_protocols_are_said(make_store, make_row):
+def test_damaged_lines_and_several_protocols_are_reported(make_store, make_row):
     folder = make_store([make_row(1.3, 4), make_row(1.5, 4, protocol={"images": 5})])
     with (folder / "results.jsonl").open("a") as file:
         file.write('{"point": "half')
     with pytest.warns(UserWarning, match=r"results\.jsonl:3"):
         data = describe(Store(folder))
-    assert data["notices"][0] == "1 damaged line(s) of results.jsonl were set aside: 3."
+    assert data["notices"][0] == "1 damaged line(s) of results.jsonl were skipped: 3."
     assert "2 protocols" in data["notices"][1]
     assert data["protocols"][0] == {"rows": 1, "entries": [("data.kind", "emoji3d"), ("images", 327)]}
 
@@ -149,10 +149,10 @@ def test_the_page_is_one_file_that_loads_nothing(demo):
     assert "</script><script>document" not in text and "\\u003c/script>" in text
 
 
-def test_the_data_are_read_back_whole(demo):
+def test_the_embedded_data_can_be_read_back(demo):
     text = write_report(Store(demo)).read_text("utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    assert found and json.loads(found[1]) == json.loads(json.dumps(describe(Store(demo))))
+    match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    assert match and json.loads(match[1]) == json.loads(json.dumps(describe(Store(demo))))
 
 
 def test_the_same_store_makes_the_same_page(demo, tmp_path):

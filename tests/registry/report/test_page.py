@@ -1,6 +1,6 @@
 """The report's page in headless Chromium: hover, click, filter, sort, light and dark, without a network."""
 
-# ruff: noqa: E402 (what may be missing is looked for first)
+# ruff: noqa: E402 (optional packages are checked before they are imported)
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def address(demo, tmp_path_factory) -> str:
 
 @pytest.fixture
 def page(chromium, address) -> Iterator[Browser]:
-    """The page, freshly opened; at the end nothing was complained of in the console."""
+    """The newly opened page; its console must be empty at the end of the test."""
     media(chromium, "light")
     chromium.get(address)
     yield chromium
@@ -66,15 +66,15 @@ def media(browser: Browser, scheme: str) -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
 
 
-def places(page: Browser) -> list[list[float]]:
-    """Pixels of the drawn points in the plot, by rising rate."""
-    return page.execute_script("return chart.places")
+def positions(page: Browser) -> list[list[float]]:
+    """Pixel coordinates of the drawn points in the plot, by increasing rate."""
+    return page.execute_script("return chart.positions")
 
 
-def over(page: Browser, place: list[float]) -> ActionChains:
-    """The pointer above a place of the plot."""
+def move_to(page: Browser, position: list[float]) -> ActionChains:
+    """Move the pointer to a position in the plot."""
     plot = page.find_element(By.ID, "plot")
-    x, y = round(place[0] - plot.size["width"] / 2), round(place[1] - plot.size["height"] / 2)
+    x, y = round(position[0] - plot.size["width"] / 2), round(position[1] - plot.size["height"] / 2)
     return ActionChains(page, duration=0).move_to_element_with_offset(plot, x, y)
 
 
@@ -91,29 +91,29 @@ def screenshot(page: Browser) -> Image.Image:
 
 
 def test_hovering_shows_the_point(page):
-    assert len(places(page)) == 6 and not page.find_element(By.ID, "tip").is_displayed()
-    over(page, places(page)[0]).perform()
+    assert len(positions(page)) == 6 and not page.find_element(By.ID, "tip").is_displayed()
+    move_to(page, positions(page)[0]).perform()
     lines = text(page, "tip").splitlines()
     assert lines[:2] == ["1.3_4", "emoji32_tiny channels=4"]
     assert "rate, bits/pixel: 0.184 ± 7.1e-4" in lines and "PSNR, dB: 22.90 ± 0.071" in lines
     assert "mean of 2 seeds" in lines and "loss_factor: 1.3" in lines and "channels: 4" in lines
-    over(page, [places(page)[0][0], 5]).perform()
+    move_to(page, [positions(page)[0][0], 5]).perform()
     assert not page.find_element(By.ID, "tip").is_displayed()
 
 
 def test_clicking_shows_its_reconstructions(page):
-    over(page, places(page)[-1]).click().perform()
+    move_to(page, positions(page)[-1]).click().perform()
     assert text(page, "point-heading") == "Point 1.7_8"
     image = page.find_element(By.CSS_SELECTOR, "#point img")
     assert image.get_attribute("alt") == "Reconstructions of 1.7_8"
     assert page.execute_script("return arguments[0].naturalWidth", image) == 1200
     facts = text(page, "point")
     assert "decoder.weighting.loss_factor\n1.7" in facts and "2 T FLOPs" in facts
-    here = page.find_elements(By.CSS_SELECTOR, "tr[aria-current]")
-    assert [row.text.split()[0] for row in here] == ["1.7_8"]
+    selected = page.find_elements(By.CSS_SELECTOR, "tr[aria-current]")
+    assert [row.text.split()[0] for row in selected] == ["1.7_8"]
 
 
-def test_the_papers_figures_stand_beside(page):
+def test_the_papers_values_are_shown_beside(page):
     page.find_element(By.XPATH, "//tr[td/button='1.5_4']").click()
     assert "0.212 bits/pixel (the paper: 0.3)" in text(page, "point")
     assert len(page.find_elements(By.CSS_SELECTOR, "#plot .paper")) == 1
@@ -124,7 +124,8 @@ def test_the_papers_figures_stand_beside(page):
 def test_keys_reach_every_point(page):
     plot = page.find_element(By.ID, "plot")
     plot.send_keys(Keys.ARROW_RIGHT)
-    assert page.find_element(By.ID, "spoken").get_attribute("textContent").startswith("1.3_4; emoji32_tiny channels=4")
+    announcement = page.find_element(By.ID, "announcement").get_attribute("textContent")
+    assert announcement.startswith("1.3_4; emoji32_tiny channels=4")
     plot.send_keys(Keys.ARROW_RIGHT, Keys.ENTER)
     assert text(page, "point-heading") == "Point 1.5_4"
     plot.send_keys(Keys.END, Keys.ENTER)
@@ -136,28 +137,28 @@ def test_keys_reach_every_point(page):
 def test_sliders_and_search_filter_plot_and_table(page):
     least = page.find_element(By.CSS_SELECTOR, "fieldset[data-key='decoder.weighting.loss_factor'] input")
     least.send_keys(Keys.ARROW_RIGHT)
-    assert text(page, "count") == "8 of 12 rows" and len(places(page)) == 4
+    assert text(page, "count") == "8 of 12 rows" and len(positions(page)) == 4
     assert set(cells(page, 0)) == {"1.5_4", "1.7_4", "1.5_8", "1.7_8"}
     page.find_element(By.ID, "search").send_keys("_8")
-    assert text(page, "count") == "4 of 12 rows" and len(places(page)) == 2
+    assert text(page, "count") == "4 of 12 rows" and len(positions(page)) == 2
     page.find_element(By.ID, "search").send_keys("nothing")
     assert page.find_element(By.ID, "plot").text == "No point passes the filters."
     page.find_element(By.ID, "reset").click()
-    assert text(page, "count") == "all 12 rows" and len(places(page)) == 6
+    assert text(page, "count") == "all 12 rows" and len(positions(page)) == 6
 
 
 def test_the_legend_switches_series(page):
     first, second = page.find_elements(By.CSS_SELECTOR, "#legend button")
     first.click()
-    assert first.get_attribute("aria-pressed") == "false" and len(places(page)) == 3
+    assert first.get_attribute("aria-pressed") == "false" and len(positions(page)) == 3
     assert text(page, "count") == "all 12 rows" and second.get_attribute("aria-pressed") == "true"
     first.click()
-    assert len(places(page)) == 6
+    assert len(positions(page)) == 6
 
 
 def test_axes_colours_and_seeds(page):
     page.find_element(By.ID, "mean").click()
-    assert len(places(page)) == 12 and not page.find_elements(By.CSS_SELECTOR, "#plot .bars")
+    assert len(positions(page)) == 12 and not page.find_elements(By.CSS_SELECTOR, "#plot .bars")
     Select(page.find_element(By.ID, "x")).select_by_visible_text("decoder.weighting.loss_factor")
     Select(page.find_element(By.ID, "y")).select_by_visible_text("fd demo")
     names = [name.text for name in page.find_elements(By.CSS_SELECTOR, "#plot .name")]
@@ -167,7 +168,7 @@ def test_axes_colours_and_seeds(page):
     assert [button.text for button in page.find_elements(By.CSS_SELECTOR, "#legend button")] == ["1.3", "1.5", "1.7"]
     assert len(page.find_elements(By.CSS_SELECTOR, "#plot .marks")) == 3
     page.find_element(By.ID, "log").click()
-    assert len(places(page)) == 12
+    assert len(positions(page)) == 12
 
 
 def test_headings_sort_the_table(page):
@@ -181,7 +182,7 @@ def test_headings_sort_the_table(page):
     assert heads[psnr].get_attribute("aria-sort") == "descending"
 
 
-def test_what_failed_is_text_and_no_script(page):
+def test_an_error_is_shown_as_text_and_not_run_as_a_script(page):
     assert page.title == "demo"
     failed = text(page, "failed")
     assert "1.9_8" in failed and "<b>bold</b></script><script>document.title='broken'</script>" in failed
@@ -206,13 +207,13 @@ def test_light_and_dark_by_the_system_and_by_the_switch(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_accessibility(page, scheme):
-    """axe-core finds nothing, moderate or minor things neither."""
+    """axe-core reports no violation, not even a minor one."""
     axe = pytest.importorskip("axe_core_python", reason="needs the package axe-core-python")
     media(page, scheme)
     page.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text("utf-8"))
-    found = page.execute_async_script("axe.run().then(arguments[0])")
-    assert len(found["passes"]) > 20
-    assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in found["violations"]] == []
+    result = page.execute_async_script("axe.run().then(arguments[0])")
+    assert len(result["passes"]) > 20
+    assert [(each["id"], each["impact"], each["nodes"][0]["html"]) for each in result["violations"]] == []
 
 
 def test_a_narrow_window_needs_no_scrolling_sideways(page):
@@ -225,23 +226,27 @@ def test_a_narrow_window_needs_no_scrolling_sideways(page):
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def test_nothing_is_asked_of_a_network(page, address):
-    page.get_log("performance")  # of the browser's own first page
+def test_nothing_is_requested_from_a_network(page, address):
+    page.get_log("performance")  # discards the events of the browser's start page
     page.refresh()
-    over(page, places(page)[2]).click().perform()
+    move_to(page, positions(page)[2]).click().perform()
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    asked = {event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"}
-    assert address in asked and all(url == address or url.startswith("data:") for url in asked), asked
+    requested = {
+        event["params"]["request"]["url"] for event in events if event["method"] == "Network.requestWillBeSent"
+    }
+    assert address in requested and all(url == address or url.startswith("data:") for url in requested), requested
 
 
 def test_ten_thousand_rows_stay_usable(chromium, make_store, make_row):
     rows = [make_row(1 + i / 1000, 4 + i % 30, spec_hash=f"{i:064x}", point=f"p{i}") for i in range(10_000)]
     chromium.get(write_report(Store(make_store(rows))).as_uri())
-    assert text(chromium, "count") == "all 10,000 rows" and len(places(chromium)) == 10_000
+    assert text(chromium, "count") == "all 10,000 rows" and len(positions(chromium)) == 10_000
     assert len(chromium.find_elements(By.CSS_SELECTOR, "*")) < 2000
-    took = chromium.execute_script("const start = performance.now(); refresh(); return performance.now() - start")
-    assert took < 3000, "about 0.15 s"
-    over(chromium, places(chromium)[5000]).click().perform()
+    milliseconds = chromium.execute_script(
+        "const start = performance.now(); refresh(); return performance.now() - start"
+    )
+    assert milliseconds < 3000, "about 150"
+    move_to(chromium, positions(chromium)[5000]).click().perform()
     assert text(chromium, "point-heading").startswith("Point p")
     chromium.find_element(By.ID, "after").click()
     assert text(chromium, "page") == "51–100 of 10,000"

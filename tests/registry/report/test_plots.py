@@ -1,4 +1,4 @@
-"""Pictures of a store: which ones there are, that they are the same every time, and what they say."""
+"""Plots of a store: which ones are drawn, what they contain, and that the files are reproducible."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ from PIL import Image
 
 from ulzoo.registry.report import plots
 from ulzoo.registry.report.curves import Mean, average
-from ulzoo.registry.report.plots import better, distances, draw, figure_title, plots_of
+from ulzoo.registry.report.plots import better_direction, draw, frechet_metrics, list_plots, metric_title
 
 
 def row(point: str, series: str = "small", seed: int = 0, gflops: float = 1.0, **figures: float) -> dict[str, Any]:
@@ -34,31 +34,30 @@ def curve(series: str, points: int = 4, **other: Any) -> list[dict[str, Any]]:
     ]
 
 
-def test_which_pictures_there_are():
+def test_a_plot_is_listed_if_its_metrics_are_measured():
     names = {"bits_per_pixel": 0.1, "psnr_db": 20, "rfid_50k": 1, "gfid_50k": 2, "fd_transnetv2": 3, "loss": 3}
     means = [mean for series in average([row("a", **names)]).values() for mean in series]
-    assert [plot.name for plot in plots_of(means)] == [
+    assert [plot.name for plot in list_plots(means)] == [
         *("rate_psnr", "rate_rfid_50k", "rate_gfid_50k", "rate_fd_transnetv2"),
         *("gflops_gfid_50k", "gflops_fd_transnetv2"),
     ]
     means = [mean for series in average([row("a", gfid_50k=2)]).values() for mean in series]
-    assert [plot.name for plot in plots_of(means)] == ["gflops_gfid_50k"], "pixel diffusion has no rate"
+    assert [plot.name for plot in list_plots(means)] == ["gflops_gfid_50k"], "pixel diffusion has no rate"
 
 
-def test_figures_that_are_distances():
-    assert distances(["fvd", "rfd_dino", "gfid_30k", "psnr_db", "fidelity", "bits_per_pixel"]) == [
+def test_metrics_that_are_distances():
+    assert frechet_metrics(["fvd", "rfd_dino", "gfid_30k", "psnr_db", "fidelity", "bits_per_pixel"]) == [
         "fvd",
         "rfd_dino",
         "gfid_30k",
     ]
-    assert [better(name) for name in ("gfid_5k", "rkd_dinov2", "grecall", "prediction_psnr_db", "bits_per_pixel")] == [
-        *("lower", "lower", "higher", "higher", "lower"),
-    ]
-    assert better("loss") == ""
-    assert figure_title("psnr_db") == "PSNR, dB" and figure_title("fd_transnetv2") == "fd transnetv2"
+    names = ("gfid_5k", "rkd_dinov2", "grecall", "prediction_psnr_db", "bits_per_pixel")
+    assert [better_direction(name) for name in names] == ["lower", "lower", "higher", "higher", "lower"]
+    assert better_direction("loss") == ""
+    assert metric_title("psnr_db") == "PSNR, dB" and metric_title("fd_transnetv2") == "fd transnetv2"
 
 
-def test_the_pictures_are_files_with_everything_in_words(tmp_path):
+def test_the_files_contain_titles_labels_and_names(tmp_path):
     rows = curve("small") + curve("medium", paper={"bits_per_pixel": 0.2, "psnr_db": 30})
     rows += [row("small-1", "small", seed=1, bits_per_pixel=0.22, psnr_db=21.5)]
     files = draw(rows, tmp_path / "plots", "a title")
@@ -77,7 +76,7 @@ def test_the_same_rows_make_the_same_bytes(tmp_path):
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
 
 
-def test_series_beyond_the_colours_are_grey_and_counted(tmp_path):
+def test_series_beyond_the_palette_are_grey_and_counted(tmp_path):
     _, svg = draw([r for i in range(13) for r in curve(f"s{i}")], tmp_path)
     text = svg.read_text()
     assert ">3 more series<" in text and ">s9<" in text and ">s10<" not in text
@@ -85,7 +84,7 @@ def test_series_beyond_the_colours_are_grey_and_counted(tmp_path):
 
 def test_nothing_to_plot(tmp_path):
     for rows in ([], [row("a", psnr_db=20)], [row("a", bits_per_pixel=1, psnr_db=2) | {"status": "failed"}]):
-        with pytest.raises(ValueError, match="no finished point has figures to plot"):
+        with pytest.raises(ValueError, match="no finished point has metrics to plot"):
             draw(rows, tmp_path / "plots")
     assert not (tmp_path / "plots").exists()
 
@@ -113,7 +112,7 @@ def test_ten_thousand_rows_in_seconds(tmp_path):
     assert time.process_time() - started < 10, "about 4 s"
 
 
-def test_a_grids_points_are_called_by_what_their_line_does_not_say():
+def test_points_of_a_grid_are_labelled_by_what_their_series_does_not_name():
     grid = {"latent.channels": 8, "decoder.weighting.loss_factor": 1.7}
     mean = Mean("channels8_loss_factor1.7", "tiny channels=8", "tiny", grid, {}, {}, {}, {}, 1)
     assert plots._label(mean) == "loss factor 1.7"
