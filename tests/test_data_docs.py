@@ -1,4 +1,4 @@
-"""docs/data.md speaks of the sources that there are, with keys that they have."""
+"""docs/data.md lists all data sources, and its examples use existing keys."""
 
 import inspect
 import re
@@ -11,11 +11,11 @@ from ulzoo.registry.spec.components import DATASETS
 TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 
 
-def test_every_kind_is_in_the_table() -> None:
+def test_the_table_lists_every_kind() -> None:
     assert sorted(re.findall(r"^\| `(\w+)` \|", TEXT, re.M)) == sorted(DATASETS.entries)
 
 
-def test_examples_have_keys_that_exist() -> None:
+def test_the_examples_use_existing_keys() -> None:
     examples = [yaml.safe_load(line)["data"] for line in TEXT.splitlines() if line.startswith("data: {")]
     assert len(examples) >= 4
     for keys in examples:

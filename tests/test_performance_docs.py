@@ -1,4 +1,4 @@
-"""docs/performance.md names benchmarks that there are, with options that they have, and results that are kept."""
+"""docs/performance.md names existing benchmarks, options and result files."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ COMMANDS = sorted(set(re.findall(r"python -m benchmarks (\w+)([^`\n]*)", PAGE)))
 
 
 @pytest.mark.parametrize(("name", "options"), COMMANDS)
-def test_its_commands_exist(name: str, options: str) -> None:
+def test_the_commands_exist(name: str, options: str) -> None:
     source = (ROOT / "benchmarks" / f"{name}.py").read_text("utf-8")
     shared = (ROOT / "benchmarks" / "measuring.py").read_text("utf-8") if "measuring" in source else ""
     for option in re.findall(r"--[a-z-]+", options.split("   ")[0]):
@@ -21,10 +21,10 @@ def test_its_commands_exist(name: str, options: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\((\.\./benchmarks/[^)]+)\)", PAGE))))
-def test_its_results_are_kept(path: str) -> None:
+def test_the_result_files_exist(path: str) -> None:
     assert (ROOT / "docs" / path).resolve().is_file()
 
 
-def test_it_says_what_was_not_measured() -> None:
-    without = PAGE.partition("## Not measured")[2]
-    assert "No GPU was available" in without and "benchmarks gpu" in without
+def test_the_page_says_what_was_not_measured() -> None:
+    not_measured = PAGE.partition("## Not measured")[2]
+    assert "No GPU was available" in not_measured and "benchmarks gpu" in not_measured

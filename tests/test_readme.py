@@ -1,4 +1,4 @@
-"""The README does what it says: its Python runs, its commands are accepted, its files exist."""
+"""The README is correct: its Python code runs, its commands are accepted, its links exist."""
 
 import re
 import shlex
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("    ulzoo ")]
 
 
-def test_its_python_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_python_code_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 2
@@ -31,7 +31,7 @@ def test_its_python_runs_as_written(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_its_commands_are_accepted(
+def test_the_commands_are_accepted(
     command: str, tiny: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -39,7 +39,7 @@ def test_its_commands_are_accepted(
     if arguments[0] == "train":
         arguments = [argument for argument in arguments if argument != "--resume"]
         arguments += [] if "--dry-run" in arguments else ["--dry-run"]
-    if arguments[0] == "export":  # a run that the reader has made
+    if arguments[0] == "export":  # the run of the reader
         train(tiny("train.latents.steps=1", "train.base.steps=1"), Path("runs/lf4"))
     if arguments[0] == "reconstruct":
         arguments = ["emoji32_tiny" if argument == "runs/lf4" else argument for argument in arguments]
@@ -51,17 +51,17 @@ def test_its_commands_are_accepted(
     assert result.exit_code == 0, result.output
 
 
-def test_its_links_and_pictures_exist() -> None:
+def test_links_and_images_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
-def test_its_table_lists_every_spec() -> None:
+def test_the_table_lists_every_spec() -> None:
     for name in ulzoo.list_models():
         assert f"`{name}`" in README
     assert set(re.findall(r"^\| `(\w+)` \|", README, re.MULTILINE)) == set(ulzoo.list_models())
 
 
-def test_its_other_table_lists_every_sweep() -> None:
+def test_the_table_lists_every_sweep() -> None:
     for name in find_sweeps():
         assert f"`{name}`" in README

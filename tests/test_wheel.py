@@ -1,4 +1,4 @@
-"""What `pip install ulzoo` puts on a machine: one top-level name that lists, loads and samples from anywhere."""
+"""The wheel installs one top-level package that lists, loads and samples models outside the repository."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # a copy, since setuptools writes build/ and *.egg-info beside what it builds
+    source = folder / "source"  # links, since setuptools writes build/ and *.egg-info into the source folder
     tracked = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     for name in tracked.stdout.splitlines():
         if (ROOT / name).is_file() and not name.startswith("tests/"):
@@ -22,24 +22,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (source / name).symlink_to(ROOT / name)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    (built,) = folder.glob("*.whl")
-    return built
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
-def test_it_adds_one_top_level_name(wheel: Path) -> None:
+def test_the_wheel_has_one_top_level_name(wheel: Path) -> None:
     names = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in names if not name.endswith(".dist-info")} == {"ulzoo"}
 
 
-def test_it_carries_data_specs_weights_and_licences(wheel: Path) -> None:
+def test_the_wheel_contains_data_specs_weights_and_licences(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "ulzoo/specs/emoji32_tiny.yaml",
         "ulzoo/specs/schema.json",
         "ulzoo/specs/paper/table2_loss_factor.yaml",
         "ulzoo/specs/paper/small/table2_loss_factor.yaml",
-        "ulzoo/registry/cards/emoji32_tiny.yaml",
-        "ulzoo/registry/weights/emoji32_tiny.safetensors",
+        "ulzoo/registry/zoo/releases/emoji32_tiny.yaml",
+        "ulzoo/registry/zoo/weights/emoji32_tiny.safetensors",
         "ulzoo/data/embedded/emoji3d-64-val.tar",
         "ulzoo/data/embedded/LICENSE",
         "ulzoo/py.typed",
@@ -48,7 +48,7 @@ def test_it_carries_data_specs_weights_and_licences(wheel: Path) -> None:
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_it_lists_loads_and_samples_outside_the_repository(wheel: Path, tmp_path: Path) -> None:
+def test_the_installed_package_lists_loads_and_samples(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     code = (
