@@ -26,9 +26,9 @@ def list_specs(
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Only models whose weights are released.")] = False,
 ) -> None:
     """List the packaged specs: sizes, cost, and rate and PSNR where weights are released."""
-    from ulzoo.registry.spec.component_table import suggest
     from ulzoo.registry.zoo.catalogue import list_models
     from ulzoo.registry.zoo.overview import overview
+    from ulzoo.runtime.messages import suggest
 
     with console(stderr=True).status("measuring"):
         entries = overview(pattern, pretrained or None)

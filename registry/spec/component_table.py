@@ -9,7 +9,6 @@ import inspect
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property, reduce
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -19,16 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticCustomError, core_schema
 
+from ulzoo.runtime.messages import suggest
+
 GROUP = "ulzoo.components"
-
-
-def suggest(word: object, options: Iterable[str]) -> str:
-    """The end of an error message about an unknown word: "; did you mean 'x'?", or the list of valid words."""
-    options = list(options)
-    close = get_close_matches(str(word), options, n=1, cutoff=0.65)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; expected one of: {', '.join(options)}" if options else ""
 
 
 def error_at(loc: tuple[str | int, ...], message: str, value: object = None) -> ValidationError:

@@ -8,8 +8,9 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from ulzoo.registry.spec.component_table import Choice, suggest
+from ulzoo.registry.spec.component_table import Choice
 from ulzoo.registry.spec.yaml_source import KeyPath, Node, SpecError, located
+from ulzoo.runtime.messages import suggest
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -9,9 +9,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ulzoo.registry.spec.component_table import suggest
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.yaml_source import Node, SpecError, located, merge, read_yaml
+from ulzoo.runtime.messages import suggest
 
 
 def is_path(text: str) -> bool:

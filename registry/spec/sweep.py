@@ -25,11 +25,12 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ulzoo.registry.spec.component_table import error_at, suggest
+from ulzoo.registry.spec.component_table import error_at
 from ulzoo.registry.spec.loading import SPECS, Library, find_specs, find_sweeps, is_path, spec_from_source
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import Document, Section
 from ulzoo.registry.spec.yaml_source import KeyPath, Node, SpecError, nested, parse_override, read_yaml
+from ulzoo.runtime.messages import suggest
 
 SWEEPS = Library("sweep", find_sweeps)
 MAX_POINTS = 1000

@@ -11,13 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ulzoo.registry.spec.component_table import suggest
 from ulzoo.registry.spec.loading import SPECS, find_specs, find_sweeps, spec_from_source
 from ulzoo.registry.spec.schema import Spec, diff
 from ulzoo.registry.spec.sweep import is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import SpecError, parse_override
 from ulzoo.registry.zoo import hub
 from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
+from ulzoo.runtime.messages import suggest
 
 if TYPE_CHECKING:
     import torch

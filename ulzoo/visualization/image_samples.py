@@ -12,7 +12,7 @@ from ulzoo.media.captions import Text
 from ulzoo.media.pixels import psnr
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
-from ulzoo.registry.spec.component_table import suggest
+from ulzoo.runtime.messages import suggest
 from ulzoo.visualization.image_grid import GridRow
 
 COLUMNS = 12
