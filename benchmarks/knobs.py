@@ -19,7 +19,7 @@ import torch
 
 from ulzoo.registry import load_spec
 from ulzoo.registry.runs.export import versions
-from ulzoo.registry.runs.train import train
+from ulzoo.registry.runs.train import RunOptions, train
 
 
 def measure(spec_name: str, overrides: list[str], loss_factors: list[float]) -> list[dict[str, Any]]:
@@ -29,7 +29,7 @@ def measure(spec_name: str, overrides: list[str], loss_factors: list[float]) -> 
         spec = load_spec(spec_name, [*overrides, f"decoder.weighting.loss_factor={loss_factor}"])
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            results = train(spec, Path(folder), stage="latents").results
+            results = train(spec, Path(folder), RunOptions(stage="latents")).results
         seconds = round(time.perf_counter() - started, 1)
         rows.append({"loss_factor": loss_factor, "spec_hash": spec.hash, "seconds": seconds, **results})
         print(shown(rows[-1]), flush=True)

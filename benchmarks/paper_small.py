@@ -88,14 +88,14 @@ def train_one(job: tuple[dict[str, Any], str, int]) -> Row:
     """Train and measure one spec, as plain data, in this process."""
     import torch
 
-    from ulzoo.registry.runs.train import train
+    from ulzoo.registry.runs.train import RunOptions, train
 
     content, device, threads = job
     spec = spec_from_dict(content)
     torch.set_num_threads(threads)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        results = train(spec, Path(folder), device=device).results
+        results = train(spec, Path(folder), RunOptions(device=device)).results
     return {"spec_hash": spec.hash, "seconds": round(time.perf_counter() - started, 1), **results}
 
 

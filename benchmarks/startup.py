@@ -31,7 +31,8 @@ import ulzoo.cli, ulzoo.cli.commands.train
 part("the command line")
 import torch
 part("import torch")
-from ulzoo.registry import load_spec, run
+from ulzoo.registry import load_spec
+from ulzoo.registry.runs import train as run
 from ulzoo.registry.cost.plan import plan_training
 from ulzoo.cli.display.train_progress import display
 part("import what trains")
@@ -46,7 +47,7 @@ class TrainingCallback(run.TrainingCallback):
         part("the first step")
         print(json.dumps(found), flush=True)
         os._exit(0)
-run.train(spec, Path(sys.argv[3]), device=device, watch=TrainingCallback())
+run.train(spec, Path(sys.argv[3]), run.RunOptions(device=device), callback=TrainingCallback())
 """
 
 

@@ -51,11 +51,15 @@ def _loop(spec: str, factors: list[str], settings: list[str], folder: Path) -> N
     import torch
 
     from ulzoo.registry import load_spec
-    from ulzoo.registry.runs.train import train
+    from ulzoo.registry.runs.train import RunOptions, train
 
     torch.set_num_threads(1)
     for factor in factors:
-        train(load_spec(spec, [*settings, f"decoder.weighting.loss_factor={factor}"]), folder / factor, device="cpu")
+        train(
+            load_spec(spec, [*settings, f"decoder.weighting.loss_factor={factor}"]),
+            folder / factor,
+            RunOptions(device="cpu"),
+        )
 
 
 def timed(work: Callable[[Path], None]) -> dict[str, float]:

@@ -34,6 +34,7 @@ def encode(
     Mirrored images are encoded too where the data is mirrored in training. The same command again goes on where it was
     interrupted. Training refuses latents of another encoder or other data.
     """
+    from ulzoo.registry.runs.encode import EncodeOptions
     from ulzoo.registry.runs.encode import encode as write
     from ulzoo.registry.runs.train import open_source
     from ulzoo.registry.zoo.catalogue import open_model
@@ -57,9 +58,7 @@ def encode(
             source,
             out,
             split,
-            dtype=dtype,
-            batch_size=batch_size,
-            images_per_shard=images_per_shard,
+            options=EncodeOptions(dtype, batch_size, images_per_shard),
             on_progress=on_progress,
         )
     except KeyboardInterrupt:

@@ -147,7 +147,7 @@ def evaluate(
     from ulzoo.evaluation.protocol import PARTS, figure_hashes
     from ulzoo.files.atomic import write_text
     from ulzoo.registry.runs.inference import optimize_for_inference
-    from ulzoo.registry.runs.train import described_data, open_source
+    from ulzoo.registry.runs.train import open_source
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
     from ulzoo.runtime.processes import launched_rank, local_device, process_group
@@ -181,7 +181,7 @@ def evaluate(
     perceptual = _lpips(lpips, lpips_weights, download, chosen) if lpips else None
     source = open_source(loaded.spec, split)
     kind = examples(loaded.model.contract.size)
-    told: dict[str, Any] = {"data": described_data(loaded.spec), "batch_size": batch_size, "seed": seed}
+    told: dict[str, Any] = {"data": loaded.spec.data_identity(), "batch_size": batch_size, "seed": seed}
     helps = launched_rank() > 0  # with what takes longest; the first process does the rest, and speaks for all
     results: dict[str, Any] = {}
     if not helps:

@@ -3,7 +3,7 @@
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ulzoo.registry import Spec
     from ulzoo.registry.cost.plan import Plan, StagePlan
-    from ulzoo.registry.runs.train import Result
+    from ulzoo.registry.runs.train import RunResult
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -94,17 +94,17 @@ def train(
     heading += [_line(planned, kind) for planned in plan.stages]
     if was_restarted():  # by torchrun, with the same command
         resume, fresh = True, False
-    told: dict[str, Any] = {"stage": stage, "resume": resume, "fresh": fresh, "device": chosen, "profile": profile}
+    run_options = run.RunOptions(stage, resume, fresh, chosen, profile)
     with process_group(chosen, (loaded.train.parallel or ParallelConfig()).timeout_minutes) as group:
         if not group.is_main:
             warnings.simplefilter("ignore")
-            run.train(loaded, folder, **told, processes=group)
+            run.train(loaded, folder, run_options, processes=group)
             return
         if group.world_size > 1:
             heading.insert(1, f"{group.world_size} processes, each with a share of every batch")
         try:
             with display(shown, heading, kind, _utilisations(plan, chosen, group.world_size)) as watch:
-                result = run.train(loaded, folder, **told, watch=watch, processes=group)
+                result = run.train(loaded, folder, run_options, callback=watch, processes=group)
         except RunStopped as stopped:
             say(f"stopped by {stopped}; with --resume it goes on in {folder}")
             raise typer.Exit(stopped.status) from None
@@ -181,7 +181,7 @@ def _print_plan(shown: "Console", spec: "Spec", plan: "Plan", device: "torch.dev
     shown.print(f"{three(plan.flops / 1e15)} PFLOPs in all; nothing was written")
 
 
-def _print_result(shown: "Console", result: "Result", kind: str, seconds: float) -> None:
+def _print_result(shown: "Console", result: "RunResult", kind: str, seconds: float) -> None:
     protocol = result.results["protocol"]
     shown.print()
     shown.print(f"Trained and measured on {protocol['images']} validation {kind} in {duration(seconds)}", style="bold")

@@ -1,1 +1,1 @@
-"""What a spec does: train, encode, export."""
+"""Running a spec: training, encoding, export, inference."""

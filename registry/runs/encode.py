@@ -1,9 +1,9 @@
-"""`ulzoo encode`: the latents of a data set, encoded once, for training bases on them."""
+"""`ulzoo encode`: encode a data set once, so that bases can be trained on its stored latents."""
 
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source
-from ulzoo.data.latents import SUFFIX, Latents, finished, write_latents
-from ulzoo.data.prepare.pack import alone_in
+from ulzoo.data.latents import SUFFIX, Latents, finished_shard, write_latents
 from ulzoo.data.source import Sample, Unreadable
-from ulzoo.data.storage.manifest import Manifest, Shard, SplitSummary
+from ulzoo.data.storage.manifest import Manifest, Shard, SplitSummary, lock_folder
 from ulzoo.files.atomic import remove_unfinished, write_atomically
 from ulzoo.media.pixels import from_uint8
 from ulzoo.model.contract import Stage
@@ -24,6 +23,21 @@ from ulzoo.registry.spec.schema import Spec
 LatentDtype = Literal["bfloat16", "float16", "float32"]
 
 
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How latents are computed and stored.
+
+    Attributes:
+        dtype: of the stored latents and captions.
+        batch_size: images per batch.
+        images_per_shard: images per file.
+    """
+
+    dtype: LatentDtype = "bfloat16"
+    batch_size: int = 64
+    images_per_shard: int = 4096
+
+
 def encode(
     model: UnifiedLatents,
     spec: Spec,
@@ -31,70 +45,67 @@ def encode(
     out: Path,
     split: str,
     *,
-    dtype: LatentDtype = "bfloat16",
-    batch_size: int = 64,
-    images_per_shard: int = 4096,
+    options: EncodeOptions | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> SplitSummary:
-    """Write z_clean of every image of a source, `OUT/SPLIT-00000.safetensors`, ..., and `manifest.json`.
+    """Write z_clean of all images of a source to `OUT/SPLIT-00000.safetensors`, ..., and `OUT/manifest.json`.
 
-    Where the source lets its images be mirrored, the mirrored ones are encoded too. Shards are written atomically, and
-    one that was written with the same settings is not made again.
+    If the source permits mirroring, the mirrored images are encoded too. Shards are written atomically; an existing
+    shard with the same settings is kept.
 
     Args:
-        model: whose encoder to use, on its device, in float32.
-        spec: of the model.
-        source: images in order, of the spec's data.
-        out: the folder; made if there is none.
+        model: a model with the encoder to use, which runs on the model's device in float32.
+        spec: the spec of the model.
+        source: images of the spec's data.
+        out: the folder, created if necessary.
         split: "train" or "val".
-        dtype: of the latents and of captions.
-        batch_size: images at once.
-        images_per_shard: images in a file.
-        on_progress: told how many images of how many are done.
+        options: precision and sizes.
+        on_progress: progress callback, called with the number of images processed so far, and of all images.
 
     Raises:
-        ValueError: a model whose latents cannot be kept, other settings than those the folder was begun with, latents
-            beyond the range of `dtype`, or no image that can be read.
+        ValueError: the encoder is not deterministic, the folder has other settings, latents exceed the range of the
+            dtype, or no image can be read.
     """
-    _check_keepable(model)
+    options = options or EncodeOptions()
+    _check_deterministic(model)
     out.mkdir(parents=True, exist_ok=True)
     settings = {
         "encoder_sha256": encoder_hash(spec, model),
         "model": spec.name,
-        "dtype": dtype,
+        "dtype": options.dtype,
         "flips": source.hflip,
         "images_as": asdict(source.contract),
         "latent_shape": list(model.contract.latent_shape),
-        "data": _described(spec),
+        "data": spec.data_identity(),
         "images": len(source),
-        "images_per_shard": images_per_shard,
+        "images_per_shard": options.images_per_shard,
     }
-    settings = json.loads(json.dumps(settings))  # as it is read again
+    settings = json.loads(json.dumps(settings))  # JSON types, to compare with the manifest
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    with alone_in(out):
+    with lock_folder(out):
         manifest = Manifest(out, "images", SUFFIX)
         manifest.begin(split, settings)
         remove_unfinished(out, rf"{split}-\d+\{SUFFIX}")
-        encoder = _Encoder(model, source, getattr(torch, dtype), batch_size, lambda n: on_progress(n, len(source)))
+        writer = _ShardWriter(model, source, options, lambda n: on_progress(n, len(source)))
         shards = []
-        for number, begin in enumerate(range(0, len(source), images_per_shard)):
+        for number, begin in enumerate(range(0, len(source), options.images_per_shard)):
             on_progress(begin, len(source))
             path = out / f"{split}-{number:05d}{SUFFIX}"
-            shard = finished(path, digest)
+            shard = finished_shard(path, digest)
             if shard is None:
-                end = min(begin + images_per_shard, len(source))
-                shard = encoder.write(path, range(begin, end), digest)
+                end = min(begin + options.images_per_shard, len(source))
+                shard = writer.write(path, range(begin, end), digest)
             shards.append(shard)
         on_progress(len(source), len(source))
         summary = manifest.finish(split, shards)
     if not summary.count:
         key, reason = next(iter(summary.failures.items()))
-        raise ValueError(f"{out}: not one of {len(source)} images of {split} can be read; the first, {key}: {reason}")
+        raise ValueError(f"{out}: none of the {len(source)} images of {split} can be read; the first, {key}: {reason}")
     return summary
 
 
 def encoder_hash(spec: Spec, model: UnifiedLatents) -> str:
-    """SHA-256 in hex of all that makes z_clean of an image: the encoder's keys and weights, and the shapes."""
+    """SHA-256, in hex, of all that determines z_clean of an image: the encoder's keys and weights, and the shapes."""
     contract = model.contract
     keys = {key: value for key, value in spec.encoder.model_dump(mode="json").items() if key != "path"}
     digest = hashlib.sha256(json.dumps([keys, contract.shape, contract.latent_shape], sort_keys=True).encode())
@@ -105,87 +116,96 @@ def encoder_hash(spec: Spec, model: UnifiedLatents) -> str:
 
 
 def check_encoded(spec: Spec, model: UnifiedLatents, stages: Collection[Stage], sources: Mapping[str, Source]) -> None:
-    """Raise SpecError where a source of latents is of another encoder or other data than this model's."""
+    """Raise SpecError if a source of latents was encoded by another encoder or from other data than the spec's.
+
+    Args:
+        stages: the stages to train.
+        sources: training data by key path.
+    """
     for path, source in sources.items():
         if not isinstance(source, Latents):
             continue
         if "latents" in stages:
             order = "--stage latents first, then `ulzoo encode`, then --stage base"
-            raise spec.error(path, f"latents of an encoder that this very run trains: {order}")
-        made, ours = source.settings["encoder_sha256"], encoder_hash(spec, model)
-        if made != ours:
-            whose = f"of {source.settings['model']}, SHA-256 {made[:12]}…; this run's: {ours[:12]}…"
-            raise spec.error(f"{path}.path", f"{source.folder} holds latents of another encoder ({whose})")
-        was, now = source.settings["data"], _described(spec)
-        if keys := [key for key in {**was, **now} if was.get(key) != now.get(key)]:
-            differ = "; ".join(f"data.{key} was {was.get(key)}, now {now.get(key)}" for key in keys)
-            raise spec.error(f"{path}.path", f"{source.folder} holds latents of other data: {differ}")
+            raise spec.error(path, f"latents of the encoder that this run is about to train: run {order}")
+        stored, current = source.settings["encoder_sha256"], encoder_hash(spec, model)
+        if stored != current:
+            digests = f"of {source.settings['model']}, SHA-256 {stored[:12]}…; this run's: {current[:12]}…"
+            raise spec.error(f"{path}.path", f"{source.folder} contains latents of another encoder ({digests})")
+        before, after = source.settings["data"], spec.data_identity()
+        if keys := [key for key in {**before, **after} if before.get(key) != after.get(key)]:
+            changes = "; ".join(f"data.{key} was {before.get(key)}, now {after.get(key)}" for key in keys)
+            raise spec.error(f"{path}.path", f"{source.folder} contains latents of other data: {changes}")
 
 
-def _described(spec: Spec) -> dict[str, Any]:
-    """The data section, without what differs between machines."""
-    return spec.data.model_dump(mode="json", exclude={"root", "download", "verify"})
-
-
-class _Encoder:
-    """Writes shards of z_clean."""
+class _ShardWriter:
+    """Encodes images and writes shards of z_clean."""
 
     def __init__(
-        self,
-        model: UnifiedLatents,
-        source: Source,
-        dtype: torch.dtype,
-        batch_size: int,
-        on_image: Callable[[int], object],
+        self, model: UnifiedLatents, source: Source, options: EncodeOptions, on_image: Callable[[int], object]
     ) -> None:
-        self.model, self.source, self.dtype, self.batch_size, self.on_image = model, source, dtype, batch_size, on_image
+        self.model, self.source, self.on_image = model, source, on_image
+        self.dtype: torch.dtype = getattr(torch, options.dtype)
+        self.batch_size = options.batch_size
 
     def write(self, path: Path, indices: range, settings: str) -> Shard:
+        """Write the images `indices` of the source to one shard, with the digest of the settings."""
         z_clean: list[Tensor] = []
         samples: list[Sample] = []
         failures: dict[str, str] = {}
         for begin in range(0, len(indices), self.batch_size):
-            some = self._read(indices[begin : begin + self.batch_size], failures)
-            if some:
-                z_clean.append(self._encode(some))
-                samples += [sample._replace(pixels=torch.empty(0)) for _, sample in some]
+            batch = self._read(indices[begin : begin + self.batch_size], failures)
+            if batch:
+                z_clean.append(self._encode(batch))
+                samples += [sample._replace(pixels=torch.empty(0)) for _, sample in batch]
             self.on_image(indices[: begin + self.batch_size][-1] + 1)
-        texts = [self._rounded(sample.text, sample.key) for sample in samples if sample.text is not None]
-        kept = torch.cat(z_clean) if z_clean else torch.empty(0, 1, *self.model.contract.latent_shape, dtype=self.dtype)
-        labels, keys = [sample.label for sample in samples], [sample.key for sample in samples]
-        write_atomically(path, lambda aside: write_latents(aside, kept, labels, keys, texts, failures, settings))
+        texts = [self._round(sample.text, sample.key) for sample in samples if sample.text is not None]
+        empty = torch.empty(0, 1, *self.model.contract.latent_shape, dtype=self.dtype)
+        latents = torch.cat(z_clean) if z_clean else empty  # (N, 1 or 2, c, h, w)
+        content: dict[str, Any] = {
+            "labels": [sample.label for sample in samples],
+            "keys": [sample.key for sample in samples],
+            "texts": texts,
+            "failures": failures,
+            "settings": settings,
+        }
+        write_atomically(path, lambda file: write_latents(file, latents, **content))
         return Shard.of(path, len(samples), failures)
 
     def _read(self, indices: range, failures: dict[str, str]) -> list[tuple[int, Sample]]:
-        found = []
+        """The readable samples with their indices; the reasons of the others are added to `failures`."""
+        samples = []
         for index in indices:
             try:
-                found.append((index, self.source[index]))
+                samples.append((index, self.source[index]))
             except Unreadable as error:
                 if not self.source.skips_unreadable:
                     raise
                 failures[str(index)] = str(error)
-        return found
+        return samples
 
-    def _encode(self, some: list[tuple[int, Sample]]) -> Tensor:
-        """(B, 1 or 2, c, h, w): of the images and, where they may be mirrored, of their mirror images."""
-        ways = [[sample.pixels for _, sample in some]]
+    def _encode(self, batch: list[tuple[int, Sample]]) -> Tensor:
+        """(B, 1 or 2, c, h, w): z_clean of the images and, if the source permits mirroring, of their mirror images."""
+        views = [[sample.pixels for _, sample in batch]]
         if self.source.hflip:
-            ways.append([self.source.mirrored(index, sample).pixels for index, sample in some])
+            views.append([self.source.mirror(index, sample).pixels for index, sample in batch])
         with torch.inference_mode():
-            made = [self.model.encode(from_uint8(torch.stack(pixels)).to(self.model.device)) for pixels in ways]
-        return self._rounded(torch.stack(made, dim=1).cpu(), some[0][1].key)
+            z_clean = [self.model.encode(from_uint8(torch.stack(pixels)).to(self.model.device)) for pixels in views]
+        return self._round(torch.stack(z_clean, dim=1).cpu(), batch[0][1].key)
 
-    def _rounded(self, values: Tensor, key: str) -> Tensor:
+    def _round(self, values: Tensor, key: str) -> Tensor:
         rounded = values.to(self.dtype)
         if not rounded.isfinite().all():
-            raise ValueError(f"{key} or one after it: not within the range of {self.dtype}: use --dtype bfloat16")
+            raise ValueError(
+                f"{key} or a later image: a latent exceeds the range of {self.dtype}; use --dtype bfloat16"
+            )
         return rounded
 
 
-def _check_keepable(model: UnifiedLatents) -> None:
+def _check_deterministic(model: UnifiedLatents) -> None:
+    """Raise ValueError unless an image always has the same z_clean."""
     contract = model.contract
     if contract.video:
-        raise ValueError("clips are drawn anew each time they are seen: latents are kept of images only")
+        raise ValueError("training draws a new clip of a video each time, so only latents of images can be stored")
     if contract.learned_variance:
-        raise ValueError("this encoder draws z_clean anew each time (latent.variance: learned): it cannot be kept")
+        raise ValueError("this encoder samples z_clean (latent.variance: learned), so it cannot be stored")

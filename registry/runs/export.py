@@ -1,5 +1,9 @@
-"""Exports: one safetensors file with the weights, the resolved spec and the figures, all that `ulzoo.load` needs."""
+"""Exports: one safetensors file with weights, resolved spec and metrics, which is all that `ulzoo.load` needs.
 
+An export is made from a run, from one of its training checkpoints, or from another export in a different precision.
+"""
+
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +12,13 @@ from typing import Any, Literal
 import torch
 
 from ulzoo.files import tensor_file
-from ulzoo.files.atomic import one_line
+from ulzoo.files.atomic import one_line, sha256
 from ulzoo.model.contract import STAGES
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
+from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 from ulzoo.version import __version__
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -21,7 +26,13 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True)
 class Export:
-    """A loaded export: the model in eval mode, its spec, and its figures with their protocol ({} if there are none)."""
+    """A loaded export.
+
+    Attributes:
+        model: in eval mode.
+        spec: the resolved spec.
+        results: metrics and their protocol; {} if the file has none.
+    """
 
     model: UnifiedLatents
     spec: Spec
@@ -31,7 +42,7 @@ class Export:
 def save_export(
     path: Path, model: UnifiedLatents, spec: Spec, results: dict[str, Any], dtype: Dtype = "float32"
 ) -> None:
-    """Write `model` to `path` atomically; `dtype` is how the weights are stored, they are computed with in float32."""
+    """Write `model` to `path` atomically, with weights stored as `dtype`; a loaded model always computes in float32."""
     tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
     metadata = {
         "spec": spec.to_dict(),
@@ -45,10 +56,10 @@ def save_export(
 
 
 def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
-    """Read an export, checked against the digest it carries; memory goes to weights that the file has and no others.
+    """Read an export and verify its digest. The model is checked against the file before its memory is allocated.
 
     Raises:
-        ValueError: not an export, damaged, or of networks that this version builds otherwise.
+        ValueError: the file is damaged or no export, or this version of ulzoo builds other networks from its spec.
     """
     content = tensor_file.read(path, device)
     metadata, stages = content.metadata, content.metadata.get("stages")
@@ -59,18 +70,20 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     tensors = content.tensors
     try:
         spec = spec_from_dict(metadata["spec"])
-        hollow = compile_model(spec, "meta")
+        skeleton = compile_model(spec, "meta")
     except ValueError as error:
         raise ValueError(f"{path}: its spec does not fit this version of ulzoo: {error}") from None
-    _fill(hollow, stages, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
+    _load_weights(skeleton, stages, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
     model = compile_model(spec, device, pretrained=False)
-    _fill(model, stages, tensors, path)
+    _load_weights(model, stages, tensors, path)
     return Export(model, spec, metadata["results"])
 
 
-def _fill(model: UnifiedLatents, stages: Collection[str], tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Put in all weights, or a ValueError where the file has others than the model."""
-    leave_untrained(model, stages)
+def _load_weights(
+    model: UnifiedLatents, stages: Collection[str], tensors: Mapping[str, torch.Tensor], path: Path
+) -> None:
+    """Load the weights of the trained stages. Raises ValueError if their names or shapes differ from the model's."""
+    remove_untrained(model, stages)
     try:
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
@@ -78,12 +91,110 @@ def _fill(model: UnifiedLatents, stages: Collection[str], tensors: Mapping[str, 
         raise ValueError(f"{path}: its weights do not fit its spec in this version of ulzoo: {first}") from None
 
 
-def leave_untrained(model: UnifiedLatents, stages: Collection[str]) -> None:
-    """Take away what later stages than `stages` train, so that nothing untrained is used."""
+def remove_untrained(model: UnifiedLatents, stages: Collection[str]) -> None:
+    """Remove the networks of all stages but `stages` from the model, so that no untrained network is used."""
     for stage in set(model.stages) - set(stages):
         setattr(model, STAGES[stage][-1], None)
 
 
 def versions() -> dict[str, str]:
-    """What produced a file."""
+    """The versions of the software that writes a file."""
     return {"ulzoo": __version__, "torch": torch.__version__}
+
+
+# ------------------------------------------------------------------------------------------ from training checkpoints
+
+
+def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:
+    """The model of a training checkpoint, with averaged weights and without the networks of later stages."""
+    spec = spec_from_dict(checkpoint.metadata["spec"])
+    model = compile_model(spec, device, pretrained=False)
+    model.load_state_dict(checkpoint.read("model."))
+    load_averages(model, checkpoint)
+    remove_untrained(model, spec.stages[: spec.stages.index(checkpoint.stage) + 1])
+    return model, spec
+
+
+def load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:
+    """Load the averaged weights of the checkpoint's stage; the networks of other stages stay unchanged."""
+    averages = checkpoint.read("ema.")
+    for name in STAGES[checkpoint.stage]:
+        prefix = f"{name}."
+        network = {key.removeprefix(prefix): value for key, value in averages.items() if key.startswith(prefix)}
+        getattr(model, name).load_state_dict(network)
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """The file that `export` wrote.
+
+    Attributes:
+        path: the file, or the index of its parts.
+        source: the checkpoint or export that it was made from.
+        stage, step: training progress of the checkpoint; None for an export.
+        has_metrics: whether metrics were copied to it.
+    """
+
+    path: Path
+    source: Path
+    stage: str | None
+    step: int | None
+    has_metrics: bool
+
+    @property
+    def size(self) -> int:
+        """In bytes, with all parts."""
+        return sum(file.stat().st_size for file in tensor_file.files_of(self.path))
+
+    @property
+    def sha256(self) -> str:
+        """Of the file, or of the index of its parts."""
+        return sha256(tensor_file.files_of(self.path)[0])
+
+
+def export(source: Path, out: Path, dtype: Dtype | None = None) -> ExportedFile:
+    """Export averaged weights.
+
+    The metrics of a run are included if they were measured at the same step, and if the weights are not rounded.
+
+    Args:
+        source: a run directory, whose latest intact checkpoint is used; a training checkpoint; or, with `dtype`, an
+            export.
+        out: the file to write.
+        dtype: of the stored weights; None for float32.
+
+    Raises:
+        ValueError: `source` is none of these.
+    """
+    if dtype and tensor_file.files_of(source):
+        loaded = load_export(source)
+        results = loaded.results if dtype == "float32" else {}
+        save_export(out, loaded.model, loaded.spec, results, dtype)
+        return ExportedFile(out, source, None, None, bool(results))
+    checkpoint = _open_checkpoint(source)
+    model, spec = restore(checkpoint)
+    results = _matching_results(checkpoint) if dtype in (None, "float32") else {}
+    save_export(out, model, spec, results, dtype or "float32")
+    return ExportedFile(out, checkpoint.folder, checkpoint.stage, checkpoint.step, bool(results))
+
+
+def _open_checkpoint(source: Path) -> Checkpoint:
+    if tensor_file.is_checkpoint(source):
+        return Checkpoint.open(source)
+    if not source.is_dir():
+        raise ValueError(f"{source}: neither a run directory nor a training checkpoint; an export needs --dtype")
+    latest = CheckpointManager(source / "checkpoints").latest()
+    if latest is None:
+        raise ValueError(f"{source}: contains no training checkpoints")
+    return latest
+
+
+def _matching_results(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The metrics and protocol of the checkpoint's run, if they were measured at this checkpoint; else {}."""
+    run = checkpoint.folder.parent.parent
+    try:
+        results = json.loads((run / "figures.json").read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    expected = {"stage": checkpoint.stage, "step": checkpoint.step, "spec_hash": checkpoint.metadata["spec_hash"]}
+    return results if results.get("trained") == expected else {}

@@ -1,4 +1,4 @@
-"""A trained model made quicker: its networks in bfloat16, and compiled."""
+"""Faster inference: networks in bfloat16, compiled, or both."""
 
 from typing import Literal
 
@@ -15,21 +15,21 @@ Precision = Literal["fp32", "bf16"]
 def optimize_for_inference(
     model: UnifiedLatents, *, precision: Precision = "fp32", compile: bool = False
 ) -> UnifiedLatents:
-    """Let a model's networks compute in bf16 by autocast, compiled block by block, or both; all else stays in fp32.
+    """Run a model's networks in bf16 by autocast, compile their blocks, or both; all else remains in fp32.
 
-    The model itself is changed, on the device where it is, and given back.
+    The model is modified in place and returned.
 
     Args:
-        compile: takes seconds at the first call, and again where the size of a batch changes for the first time.
+        compile: compilation takes seconds at the first call, and again when the batch size first changes.
 
     Raises:
-        ValueError: the device has no bfloat16.
+        ValueError: the device does not support bfloat16.
     """
     networks = nn.ModuleDict(dict(model.named_children()))
     device = model.device
     if precision == "bf16":
         if not has_bf16(device):
-            raise ValueError(f"{device.type} here does not multiply bfloat16; leave it at --precision fp32")
+            raise ValueError(f"this {device.type} does not support bfloat16; use --precision fp32")
         for network in trainable_networks(networks):
             network.forward = torch.autocast(device.type, torch.bfloat16)(network.forward)
     if compile:

@@ -1,4 +1,4 @@
-"""Distances of a sweep's points from their data, where they are asked for: between images, by one network for all."""
+"""Fréchet distances of the points of a sweep, all measured by the same feature network. Images only."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -8,19 +8,19 @@ from typing import Any
 from ulzoo.evaluation import image_distances
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
 from ulzoo.registry.compile import data_contract
-from ulzoo.registry.runs.train import described_data, open_source
+from ulzoo.registry.runs.train import open_source
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.zoo.catalogue import open_model
 
 
 @dataclass(frozen=True)
 class DistanceConfig:
-    """Which distances every point is to have.
+    """The distances that are measured for every point.
 
     Attributes:
         network: "fid" or "fd_efficientnet_lite0".
-        samples: how many images to draw and compare with the training split; None: reconstructions only.
-        detector: file of Inception's weights, where they are not in torch's cache.
+        samples: number of samples to compare with the training split; None: reconstructions only.
+        detector: file with Inception's weights; default: torch's cache.
     """
 
     network: str
@@ -28,46 +28,50 @@ class DistanceConfig:
     detector: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What the figures depend on; the file's hash is checked when it is read."""
+        """What the metrics depend on. The detector is left out, since its hash is checked when it is loaded."""
         return {key: value for key, value in asdict(self).items() if key != "detector"}
 
-    def open(self, device: str = "cpu") -> ImageFeatures:
-        """The network. ValueError if its weights or packages are not here."""
+    @classmethod
+    def from_options(cls, network: str | None, samples: int | None, detector: Path | None) -> "DistanceConfig | None":
+        """From the options of the command line; None without --frechet.
+
+        Raises:
+            ValueError: the options do not fit together, or the network cannot be loaded.
+        """
+        if network is None:
+            if samples or detector:
+                raise ValueError("--samples and --detector go with --frechet")
+            return None
+        if detector and network != "fid":
+            raise ValueError("--detector is Inception's weights, for --frechet fid")
+        config = cls(network, samples, os.path.abspath(detector) if detector else None)
+        config.load_network()
+        return config
+
+    def load_network(self, device: str = "cpu") -> ImageFeatures:
+        """Load the feature network. ValueError if its weights or packages are missing."""
         if self.network == "fid":
             file = Path(self.detector) if self.detector else None
             return inception_v3(*find_inception(file, None, download=False), device)
         return efficientnet_lite0(device)
 
 
-def ask(network: str | None, samples: int | None, detector: Path | None) -> DistanceConfig | None:
-    """What a command line asks for. ValueError if it does not fit together, or the network is not here."""
-    if network is None:
-        if samples or detector:
-            raise ValueError("--samples and --detector go with --frechet")
-        return None
-    if detector and network != "fid":
-        raise ValueError("--detector is Inception's weights, for --frechet fid")
-    asked = DistanceConfig(network, samples, os.path.abspath(detector) if detector else None)
-    asked.open()
-    return asked
-
-
-def check_distances(asked: DistanceConfig, spec: Spec, stages: tuple[str, ...]) -> None:
-    """Refuse what a point cannot have, before anything is trained. SpecError, a ValueError."""
+def check_distances(config: DistanceConfig, spec: Spec, stages: tuple[str, ...]) -> None:
+    """Check before training that the distances can be measured for a spec. SpecError if not."""
     if len(data_contract(spec).size) > 2:
-        raise spec.error("data", f"--frechet {asked.network} compares images: this is a model of clips")
-    if asked.samples and spec.base is not None and "base" not in stages:
+        raise spec.error("data", f"--frechet {config.network} compares images: this is a model of clips")
+    if config.samples and spec.base is not None and "base" not in stages:
         raise spec.error("base", "--samples needs all stages, not --stage latents")
 
 
-def measure_distances(asked: DistanceConfig, folder: Path, device: str) -> dict[str, Any]:
-    """Of the model that a run exported, {"figures", "protocol"}."""
+def measure_distances(config: DistanceConfig, folder: Path, device: str) -> dict[str, Any]:
+    """The distances of the model that a run exported, as {"figures": …, "protocol": …}."""
     loaded = open_model(str(folder), device)
     return image_distances(
         loaded.model,
         open_source(loaded.spec, "val"),
-        asked.open(device),
-        data=described_data(loaded.spec),
-        samples=asked.samples,
-        reference=open_source(loaded.spec, "train") if asked.samples else None,
+        config.load_network(device),
+        data=loaded.spec.data_identity(),
+        samples=config.samples,
+        reference=open_source(loaded.spec, "train") if config.samples else None,
     )

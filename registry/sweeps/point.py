@@ -1,4 +1,4 @@
-"""One point of a sweep: train it or go on with it, whatever happens to it, and put down its row."""
+"""One point of a sweep: train it or resume it, record whatever happens to it as a row of the store."""
 
 import json
 import math
@@ -9,60 +9,87 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
+
 from ulzoo.files import tensor_file
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import versions
-from ulzoo.registry.runs.train import TrainingCallback, train
+from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.registry.sweeps.distances import DistanceConfig, measure_distances
+from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
-from ulzoo.registry.sweeps.locks import Busy, Lock, locked
-from ulzoo.registry.sweeps.pruning import Pruner, Stopped
+from ulzoo.registry.sweeps.pruning import Pruner, StoppedEarly
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
 from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
+SECONDS_BETWEEN_LOCK_ATTEMPTS = 0.2
+
 OnStep = Callable[[str, int, int, monitoring.LogRow | None], None]
-"""Told of every step: stage, step, the stage's steps, and a row of metrics where one was logged."""
+"""Progress callback: stage, step, number of steps of the stage, and the row of metrics.jsonl if one was written."""
 
 
 def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> ResultRow:
-    """Train and measure a point in its folder, from where it was stopped, and add its row to the store.
+    """Train and measure a point in its folder, from its last checkpoint, and append its row to the store.
 
     Args:
-        wait: for another process that trains this point, or a stage 1 that it shares; else `Busy` is raised.
+        on_step: progress callback.
+        wait: whether to wait while another process trains this point, or a stage 1 that it shares.
 
     Returns:
-        The row; of a point that another process settled meanwhile, its. What goes wrong with the point makes a row
-        with the status "failed".
+        The row; if another process finished the point in the meantime, the row of that process. Errors of the point
+        do not raise: they make a row with the status "failed".
+
+    Raises:
+        Timeout: another process holds a lock of the point, and `wait` is False.
     """
     store = Store(job.store)
     folder = store.folder / job.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", wait):
+    with acquire_lock(folder / ".lock", wait):
         row = next((row for row in store.rows() if row["spec_hash"] == job.spec_hash), None)
-        if row and job.settled(row) and (row["status"] == "done" or row["finished"] >= job.planned):
+        if row and job.is_settled(row) and (row["status"] == "done" or row["finished"] >= job.planned):
             return row
         started = time.monotonic()
         try:
-            outcome = _outcome(row) if row and job.trained(row) else _train(job, folder, on_step, wait)
+            if row and job.is_trained(row):  # only its distances are missing
+                outcome = {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
+            else:
+                outcome = _train(job, folder, on_step, wait)
             if job.distances:
-                _add_distances(outcome, job.distances, folder, job.device)
+                results = measure_distances(job.distances, folder, job.device)
+                outcome["figures"] = outcome["figures"] | _check_finite(results["figures"])
+                outcome["protocol"] = outcome["protocol"] | results["protocol"]
             (folder / "error.txt").unlink(missing_ok=True)
-        except Busy:
+        except Timeout:
             raise
-        except Stopped as stopped:
-            outcome = {"error": str(stopped), "status": "stopped"}
+        except StoppedEarly as reason:
+            outcome = {"error": str(reason), "status": "stopped"}
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
-            outcome = {"error": in_words(error)}
+            outcome = {"error": one_line(error)}
         row = make_row(job, time.monotonic() - started, **outcome)
         store.append(row)
     return row
+
+
+def acquire_lock(path: Path, wait: bool) -> AcquireReturnProxy:
+    """Lock a file against other processes of this machine, and of others on a shared file system that supports locks.
+
+    The lock ends with the process that holds it, even if that is killed. The file stays.
+
+    Returns:
+        A context manager that releases the lock; its attribute `lock` can be released earlier.
+
+    Raises:
+        Timeout: another process holds the lock, and `wait` is False.
+    """
+    lock = FileLock(path, timeout=-1 if wait else 0, thread_local=False)
+    return lock.acquire(poll_interval=SECONDS_BETWEEN_LOCK_ATTEMPTS)
 
 
 def make_row(
@@ -75,7 +102,7 @@ def make_row(
     protocol: Mapping[str, Any] | None = None,
     checkpoint_sha256: str | None = None,
 ) -> ResultRow:
-    """The row of a point that is done, or failed with an error, or with another status."""
+    """The row of a point. Its status, unless given, is "failed" if there is an error, else "done"."""
     return {
         "point": job.point,
         "series": job.series,
@@ -100,106 +127,100 @@ def make_row(
     }
 
 
-def in_words(error: BaseException) -> str:
-    """An error in one line; those that are not meant for users with their type."""
+def one_line(error: BaseException) -> str:
+    """An error message in one line, with the type of the error unless the message is meant for users."""
     text = " ".join(str(error).split())[:500]
     return text if text and isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: {text}"
 
 
 def _train(job: Job, folder: Path, on_step: OnStep | None, wait: bool) -> dict[str, Any]:
-    """Figures, protocol and digest of the finished run."""
+    """Train the stages of a job. Returns metrics, protocol and digest of the run, as `make_row` takes them."""
     spec = spec_from_dict(job.spec)
-    shared = _share(job, spec, folder, wait)
+    lock = _reuse_stage1(job, spec, folder, wait)
     try:
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
-        watch = ProgressForwarder(on_step, shared, Pruner(job) if job.prune else None)
-        result = train(spec, folder, stage=stage, resume=True, device=job.device, watch=watch)
+        callback = ProgressForwarder(on_step, lock, Pruner(job) if job.prune else None)
+        result = train(spec, folder, RunOptions(stage=stage, resume=True, device=job.device), callback=callback)
         assert result is not None
     finally:
-        if shared:
-            shared.release()
-    figures = _finite(result.results["figures"])
+        if lock:
+            lock.release()
+    metrics = _check_finite(result.results["figures"])
     digest = tensor_file.digest_of(result.export)
-    return {"figures": figures, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
+    return {"figures": metrics, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
 
 
-def _outcome(row: ResultRow) -> dict[str, Any]:
-    """What a point that is trained gave, of which only distances are missing."""
-    return {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
-
-
-def _add_distances(outcome: dict[str, Any], asked: DistanceConfig, folder: Path, device: str) -> None:
-    results = measure_distances(asked, folder, device)
-    outcome["figures"] = outcome["figures"] | _finite(results["figures"])
-    outcome["protocol"] = outcome["protocol"] | results["protocol"]
-
-
-def _finite(figures: dict[str, float]) -> dict[str, float]:
-    for name, value in figures.items():
+def _check_finite(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics. ValueError if one of them is not finite."""
+    for name, value in metrics.items():
         if not math.isfinite(value):
             raise ValueError(f"{name} is {value}")
-    return figures
+    return metrics
 
 
-def _share(job: Job, spec: Spec, folder: Path, wait: bool) -> Lock | None:
-    """Take over the finished stage 1 of another point; where none has it, the lock under which to train it for all."""
+def _reuse_stage1(job: Job, spec: Spec, folder: Path, wait: bool) -> BaseFileLock | None:
+    """Copy a stage 1 that another point has finished.
+
+    Returns:
+        If the stage still has to be trained, the lock under which this process trains it for all points that share it.
+    """
     if job.siblings is None or "latents" not in spec.stages:
         return None
     steps = spec.train.latents.steps  # type: ignore[union-attr]
     checkpoints = CheckpointManager(folder / "checkpoints").list_checkpoints()
-    if any(stage != "latents" or step == steps for stage, step, _ in checkpoints):
+    if any(checkpoint.stage != "latents" or checkpoint.step == steps for checkpoint in checkpoints):
         return None
-    lock = Lock(folder.parent / f".latents-{job.latents_hash}.lock", wait)
+    lock = acquire_lock(folder.parent / f".latents-{job.latents_hash}.lock", wait).lock
     for sibling in job.siblings:
         run = Path(job.store) / sibling
-        if CheckpointManager(run / "checkpoints").path("latents", steps).is_dir() and _take_over(
-            run, spec, folder, job.device
-        ):
+        is_finished = CheckpointManager(run / "checkpoints").path("latents", steps).is_dir()
+        if is_finished and _copy_stage1(run, spec, folder, job.device):
             lock.release()
             return None
     return lock
 
 
-def _take_over(run: Path, spec: Spec, folder: Path, device: str) -> bool:
-    """Write the last checkpoint of stage 1 that `spec` would have written, from that of `run`; False if it is damaged.
+def _copy_stage1(run: Path, spec: Spec, folder: Path, device: str) -> bool:
+    """Write the last checkpoint of stage 1 of `spec` from that of another run; False if all of that run are damaged.
 
-    The other spec may have another base, so that what stage 1 does not train comes from this one.
+    Since the two specs may differ in their base, the networks that stage 1 does not train are initialised by `spec`.
     """
     try:
-        found = CheckpointManager(run / "checkpoints").latest("latents")
+        checkpoint = CheckpointManager(run / "checkpoints").latest("latents")
     except ValueError:  # all are damaged
         return False
-    if found is None or found.step != spec.train.latents.steps:  # type: ignore[union-attr]
+    if checkpoint is None or checkpoint.step != spec.train.latents.steps:  # type: ignore[union-attr]
         return False
     trained = tuple(f"model.{network}." for network in STAGES["latents"])
-    fresh = compile_model(spec, device).state_dict()
-    tensors = {f"model.{name}": tensor for name, tensor in fresh.items() if not f"model.{name}".startswith(trained)}
-    tensors |= {name: t for name, t in found.read("").items() if name.startswith(trained) or name[:6] != "model."}
-    identity = {"spec": spec.to_dict(), "spec_hash": spec.hash}
+    initial = {f"model.{name}": tensor for name, tensor in compile_model(spec, device).state_dict().items()}
+    tensors = {name: tensor for name, tensor in initial.items() if not name.startswith(trained)}
+    for name, tensor in checkpoint.read("").items():
+        if name.startswith(trained) or not name.startswith("model."):
+            tensors[name] = tensor
+    metadata = {**checkpoint.metadata, "spec": spec.to_dict(), "spec_hash": spec.hash}
     (folder / "checkpoints").mkdir(exist_ok=True)
     rows = [row for row in monitoring.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-    CheckpointManager(folder / "checkpoints").save(
-        TrainingState("latents", found.step, tensors, {**found.metadata, **identity})
-    )
+    state = TrainingState("latents", checkpoint.step, tensors, metadata)
+    CheckpointManager(folder / "checkpoints").save(state)
     return True
 
 
 class ProgressForwarder(TrainingCallback):
-    """Passes on the steps, lets others have stage 1 when it is finished, and ends a point that is behind."""
+    """Forwards the steps of a run, releases the lock of a shared stage 1 once it is finished, and reports to a pruner."""
 
-    def __init__(self, on_step: OnStep | None, shared: Lock | None, pruner: Pruner | None) -> None:
-        self.on_step, self.shared, self.pruner = on_step, shared, pruner
+    def __init__(self, on_step: OnStep | None, lock: BaseFileLock | None, pruner: Pruner | None) -> None:
+        self.on_step, self.lock, self.pruner = on_step, lock, pruner
         self.name, self.steps = "", 0
 
     def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self.name, self.steps = stage, config.steps
-        if self.shared and stage != "latents":
-            self.shared.release()
+        if self.lock and stage != "latents":
+            self.lock.release()
         self.step(start, None)
 
     def step(self, step: int, row: monitoring.LogRow | None) -> None:
         if self.on_step:
             self.on_step(self.name, step, self.steps, row)
         if self.pruner and self.name == "latents" and row:
-            self.pruner.hear(row)
+            self.pruner.report(row)

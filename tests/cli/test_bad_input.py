@@ -64,7 +64,7 @@ ARGUMENTS = {
     "not a picture": (("sample", "run", "--out", "a.jpg"), "PNG"),
     "no specs": (("list", "imagenot*"), "no spec matches 'imagenot*'"),
     "no address": (("sample", "hf://something"), "an address on the hub is hf://ORG/REPO"),
-    "nothing to export": (("export", ".", "--out", "a.safetensors"), "holds no training checkpoints"),
+    "nothing to export": (("export", ".", "--out", "a.safetensors"), "contains no training checkpoints"),
     "not a checkpoint": (("export", "tiny.yaml", "--out", "a.safetensors"), "neither a run directory nor a training"),
     "base without latents": (("train", "tiny.yaml", "--stage", "base"), "no stage latents to build on"),
 }

@@ -18,7 +18,7 @@ def test_encode_and_train_on_it(ulzoo, trained, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert json.loads((run / "figures.json").read_text())["trained"]["stage"] == "base"
     result = ulzoo("train", spec, "--out", tmp_path / "all", "--device", "cpu", *keys)
-    assert result.exit_code == 2 and "latents of an encoder that this very run trains" in result.stderr
+    assert result.exit_code == 2 and "latents of the encoder that this run is about to train" in result.stderr
     assert not (tmp_path / "all").exists()
     plan = ulzoo("train", spec, "--dry-run", "--stage", "base", "--device", "cpu", *keys)
     assert plan.exit_code == 0, plan.stderr

@@ -16,7 +16,8 @@ from ulzoo.registry import SpecError, load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import summarize
-from ulzoo.registry.runs.train import open_source, restore, train
+from ulzoo.registry.runs.export import restore
+from ulzoo.registry.runs.train import RunOptions, open_source, train
 from ulzoo.training.checkpointing import CheckpointManager
 
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
@@ -211,29 +212,29 @@ def test_three_stages_one_by_one_are_those_of_one_go(variant, tmp_path):
     spec = variant("regression, then diffusion")
     whole = train(spec, tmp_path / "whole")
     for stage in ("latents", "decoder", "base"):
-        parts = train(spec, tmp_path / "parts", stage=stage)
+        parts = train(spec, tmp_path / "parts", RunOptions(stage=stage))
     assert whole.results == parts.results
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 def test_a_later_stage_may_change_before_it_is_trained_and_an_earlier_not(variant, tmp_path):
-    train(variant("regression, then diffusion"), tmp_path, stage="latents")
+    train(variant("regression, then diffusion"), tmp_path, RunOptions(stage="latents"))
     with pytest.raises(ValueError, match=r"no stage decoder to build on; run `ulzoo train … --stage decoder`"):
-        train(variant("regression, then diffusion"), tmp_path, stage="base")
+        train(variant("regression, then diffusion"), tmp_path, RunOptions(stage="base"))
     wider = variant("regression, then diffusion", "final_decoder.backbone.width=64", "base.backbone.width=64")
-    train(wider, tmp_path, stage="decoder")
-    with pytest.raises(ValueError, match="its stage decoder stands on latents"):
-        train(wider, tmp_path, stage="latents", resume=True)
+    train(wider, tmp_path, RunOptions(stage="decoder"))
+    with pytest.raises(ValueError, match="its stage decoder depends on latents"):
+        train(wider, tmp_path, RunOptions(stage="latents", resume=True))
     with pytest.raises(ValueError, match=r"another spec, final_decoder.backbone.width: 64 -> 32"):
-        train(variant("regression, then diffusion", "base.backbone.width=64"), tmp_path, stage="base")
+        train(variant("regression, then diffusion", "base.backbone.width=64"), tmp_path, RunOptions(stage="base"))
     with pytest.raises(ValueError, match="--fresh would remove the stage decoder"):
-        train(wider, tmp_path, stage="base", fresh=True)
-    assert train(wider, tmp_path, stage="base").results["figures"]["base_bits_per_pixel"] > 0
+        train(wider, tmp_path, RunOptions(stage="base", fresh=True))
+    assert train(wider, tmp_path, RunOptions(stage="base")).results["figures"]["base_bits_per_pixel"] > 0
 
 
 def test_an_export_of_a_stage_has_no_untrained_network(variant, tmp_path):
     spec = variant("regression, then diffusion")
-    train(spec, tmp_path, stage="latents")
+    train(spec, tmp_path, RunOptions(stage="latents"))
     model = ulzoo.load(tmp_path)
     assert model.final_decoder is None and model.base is None and model.stages == ("latents",)
     z_0 = torch.randn(1, *model.contract.latent_shape)
@@ -242,7 +243,7 @@ def test_an_export_of_a_stage_has_no_untrained_network(variant, tmp_path):
 
 def test_stages_that_a_spec_has_not_are_refused(variant, tmp_path):
     with pytest.raises(ValueError, match="has no stage 'latents'; its stages are base"):
-        train(variant("pixels"), tmp_path / "run", stage="latents")
+        train(variant("pixels"), tmp_path / "run", RunOptions(stage="latents"))
     assert not (tmp_path / "run").exists()
 
 
@@ -260,8 +261,8 @@ def test_a_kill_in_the_decoders_stage_changes_nothing(variant, tmp_path, request
                 raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        train(spec, tmp_path / "run", watch=Stop())
-    train(spec, tmp_path / "run", resume=True)
+        train(spec, tmp_path / "run", callback=Stop())
+    train(spec, tmp_path / "run", RunOptions(resume=True))
     assert same_weights(tmp_path / "run", tmp_path / "whole")
 
 

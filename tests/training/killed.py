@@ -65,7 +65,9 @@ for line in sys.stdin:
         kill = job["kill"] or ["never"]
         arm(kill)
         spec = spec_from_dict(job["spec"])
-        run.train(spec, Path(job["folder"]), stage=job["stage"], resume=job["resume"], watch=Killer(kill))
+        run.train(
+            spec, Path(job["folder"]), run.RunOptions(stage=job["stage"], resume=job["resume"]), callback=Killer(kill)
+        )
         sys.stdout.flush()
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

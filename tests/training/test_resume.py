@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from ulzoo.registry.runs.train import train
+from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.monitoring import read_rows
 
 
@@ -44,7 +44,7 @@ def test_two_runs_are_the_same_whatever_the_global_generator(tiny, reference, as
 )
 def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert_same_run, tmp_path):
     assert train_and_kill(tiny(), tmp_path / "run", kill)
-    train(tiny(), tmp_path / "run", resume=True)
+    train(tiny(), tmp_path / "run", RunOptions(resume=True))
     assert_same_run(tmp_path / "run", reference())
 
 
@@ -70,7 +70,7 @@ def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, asser
     ]
     for resume, kill in enumerate(kills):
         assert train_and_kill(spec, folder, kill, resume=bool(resume))
-    train(spec, folder, resume=True)
+    train(spec, folder, RunOptions(resume=True))
     assert_same_run(folder, reference(*overrides))
 
 
@@ -91,13 +91,13 @@ def test_rows_come_once_and_in_order(tiny, train_and_kill, tmp_path):
         file.write('{"stage": "base", "st')  # as a kill inside a write leaves it
     before = [(row["stage"], row["step"]) for row in read_rows(folder / "metrics.jsonl")]
     assert before[-1] == ("base", 12)
-    train(spec, folder, resume=True)
+    train(spec, folder, RunOptions(resume=True))
     rows = [(row["stage"], row["step"]) for row in read_rows(folder / "metrics.jsonl")]
     assert rows == [(stage, step) for stage in ("latents", "base") for step in range(3, 25, 3)]
 
 
 def test_workers_change_nothing(tiny, reference, tmp_path):
-    train(tiny("train.latents.workers=2"), tmp_path / "run", stage="latents")
+    train(tiny("train.latents.workers=2"), tmp_path / "run", RunOptions(stage="latents"))
     rows = read_rows(tmp_path / "run" / "metrics.jsonl")
     expected = [row for row in read_rows(reference() / "metrics.jsonl") if row["stage"] == "latents"]
     assert len(rows) == 8
@@ -105,7 +105,7 @@ def test_workers_change_nothing(tiny, reference, tmp_path):
 
 
 def test_another_seed_is_another_run(tiny, reference, tmp_path):
-    train(tiny("train.latents.seed=1", "train.latents.steps=3"), tmp_path / "run", stage="latents")
+    train(tiny("train.latents.seed=1", "train.latents.steps=3"), tmp_path / "run", RunOptions(stage="latents"))
     (row,) = read_rows(tmp_path / "run" / "metrics.jsonl")
     assert row["loss"] != read_rows(reference() / "metrics.jsonl")[0]["loss"]
 
@@ -114,9 +114,9 @@ def test_a_longer_run_goes_on(tiny, assert_same_run, tmp_path):
     """With the constant rate the first 20 steps of 30 are the 20 steps of a shorter run."""
     options = ("train.latents.decay=constant", "train.latents.log_every=10")
     short, long = (tiny(*options, f"train.latents.steps={n}") for n in (20, 30))
-    train(short, tmp_path / "run", stage="latents")
-    train(long, tmp_path / "run", stage="latents", resume=True)
-    train(long, tmp_path / "at once", stage="latents")
+    train(short, tmp_path / "run", RunOptions(stage="latents"))
+    train(long, tmp_path / "run", RunOptions(stage="latents", resume=True))
+    train(long, tmp_path / "at once", RunOptions(stage="latents"))
     assert_same_run(tmp_path / "run", tmp_path / "at once")
 
 
@@ -126,5 +126,5 @@ def test_kills_of_a_run_on_video(tiny_video, train_and_kill, assert_same_run, tm
     train(spec, tmp_path / "whole")
     assert train_and_kill(spec, tmp_path / "run", ["at", "latents", 3])
     assert train_and_kill(spec, tmp_path / "run", ["at", "base", 5], resume=True)
-    train(spec, tmp_path / "run", resume=True)
+    train(spec, tmp_path / "run", RunOptions(resume=True))
     assert_same_run(tmp_path / "run", tmp_path / "whole")

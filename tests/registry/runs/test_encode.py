@@ -13,8 +13,8 @@ from ulzoo.data.storage.manifest import verify
 from ulzoo.media.pixels import from_uint8
 from ulzoo.registry import open_model
 from ulzoo.registry.runs import encode as encoding
-from ulzoo.registry.runs.encode import encode, encoder_hash
-from ulzoo.registry.runs.train import open_source, train
+from ulzoo.registry.runs.encode import EncodeOptions, encode, encoder_hash
+from ulzoo.registry.runs.train import RunOptions, open_source, train
 
 STEPS = ("train.latents.steps=4", "train.base.steps=6", "train.base.log_every=1", "train.base.checkpoint_every=3")
 
@@ -23,14 +23,15 @@ STEPS = ("train.latents.steps=4", "train.base.steps=6", "train.base.log_every=1"
 def latents_run(tiny, tmp_path_factory) -> Path:
     """A run whose stage 1 is over."""
     folder = tmp_path_factory.mktemp("encode") / "run"
-    train(tiny(*STEPS), folder, stage="latents")
+    train(tiny(*STEPS), folder, RunOptions(stage="latents"))
     return folder
 
 
 def encoded(run: Path, out: Path, split: str = "train", **keys) -> Path:
     loaded = open_model(run)
     source = open_source(loaded.spec, split)
-    encode(loaded.model, loaded.spec, source, out, split, **{"batch_size": 7, "images_per_shard": 20, **keys})
+    options = EncodeOptions(**{"batch_size": 7, "images_per_shard": 20, **keys})
+    encode(loaded.model, loaded.spec, source, out, split, options=options)
     return out
 
 
@@ -50,7 +51,7 @@ def losses(folder: Path) -> list[float]:
 
 def trained(run: Path, spec, folder: Path) -> list[float]:
     shutil.copytree(run, folder)
-    train(spec, folder, stage="base")
+    train(spec, folder, RunOptions(stage="base"))
     return losses(folder)
 
 
@@ -67,7 +68,7 @@ def test_what_is_written_is_what_the_encoder_says(latents_run, exact):
         both = torch.stack([image.pixels, image.pixels.flip(-1)])
         expected = loaded.model.encode(from_uint8(both)).detach()
         torch.testing.assert_close(sample.pixels, expected[0])
-        torch.testing.assert_close(latents.mirrored(i, sample).pixels, expected[1])
+        torch.testing.assert_close(latents.mirror(i, sample).pixels, expected[1])
         assert not torch.allclose(expected[1], expected[0].flip(-1))  # the encoder is no mirror
 
 
@@ -94,7 +95,7 @@ def test_training_on_latents_is_training_on_images(tiny, latents_run, exact, tmp
         )
     shutil.copytree(exact, tmp_path / "moved")
     spec = tiny(*STEPS, *on(tmp_path / "moved"), "train.base.steps=8")
-    train(spec, tmp_path / "exact", stage="base", resume=True)  # the path may change, the run goes on
+    train(spec, tmp_path / "exact", RunOptions(stage="base", resume=True))  # the path may change, the run goes on
     assert len(losses(tmp_path / "exact")) == 8
     results = json.loads((tmp_path / "exact" / "figures.json").read_text())
     assert results["figures"]["psnr_db"] > 0 and results["trained"]["step"] == 8
@@ -104,16 +105,16 @@ def test_it_goes_on_where_it_stopped_to_the_same_bytes(latents_run, exact, tmp_p
     out = tmp_path / "out"
     write, made = encoding.write_latents, []
 
-    def killed(path, *rest):
+    def killed(path, z_clean, **content):
         if len(made) == 2:
             raise KeyboardInterrupt
         made.append(path.name)
-        write(path, *rest)
+        write(path, z_clean, **content)
 
     monkeypatch.setattr(encoding, "write_latents", killed)
     with pytest.raises(KeyboardInterrupt):
         encoded(latents_run, out, dtype="float32")
-    with pytest.raises(ValueError, match="out: not all of train is encoded: run `ulzoo encode` again"):
+    with pytest.raises(ValueError, match="out: train is not completely encoded: run `ulzoo encode` again"):
         Latents("train", path=str(out))
     (out / made[0]).write_bytes((out / made[0]).read_bytes()[:1000])
     made.clear()
@@ -128,16 +129,16 @@ def test_it_goes_on_where_it_stopped_to_the_same_bytes(latents_run, exact, tmp_p
 def refused(message: str, spec, run: Path, **options) -> None:
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with pytest.raises(ValueError, match=message) as error:
-        train(spec, run, **options)
+        train(spec, run, RunOptions(**options))
     assert "\n" not in str(error.value)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
 def test_latents_of_something_else_are_refused(tiny, latents_run, exact, tmp_path):
     other = tmp_path / "other"
-    train(tiny(*STEPS, "train.latents.seed=1"), other, stage="latents")
+    train(tiny(*STEPS, "train.latents.seed=1"), other, RunOptions(stage="latents"))
     spec = tiny(*STEPS, "train.latents.seed=1", *on(exact))
-    words = r"train\.base\.data\.path.*: .*exact holds latents of another encoder \(of tiny, SHA-256 "
+    words = r"train\.base\.data\.path.*: .*exact contains latents of another encoder \(of tiny, SHA-256 "
     refused(words, spec, other, stage="base")
     a, b = open_model(other), open_model(latents_run)
     assert (
@@ -145,20 +146,23 @@ def test_latents_of_something_else_are_refused(tiny, latents_run, exact, tmp_pat
         != encoder_hash(b.spec, b.model)
         == encoder_hash(b.spec, open_model(latents_run).model)
     )
-    refused(r"train\.base\.data.*: latents of an encoder that this very run trains: --stage latents first",
+    refused(r"train\.base\.data.*: latents of the encoder that this run is about to train: run --stage latents first",
             tiny(*STEPS, *on(exact)), tmp_path / "all")  # fmt: skip
     settings = json.loads((exact / "manifest.json").read_text())
     settings["splits"]["train"]["settings"]["data"]["hflip"] = False
     changed = Path(shutil.copytree(exact, tmp_path / "changed"))
     (changed / "manifest.json").write_text(json.dumps(settings))
     spec = tiny(*STEPS, *on(changed))
-    refused("changed holds latents of other data: data.hflip was False, now True", spec, latents_run, stage="base")
+    refused("changed contains latents of other data: data.hflip was False, now True", spec, latents_run, stage="base")
     refused(r"absent: no latents of train in it; `ulzoo encode", tiny(*STEPS, *on(tmp_path / "absent")), latents_run,
             stage="base")  # fmt: skip
     (changed / "manifest.json").write_bytes((exact / "manifest.json").read_bytes())
     (changed / "train-00001.safetensors").write_bytes(b"short")
     refused(
-        r"train-00001\.safetensors: missing, or not as long as", tiny(*STEPS, *on(changed)), latents_run, stage="base"
+        r"train-00001\.safetensors: missing, or of another size than",
+        tiny(*STEPS, *on(changed)),
+        latents_run,
+        stage="base",
     )
 
 
@@ -170,7 +174,7 @@ def test_specs_that_make_no_sense(tiny, exact):
     from ulzoo.registry import spec_from_dict
 
     spec = spec_from_dict({**tiny().to_dict(), "data": {"kind": "latents", "path": str(exact)}})
-    with pytest.raises(ValueError, match=r"data must be the images themselves: give latents as train\.base\.data"):
+    with pytest.raises(ValueError, match=r"data must be the images themselves: set latents as train\.base\.data"):
         compile_model(spec, "meta")
 
 
@@ -178,15 +182,15 @@ def test_latents_that_cannot_be_kept(tiny, tiny_video, tmp_path):
     from ulzoo.registry.compile import compile_model
 
     for spec, words in (
-        (tiny("latent.variance=learned"), r"draws z_clean anew each time \(latent\.variance: learned\)"),
-        (tiny_video(), "latents are kept of images only"),
+        (tiny("latent.variance=learned"), r"samples z_clean \(latent\.variance: learned\)"),
+        (tiny_video(), "only latents of images can be stored"),
     ):
         with pytest.raises(ValueError, match=words):
             encode(compile_model(spec), spec, open_source(spec, "val"), tmp_path / "out", "val")
     model = compile_model(tiny())
     model.encode = lambda x, generator=None: torch.full((len(x), *model.contract.latent_shape), 1e5)
-    with pytest.raises(ValueError, match=r"not within the range of torch\.float16: use --dtype bfloat16"):
-        encode(model, tiny(), open_source(tiny(), "val"), tmp_path / "out", "val", dtype="float16")
+    with pytest.raises(ValueError, match=r"exceeds the range of torch\.float16; use --dtype bfloat16"):
+        encode(model, tiny(), open_source(tiny(), "val"), tmp_path / "out", "val", options=EncodeOptions("float16"))
 
 
 def test_what_cannot_be_read_is_left_out_by_name(tiny, tmp_path):
@@ -211,5 +215,5 @@ def test_what_cannot_be_read_is_left_out_by_name(tiny, tmp_path):
     assert (summary.count, summary.failures) == (5, {"2": "2 is damaged"})
     assert [Latents("val", path=str(tmp_path / "out"))[i].key for i in (1, 2)] == [source[1].key, source[3].key]
     source.damaged = set(range(6))
-    with pytest.raises(ValueError, match="not one of 6 images of val can be read; the first, 0: 0 is damaged"):
+    with pytest.raises(ValueError, match="none of the 6 images of val can be read; the first, 0: 0 is damaged"):
         encode(model, spec, source, tmp_path / "none", "val")

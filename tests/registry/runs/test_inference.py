@@ -42,7 +42,7 @@ def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
 
 def test_a_device_without_bf16_is_refused(model, monkeypatch):
     monkeypatch.setattr(inference, "has_bf16", lambda device: False)
-    with pytest.raises(ValueError, match="cpu here does not multiply bfloat16"):
+    with pytest.raises(ValueError, match="this cpu does not support bfloat16"):
         optimize_for_inference(model, precision="bf16")
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from ulzoo.files import tensor_file
-from ulzoo.registry.runs.train import TrainingCallback, described_data, restore, train
+from ulzoo.registry.runs.export import restore
+from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
 from ulzoo.training import checkpointing as checkpoint
 from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
@@ -47,7 +48,7 @@ def refused(spec, folder: Path, **options) -> str:
     """The error's one line; nothing may have been written."""
     before = content(folder) if folder.is_dir() else folder.exists()
     with pytest.raises(ValueError) as error:
-        train(spec, folder, **options)
+        train(spec, folder, RunOptions(**options))
     assert (content(folder) if folder.is_dir() else folder.exists()) == before
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
@@ -61,7 +62,7 @@ def test_what_a_run_leaves(finished, short):
 
     assert load_spec(finished / "spec.yaml").hash == short().hash
     results = json.loads((finished / "figures.json").read_text())
-    assert results["protocol"]["images"] == 6 and results["protocol"]["data"] == described_data(short())
+    assert results["protocol"]["images"] == 6 and results["protocol"]["data"] == short().data_identity()
     assert "root" not in results["protocol"]["data"]
     assert tensor_file.read_metadata(finished / "model.safetensors")["results"] == results
 
@@ -76,7 +77,7 @@ def test_a_watch_hears_of_every_step(short, tmp_path):
         def step(self, step, row):
             heard.append((step, row and row["step"]))
 
-    train(short("train.latents.log_every=3"), tmp_path / "run", stage="latents", watch=Ear())
+    train(short("train.latents.log_every=3"), tmp_path / "run", RunOptions(stage="latents"), callback=Ear())
     assert heard == [("latents", 4, 0), (1, None), (2, None), (3, 3), (4, 4)]
 
 
@@ -92,10 +93,10 @@ def test_restored_checkpoints_are_the_exported_models(finished):
 
 
 def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
-    train(short(), tmp_path, stage="latents")
+    train(short(), tmp_path, RunOptions(stage="latents"))
     first = tensor_file.read(tmp_path / "model.safetensors")
     assert first.metadata["stages"] == ["latents"] and not any(name.startswith("base.") for name in first.tensors)
-    train(short(), tmp_path, stage="base")
+    train(short(), tmp_path, RunOptions(stage="base"))
     at_once = tensor_file.read(finished / "model.safetensors")
     assert tensor_file.read(tmp_path / "model.safetensors").metadata == at_once.metadata
     second = tensor_file.read(tmp_path / "model.safetensors").tensors
@@ -114,10 +115,10 @@ def test_the_first_stage_is_frozen_in_training_too(finished):
 
 
 def test_the_base_may_change_between_the_stages(short, tmp_path):
-    train(short(), tmp_path, stage="latents")
+    train(short(), tmp_path, RunOptions(stage="latents"))
     first = tensor_file.read(tmp_path / "model.safetensors").tensors
     other = short("base.backbone.width=48", "train.base.optimizer=muon", "name=other")
-    train(other, tmp_path, stage="base")
+    train(other, tmp_path, RunOptions(stage="base"))
     second = tensor_file.read(tmp_path / "model.safetensors")
     assert second.metadata["spec"] == other.to_dict()
     assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.items())
@@ -126,7 +127,7 @@ def test_the_base_may_change_between_the_stages(short, tmp_path):
 
 
 def test_the_first_stage_may_not_change_under_the_second(short, tmp_path):
-    train(short(), tmp_path, stage="latents")
+    train(short(), tmp_path, RunOptions(stage="latents"))
     assert "encoder.width: 32 -> 48" in refused(short("encoder.width=48"), tmp_path, stage="base")
     assert "train.latents.steps: 4 -> 6" in refused(short("train.latents.steps=6"), tmp_path, stage="base")
 
@@ -134,7 +135,7 @@ def test_the_first_stage_may_not_change_under_the_second(short, tmp_path):
 def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     assert "no stage latents to build on" in refused(short(), tmp_path / "new", stage="base")
     (tmp_path / "run").mkdir()
-    train(short("train.latents.steps=2"), tmp_path / "run", stage="latents")
+    train(short("train.latents.steps=2"), tmp_path / "run", RunOptions(stage="latents"))
     # as if it had been stopped there
     checkpoints = CheckpointManager(tmp_path / "run/checkpoints")
     stopped = checkpoints.latest()
@@ -144,7 +145,7 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
 
 
 def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
-    assert "its stage base stands on latents" in refused(short(), run, stage="latents", resume=True)
+    assert "its stage base depends on latents" in refused(short(), run, stage="latents", resume=True)
     assert "train.latents.steps: 4 -> 8" in refused(short("train.latents.steps=8"), run, resume=True)
     assert "would remove the stage latents" in refused(short(), run, stage="base", fresh=True)
 
@@ -153,8 +154,8 @@ def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
 
 
 def test_a_folder_with_a_run_is_not_written_to_unasked(short, run):
-    assert "holds a run already; add --resume" in refused(short(), run)
-    assert "holds a run already; add --resume" in refused(short(), run, stage="base")
+    assert "already contains a run; add --resume" in refused(short(), run)
+    assert "already contains a run; add --resume" in refused(short(), run, stage="base")
 
 
 def test_a_file_is_no_run_directory(short, tmp_path):
@@ -178,19 +179,21 @@ def test_more_changes_are_counted(short, run):
 
 def test_what_changes_nothing_may_change(short, run):
     spec = short("description=longer", "train.base.steps=6", "train.base.log_every=1", "sample.decoder.steps=1")
-    train(spec, run, resume=True)
+    train(spec, run, RunOptions(resume=True))
     assert (run / "checkpoints/base-00000006").exists()
     assert tensor_file.read_metadata(run / "model.safetensors")["spec"] == spec.to_dict()
 
 
 def test_fewer_steps_than_were_made(short, run):
-    assert "has 4 steps already, train.base.steps asks for 3" in refused(short("train.base.steps=3"), run, resume=True)
+    assert "has trained 4 steps, more than train.base.steps, 3" in refused(
+        short("train.base.steps=3"), run, resume=True
+    )
 
 
 def test_resuming_a_finished_run_makes_it_again(short, run, finished):
     for name in ("model.safetensors", "figures.json"):
         (run / name).unlink()
-    train(short(), run, resume=True)
+    train(short(), run, RunOptions(resume=True))
     assert (run / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()
     assert content(run / "checkpoints") == content(finished / "checkpoints")
 
@@ -199,7 +202,7 @@ def test_resuming_nothing_starts(short, tmp_path, finished):
     notes = []
     watch = TrainingCallback()
     watch.note = notes.append
-    train(short(), tmp_path / "new", resume=True, watch=watch)
+    train(short(), tmp_path / "new", RunOptions(resume=True), callback=watch)
     assert notes[0].startswith("nothing to resume")
     assert (tmp_path / "new/figures.json").read_bytes() == (finished / "figures.json").read_bytes()
 
@@ -207,7 +210,7 @@ def test_resuming_nothing_starts(short, tmp_path, finished):
 def test_fresh_removes_the_run_and_nothing_else(short, run):
     (run / "notes.txt").write_text("mine")
     (run / "tensorboard").mkdir()
-    train(short("train.base.seed=1"), run, stage="latents", fresh=True)
+    train(short("train.base.seed=1"), run, RunOptions(stage="latents", fresh=True))
     assert (run / "notes.txt").read_text() == "mine"
     assert not (run / "tensorboard").exists()
     assert {path.name for path in (run / "checkpoints").iterdir()} == {f"latents-0000000{n}" for n in (2, 4)}
@@ -227,7 +230,7 @@ def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
 def test_going_back_behind_damage_ends_in_the_same_place(short, run, finished):
     next((run / "checkpoints/base-00000004").glob("*.safetensors")).write_bytes(b"")
     with pytest.warns(UserWarning, match="base-00000004"):
-        train(short(), run, resume=True)
+        train(short(), run, RunOptions(resume=True))
     assert (run / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from ulzoo.cli import app
 from ulzoo.files import tensor_shards
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.runs.convert import export as convert
+from ulzoo.registry.runs.export import export as convert
 from ulzoo.registry.runs.export import save_export
 from ulzoo.registry.zoo.catalogue import load, load_spec
 from ulzoo.registry.zoo.hub import Address
