@@ -42,7 +42,7 @@ from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.runs import train as run
 from ulzoo.registry.runs.encode import encode
 from ulzoo.registry.runs.export import versions
-from ulzoo.registry.runs.train import open_source, train
+from ulzoo.registry.runs.train import RunOptions, open_source, train
 
 SIDE, BATCH, SEED = 256, 20, 0
 loader = import_module("ulzoo.data.loader")
@@ -74,13 +74,13 @@ def finished(stream: Iterator[Any]) -> Iterator[torch.Tensor]:
     """The same as training takes them."""
     for pixels, _ in stream:
         x = torch.from_numpy(np.empty((len(pixels), 3, SIDE, SIDE), np.float32))
-        yield from_uint8(pixels.permute(0, 3, 1, 2), x)
+        yield from_uint8(pixels.permute(0, 3, 1, 2), out=x)
 
 
 def unfinished(stream: Iterator[Any]) -> Iterator[Any]:
     """Our loader's batches as its workers leave them."""
     while True:
-        with mock.patch.object(loader, "_finish", lambda stacked, *_: stacked):
+        with mock.patch.object(loader, "_to_batch", lambda stacked, *_: stacked):
             batch = next(stream)
         yield batch
 
@@ -145,14 +145,14 @@ class Clock(run.TrainingCallback):
 def base_training(name: str, steps: int, folder: Path) -> dict[str, Any]:
     """Images a second of the base's training, from its sixth step on."""
     keys = ["train.latents.steps=1", f"train.base.steps={steps}"]
-    train(load_spec(name, keys), folder / "stage_1", stage="latents")
+    train(load_spec(name, keys), folder / "stage_1", RunOptions(stage="latents"))
     loaded = open_model(folder / "stage_1")
     encode(loaded.model, loaded.spec, open_source(loaded.spec, "train"), folder / "kept", "train")
     latents = ["train.base.data.kind=latents", f"train.base.data.path={folder / 'kept'}"]
     rates, flops = {}, {}
     for what, more in (("images", []), ("latents", latents)):
         spec, clock = load_spec(name, [*keys, *more]), Clock()
-        train(spec, Path(shutil.copytree(folder / "stage_1", folder / what)), stage="base", watch=clock)
+        train(spec, Path(shutil.copytree(folder / "stage_1", folder / what)), RunOptions(stage="base"), callback=clock)
         taken = clock.times[-1] - clock.times[4]
         rates[what] = round((steps - 5) * spec.train.base.batch_size / taken, 1)
         flops[what] = summarize(spec).training_flops("base")

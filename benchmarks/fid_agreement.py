@@ -60,7 +60,8 @@ def read(folder: Path) -> TensorSource:
     files = sorted(folder.glob("*.png"))
     images = [torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy()).movedim(2, 0) for file in files]
     contract = DataContract(3, images[0].shape[-1], 0)
-    return TensorSource(torch.stack(images), [-1] * len(files), [file.name for file in files], contract)
+    keys = [file.name for file in files]
+    return TensorSource(torch.stack(images), labels=[-1] * len(files), keys=keys, contract=contract)
 
 
 def ours(folders: list[Path], features: ImageFeatures, cache: Path) -> dict[str, float]:

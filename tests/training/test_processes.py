@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ulzoo.data import StreamShard, batches
-from ulzoo.registry.runs.train import open_source, train
+from ulzoo.registry.runs.train import RunOptions, open_source, train
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
 from ulzoo.training.monitoring import read_rows
@@ -129,7 +129,7 @@ SCRIPT = """
 import sys, torch
 from pathlib import Path
 from ulzoo.registry import load_spec
-from ulzoo.registry.runs.train import train
+from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training import trainer
 from ulzoo.training.monitoring import NonFiniteLoss
 from ulzoo.runtime.processes import process_group
@@ -183,11 +183,11 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(number, status, com
     process.send_signal(number)
     _, told = process.communicate(timeout=60)
     assert process.returncode == status, told
-    match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); with --resume", told)
+    match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); use --resume", told)
     assert match, told
     assert (tmp_path / "run" / "checkpoints" / f"latents-{int(match[1]):08d}").is_dir()
     short = (*STILL, *long[1:], f"train.latents.steps={int(match[1]) + 3}")
-    train(tiny(*short), tmp_path / "run", resume=True)
+    train(tiny(*short), tmp_path / "run", RunOptions(resume=True))
     train(tiny(*short), tmp_path / "whole")
     assert torch.equal(*(_weights(tmp_path / name) for name in ("run", "whole")))
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
@@ -225,11 +225,11 @@ def test_two_processes_save_and_another_number_goes_on(command, tiny, tmp_path):
     done = run(command(2, tmp_path / "run", "--stage", "latents", overrides=half))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "run/checkpoints/latents-00000012").glob("*.safetensors"))) == 2
-    train(tiny(*settings), tmp_path / "whole", stage="latents")
+    train(tiny(*settings), tmp_path / "whole", RunOptions(stage="latents"))
     for number in (1, 3):
         folder = shutil.copytree(tmp_path / "run", tmp_path / f"by {number}")
         if number == 1:
-            train(tiny(*settings), folder, stage="latents", resume=True)
+            train(tiny(*settings), folder, RunOptions(stage="latents", resume=True))
         else:
             done = run(command(number, folder, "--stage", "latents", "--resume", overrides=settings))
             assert done.returncode == 0 and "resuming latents at step 12" in done.stdout, done.stderr

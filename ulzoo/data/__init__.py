@@ -1,4 +1,4 @@
-"""Where pixels come from: sources of labelled images and clips, and batches of them in a reproducible order."""
+"""Data: sources of labelled images and video clips, and batches of them in a reproducible order."""
 
 from ulzoo.data.images.emoji3d import Emoji3D
 from ulzoo.data.images.fashion_mnist import FashionMNIST
@@ -6,13 +6,12 @@ from ulzoo.data.images.hf_dataset import HFDataset
 from ulzoo.data.images.image_folder import ImageFolder
 from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents
-from ulzoo.data.loader import Batch, batches, in_order
+from ulzoo.data.loader import Batch, StreamShard, batches, in_order
 from ulzoo.data.source import DataContract, Source, TensorSource
 from ulzoo.data.videos.atari import Atari
 from ulzoo.data.videos.emoji3d_video import Emoji3DVideo
-from ulzoo.data.videos.kinetics600 import Kinetics600
 from ulzoo.data.videos.video_folder import VideoFolder
-from ulzoo.data.videos.video_shards import VideoShards
+from ulzoo.data.videos.video_shards import Kinetics600, VideoShards
 
 __all__ = [
     "Atari",
@@ -26,6 +25,7 @@ __all__ = [
     "Kinetics600",
     "Latents",
     "Source",
+    "StreamShard",
     "TensorSource",
     "VideoFolder",
     "VideoShards",

@@ -1,4 +1,4 @@
-"""Images that were encoded beforehand: z_clean in safetensors files, read at random."""
+"""Precomputed latents: z_clean of the images of a dataset in safetensors files, with random access."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from ulzoo.data.storage.manifest import Manifest, Shard
 from ulzoo.files.atomic import one_line
 
 SUFFIX = ".safetensors"
-HINT = "`ulzoo encode MODEL --out DIR` makes them"
+HINT = "`ulzoo encode MODEL --out DIR` writes them"
 
 
 class Latents(Source):
-    """Latents z_clean, with labels and captions, that `ulzoo encode` made of a data set: for `train.base.data`.
+    """Latents z_clean, with labels and captions, computed from a dataset by `ulzoo encode`: for `train.base.data`.
 
-    They come in the order of the images that they were made of, so training sees them as it would have seen those.
-    Where mirrored images were encoded too, every second one is taken mirrored, by the same draws.
+    Their order is that of the images, so that training uses them in the order in which it would have used the images.
+    If mirrored images were encoded too, they are used with probability 1/2, by the same random draws.
 
     Args:
         split: "train" or "val".
         path: the folder.
 
     Raises:
-        ValueError: no latents there, or not all that its manifest speaks of.
+        ValueError: no latents in the folder, or not all that its manifest lists.
     """
 
     encoded: ClassVar[bool] = True
@@ -44,82 +44,83 @@ class Latents(Source):
         if entry is None or "encoder_sha256" not in entry.get("settings", {}):
             raise ValueError(f"{self.folder}: no latents of {split} in it; {HINT}")
         if not entry["complete"]:
-            raise ValueError(f"{self.folder}: not all of {split} is encoded: run `ulzoo encode` again to go on")
+            raise ValueError(f"{self.folder}: {split} is not completely encoded: run `ulzoo encode` again to continue")
         self.settings: dict[str, Any] = entry["settings"]
         try:
-            described = self.settings["images_as"]
-            self.contract = DataContract(**{**described, "label_names": tuple(described["label_names"])})
+            contract = self.settings["images_as"]
+            self.contract = DataContract(**{**contract, "label_names": tuple(contract["label_names"])})
             self.hflip: bool = self.settings["flips"]
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"{self.folder}: its manifest says nothing of the images ({one_line(str(error))})"
+                f"{self.folder}: its manifest does not describe the images ({one_line(str(error))})"
             ) from None
         self.files: list[Path] = []
-        self.places: list[tuple[int, int]] = []  # of every example: its file and row
+        self.places: list[tuple[int, int]] = []  # file and row of every example
         for row in entry["shards"]:
             file = self.folder / f"{row['name']}{SUFFIX}"
             if not file.is_file() or file.stat().st_size != row["bytes"]:
-                raise ValueError(f"{file}: missing, or not as long as the manifest says: encode it again")
+                raise ValueError(f"{file}: missing, or of another size than in the manifest: encode it again")
             self.places += [(len(self.files), i) for i in range(row["images"])]
             self.files.append(file)
-        self._opened: dict[int, _Opened] = {}
+        self._open_files: dict[int, _LatentFile] = {}
 
     @classmethod
     def describe(cls, **_: object) -> DataContract:
-        """Raises ValueError: latents stand in for a data set in one stage, they cannot be what a spec is of."""
-        raise ValueError("data must be the images themselves: give latents as train.base.data, for --stage base")
+        """Raises ValueError: latents replace the data of one stage; they cannot be the `data` of a spec."""
+        raise ValueError("data must be the images themselves: set latents as train.base.data, for --stage base")
 
     def __len__(self) -> int:
         return len(self.places)
 
     def __getitem__(self, index: int) -> Sample:
-        """z_clean (c, h, w) in the pixels' place, in the type that it is stored in."""
+        """A sample whose `pixels` are z_clean (c, h, w), in the dtype in which it is stored."""
         number, row = self.places[index]
-        shard = self._shard(number)
+        latents = self._file(number)
         text = None
         if self.contract.text_tokens:
-            begin = int(shard.text_ends[row - 1]) if row else 0
-            text = shard.file.get_slice("text")[begin : int(shard.text_ends[row])].float()  # (L, D)
-        return Sample(self._latent(shard, row, 0), int(shard.labels[row]), shard.keys[row], text)
+            start = int(latents.text_ends[row - 1]) if row else 0
+            text = latents.file.get_slice("text")[start : int(latents.text_ends[row])].float()  # (L, D)
+        return Sample(latents.z_clean(row), int(latents.labels[row]), latents.keys[row], text)
 
-    def mirrored(self, index: int, sample: Sample) -> Sample:
-        """z_clean of the mirrored image, which is not z_clean mirrored."""
+    def mirror(self, index: int, sample: Sample) -> Sample:
+        """z_clean of the mirrored image, which differs from the mirrored z_clean."""
         number, row = self.places[index]
-        return sample._replace(pixels=self._latent(self._shard(number), row, 1))
+        return sample._replace(pixels=self._file(number).z_clean(row, mirrored=True))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_opened": {}}  # workers open files of their own
+        return {**self.__dict__, "_open_files": {}}  # workers open their own
 
-    def _shard(self, number: int) -> _Opened:
-        if number not in self._opened:
-            self._opened[number] = _open(self.files[number])
-        return self._opened[number]
-
-    def _latent(self, shard: _Opened, row: int, mirrored: int) -> Tensor:
-        return shard.file.get_slice("z_clean")[row, mirrored]
+    def _file(self, number: int) -> _LatentFile:
+        if number not in self._open_files:
+            self._open_files[number] = _LatentFile.open(self.files[number])
+        return self._open_files[number]
 
 
 @dataclass(frozen=True)
-class _Opened:
-    """A shard: its latents stay on the disk."""
+class _LatentFile:
+    """An open shard; z_clean and captions are read from disk on access."""
 
     file: Any
     keys: Sequence[str]
     labels: Tensor
     text_ends: Tensor
 
+    @classmethod
+    def open(cls, path: Path) -> _LatentFile:
+        try:
+            file = safe_open(path, framework="pt")
+            return cls(file, _metadata(file)["keys"], file.get_tensor("label"), file.get_tensor("text_end"))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a shard of latents ({one_line(str(error))}): encode it again") from None
 
-def _open(path: Path) -> _Opened:
-    try:
-        file = safe_open(path, framework="pt")
-        return _Opened(file, _about(file)["keys"], file.get_tensor("label"), file.get_tensor("text_end"))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no shard of latents ({one_line(str(error))}): encode it again") from None
+    def z_clean(self, row: int, mirrored: bool = False) -> Tensor:
+        return self.file.get_slice("z_clean")[row, int(mirrored)]
 
 
 def write_latents(
     path: Path,
     z_clean: Tensor,
+    *,
     labels: Sequence[int],
     keys: Sequence[str],
     texts: Sequence[Tensor],
@@ -130,30 +131,32 @@ def write_latents(
 
     Args:
         path: the file.
-        z_clean: (N, 1 or 2, c, h, w), the second one of the mirrored image.
-        labels: N of them.
+        z_clean: (N, 1 or 2, c, h, w); the second latent is that of the mirrored image.
+        labels: N labels.
         keys: N names.
-        texts: N captions (L_i, D) of z_clean's type, or none.
-        failures: what should be in it and could not be read -> why.
-        settings: digest of what it was made with.
+        texts: N captions (L_i, D) in z_clean's dtype, or none.
+        failures: name of each image of the shard that could not be read -> reason.
+        settings: digest of the settings it was computed with.
     """
     tensors = {"z_clean": z_clean, "label": torch.tensor(labels, dtype=torch.int64)}
     tensors["text_end"] = torch.tensor([len(text) for text in texts], dtype=torch.int64).cumsum(0)
     if texts:
         tensors["text"] = torch.cat(list(texts))  # (sum of L_i, D)
-    about = {"keys": list(keys), "failures": failures, "settings": settings}
-    safetensors.torch.save_file(tensors, path, {"latents": json.dumps(about)})  # one entry: several come in any order
+    metadata = {"keys": list(keys), "failures": failures, "settings": settings}
+    safetensors.torch.save_file(tensors, path, {"latents": json.dumps(metadata)})  # several entries have no fixed order
 
 
-def finished(path: Path, settings: str) -> Shard | None:
-    """The shard, if it was written whole and with these settings."""
+def finished_shard(path: Path, settings: str) -> Shard | None:
+    """The shard at `path`, if it is complete and was written with the same settings."""
     try:
         with safe_open(path, framework="pt") as file:
-            about = _about(file)
-        return Shard.of(path, len(about["keys"]), about["failures"]) if about["settings"] == settings else None
+            metadata = _metadata(file)
+        if metadata["settings"] != settings:
+            return None
+        return Shard.of(path, len(metadata["keys"]), metadata["failures"])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
-def _about(file: Any) -> dict[str, Any]:
+def _metadata(file: Any) -> dict[str, Any]:
     return json.loads(file.metadata()["latents"])

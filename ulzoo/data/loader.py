@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import numpy as np
@@ -16,20 +17,30 @@ from ulzoo.media.captions import Text, pad
 from ulzoo.media.pixels import from_uint8
 from ulzoo.runtime.seeds import derive_seed
 
+Skipped = dict[int, str]
+"""Index of an example that cannot be read -> a line that names the example and gives the reason."""
+
 
 class Batch(TypedDict):
     """`B` images or clips of a source, and their captions."""
 
-    x: Tensor  # (B, C, H, W) or (B, C, T, H, W) float32 in [-1, 1]; z_clean (B, c, h, w) where the source is encoded
-    label: Tensor  # (B,) int64, -1 where there is none
+    x: Tensor  # (B, C, H, W) or (B, C, T, H, W) float32 in [-1, 1]; z_clean (B, c, h, w) if the source is encoded
+    label: Tensor  # (B,) int64, -1 for none
     key: list[str]
-    text: Text | None  # (B, L, D) token embeddings and their mask, where the source's contract has text
-    images: int  # how many were seen by all ranks, this batch included
-    left_out: SkippedExamples  # examples that could not be read
+    text: Text | None  # (B, L, D) token embeddings and their mask, if the source's contract has text
+    images: int  # number of images that all ranks have consumed, including this batch
+    skipped: Skipped  # examples that could not be read
 
 
-SkippedExamples = dict[int, str]
-"""Index of an example -> one line that names it and says why it cannot be read."""
+@dataclass(frozen=True)
+class StreamShard:
+    """The share of each global batch that one process reads: the `rank`-th of `world_size` equal parts."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+WHOLE_STREAM = StreamShard()
 
 
 def batches(
@@ -40,98 +51,97 @@ def batches(
     start: int = 0,
     augment: bool = True,
     workers: int = 0,
-    rank: int = 0,
-    ranks: int = 1,
+    shard: StreamShard = WHOLE_STREAM,
 ) -> Iterator[Batch]:
-    """Endless shuffled batches, each of `batch_size` images, of which each rank gets an equal share.
+    """Yield shuffled batches without end; with several processes, each process yields its shard of every batch.
 
-    Image n = 0, 1, 2, ... of the stream belongs to epoch n // len(source); the epoch's order comes from (seed, epoch)
-    and the image's flip and clip from (seed, n). So a run that resumes at `start` sees what it would have seen,
-    whatever the batch size before and the number of workers. A batch may straddle two epochs.
+    Image n = 0, 1, 2, ... of the stream belongs to epoch n // len(source). The order within an epoch is a function of
+    (seed, epoch), and the flip and the clip of an image of (seed, n). A run resumed at `start` therefore reads the same
+    images as an uninterrupted one, for any number of workers and any batch size before. A batch may span two epochs.
 
-    Where the source `skips_unreadable`, the next example in the source's order that can be read takes the place of one
-    that cannot, which is told in the batch's `left_out`.
+    If the source `skips_unreadable`, an example that cannot be read is replaced by the next one, in the source's order,
+    that can, and is listed in the batch's `skipped`.
 
     Args:
         source: the images or clips.
-        batch_size: images a batch.
-        seed: of orders, flips and clips.
-        start: how many images were seen already.
-        augment: mirror images with probability 1/2, where the source allows it.
-        workers: processes that read ahead; 0 reads in this one.
-        rank, ranks: which share, and of how many; the images are those of the same place of a whole batch.
+        batch_size: images per global batch, over all processes.
+        seed: of the order, flips and clips.
+        start: number of images consumed before.
+        augment: mirror images with probability 1/2, if the source allows it.
+        workers: processes that read ahead; 0 reads in this process.
+        shard: the part of each batch that this process reads.
 
     Raises:
-        ValueError: what reading an image raises; or none can be read.
+        ValueError: as raised by reading an image; or no example can be read.
     """
     assert batch_size > 0 and start >= 0 and len(source) > 0, (batch_size, start, len(source))
-    assert batch_size % ranks == 0 and 0 <= rank < ranks, (batch_size, rank, ranks)
+    assert batch_size % shard.world_size == 0 and 0 <= shard.rank < shard.world_size, (batch_size, shard)
     if workers:
-        gc.collect()  # what threads here worked for: a forked worker has no such threads, and would hang freeing it
+        gc.collect()  # objects served by threads here: a forked worker lacks the threads and would hang on freeing them
     loader = DataLoader(
         _Stream(source, seed, augment and source.hflip),
-        batch_sampler=_Counters(batch_size, start, rank, ranks),
+        batch_sampler=_CounterBatches(batch_size, start, shard),
         num_workers=workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=_leave_inherited,
-        generator=torch.Generator(),  # the loader draws a seed for its workers: not from the global generator
+        collate_fn=_identity,
+        worker_init_fn=_freeze_inherited_objects,
+        generator=torch.Generator(),  # DataLoader draws a seed for its workers: not from the global generator
     )
-    for batch in loader:
-        if isinstance(batch, ValueError):
-            raise batch
-        stacked, left_out = batch
+    for item in loader:
+        if isinstance(item, ValueError):
+            raise item
+        stacked, skipped = item
         start += batch_size
-        yield _finish(stacked, left_out, start)
+        yield _to_batch(stacked, skipped, start)
 
 
 def in_order(source: Source, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """The source's images (the first `limit` of them) once, in order, as they are. The last batch may be short.
+    """Yield the first `limit` images of a source once, in order and unaugmented; the last batch may be short.
 
-    Of a clip it is the middle. Examples that cannot be read are left out, where the source `skips_unreadable`, and do
-    not count.
+    Of a video, the middle clip is used. If the source `skips_unreadable`, examples that cannot be read are skipped and
+    do not count towards `limit`.
 
     Raises:
-        ValueError: what reading an image raises; or none can be read.
+        ValueError: as raised by reading an image; or no example can be read.
     """
     assert batch_size > 0, batch_size
     samples: list[Sample] = []
-    left_out: SkippedExamples = {}
-    done = 0
+    skipped: Skipped = {}
+    images = 0
     for index in range(len(source)):
-        if done + len(samples) == limit:
+        if images + len(samples) == limit:
             break
         try:
             sample = source[index]
         except Unreadable as error:
-            _leave_out(source, left_out, index, error)
+            _skip(source, skipped, index, error)
             continue
         if len(samples) == batch_size:
-            done += batch_size
-            yield _finish(_stack(samples, source.contract), left_out, done)
-            samples, left_out = [], {}
+            images += batch_size
+            yield _to_batch(_stack(samples, source.contract), skipped, images)
+            samples, skipped = [], {}
         samples.append(sample)
     if samples:
-        yield _finish(_stack(samples, source.contract), left_out, done + len(samples))
-    elif left_out:
-        raise _nothing(source, left_out)
+        yield _to_batch(_stack(samples, source.contract), skipped, images + len(samples))
+    elif skipped:
+        raise _nothing_readable(source, skipped)
 
 
-class _Counters:
-    """A rank's share of lists of consecutive image counters, without end."""
+class _CounterBatches:
+    """For one process, its part of each batch of consecutive image counters, without end."""
 
-    def __init__(self, batch_size: int, start: int, rank: int, ranks: int) -> None:
-        self.batch_size, self.share = batch_size, batch_size // ranks
-        self.start = start + rank * self.share
+    def __init__(self, batch_size: int, start: int, shard: StreamShard) -> None:
+        self.batch_size, self.local_batch_size = batch_size, batch_size // shard.world_size
+        self.start = start + shard.rank * self.local_batch_size
 
     def __iter__(self) -> Iterator[list[int]]:
         n = self.start
         while True:
-            yield list(range(n, n + self.share))
+            yield list(range(n, n + self.local_batch_size))
             n += self.batch_size
 
 
 class _Stream(Dataset[Any]):
-    """Image counters to stacked images or clips, in this process or in a worker."""
+    """Map image counters to stacked images or clips, in this process or in a worker."""
 
     def __init__(self, source: Source, seed: int, flip: bool) -> None:
         self.source = source
@@ -140,48 +150,48 @@ class _Stream(Dataset[Any]):
         self.epoch = -1
         self.order: list[int] = []
 
-    def __getitems__(self, counters: list[int]) -> tuple[_Stacked, SkippedExamples] | ValueError:
-        left_out: SkippedExamples = {}
+    def __getitems__(self, counters: list[int]) -> tuple[_Stacked, Skipped] | ValueError:
+        skipped: Skipped = {}
         try:
-            return _stack([self._sample(n, left_out) for n in counters], self.source.contract), left_out
-        except ValueError as error:  # returned, since a loader would wrap a traceback around the user's one line
+            return _stack([self._sample(n, skipped) for n in counters], self.source.contract), skipped
+        except ValueError as error:  # returned, since DataLoader would wrap a traceback around the one-line message
             return error
 
-    def _sample(self, n: int, left_out: SkippedExamples) -> Sample:
-        epoch, position = divmod(n, len(self.source))
+    def _sample(self, n: int, skipped: Skipped) -> Sample:
+        epoch, offset = divmod(n, len(self.source))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
             self.order = torch.randperm(len(self.source), generator=generator).tolist()
             self.epoch = epoch
-        chance = (derive_seed(self.seed, "clip", n) >> 10) / 2**53
-        index, sample = self._draw(self.order[position], chance, left_out)
+        position = (derive_seed(self.seed, "clip", n) >> 10) / 2**53
+        index, sample = self._draw(self.order[offset], position, skipped)
         if self.flip and derive_seed(self.seed, "flip", n) & 1:
-            return self.source.mirrored(index, sample)
+            return self.source.mirror(index, sample)
         return sample
 
-    def _draw(self, index: int, chance: float, left_out: SkippedExamples) -> tuple[int, Sample]:
-        """The example, or the first one after it that can be read, and its index."""
-        for step in range(len(self.source)):
-            at = (index + step) % len(self.source)
+    def _draw(self, first: int, position: float, skipped: Skipped) -> tuple[int, Sample]:
+        """The first example at or after index `first` that can be read, and its index."""
+        for offset in range(len(self.source)):
+            index = (first + offset) % len(self.source)
             try:
-                return at, self.source.draw(at, chance)
+                return index, self.source.draw(index, position)
             except Unreadable as error:
-                _leave_out(self.source, left_out, at, error)
-        raise _nothing(self.source, left_out)
+                _skip(self.source, skipped, index, error)
+        raise _nothing_readable(self.source, skipped)
 
 
 _Stacked = tuple[Tensor, Tensor, list[str], Text | None]
 
 
-def _leave_out(source: Source, left_out: SkippedExamples, index: int, error: Unreadable) -> None:
-    """Note an example that cannot be read. Raises the error where the source does not skip."""
+def _skip(source: Source, skipped: Skipped, index: int, error: Unreadable) -> None:
+    """Record an example that cannot be read. Raises the error if the source does not skip such examples."""
     if not source.skips_unreadable:
         raise error
-    left_out[index] = str(error)
+    skipped[index] = str(error)
 
 
-def _nothing(source: Source, left_out: SkippedExamples) -> ValueError:
-    return ValueError(f"none of the {len(source)} examples can be read; one is {next(iter(left_out.values()))}")
+def _nothing_readable(source: Source, skipped: Skipped) -> ValueError:
+    return ValueError(f"none of the {len(source)} examples can be read; one is {next(iter(skipped.values()))}")
 
 
 def _stack(samples: list[Sample], contract: DataContract) -> _Stacked:
@@ -194,20 +204,20 @@ def _stack(samples: list[Sample], contract: DataContract) -> _Stacked:
     return torch.stack(pixels), torch.tensor(labels, dtype=torch.int64), list(keys), text
 
 
-def _finish(stacked: _Stacked, left_out: SkippedExamples, images: int) -> Batch:
+def _to_batch(stacked: _Stacked, skipped: Skipped, images: int) -> Batch:
     pixels, label, key, text = stacked
     if pixels.is_floating_point():
         x = pixels.float()
     else:
         memory = torch.from_numpy(np.empty(pixels.shape, np.float32))  # in huge pages, unlike torch.empty: faster
-        x = from_uint8(pixels, memory)
-    return {"x": x, "label": label, "key": key, "text": text, "images": images, "left_out": left_out}
+        x = from_uint8(pixels, out=memory)
+    return {"x": x, "label": label, "key": key, "text": text, "images": images, "skipped": skipped}
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _identity(item: Any) -> Any:
+    return item
 
 
-def _leave_inherited(worker: int) -> None:
-    """In a worker: objects of the parent are never collected here."""
+def _freeze_inherited_objects(worker: int) -> None:
+    """In a worker: exempt objects inherited from the parent from garbage collection."""
     gc.freeze()

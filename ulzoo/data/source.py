@@ -1,4 +1,4 @@
-"""What every source of images or video clips offers."""
+"""The interface of all sources of images and video clips."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch.utils.data import Dataset
 
 @dataclass(frozen=True)
 class DataContract:
-    """The shape of a source's images or clips, what their labels mean and how their captions come.
+    """The shape of a source's images or clips, the meaning of their labels and the size of their captions.
 
     Args:
-        channels: 3 for RGB, 1 for grey.
+        channels: 3 for RGB, 1 for greyscale.
         resolution: side of the square images in pixels.
-        num_classes: labels are 0 ... num_classes - 1; 0 means that there are none and every label is -1.
-        label_names: one name a class; () where only the data itself knows them.
-        frames: frames of a clip; None for images.
-        frame_rate: frames of a clip per second; None for images, and where it differs between videos.
-        text_tokens: token embeddings that a caption is cut or padded to; 0 where there are no captions.
-        text_width: values of an embedding; 0 where there are no captions.
+        num_classes: labels are 0 ... num_classes - 1; 0 if there are no labels and every label is -1.
+        label_names: one name per class; () where they are only known once the data is read.
+        frames: frames per clip; None for images.
+        frame_rate: frames per second of a clip; None for images, and where it differs between videos.
+        text_tokens: token embeddings per caption after truncation and padding; 0 if there are no captions.
+        text_width: dimension of a token embedding; 0 if there are no captions.
     """
 
     channels: int
@@ -55,9 +55,10 @@ class Sample(NamedTuple):
 
     Attributes:
         pixels: uint8 (C, H, W) or, for video, (C, T, H, W).
-        label: -1 where there is none.
-        key: what messages call it.
-        text: (L, text_width) token embeddings of its caption, L being its own; None where the contract has no text.
+        label: number of the class; -1 if there is none.
+        key: name of the example, as in messages.
+        text: (L, text_width) token embeddings of the caption, where L may differ between examples; None if the contract
+            has no text.
     """
 
     pixels: Tensor
@@ -67,22 +68,27 @@ class Sample(NamedTuple):
 
 
 class Unreadable(ValueError):
-    """One example that cannot be read; the message names it and says why, in one line."""
+    """An example that cannot be read; the message names it and gives the reason in one line."""
 
 
 def check_split(split: str) -> None:
+    """Raise ValueError unless `split` is "train" or "val"."""
     if split not in SPLITS:
         raise ValueError(f"split must be 'train' or 'val', not {split!r}")
 
 
 class Source(Dataset[Sample]):
-    """One split of a data set: `source[i]` is a `Sample`, always the same for an `i`.
+    """One split of a dataset: `source[i]` is a `Sample`, the same one on every access.
 
     A source is a component: its keyword-only parameters are the keys of a spec's `data`, and the classmethod
-    `describe(**keys)` gives the `contract` that an instance of those keys will keep, without touching the disk.
-    `hflip` says whether `batches` may mirror its images. Where `skips_unreadable`, an example that cannot be read is
-    replaced by the next one, named and counted; elsewhere it is an error. Where `encoded`, samples hold z_clean of an
-    encoder in the pixels' place, in floating point.
+    `describe(**keys)` returns the `contract` of an instance with these keys without reading any data.
+
+    Attributes:
+        contract: what all samples have in common.
+        hflip: whether `batches` may mirror the images.
+        skips_unreadable: an example that cannot be read is replaced by the next one and reported as skipped; if False,
+            it is an error.
+        encoded: `pixels` of the samples are the floating-point latents z_clean of an encoder.
     """
 
     skips_unreadable: bool = False
@@ -98,12 +104,12 @@ class Source(Dataset[Sample]):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample: ...
 
-    def draw(self, index: int, chance: float) -> Sample:
-        """`source[index]`; of a video the clip that `chance` in [0, 1) picks, where `source[index]` is its middle."""
+    def draw(self, index: int, position: float) -> Sample:
+        """An image, or the clip at a relative `position` in [0, 1) of a video, where `source[index]` is the middle."""
         return self[index]
 
-    def mirrored(self, index: int, sample: Sample) -> Sample:
-        """A sample of this index, as in a mirror."""
+    def mirror(self, index: int, sample: Sample) -> Sample:
+        """Flip a sample of this index horizontally."""
         return sample._replace(pixels=sample.pixels.flip(-1))
 
     @property
@@ -125,20 +131,21 @@ class Source(Dataset[Sample]):
 
 
 class TensorSource(Source):
-    """A source that lies in memory.
+    """A source held in memory.
 
     Args:
         images: uint8 (N, C, H, W).
-        labels: N labels, -1 where there is none.
+        labels: N labels, -1 for none.
         keys: N names.
-        contract: what images and labels keep.
+        contract: of the images, labels and captions.
         hflip: whether `batches` may mirror the images.
-        captions: N captions as token embeddings, where the contract has text.
+        captions: N captions as token embeddings, if the contract has text.
     """
 
     def __init__(
         self,
         images: Tensor,
+        *,
         labels: Sequence[int],
         keys: Sequence[str],
         contract: DataContract,

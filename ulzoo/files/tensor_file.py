@@ -1,7 +1,8 @@
-"""An exported model: tensors in one safetensors file whose metadata carries a digest of all it holds.
+"""An exported model: tensors in a safetensors file whose metadata holds a digest of the file's content.
 
-Past 5 GB it is in parts (`ulzoo.files.tensor_shards`), and its path is that of the file that it would be. A training checkpoint
-is another thing (`ulzoo.training.checkpointing`) and is refused by name. Nothing is ever unpickled.
+Above 5 GB the file is split into parts (`ulzoo.files.tensor_shards`); its path is then that of the single file it would
+otherwise be. A training checkpoint (`ulzoo.training.checkpointing`) is rejected with an error that names the right
+command. Nothing is ever unpickled.
 """
 
 import hashlib
@@ -19,11 +20,11 @@ from ulzoo.files import tensor_shards
 from ulzoo.files.atomic import one_line, write_atomically
 
 FORMAT = 1
-CHECKPOINT = "checkpoint.json"  # in the folder of a training checkpoint
+CHECKPOINT = "checkpoint.json"  # marks the folder of a training checkpoint
 
 
 class DamagedFile(ValueError):
-    """A file that is cut short, altered or not what belongs there; the message is made one printable line."""
+    """A file that is truncated, altered or of another kind; the message is reduced to one printable line."""
 
     def __init__(self, message: str) -> None:
         super().__init__(one_line(message))
@@ -31,7 +32,7 @@ class DamagedFile(ValueError):
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What was read: tensors by name and the metadata, a JSON object."""
+    """The content of a file: tensors by name, and the metadata, a JSON object."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
@@ -47,7 +48,7 @@ def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
 
 
 def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-    """Write atomically, large models in parts; `metadata` must be JSON."""
+    """Write a file atomically, a large model in parts; `metadata` must be valid JSON."""
     content = json.dumps(metadata, sort_keys=True, allow_nan=False)
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     header = {
@@ -62,15 +63,15 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
         if len(tensor_shards.split(tensors)) > 1:
             tensor_shards.write_parts(path, tensors, header)
         else:
-            write_atomically(path, lambda aside: safetensors.torch.save_file(tensors, aside, metadata=header))
+            write_atomically(path, lambda temporary: safetensors.torch.save_file(tensors, temporary, metadata=header))
             tensor_shards.remove_parts(path)
-    except SafetensorError as error:  # a full disk, say
+    except SafetensorError as error:  # for example a full disk
         raise OSError(f"{path}: cannot be written: {error}") from None
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that hold what is at `path`, the one to open first; [] if there are none."""
-    path = _whole(path)
+    """The files that make up the model at `path`, with the one to open first; [] if there are none."""
+    path = _without_index_suffix(path)
     if path.is_file():
         return [path]
     if not (index := tensor_shards.index_of(path)).is_file():
@@ -79,20 +80,20 @@ def files_of(path: Path) -> list[Path]:
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path is that of a training checkpoint."""
+    """Whether `path` is the folder of a training checkpoint."""
     return (path / CHECKPOINT).is_file()
 
 
 def digest_of(path: Path) -> str:
-    """The digest that the file carries, of its tensors and metadata, not checked. ValueError as `read_metadata`."""
+    """The stored digest of tensors and metadata, not verified. Raises ValueError as `read_metadata` does."""
     return _header(path)["digest"]
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """The metadata alone, not checked against the digest.
+    """The metadata alone, not verified against the digest.
 
     Raises:
-        ValueError: no such file; a newer format; not an exported model of ours (`DamagedFile`).
+        ValueError: no such file; a newer format; not a model exported by ulzoo (`DamagedFile`).
     """
     try:
         metadata = json.loads(_header(path)["content"])
@@ -104,24 +105,24 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read(path: Path, device: str | torch.device = "cpu") -> TensorFile:
-    """Read and check the whole file.
+    """Read the file and verify its digest.
 
     Raises:
-        ValueError: as `read_metadata`, or the digest differs (`DamagedFile`).
+        ValueError: as `read_metadata` does, or the digest differs (`DamagedFile`).
     """
     header = _header(path)
     try:
-        tensors = _tensors(_whole(path))
+        tensors = _tensors(_without_index_suffix(path))
     except (SafetensorError, OSError) as error:
-        raise DamagedFile(f"{path}: cut short or damaged ({error})") from None
+        raise DamagedFile(f"{path}: truncated or damaged ({error})") from None
     if _digest(tensors, header["content"]) != header["digest"]:
-        raise DamagedFile(f"{path}: damaged, its content does not match the digest it carries")
+        raise DamagedFile(f"{path}: damaged, its content does not match its digest")
     metadata = read_metadata(path)
     return TensorFile({name: tensor.to(device) for name, tensor in tensors.items()}, metadata)
 
 
-def _whole(path: Path) -> Path:
-    """The path of the file that the parts behind an index would be."""
+def _without_index_suffix(path: Path) -> Path:
+    """The path of the model, given that path or the path of its index."""
     return path.with_name(path.name.removesuffix(tensor_shards.INDEX))
 
 
@@ -135,34 +136,34 @@ def _index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.is_file():
         return safetensors.torch.load_file(path)
-    places = _index(path)[1]
+    part_names = _index(path)[1]
     tensors: dict[str, Tensor] = {}
-    for part in sorted(set(places.values())):
+    for part in sorted(set(part_names.values())):
         tensors |= safetensors.torch.load_file(path.with_name(part))
     return tensors
 
 
 def _header(path: Path) -> dict[str, str]:
-    """The header of a file of ours."""
+    """The header of a file that ulzoo exported, or of its index."""
     if is_checkpoint(path) or is_checkpoint(path.parent):
         raise DamagedFile(f"{path}: a training checkpoint; `ulzoo export` makes a loadable file of it")
-    whole = _whole(path)
-    if whole.is_file():
+    model = _without_index_suffix(path)
+    if model.is_file():
         try:
-            with safe_open(whole, framework="pt") as file:
+            with safe_open(model, framework="pt") as file:
                 header = file.metadata() or {}
         except (SafetensorError, OSError) as error:
-            raise DamagedFile(f"{path}: not a whole safetensors file ({error})") from None
-    elif tensor_shards.index_of(whole).is_file():
-        header = _index(whole)[0]
+            raise DamagedFile(f"{path}: not a complete safetensors file ({error})") from None
+    elif tensor_shards.index_of(model).is_file():
+        header = _index(model)[0]
     else:
         raise ValueError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
-    found = header.get("ulzoo")
-    if found == "part":
-        raise DamagedFile(f"{path}: one part of a model; give its index, or the name without the number")
-    if found != "export" or "content" not in header or "digest" not in header:
-        raise DamagedFile(f"{path}: a safetensors file, but not one of ulzoo's")
+    kind = header.get("ulzoo")
+    if kind == "part":
+        raise DamagedFile(f"{path}: one part of a model; pass its index, or the name without the part number")
+    if kind != "export" or "content" not in header or "digest" not in header:
+        raise DamagedFile(f"{path}: a safetensors file, but not a model exported by ulzoo")
     if header.get("version") != str(FORMAT):
-        written = one_line(str(header.get("version")))
-        raise ValueError(f"{path}: written in format {written}, this ulzoo reads format {FORMAT}; upgrade ulzoo")
+        version = one_line(str(header.get("version")))
+        raise ValueError(f"{path}: written in format {version}, this ulzoo reads format {FORMAT}; upgrade ulzoo")
     return header

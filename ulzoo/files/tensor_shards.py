@@ -1,8 +1,8 @@
-"""Large tensor files in parts, as Hugging Face lays them out: `x-00001-of-0000N.safetensors` and an index.
+"""Large tensor files in parts, in Hugging Face's layout: `x-00001-of-0000N.safetensors` and an index.
 
     x.safetensors.index.json    {"metadata": {…}, "weight_map": {tensor: part}}
 
-The index has what the header of a single file says, so that whoever can read one can read the other.
+The metadata of the index includes the header that a single file would have.
 """
 
 import json
@@ -19,40 +19,40 @@ from ulzoo.files.atomic import write_atomically, write_text
 
 PART_BYTES = 5 * 10**9
 INDEX = ".index.json"
-MAX_INDEX_BYTES = 10**8  # as safetensors allows its header
+MAX_INDEX_BYTES = 10**8  # the limit that safetensors sets for its header
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
 
 
 def index_of(path: Path) -> Path:
-    """Where the index of the file `path` is, if it is in parts."""
+    """The path of the index of a file in parts."""
     return path.with_name(path.name + INDEX)
 
 
 def write_parts(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str]) -> None:
-    """Write the parts, then the index; what was there before is gone only then, but for parts of the same names."""
-    before, groups = _ours(path), split(tensors)
+    """Write the parts, then the index, then remove the files of a previous export that have other names."""
+    previous, groups = _own_parts(path), split(tensors)
     names = [f"{path.stem}-{i:05}-of-{len(groups):05}.safetensors" for i in range(1, len(groups) + 1)]
-    told = {"format": "pt", "ulzoo": "part", "digest": header["digest"]}
+    part_header = {"format": "pt", "ulzoo": "part", "digest": header["digest"]}
     for name, group in zip(names, groups, strict=True):
-        write_atomically(path.with_name(name), partial(safetensors.torch.save_file, group, metadata=told))
+        write_atomically(path.with_name(name), partial(safetensors.torch.save_file, group, metadata=part_header))
     total = sum(tensor.nbytes for tensor in tensors.values())
     index: dict[str, Any] = {"metadata": {"total_size": total, **header}}
     index["weight_map"] = {key: name for name, group in zip(names, groups, strict=True) for key in group}
     write_text(index_of(path), json.dumps(index, indent=1))
-    for name in {path.name, *before} - set(names):
+    for name in {path.name, *previous} - set(names):
         path.with_name(name).unlink(missing_ok=True)
 
 
 def remove_parts(path: Path) -> None:
-    """Take away parts and index of what is now in one file; nothing that is not ours."""
-    if before := _ours(path):
+    """Remove the parts and the index of a previous export; files that ulzoo did not write stay."""
+    if previous := _own_parts(path):
         index_of(path).unlink()
-    for name in before:
+    for name in previous:
         path.with_name(name).unlink(missing_ok=True)
 
 
 def split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """In their order, each group below PART_BYTES unless it is a single tensor."""
+    """Group the tensors in their order; a group is below PART_BYTES unless it is a single tensor."""
     groups: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -65,7 +65,7 @@ def split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 
 
 def read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
-    """The header and the map tensor -> part of a file in parts; ValueError if its index is none, or damaged."""
+    """The header, and the map from tensor to part, of a file in parts. Raises ValueError if the index is damaged."""
     with open(index_of(path), "rb") as file:
         data = file.read(MAX_INDEX_BYTES + 1)
     if len(data) > MAX_INDEX_BYTES:
@@ -74,20 +74,20 @@ def read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
         index = json.loads(data)
     except RecursionError:
         raise ValueError("its index is nested too deeply") from None
-    header, places = (index.get(key) if isinstance(index, dict) else None for key in ("metadata", "weight_map"))
-    if not isinstance(header, dict) or not isinstance(places, dict):
-        raise ValueError("its index is not one of Hugging Face's")
-    for part in places.values():
+    header, part_names = (index.get(key) if isinstance(index, dict) else None for key in ("metadata", "weight_map"))
+    if not isinstance(header, dict) or not isinstance(part_names, dict):
+        raise ValueError("its index is not in Hugging Face's format")
+    for part in part_names.values():
         match = _PART.fullmatch(part) if isinstance(part, str) else None
         if match is None or match[1] != path.stem:
-            raise ValueError(f"its index names {part!r}, which is no part of it")
-    return {key: value for key, value in header.items() if isinstance(value, str)}, places
+            raise ValueError(f"its index names {part!r}, which is not one of its parts")
+    return {key: value for key, value in header.items() if isinstance(value, str)}, part_names
 
 
-def _ours(path: Path) -> set[str]:
-    """The parts of what lies there, if it is a file of ours in parts."""
+def _own_parts(path: Path) -> set[str]:
+    """The names of the parts at `path`, if ulzoo wrote them."""
     try:
-        header, places = read_index(path)
+        header, part_names = read_index(path)
     except (OSError, ValueError):
         return set()
-    return set(places.values()) if "ulzoo" in header else set()
+    return set(part_names.values()) if "ulzoo" in header else set()

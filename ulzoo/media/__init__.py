@@ -1,1 +1,1 @@
-"""What models are trained on: pixels and captions."""
+"""The two kinds of values that data and models exchange: pixels and captions."""

@@ -1,4 +1,4 @@
-"""Text as the networks see it: embeddings that the data brings along, made by a text encoder of the user's."""
+"""Captions as the networks receive them: token embeddings that the data supplies, computed by a text encoder."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 class Text(NamedTuple):
-    """Captions as token embeddings.
+    """A batch of captions as token embeddings.
 
     Attributes:
         tokens: (B, L, D) embeddings, padded to L tokens.
-        mask: (B, L) bool, True where there is a token; all False is an empty caption.
+        mask: (B, L) bool, True where there is a token; a row of False is an empty caption.
     """
 
     tokens: Tensor
@@ -20,17 +20,17 @@ class Text(NamedTuple):
     def to(self, device: torch.device) -> "Text":
         return Text(self.tokens.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
-    def part(self, some: slice) -> "Text":
-        """Some of the captions."""
-        return Text(self.tokens[some], self.mask[some])
+    def part(self, rows: slice) -> "Text":
+        """The captions in a range of rows."""
+        return Text(self.tokens[rows], self.mask[rows])
 
     def repeat(self, times: int) -> "Text":
-        """The same captions, `times` times over."""
+        """The batch of captions repeated `times` times, one copy after the other."""
         return Text(self.tokens.repeat(times, 1, 1), self.mask.repeat(times, 1))
 
 
 def pad(captions: list[Tensor], length: int) -> Text:
-    """Captions of (L_i, D) embeddings, each cut or padded with zeros to `length` tokens."""
+    """Stack captions of (L_i, D) embeddings, each truncated or zero-padded to `length` tokens."""
     tokens = torch.zeros(len(captions), length, captions[0].shape[1])  # (B, L, D)
     mask = torch.zeros(len(captions), length, dtype=torch.bool)  # (B, L)
     for i, caption in enumerate(captions):

@@ -1,4 +1,4 @@
-"""A caption in a file of the user's: the token embeddings that a text encoder made of it, as numpy saves them."""
+"""Caption files: the token embeddings of one caption, computed by a text encoder, in NumPy's .npy format."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ulzoo.data.source import Unreadable
 
 
 class UnreadableText(Unreadable):
-    """A file that does not hold token embeddings."""
+    """A file that does not contain token embeddings."""
 
 
 def text_path(image: str | Path) -> Path:
-    """NAME.npy beside the image NAME.jpg."""
+    """The path of an image's caption: NAME.npy beside NAME.jpg."""
     return Path(image).with_suffix(".npy")
 
 
 def read_text(file: Path | BinaryIO, width: int, length: int, name: object = None) -> Tensor:
-    """The first `length` token embeddings of a file, (L, `width`) float32; L = 0 is an empty caption.
+    """Read the first `length` token embeddings of a file, (L, `width`) float32; L = 0 is an empty caption.
 
     Raises:
-        UnreadableText: missing, damaged, pickled, of other numbers than float16 or float32, not (L, `width`), or
-            with one that is not finite.
+        UnreadableText: missing, damaged, pickled, not of type float16 or float32, not of shape (L, `width`), or with
+            non-finite values.
     """
-    with _opened(file, name) as opened:
-        header = _checked_header(opened, width)
-        content = opened.read(header.bytes)
+    with _open(file, name) as stream:
+        header = _checked_header(stream, width)
+        content = stream.read(header.bytes)
         values = np.frombuffer(content, header.dtype).reshape(header.shape, order=header.order)[:length]
         if not (finite := np.isfinite(values).all(axis=1)).all():
             raise ValueError(f"token {int(finite.argmin())} is not finite; float16 ends at 65504, so save float32")
@@ -42,20 +42,20 @@ def read_text(file: Path | BinaryIO, width: int, length: int, name: object = Non
 
 
 def check_text(file: Path | BinaryIO, width: int, name: object = None) -> None:
-    """Raise UnreadableText as `read_text` does, but by the file's header and size alone."""
-    with _opened(file, name) as opened:
-        _checked_header(opened, width)
+    """Raise UnreadableText as `read_text` does, checking only the header and the size of the file."""
+    with _open(file, name) as stream:
+        _checked_header(stream, width)
 
 
 @contextmanager
-def _opened(file: Path | BinaryIO, name: object) -> Iterator[BinaryIO]:
-    """The file; whatever goes wrong in the block is an UnreadableText that names it."""
+def _open(file: Path | BinaryIO, name: object) -> Iterator[BinaryIO]:
+    """Open the file and turn every error in the block into an UnreadableText that names it."""
     name = name or file
     try:
-        with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as opened:
-            yield opened
+        with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as stream:
+            yield stream
     except FileNotFoundError as error:
-        raise UnreadableText(f"{name}: missing; the embeddings of an image's caption lie beside it") from error
+        raise UnreadableText(f"{name}: missing; the caption of an image is expected beside it") from error
     except Exception as error:  # numpy's header parser raises ValueError, SyntaxError, TokenError, TypeError, ...
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise UnreadableText(f"{name}: {reason}") from error
@@ -63,7 +63,7 @@ def _opened(file: Path | BinaryIO, name: object) -> Iterator[BinaryIO]:
 
 class _Header(NamedTuple):
     shape: tuple[int, ...]
-    by_columns: bool
+    fortran_order: bool
     dtype: np.dtype
 
     @property
@@ -72,24 +72,24 @@ class _Header(NamedTuple):
 
     @property
     def order(self) -> Literal["C", "F"]:
-        return "F" if self.by_columns else "C"
+        return "F" if self.fortran_order else "C"
 
 
 def _checked_header(file: BinaryIO, width: int) -> _Header:
-    """Read without running anything that the file brings along. Raises ValueError."""
+    """Read and validate the header without unpickling anything. Raises ValueError."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"a .npy of version {version[0]}.{version[1]}, which no array of plain numbers needs")
+        raise ValueError(f".npy version {version[0]}.{version[1]} is not supported; arrays of numbers have 1.0 or 2.0")
     header = _Header(*(npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file))
     if header.dtype.hasobject:
-        raise ValueError("holds pickled objects, which are not opened; save an array of float16 or float32")
+        raise ValueError("contains pickled objects, which are not loaded; save an array of float16 or float32")
     if header.dtype.kind != "f" or header.dtype.itemsize not in (2, 4):
-        raise ValueError(f"holds {header.dtype.name}, not float16 or float32")
+        raise ValueError(f"contains {header.dtype.name}, not float16 or float32")
     if len(header.shape) != 2 or header.shape[1] != width or header.shape[0] < 0:
-        raise ValueError(f"has shape {header.shape}, but text_width {width} asks for (tokens, {width})")
-    begin = file.tell()
-    there = file.seek(0, SEEK_END) - begin
-    file.seek(begin)
-    if there < header.bytes:
-        raise ValueError(f"cut short: {there} of the {header.bytes} bytes of its array")
+        raise ValueError(f"has shape {header.shape}, but text_width {width} requires (tokens, {width})")
+    start = file.tell()
+    available = file.seek(0, SEEK_END) - start
+    file.seek(start)
+    if available < header.bytes:
+        raise ValueError(f"truncated: has {available} of the {header.bytes} bytes of its array")
     return header

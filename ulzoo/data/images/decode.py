@@ -1,4 +1,4 @@
-"""From an image file of any kind to a square of RGB pixels."""
+"""Decoding image files of many formats to square RGB images."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from ulzoo.data.source import Unreadable
 
-KINDS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "DDS")
-"""What is decoded; Pillow knows more, of which some run a program, as PostScript does."""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "TGA", "ICO", "DDS")
+"""Formats that are decoded. Pillow supports more, some of which run external programs (PostScript)."""
 
 
 class UnreadableImage(Unreadable):
-    """A file that cannot be made into RGB pixels."""
+    """A file that cannot be decoded to RGB pixels."""
 
 
 def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = False) -> Image.Image:
-    """The file's image as 8-bit RGB, as a viewer would show it; of an animation the first frame.
+    """Decode a file as 8-bit RGB, as a viewer would display it; of an animation the first frame.
 
-    It is turned upright by its EXIF orientation; transparency is laid over white; 16-bit grey is scaled, not cut, to
-    8 bits; CMYK, palettes and the rest go through Pillow's conversion. What kind of image it is, its content tells.
+    The EXIF orientation is applied, transparency is composited over white, and 16-bit greyscale is scaled (not clipped)
+    to 8 bits. CMYK, palettes and other modes are converted by Pillow. The format is detected from the content.
 
     Args:
-        file: its path, or its content.
-        name: what messages call it; its path if None.
-        fast: read every byte but let JPEGs come out at an eighth of their size: a check, not an image to use.
+        file: path, or open file.
+        name: name of the file in messages; its path if None.
+        fast: read every byte but decode JPEGs at an eighth of their size: a check, not an image to use.
 
     Raises:
         UnreadableImage: damaged, truncated, not an image, or a decompression bomb by Pillow's limit.
     """
     name = name or file
     try:
-        with Image.open(file, formats=_kinds()) as image:
+        with Image.open(file, formats=_supported_formats()) as image:
             if fast:
                 image.draft(None, (1, 1))
             image.load()
-            turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-            return to_rgb(ImageOps.exif_transpose(image) if turned else image)
+            rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+            return to_rgb(ImageOps.exif_transpose(image) if rotated else image)
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{name}: not an image") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, ...
@@ -48,18 +48,18 @@ def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = F
 
 
 @cache
-def _kinds() -> list[str]:
-    """Those of `KINDS` that this Pillow can open."""
+def _supported_formats() -> list[str]:
+    """The `FORMATS` that this build of Pillow can open."""
     Image.init()
-    return [kind for kind in KINDS if kind in Image.OPEN]
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB. Raises ValueError on pixels without a known range: float, or integers of over 16 bits."""
-    if image.mode.startswith("I"):  # 16 bits; Pillow's "RGB" would cut them at 255
+    """Convert any mode to RGB. Raises ValueError if the range of the pixels is unknown: float, or more than 16 bits."""
+    if image.mode.startswith("I"):  # 16 bits; Pillow's conversion to "RGB" would clip them to 255
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("pixels of over 16 bits have no known range")
+            raise ValueError("pixels of more than 16 bits have no known range")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ValueError("float pixels have no known range")
@@ -70,10 +70,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def square(image: Image.Image, resolution: int) -> Image.Image:
-    """The image's middle at `resolution` × `resolution`: its shorter side fills the square.
+    """Center-crop to a square and resize it to `resolution` × `resolution`.
 
-    As in ADM (Dhariwal & Nichol 2021): halved by box averages while both sides stay at least as large as asked, then
-    bicubic. Only the crop is ever resized, so that a long thin image costs no more than a square one.
+    As in ADM (Dhariwal & Nichol 2021): box averages halve the image while both sides stay at least `resolution`, then a
+    bicubic filter resizes it. Only the crop is resized, so that a long thin image costs no more than a square one.
     """
     if (halvings := (min(image.size) // resolution).bit_length() - 1) > 0:
         image = image.reduce(2**halvings)
@@ -87,11 +87,11 @@ def square(image: Image.Image, resolution: int) -> Image.Image:
 
 
 def adm_square(image: Image.Image, resolution: int) -> Image.Image:
-    """The image's middle at `resolution` × `resolution`, exactly by ADM's rule, which EDM2 calls center-crop-dhariwal.
+    """Resize and center-crop to `resolution` × `resolution` exactly as ADM does; EDM2 calls it center-crop-dhariwal.
 
-    Halved by box averages while its shorter side is at least twice as long as asked, resized by a bicubic so that the
-    shorter side fits, enlarged if need be, then cropped (openai/guided-diffusion, `image_datasets.py`,
-    `center_crop_arr`). Raises ValueError where the resized image would be beyond Pillow's limit of pixels.
+    Box averages halve the image while its shorter side is at least 2 · `resolution`; a bicubic filter then resizes it,
+    up or down, so that the shorter side fits; the center is cropped (openai/guided-diffusion, `image_datasets.py`,
+    `center_crop_arr`). Raises ValueError if the resized image would exceed Pillow's limit of pixels.
     """
     while min(image.size) >= 2 * resolution:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)

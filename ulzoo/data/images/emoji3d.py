@@ -1,4 +1,4 @@
-"""The embedded pictures: rendered 3D emoji. Source and licence are in `shards/README.md`."""
+"""The embedded images: rendered 3D emoji. Source and licence are described in `ulzoo/data/embedded/README.md`."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ LABEL_NAMES = (
 
 
 class Emoji3D(TensorSource):
-    """Microsoft's Fluent emoji in 3D on white: 3,061 images to train and 327 to validate, in 9 categories.
+    """Microsoft's Fluent emoji in 3D on white: 3,061 training images and 327 in val, in 9 categories.
 
-    It ships in the package. The split is by emoji name, so skin tones of one emoji never straddle it. A split is
-    decoded once, into memory (38 MB at 64×64), in the order of its shard.
+    It is part of the package. The split is by emoji name, so all skin tones of an emoji are in the same split. A split
+    is decoded once, into memory (38 MB at 64×64), in the order of its shard.
 
     Args:
         split: "train" or "val".
         resolution: 64 as rendered, or 32, the averages of its 2×2 boxes.
-        hflip: mirror every second training image at random.
-        captions: give each image its Unicode name, every word as a vector of its spelling: see
-            `ulzoo.data.images.name_captions`. It stands in for a text encoder, and is none.
-        classes: only the images of these labels, which keep their numbers; null for all.
+        hflip: mirror training images with probability 1/2.
+        captions: caption each image with its Unicode name, one vector per word computed from its spelling (see
+            `ulzoo.data.images.name_captions`). This replaces a text encoder in demos and tests.
+        classes: only images with these labels, which keep their numbers; null for all.
 
     Raises:
-        ValueError: another resolution, unknown classes, or a shard that is not the one released.
+        ValueError: an unsupported resolution, unknown classes, or a damaged shard.
     """
 
     def __init__(
@@ -74,32 +74,32 @@ class Emoji3D(TensorSource):
             keys.append(sample["__key__"])
         pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
         text = [name_caption(key) for key in keys] if captions else None
-        super().__init__(pixels, labels, keys, contract, hflip, text)
+        super().__init__(pixels, labels=labels, keys=keys, contract=contract, hflip=hflip, captions=text)
 
     @classmethod
     def describe(cls, *, resolution: int, captions: bool, classes: tuple[int, ...] | None, **_: object) -> DataContract:
-        """The contract of these keys. Raises ValueError on a resolution other than 32 or 64, or unknown classes."""
+        """The contract for these keys. Raises ValueError for a resolution other than 32 or 64, or unknown classes."""
         if resolution not in (32, 64):
             raise ValueError(f"resolution must be 32 or 64, not {resolution}")
         if classes is not None and (not classes or not set(classes) <= set(range(len(LABEL_NAMES)))):
+            last = len(LABEL_NAMES) - 1
             raise ValueError(
-                f"classes must be labels from 0 to {len(LABEL_NAMES) - 1}, one or more, or null for all, "
-                f"not {list(classes)}"
+                f"classes must be one or more labels from 0 to {last}, or null for all, not {list(classes)}"
             )
         tokens, width = (TOKENS, WIDTH) if captions else (0, 0)
         return DataContract(3, resolution, len(LABEL_NAMES), LABEL_NAMES, text_tokens=tokens, text_width=width)
 
 
 def read_shard(name: str) -> Iterator[dict[str, Any]]:
-    """The samples of a shipped shard in its order, once its SHA-256 is found right.
+    """Yield the samples of an embedded shard in order, after verifying its SHA-256.
 
-    Each has `__key__`, the label `cls`, and `webp`, a 64×64 RGB image, or `mp4`, the bytes of a video.
+    A sample has `__key__`, the label `cls`, and `webp`, a 64×64 RGB image, or `mp4`, the bytes of a video.
     """
     path = files("ulzoo.data") / "embedded" / name
     content = path.read_bytes()
-    if (found := hashlib.sha256(content).hexdigest()) != SHA256[name]:
+    if (digest := hashlib.sha256(content).hexdigest()) != SHA256[name]:
         raise ValueError(
-            f"{path}: SHA-256 is {found[:12]}…, not {SHA256[name][:12]}…: the file is damaged, reinstall ulzoo"
+            f"{path}: SHA-256 is {digest[:12]}…, not {SHA256[name][:12]}…: the file is damaged, reinstall ulzoo"
         )
     members = tar_file_expander([{"url": name, "stream": io.BytesIO(content)}])
     yield from webdataset.decode("pil")(group_by_keys(members))

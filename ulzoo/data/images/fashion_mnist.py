@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al. 2017): grey pictures of clothes."""
+"""Fashion-MNIST (Xiao et al. 2017): greyscale images of clothes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ LABEL_NAMES = tuple(torchvision.datasets.FashionMNIST.classes)
 
 
 class FashionMNIST(TensorSource):
-    """Fashion-MNIST: 60,000 grey images to train, its 10,000 test images to validate, in 10 classes, in memory.
+    """Fashion-MNIST: 60,000 greyscale training images, 10,000 test images as val, in 10 classes, in memory.
 
     Args:
         split: "train" or "val".
-        root: folder that holds `FashionMNIST/raw/` as torchvision lays it out, or the IDX files themselves, plain or
+        root: folder with `FashionMNIST/raw/` in torchvision's layout, or with the IDX files themselves, plain or
             gzipped (Debian's dataset-fashion-mnist: /usr/share/datasets/fashion-mnist).
-        download: fetch missing files into `root` through torchvision.
-        resolution: 28 as published, or 32 with two black pixels around.
-        hflip: mirror every second training image at random.
+        download: download missing files into `root` through torchvision.
+        resolution: 28 as published, or 32 with a border of two black pixels.
+        hflip: mirror training images with probability 1/2.
 
     Raises:
-        ValueError: another resolution; files missing, damaged or not to be downloaded.
+        ValueError: an unsupported resolution; files that are missing, damaged or cannot be downloaded.
     """
 
     def __init__(
@@ -48,18 +48,18 @@ class FashionMNIST(TensorSource):
             raise ValueError(f"{label_file}: expected {len(images)} labels from 0 to 9")
         pixels = pad(images[:, None], [(resolution - 28) // 2] * 4)  # (N, 1, H, W)
         keys = [f"{prefix}-{i:05d}" for i in range(len(pixels))]
-        super().__init__(pixels, labels.tolist(), keys, contract, hflip)
+        super().__init__(pixels, labels=labels.tolist(), keys=keys, contract=contract, hflip=hflip)
 
     @classmethod
     def describe(cls, *, resolution: int, **_: object) -> DataContract:
-        """The contract of these keys. Raises ValueError on a resolution other than 28 or 32."""
+        """The contract for these keys. Raises ValueError for a resolution other than 28 or 32."""
         if resolution not in (28, 32):
             raise ValueError(f"resolution must be 28 or 32, not {resolution}")
         return DataContract(channels=1, resolution=resolution, num_classes=len(LABEL_NAMES), label_names=LABEL_NAMES)
 
 
 def find_files(root: str, prefix: str, download: bool) -> tuple[Path, Path]:
-    """The image file and the label file of a split, downloaded if that was asked for."""
+    """The image file and the label file of a split, downloaded if they are missing and `download` is set."""
     raw = Path(root).expanduser() / "FashionMNIST" / "raw"
 
     def find() -> tuple[Path, Path] | None:
@@ -71,25 +71,25 @@ def find_files(root: str, prefix: str, download: bool) -> tuple[Path, Path]:
                     return images, labels
         return None
 
-    found = find()
-    if found is None and download:
+    paths = find()
+    if paths is None and download:
         try:
             torchvision.datasets.FashionMNIST(raw.parent.parent, download=True)
         except (RuntimeError, OSError) as error:
             raise ValueError(
                 f"Fashion-MNIST could not be downloaded to {raw}: {' '.join(str(error).split())}"
             ) from error
-        found = find()
-    if found is None:
+        paths = find()
+    if paths is None:
         raise ValueError(
             f"no Fashion-MNIST in {raw}: set `download: true`, or install Debian's package dataset-fashion-mnist "
             "and set `root: /usr/share/datasets/fashion-mnist`"
         )
-    return found
+    return paths
 
 
 def read_idx(path: Path) -> Tensor:
-    """The uint8 tensor in an IDX file, gzipped if its name ends so. Raises ValueError on anything else."""
+    """Read a uint8 tensor from an IDX file, gzipped if its suffix is .gz. Raises ValueError for any other content."""
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         zeros, kind, dims = struct.unpack_from(">HBB", content)

@@ -1,4 +1,4 @@
-"""Images in a data set of Hugging Face's `datasets`: on the disk, or from the hub where that is asked for."""
+"""Images in a dataset of Hugging Face's `datasets`, on disk or downloaded from the hub."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ import torch
 from torch import Tensor
 
 from ulzoo.data.images.decode import read_rgb
-from ulzoo.data.images.source import ImageSource
+from ulzoo.data.images.image_folder import ImageSource
 from ulzoo.data.source import Sample, Unreadable, check_split
 
 MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
 
 
 class HFDataset(ImageSource):
-    """A data set of Hugging Face's `datasets` with a column of images.
+    """A dataset of Hugging Face's `datasets` with a column of images.
 
-    `path` is a folder that `save_to_disk` wrote, or one of Parquet files, `SPLIT-*.parquet` in it or in its `data`; or,
-    with `download`, a name on the hub. Rows are read at random, in the order that the seed gives.
+    `path` is a folder written by `save_to_disk`, or one with Parquet files `SPLIT-*.parquet` or `data/SPLIT-*.parquet`;
+    with `download`, it may be the name of a dataset on the hub. Rows are read in the order given by the seed.
 
-    Images are decoded as they are asked for: see `read_rgb` and `square` in `ulzoo.data.images.decode` for colours and sizes.
+    Images are decoded on access; `read_rgb` and `square` in `ulzoo.data.images.decode` define colors and sizes.
 
     Args:
         split: "train" or "val".
-        path: the folder, or the name.
-        resolution: side of the square that an image is resized and cropped to.
-        hflip: mirror every second training image at random.
-        num_classes: how many labels there are; null to leave them unread.
-        image_column: of the images.
-        label_column: of the labels, whole numbers.
-        text_column: of the captions, token embeddings (L, text_width).
-        train_split: what the data set calls the split train.
-        val_split: what it calls the split val.
-        skip_unreadable: leave out, with a warning, the images that cannot be read; otherwise they are an error.
-        text_tokens: token embeddings of a caption that are used; null for images without captions.
-        text_width: values of an embedding; null for images without captions.
-        download: fetch the data set from the hub where there is no folder of that name.
+        path: the folder, or the name on the hub.
+        resolution: side of the square that images are resized and cropped to, in pixels.
+        hflip: mirror training images with probability 1/2.
+        num_classes: number of labels; null to ignore labels.
+        image_column: column of the images.
+        label_column: column of the labels, integers.
+        text_column: column of the captions, token embeddings (L, text_width).
+        train_split: name of the split train in the dataset.
+        val_split: name of the split val in the dataset.
+        skip_unreadable: skip images that cannot be read, with a warning; otherwise they are an error.
+        text_tokens: maximum number of token embeddings per caption; null for images without captions.
+        text_width: dimension of a token embedding; null for images without captions.
+        download: download the dataset from the hub if there is no folder of that name.
 
     Raises:
-        ValueError: no such data set, split or column, a label out of range, or keys that make no sense.
+        ValueError: no such dataset, split or column, a label out of range, or keys out of range.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class HFDataset(ImageSource):
         )
         self.path, self.name = path, train_split if split == "train" else val_split
         rows = _open(path, self.name, download)
-        wanted = {"image": image_column}
+        columns = {"image": image_column}
         if num_classes is not None:
-            wanted["label"] = label_column
+            columns["label"] = label_column
         if text_tokens:
-            wanted["text"] = text_column
-        for key, column in wanted.items():
+            columns["text"] = text_column
+        for key, column in columns.items():
             if column not in rows.column_names:
                 raise ValueError(
                     f"{key}_column: {path} has no column {column!r}, it has {', '.join(map(repr, rows.column_names))}"
                 )
-        rows = rows.select_columns(list(wanted.values())).cast_column(image_column, _undecoded())
+        rows = rows.select_columns(list(columns.values())).cast_column(image_column, _undecoded_image())
         if not len(rows):
             raise ValueError(f"{path}: its split {self.name!r} is empty")
         self.labels = np.full(len(rows), -1)
@@ -94,7 +94,7 @@ class HFDataset(ImageSource):
                 )
             names = getattr(rows.features[label_column], "names", None) or ()
             contract = replace(contract, label_names=tuple(names) if len(names) == num_classes else ())
-        self.rows, self.columns, self.contract = rows, wanted, contract
+        self.rows, self.columns, self.contract = rows, columns, contract
         self.hflip, self.skips_unreadable = hflip, skip_unreadable
 
     def __len__(self) -> int:
@@ -116,40 +116,43 @@ class HFDataset(ImageSource):
         try:
             embeddings = np.asarray(values if len(values) else np.empty((0, width)), np.float32)  # (L, D)
         except (TypeError, ValueError) as error:
-            raise Unreadable(f"{name}: its caption is no array of embeddings ({error})") from None
+            raise Unreadable(f"{name}: its caption is not an array of embeddings ({error})") from None
         if embeddings.ndim != 2 or embeddings.shape[1] != width:
             raise Unreadable(f"{name}: its caption has shape {embeddings.shape}, not (tokens, {width})")
         if not np.isfinite(embeddings).all():
-            raise Unreadable(f"{name}: its caption has values that are not finite")
+            raise Unreadable(f"{name}: its caption has non-finite values")
         return torch.from_numpy(embeddings[: self.contract.text_tokens])
 
 
-def _undecoded() -> Any:
+def _undecoded_image() -> Any:
+    """The feature type of images that `datasets` returns without decoding."""
     import datasets
 
     return datasets.Image(decode=False)
 
 
 def _open(path: str, split: str, download: bool) -> Any:
-    """The rows of a split. Raises ValueError."""
+    """Open the rows of a split. Raises ValueError."""
     try:
         import datasets
     except ImportError:
         raise ValueError(MISSING) from None
     folder = Path(path).expanduser()
     if not folder.is_dir() and not download:
-        raise ValueError(f"{folder}: no such folder (`download: true` fetches {path!r} from the Hugging Face hub)")
+        raise ValueError(f"{folder}: no such folder (`download: true` downloads {path!r} from the Hugging Face hub)")
     try:
         if not folder.is_dir():
             return datasets.load_dataset(path, split=split)
-        if parquet := sorted(str(file) for at in (folder, folder / "data") for file in at.glob(f"{split}-*.parquet")):
+        if parquet := sorted(
+            str(file) for parent in (folder, folder / "data") for file in parent.glob(f"{split}-*.parquet")
+        ):
             return datasets.load_dataset("parquet", data_files={split: parquet}, split=split)
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # pyarrow's, fsspec's and the hub's, of many classes
-        words = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: no data set that `datasets` can open: {words}") from None
+    except Exception as error:  # pyarrow, fsspec and the hub raise errors of many classes
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: not a dataset that `datasets` can open: {reason}") from None
     if isinstance(loaded, dict) and split not in loaded:
         raise ValueError(f"{path}: has no split {split!r}, it has {', '.join(map(repr, loaded))}")
     if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: has no splits: save a DatasetDict, as `train_test_split` makes one")
+        raise ValueError(f"{path}: has no splits: save a DatasetDict, as returned by `train_test_split`")
     return loaded[split]

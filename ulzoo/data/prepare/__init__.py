@@ -1,1 +1,1 @@
-"""From published data sets to the shards that training reads."""
+"""From published datasets to the shards that training reads."""

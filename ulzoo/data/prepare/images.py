@@ -1,4 +1,4 @@
-"""Folders of images to shards of them, decoded and resized once: for `kind: webdataset`."""
+"""Folders of images to shards, decoded and resized once: for `kind: webdataset`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ulzoo.data.images.caption_file import check_text, text_path
 from ulzoo.data.images.decode import UnreadableImage, adm_square, read_rgb
-from ulzoo.data.prepare.pack import Progress, pack
+from ulzoo.data.prepare.pack import PackConfig, Progress, pack
 from ulzoo.data.storage.class_folders import ClassFolders, count_classes
 from ulzoo.data.storage.manifest import SplitSummary
 from ulzoo.data.storage.shard_index import write_index
@@ -28,18 +28,18 @@ SAVED_AS: dict[Format, dict[str, Any]] = {
     "webp": {"lossless": True, "exact": True},
     "jpeg": {"quality": 95, "subsampling": 0},
 }
-LONGEST_KEY = 90  # bytes; a tar of the plainest kind has room for names of 100
-CLASSES_OF_IMAGENET = 1000
+MAX_KEY_BYTES = 90  # a USTAR header has 100 bytes for the name
+IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class ImageEncoding:
-    """How images are written.
+    """How images are encoded.
 
     Args:
-        resolution: side of the square, by ADM's rule.
-        format: "png" and "webp" without loss, "jpeg" at quality 95.
-        text_width: of the captions, NAME.npy beside each image; None for none.
+        resolution: side of the square in pixels; see `adm_square`.
+        format: "png" and "webp" are lossless, "jpeg" has quality 95.
+        text_width: dimension of the captions' token embeddings, NAME.npy beside each image; None for no captions.
 
     Raises:
         ValueError: a number below 1.
@@ -65,8 +65,8 @@ class ImageEncoding:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One image to be packed, as `ulzoo.data.prepare.pack.Example`: KEY.png (.webp, .jpg), KEY.cls, KEY.npy.
+class ImageFile:
+    """An image to be packed as KEY.png (.webp, .jpg), KEY.cls and KEY.npy; see `ulzoo.data.prepare.pack.Example`.
 
     Args:
         key: its name in the shard.
@@ -80,10 +80,10 @@ class Picture:
 
     absent: ClassVar[str] = "no file that can be opened"
 
-    def described(self) -> tuple[Any, ...]:
+    def identity(self) -> tuple[Any, ...]:
         return self.key, self.label
 
-    def there(self) -> bool:
+    def is_present(self) -> bool:
         return os.access(self.path, os.R_OK)
 
     def files(self, encoding: ImageEncoding) -> Iterator[tuple[str, bytes]]:
@@ -104,114 +104,107 @@ class Picture:
 
 def prepare_image_folder(
     root: Path,
-    out: Path,
-    split: str,
-    encoding: ImageEncoding,
+    config: PackConfig,
     *,
     classes: bool,
     val_fraction: float,
-    images_per_shard: int,
-    workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> SplitSummary:
-    """Pack one split of a folder of images as `kind: image_folder` sees it; see `pack` for how it resumes.
+    """Pack one split of a folder of images, as defined by `kind: image_folder`; see `pack` for resuming.
 
-    A key is the image's path below `root`, without its suffix and with dots as underscores. Images are in the order of
-    a hash of their keys, so that every shard holds some of every class.
+    A key is the image's path relative to `root`, without the suffix and with dots replaced by underscores. Images are
+    sorted by a hash of their keys, so that every shard contains images of all classes.
 
     Args:
-        classes: whether the folders are classes.
-        val_fraction: share held out where there are no folders train and val.
+        root: the folder of images.
+        config: what to write, and where; its encoding is an `ImageEncoding`.
+        classes: whether the subfolders are classes.
+        val_fraction: fraction held out for val if there are no folders train and val.
+        on_progress: progress callback.
 
     Raises:
-        ValueError: what `ClassFolders` and `pack` raise; two images of one key.
+        ValueError: as `ClassFolders` and `pack` raise; two images with one key.
     """
     count = count_classes(root) if classes else None
     if count == 0:
-        raise ValueError(f"{root}: no class folders in it: leave out --classes, or choose the folder above them")
-    files, names = ClassFolders(root, "images", IMG_EXTENSIONS, count, val_fraction).split(split)
-    return _pack(_pictures(root, files), names, out, split, encoding, images_per_shard, workers, on_progress)
+        raise ValueError(f"{root}: no class folders in it: omit --classes, or pass the parent folder of the classes")
+    files, names = ClassFolders(root, "images", IMG_EXTENSIONS, count, val_fraction).split(config.split)
+    return _pack(_sorted_by_hash(root, files), names, config, on_progress)
 
 
 def prepare_imagenet(
     root: Path,
-    out: Path,
-    split: str,
-    encoding: ImageEncoding,
+    config: PackConfig,
     *,
     val_labels: Path | None,
-    images_per_shard: int,
-    workers: int,
     on_progress: Callable[[Progress], object] = lambda progress: None,
 ) -> SplitSummary:
     """Pack one split of ImageNet's ILSVRC2012: `root/train/n01440764/*.JPEG` and `root/val/`, in class folders or flat.
 
-    Classes are numbered by their sorted WordNet identifiers, as everywhere.
+    Classes are numbered by their sorted WordNet identifiers, as usual.
 
     Args:
+        root: folder with train and val.
+        config: what to write, and where; its encoding is an `ImageEncoding`.
         val_labels: Kaggle's LOC_val_solution.csv, for a flat folder val.
+        on_progress: progress callback.
 
     Raises:
-        ValueError: not 1,000 class folders of such names, images that the CSV does not speak of; what `pack` raises.
+        ValueError: not 1,000 class folders with such names, images without a row in the CSV; as `pack` raises.
     """
     names = sorted(entry.name for entry in (root / "train").glob("n*") if re.fullmatch(r"n\d{8}", entry.name))
-    if len(names) != CLASSES_OF_IMAGENET:
+    if len(names) != IMAGENET_CLASSES:
         raise ValueError(
-            f"{root / 'train'}: has {len(names):,} class folders such as n01440764, not {CLASSES_OF_IMAGENET:,}"
+            f"{root / 'train'}: has {len(names):,} class folders such as n01440764, not {IMAGENET_CLASSES:,}"
         )
     numbers = {name: i for i, name in enumerate(names)}
-    folder = root / split
-    if split == "val" and val_labels is not None:
+    folder = root / config.split
+    if config.split == "val" and val_labels is not None:
         labels = _val_labels(val_labels, numbers)
         paths = sorted(folder.glob("*.JPEG"))
-        if without := [path for path in paths if path.stem not in labels]:
-            raise ValueError(f"{val_labels}: has no row of {without[0].name} ({len(without):,} such images)")
+        if missing := [path for path in paths if path.stem not in labels]:
+            raise ValueError(f"{val_labels}: has no row for {missing[0].name} ({len(missing):,} such images)")
         files = [(str(path), labels[path.stem]) for path in paths]
     else:
         files = [(str(path), numbers[name]) for name in names for path in sorted((folder / name).glob("*.JPEG"))]
     if not files:
-        hint = "; for a flat folder val give --val-labels LOC_val_solution.csv" if split == "val" else ""
+        hint = "; for a flat folder val pass --val-labels LOC_val_solution.csv" if config.split == "val" else ""
         raise ValueError(f"{folder}: no images in it (expected n01440764/*.JPEG, ...){hint}")
-    return _pack(_pictures(root, files), names, out, split, encoding, images_per_shard, workers, on_progress)
+    return _pack(_sorted_by_hash(root, files), names, config, on_progress)
 
 
 def _pack(
-    pictures: Sequence[Picture],
-    names: Sequence[str],
-    out: Path,
-    split: str,
-    encoding: ImageEncoding,
-    per_shard: int,
-    workers: int,
+    images: Sequence[ImageFile],
+    labels: Sequence[str],
+    config: PackConfig,
     on_progress: Callable[[Progress], object],
 ) -> SplitSummary:
-    """`pack`, and an index of the shards beside them."""
-    told: dict[str, Any] = {"unit": "images", "per_shard": per_shard, "workers": workers, "on_progress": on_progress}
-    summary = pack(pictures, names, out, split, encoding, **told)
+    """Pack the images, and write an index beside the shards."""
+    summary = pack(images, labels, config, unit="images", on_progress=on_progress)
     if summary.count:
-        write_index(out, split)
+        write_index(config.out, config.split)
     return summary
 
 
-def _pictures(root: Path, files: Sequence[tuple[str, int]]) -> list[Picture]:
-    found: dict[str, Picture] = {}
+def _sorted_by_hash(root: Path, files: Sequence[tuple[str, int]]) -> list[ImageFile]:
+    images: dict[str, ImageFile] = {}
     for path, label in files:
         key = _key(Path(path).relative_to(root))
-        if key in found:
-            raise ValueError(f"{path} and {found[key].path} would have one key, {key!r}: rename one of them")
-        found[key] = Picture(key, label, path)
-    return sorted(found.values(), key=lambda picture: blake2b(os.fsencode(picture.key), digest_size=16).digest())
+        if key in images:
+            raise ValueError(f"{path} and {images[key].path} would have the same key, {key!r}: rename one of them")
+        images[key] = ImageFile(key, label, path)
+    return sorted(images.values(), key=lambda image: blake2b(os.fsencode(image.key), digest_size=16).digest())
 
 
 def _key(path: Path) -> str:
-    """WebDataset's keys end at the first dot."""
+    """A short enough key without dots, since WebDataset's keys end at the first dot."""
     key = path.with_suffix("").as_posix().replace(".", "_")
     content = os.fsencode(key)
-    return key if len(content) <= LONGEST_KEY else blake2b(content, digest_size=16).hexdigest()
+    return key if len(content) <= MAX_KEY_BYTES else blake2b(content, digest_size=16).hexdigest()
 
 
 def _val_labels(path: Path, numbers: dict[str, int]) -> dict[str, int]:
-    """Image -> label of Kaggle's `ImageId,PredictionString`, whose second column begins with the class."""
+    """Image -> label from Kaggle's `ImageId,PredictionString`, whose second column starts with the class."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = [row for row in csv.reader(file) if len(row) == 2 and row[1].split()]

@@ -1,4 +1,4 @@
-"""Kinetics' annotation files, and which videos on the disk they speak of."""
+"""Kinetics' annotation files, and the video files that belong to their rows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "validate": "val"
 
 @dataclass(frozen=True, order=True)
 class Annotation:
-    """One row: a stretch of a YouTube video, in seconds, and what is done in it. They sort by their keys."""
+    """One row: a segment of a YouTube video, in seconds, and the action in it. Annotations are ordered by key."""
 
     key: str
     youtube_id: str
@@ -36,13 +36,13 @@ class Annotation:
 def read_annotations(path: Path, split: str) -> tuple[list[Annotation], list[str]]:
     """The split's rows, sorted by key, and the sorted class names.
 
-    The file is a CSV with a header, as DeepMind and CVDF publish them: `label,youtube_id,time_start,time_end,split`;
-    other columns and other orders are allowed, and so are ActivityNet's names (`label-name`, `video-id`,
-    `start-time`, `end-time`). Without a column split, all rows count as `split`. The class names are those of the
-    train rows or, in a file without any, of the rows that are left. A row that is there twice counts once.
+    The file is a CSV with a header, as published by DeepMind and CVDF: `label,youtube_id,time_start,time_end,split`.
+    Further columns and any order are allowed, and so are ActivityNet's names (`label-name`, `video-id`, `start-time`,
+    `end-time`). Without a column split, all rows belong to `split`. The class names are those of the train rows or, in
+    a file without train rows, of the split's rows. Duplicate rows count once.
 
     Raises:
-        ValueError: not such a file, columns missing, a row that makes no sense (with its line), no row of the split.
+        ValueError: not such a file, columns missing, an invalid row (with its line), no row of the split.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file (expected Kinetics' annotations, a CSV)")
@@ -56,50 +56,50 @@ def read_annotations(path: Path, split: str) -> tuple[list[Annotation], list[str
                 if not any(cell.strip() for cell in cells):
                     continue
                 row_split, row = _row(f"{path}:{reader.line_num}", cells, columns, split)
-                line, known = lines.setdefault((row_split, row.key), (reader.line_num, row))
-                if known.label != row.label:
-                    both = f"{known.label!r} (line {line}) and {row.label!r}"
+                line, first = lines.setdefault((row_split, row.key), (reader.line_num, row))
+                if first.label != row.label:
+                    both = f"{first.label!r} (line {line}) and {row.label!r}"
                     raise ValueError(f"{path}:{reader.line_num}: {row.key} is labelled {both}: keep one of the rows")
-                if known is row:
+                if first is row:
                     rows.setdefault(row_split, []).append(row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path}: not a CSV file in UTF-8: {error}") from None
     if split not in rows:
-        there = f"only of {', '.join(sorted(rows))}" if rows else "none at all"
-        raise ValueError(f"{path}: has no rows of the split {split}, {there}")
+        others = f"only of {', '.join(sorted(rows))}" if rows else "none at all"
+        raise ValueError(f"{path}: has no rows of the split {split}, {others}")
     return sorted(rows[split]), sorted({row.label for row in rows.get("train", rows[split])})
 
 
 def find_videos(folder: Path, split: str) -> dict[str, str]:
-    """Paths of the videos below `folder` by their names without suffix.
+    """Paths of the videos below `folder`, by file name without suffix.
 
-    Of several with one name, one in a folder called as the split is taken, then one not in a folder called as another
-    split, then the first path in order. Raises ValueError if there is no such folder.
+    Of several files with one name, one in a folder named after the split is preferred, then one that is not in a folder
+    named after another split, then the first path in alphabetical order. Raises ValueError if there is no such folder.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (expected one with Kinetics' videos)")
     best: dict[str, tuple[int, str]] = {}
     seen: set[tuple[int, int]] = set()
-    for place, below, names in os.walk(folder, followlinks=True):
-        here = os.stat(place)
-        if (here.st_dev, here.st_ino) in seen:  # links that lead in circles
-            below.clear()
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
+        stat = os.stat(parent)
+        if (stat.st_dev, stat.st_ino) in seen:  # circular links
+            subfolders.clear()
             continue
-        seen.add((here.st_dev, here.st_ino))
-        above = {SPLITS.get(part.lower()) for part in Path(place).relative_to(folder).parts} - {None}
-        rank = 0 if split in above else 2 if above else 1
+        seen.add((stat.st_dev, stat.st_ino))
+        splits = {SPLITS.get(part.lower()) for part in Path(parent).relative_to(folder).parts} - {None}
+        rank = 0 if split in splits else 2 if splits else 1
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in VIDEO_SUFFIXES:
-                found = rank, os.path.join(place, name)
-                best[stem] = min(best.get(stem, found), found)
+                candidate = rank, os.path.join(parent, name)
+                best[stem] = min(best.get(stem, candidate), candidate)
     return {stem: path for stem, (_, path) in best.items()}
 
 
 def locate(annotation: Annotation, videos: dict[str, str]) -> tuple[str | None, bool]:
-    """The path of an annotation's video, None if there is none, and whether the file is trimmed to the annotation.
+    """The path of an annotation's video, or None, and whether the file is trimmed to the annotated segment.
 
-    `{youtube_id}_{start:06d}_{end:06d}.mp4` is trimmed, `{youtube_id}.mp4` is the whole video.
+    `{youtube_id}_{start:06d}_{end:06d}.mp4` is trimmed, `{youtube_id}.mp4` is the full video.
     """
     if path := videos.get(annotation.key):
         return path, True
@@ -107,17 +107,17 @@ def locate(annotation: Annotation, videos: dict[str, str]) -> tuple[str | None, 
 
 
 def _columns(path: Path, header: Sequence[str]) -> dict[str, int]:
-    """Name of a column -> where it is."""
+    """Name of a column -> its index."""
     names = [re.sub(r"[^a-z]", "", cell.lower()) for cell in header]
-    found = {
-        column: names.index(known[0])
+    columns = {
+        column: names.index(matches[0])
         for column, variants in COLUMNS.items()
-        if (known := [variant for variant in variants if variant in names])
+        if (matches := [variant for variant in variants if variant in names])
     }
-    if missing := [column for column in COLUMNS if column not in found and column != "split"]:
+    if missing := [column for column in COLUMNS if column not in columns and column != "split"]:
         seen = ", ".join(cell.strip()[:40] for cell in header[:8]) or "nothing"
         raise ValueError(f"{path}: the header has no column {', '.join(missing)} (it has: {seen})")
-    return found
+    return columns
 
 
 def _row(where: str, cells: Sequence[str], columns: dict[str, int], split: str) -> tuple[str, Annotation]:
@@ -138,6 +138,6 @@ def _row(where: str, cells: Sequence[str], columns: dict[str, int], split: str) 
         start = end = math.nan
     if not 0 <= start < end < math.inf:
         raise ValueError(
-            f"{where}: time_start {cell['time_start']!r} and time_end {cell['time_end']!r} are no stretch of seconds"
+            f"{where}: time_start {cell['time_start']!r} and time_end {cell['time_end']!r} are not a segment in seconds"
         )
     return row_split, Annotation(f"{youtube_id}_{int(start):06d}_{int(end):06d}", youtube_id, start, end, cell["label"])

@@ -1,4 +1,4 @@
-"""One video, or a stretch of it, as a small MP4 of known size: what shards are packed with."""
+"""Transcoding a video, or a segment of it, to a small MP4 of fixed size, to be packed into shards."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ulzoo.data.videos.decode import MAX_PIXELS, over_white, upright
 CRF = 18
 KEYFRAME_EVERY = 16
 MAX_FRAME_RATE = 250
-SLACK = 1.0  # seconds by which a trimmed file may exceed its stretch
-USUAL_FRAME_RATE = 25  # of a file that does not say its own
+SLACK = 1.0  # seconds by which a trimmed file may exceed its segment
+DEFAULT_FRAME_RATE = 25  # of a file without a frame rate
 TIME_BASE = Fraction(1, 90_000)
 
 _ROUNDING = 1e-4  # seconds; times in containers are rounded to milliseconds at worst
-# A file is one file: no playlists, which name others, and nothing from the network.
-_GUARDS = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf"}
+# Neither playlists, which reference other files, nor network addresses.
+_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf"}
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 @dataclass(frozen=True)
 class VideoEncoding:
-    """How clips are written.
+    """How clips are encoded.
 
     Args:
         resolution: shortest side in pixels, even.
         frame_rate: frames per second; None keeps the video's own frames and times.
 
     Raises:
-        ValueError: an odd or too small resolution, a frame rate outside (0, 250].
+        ValueError: a resolution that is odd or below 16, a frame rate outside (0, 250].
     """
 
     resolution: int
@@ -46,42 +46,42 @@ class VideoEncoding:
 
     def __post_init__(self) -> None:
         if self.resolution < 16 or self.resolution % 2:
-            raise ValueError(f"resolution must be an even number from 16 on (H.264 4:2:0), not {self.resolution}")
+            raise ValueError(f"resolution must be an even number of at least 16 (H.264 4:2:0), not {self.resolution}")
         if self.frame_rate is not None and not 0 < self.frame_rate <= MAX_FRAME_RATE:
-            raise ValueError(f"frame_rate must lie above 0 and be {MAX_FRAME_RATE} at most, not {self.frame_rate}")
+            raise ValueError(f"frame_rate must be above 0 and at most {MAX_FRAME_RATE}, not {self.frame_rate}")
 
     def settings(self) -> dict[str, Any]:
-        """All that the bytes depend on besides the video and the libraries' versions."""
+        """Everything that the bytes depend on besides the video and the versions of the libraries."""
         return {**asdict(self), "codec": "h264 yuv420p", "crf": CRF, "keyframe_every": KEYFRAME_EVERY}
 
 
 def transcode(path: str, start: float, end: float, encoding: VideoEncoding, *, trimmed: bool) -> bytes:
-    """The seconds from `start` to `end` of a video as an MP4 without sound.
+    """Transcode the segment from `start` to `end`, in seconds, of a video to an MP4 without sound.
 
     H.264, 4:2:0, constant rate factor 18, a keyframe every 16 frames, BT.601 limited range, one thread: the bytes are
-    a function of the video, the arguments and the versions of FFmpeg and x264. The shortest side becomes
-    `encoding.resolution` (bicubic; non-square pixels are made square), the other side is rounded to an even number;
-    frames are turned and mirrored as its display matrix says, transparency is laid over white. Times start at 0.
+    a function of the video, the arguments and the versions of FFmpeg and x264. The shorter side is resized to
+    `encoding.resolution` (bicubic; non-square pixels are made square), the other side rounded to an even number. The
+    display matrix is applied and transparency composited over white. Timestamps start at 0.
 
-    With a frame rate, the frame at time i / rate is the one that was shown then, so variable rates become constant.
-    Without, frames keep their times; a frame that is not later than the one before is dropped.
+    With a frame rate, the frame at time i / rate is the one displayed then, so that variable rates become constant.
+    Without, frames keep their timestamps; a frame that is not later than the previous one is dropped.
 
     Args:
-        path: a file of any format that FFmpeg reads; its first video stream that is not cover art is taken.
-        start: where the stretch begins in the whole video, in seconds from its first frame.
-        end: where it ends.
+        path: a file of any format that FFmpeg reads; its first video stream that is not cover art is used.
+        start: start of the segment in the full video, in seconds from its first frame.
+        end: end of the segment.
         encoding: size and frame rate.
-        trimmed: the file holds the stretch alone. Otherwise it is the whole video, unless it is no longer than the
-            stretch and a second, which must be one trimmed already.
+        trimmed: the file contains only the segment. Otherwise it is the full video, unless it is at most a second
+            longer than the segment: then it is assumed to be trimmed.
 
     Raises:
-        Unreadable: no video in it, damaged, less than two frames in the stretch, frames larger than 8K, more than 250
-            frames per second, another container than MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, Ogg or ASF. The message
-            says why, without the path.
+        Unreadable: no video stream, damaged, fewer than two frames in the segment, frames larger than 8K, more than 250
+            frames per second, a container other than MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, Ogg or ASF. The message
+            gives the reason, without the path.
     """
     assert 0 <= start < end, (start, end)
     try:
-        with open(path, "rb") as file, av.open(file, "r", options=_GUARDS, metadata_errors="replace") as container:
+        with open(path, "rb") as file, av.open(file, "r", options=_OPTIONS, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams or streams[0].codec_context is None:
                 raise Unreadable("no video in it that can be decoded")
@@ -91,7 +91,7 @@ def transcode(path: str, start: float, end: float, encoding: VideoEncoding, *, t
             length = _length(container, stream)
             if trimmed or (length is not None and length <= end - start + SLACK):
                 start, end = 0.0, end - start
-            frames = _stretch(container, stream, start, end)
+            frames = _segment(container, stream, start, end)
             if encoding.frame_rate is not None:
                 frames = _resampled(frames, start, end, Fraction(encoding.frame_rate).limit_denominator(1001))
             return _encode(frames, int((end - start) * MAX_FRAME_RATE) + 1, encoding, stream)
@@ -103,22 +103,22 @@ Timed = tuple[float, av.VideoFrame]
 
 
 def _length(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """Seconds, as the file claims."""
+    """The duration in seconds that the file's header gives."""
     if stream.duration is not None and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
 
 
-def _stretch(
+def _segment(
     container: av.container.InputContainer, stream: av.VideoStream, start: float, end: float
 ) -> Iterator[Timed]:
-    """Frames with their seconds since the first of the video, in order: the one shown at `start`, and all to `end`."""
+    """Times since the first frame of the video, and frames: the one displayed at `start`, then all up to `end`."""
     base = stream.time_base
     origin = float((stream.start_time or 0) * base) if base else 0.0
     if start > 0 and base:
         container.seek(int((origin + start) / base), stream=stream)
-    gap = 1 / float(stream.average_rate or USUAL_FRAME_RATE)
-    before: Timed | None = None
+    gap = 1 / float(stream.average_rate or DEFAULT_FRAME_RATE)
+    previous: Timed | None = None
     latest = -gap
     for frame in container.decode(stream):
         time = latest + gap if frame.time is None else frame.time - origin
@@ -128,20 +128,20 @@ def _stretch(
         if time >= end - _ROUNDING:
             break
         if time > start + _ROUNDING:
-            if before is not None:
-                yield before
-                before = None
+            if previous is not None:
+                yield previous
+                previous = None
             yield time, frame
         else:
-            before = time, frame
-    if before is not None:  # the last frame of the video, shown at `start`
-        yield before
+            previous = time, frame
+    if previous is not None:  # the last frame of the video, displayed at `start`
+        yield previous
 
 
 def _resampled(frames: Iterator[Timed], start: float, end: float, rate: Fraction) -> Iterator[Timed]:
-    """The frame shown at every tick of a constant rate; the last one stays as long as the others did on average."""
+    """The frame displayed at every tick of a constant rate; the last one has the average duration of the others."""
     shown: Timed | None = None
-    seen, first, tick = 0, start, 0
+    count, first, tick = 0, start, 0
     for time, frame in frames:
         if shown is None:
             first = max(start, time)
@@ -149,69 +149,69 @@ def _resampled(frames: Iterator[Timed], start: float, end: float, rate: Fraction
             yield float(first + tick / rate), shown[1]
             tick += 1
         shown = time, frame
-        seen += 1
+        count += 1
     if shown is None:
         return
-    until = min(end, shown[0] + (shown[0] - first) / max(1, seen - 1))
+    until = min(end, shown[0] + (shown[0] - first) / max(1, count - 1))
     while first + tick / rate < until - _ROUNDING:
         yield float(first + tick / rate), shown[1]
         tick += 1
 
 
-def _encode(frames: Iterator[Timed], most: int, encoding: VideoEncoding, stream: av.VideoStream) -> bytes:
-    into_rgb, into_yuv = VideoReformatter(), VideoReformatter()
+def _encode(frames: Iterator[Timed], max_frames: int, encoding: VideoEncoding, stream: av.VideoStream) -> bytes:
+    to_rgb, to_yuv = VideoReformatter(), VideoReformatter()
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as output:
         encoder: Any = None
         size, first, count = (0, 0), 0.0, 0
         for time, frame in frames:
             count += 1
-            if count > most:
+            if count > max_frames:
                 raise Unreadable(f"more than {MAX_FRAME_RATE} frames per second")
             if count == 1:
                 size, first = _size(frame, stream, encoding.resolution), time
-            picture = _picture(frame, size, into_rgb)
+            rgb = _resized(frame, size, to_rgb)
             if encoder is None:
-                encoder = _encoder(output, (picture.width, picture.height), encoding, stream)
-            ready = into_yuv.reformat(
-                picture,
+                encoder = _encoder(output, (rgb.width, rgb.height), encoding, stream)
+            yuv = to_yuv.reformat(
+                rgb,
                 format="yuv420p",
                 dst_colorspace=Colorspace.ITU601,
                 dst_color_range=ColorRange.MPEG,
                 interpolation=_SCALING,
                 threads=1,
             )
-            ready.time_base = TIME_BASE
-            ready.pts = round((time - first) / TIME_BASE)
-            output.mux(encoder.encode(ready))
+            yuv.time_base = TIME_BASE
+            yuv.pts = round((time - first) / TIME_BASE)
+            output.mux(encoder.encode(yuv))
         if count < 2:
             raise Unreadable("fewer than two frames between the times asked for")
         output.mux(encoder.encode(None))
     return buffer.getvalue()
 
 
-def _size(frame: av.VideoFrame, stream: av.VideoStream, shortest: int) -> tuple[int, int]:
-    """Width and height before the frame is turned, both even, `shortest` being the smaller one."""
+def _size(frame: av.VideoFrame, stream: av.VideoStream, shorter: int) -> tuple[int, int]:
+    """Width and height before rotation, both even, of which `shorter` is the smaller one."""
     width, height = frame.width * float(stream.sample_aspect_ratio or 1), float(frame.height)
-    longest = 2 * round(shortest * max(width, height) / min(width, height) / 2)
-    if longest * shortest > MAX_PIXELS:
+    longer = 2 * round(shorter * max(width, height) / min(width, height) / 2)
+    if longer * shorter > MAX_PIXELS:
         raise Unreadable(f"too long and thin: {round(width)}×{round(height)} pixels")
-    return (longest, shortest) if width >= height else (shortest, longest)
+    return (longer, shorter) if width >= height else (shorter, longer)
 
 
-def _picture(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> av.VideoFrame:
-    """RGB, resized to this size, then turned as the file's display matrix says."""
+def _resized(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoReformatter) -> av.VideoFrame:
+    """RGB, resized to `size`, then rotated and mirrored by the display matrix."""
     opaque = over_white(frame) if any(part.is_alpha for part in frame.format.components) else frame
     rgb = reformatter.reformat(opaque, *size, format="rgb24", interpolation=_SCALING, threads=1).to_ndarray()
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(rgb, frame)), format="rgb24")
 
 
 def _encoder(output: av.container.OutputContainer, size: tuple[int, int], encoding: VideoEncoding, stream: Any) -> Any:
-    rate = Fraction(encoding.frame_rate or stream.average_rate or USUAL_FRAME_RATE).limit_denominator(1001)
-    encoder: Any = output.add_stream("libx264", rate=rate if 0 < rate <= MAX_FRAME_RATE else USUAL_FRAME_RATE)
+    rate = Fraction(encoding.frame_rate or stream.average_rate or DEFAULT_FRAME_RATE).limit_denominator(1001)
+    encoder: Any = output.add_stream("libx264", rate=rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE)
     encoder.width, encoder.height = size
     encoder.pix_fmt = "yuv420p"
-    # x264's macroblock tree gives other bytes from run to run where the processor has AVX-512.
+    # The macroblock tree of x264 is not deterministic on processors with AVX-512.
     encoder.options = {"preset": "medium", "crf": str(CRF), "g": str(KEYFRAME_EVERY), "x264-params": "mbtree=0"}
     context = encoder.codec_context
     context.time_base = TIME_BASE

@@ -1,7 +1,9 @@
-"""What a folder of packed shards holds, by the file `manifest.json` in it, and whether that is still so."""
+"""The `manifest.json` of a folder of packed shards, which lists its content, and the verification against it."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -10,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ulzoo.data.storage.remote import RemotePath
+from ulzoo.data.storage.remote import StoragePath
 from ulzoo.files.atomic import sha256, write_text
 
-NAME = "manifest.json"
+MANIFEST = "manifest.json"
 LABELS = "labels.json"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One finished file, and the examples that should be in it and are not.
+    """A finished file, and the examples that are missing in it.
 
     Args:
-        name: its file name without suffix.
-        count: how many examples are in it.
-        bytes: its size.
+        name: file name without suffix.
+        count: number of examples in it.
+        bytes: size of the file.
         sha256: of the file.
-        failures: key -> why it is missing.
+        failures: key of each missing example -> reason.
     """
 
     name: str
@@ -36,18 +38,18 @@ class Shard:
     failures: dict[str, str]
 
     def to_dict(self, unit: str) -> dict[str, Any]:
-        """As plain data, in which the number of examples is called by what they are."""
+        """A row of the manifest, in which `unit` is the key of the number of examples."""
         return {"name": self.name, unit: self.count, "bytes": self.bytes, "sha256": self.sha256}
 
     @classmethod
     def of(cls, path: Path, count: int, failures: dict[str, str]) -> Shard:
-        """Of a file that has been written."""
+        """Describe a file that has been written."""
         return cls(path.stem, count, path.stat().st_size, sha256(path), failures)
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """Totals of one split."""
+    """Totals of a split, and its missing examples."""
 
     count: int
     bytes: int
@@ -56,41 +58,41 @@ class SplitSummary:
 
 
 class Manifest:
-    """The manifest of a folder: for every split its settings, shards, failures and totals.
+    """The manifest of a folder: settings, shards, failures and totals of each split.
 
     Args:
-        folder: where it lies, or will.
-        unit: what its examples are, "clips" or "images".
+        folder: the folder of shards.
+        unit: name of its examples, "clips" or "images".
         suffix: of the shards, with the dot.
 
     Raises:
-        ValueError: a manifest.json that is not one.
+        ValueError: a manifest.json in another format.
     """
 
     def __init__(self, folder: Path, unit: str = "clips", suffix: str = ".tar") -> None:
-        self.path, self.unit, self.suffix = folder / NAME, unit, suffix
+        self.path, self.unit, self.suffix = folder / MANIFEST, unit, suffix
         self.splits = read_splits(self.path)
 
     def begin(self, split: str, settings: dict[str, Any]) -> None:
-        """Write down that the split is being packed with these settings.
+        """Record that a split is being packed with these settings.
 
         Raises:
-            ValueError: it was begun with other ones, or the folder holds shards of it that no manifest speaks of.
+            ValueError: it was started with other settings, or the folder contains shards of it without a manifest.
         """
         folder = self.path.parent
         if split in self.splits:
-            there = self.splits[split]["settings"]
-            keys = [key for key in {**there, **settings} if there.get(key) != settings.get(key)]
+            old = self.splits[split]["settings"]
+            keys = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
             if keys:
-                differ = "; ".join(f"{key} was {there.get(key)}, now {settings.get(key)}" for key in keys)
-                raise ValueError(f"{folder}: {split} was prepared with other settings: {differ}; choose another --out")
+                changes = "; ".join(f"{key} was {old.get(key)}, now {settings.get(key)}" for key in keys)
+                raise ValueError(f"{folder}: {split} was prepared with other settings: {changes}; choose another --out")
         elif stray := next(folder.glob(f"{split}-*{self.suffix}"), None):
-            raise ValueError(f"{stray}: no {NAME} says what it is; choose another --out")
+            raise ValueError(f"{stray}: not listed in a {MANIFEST}; choose another --out")
         self.splits[split] = {"settings": settings, "complete": False, "suffix": self.suffix}
         self._write()
 
     def finish(self, split: str, shards: list[Shard]) -> SplitSummary:
-        """Write down what the split's shards hold."""
+        """Record the finished shards of a split."""
         summary = SplitSummary(
             count=sum(shard.count for shard in shards),
             bytes=sum(shard.bytes for shard in shards),
@@ -107,34 +109,49 @@ class Manifest:
         write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
 
 
-class NoManifest(ValueError):
-    """A manifest.json of something else."""
+@contextlib.contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder for writing; the operating system releases the lock when the process ends, however it ends.
+
+    Raises:
+        ValueError: another process holds the lock.
+    """
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{folder}: another process is preparing data there") from None
+        yield
 
 
-def read_splits(path: Path | RemotePath) -> dict[str, Any]:
-    """The splits in a manifest.json; {} where there is none. Raises NoManifest, a ValueError, if it is not one."""
+class NotAManifest(ValueError):
+    """A manifest.json in another format."""
+
+
+def read_splits(path: StoragePath) -> dict[str, Any]:
+    """The splits in a manifest.json; {} if there is no such file. Raises NotAManifest if it has another format."""
     if not path.is_file():
         return {}
     content = path.read_bytes()
     try:
         splits = json.loads(content)["splits"]
-        whole = all(_is_entry(entry) for entry in splits.values())
+        valid = all(_is_entry(entry) for entry in splits.values())
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        whole = False
-    if not whole:
-        raise NoManifest(f"{path}: not a manifest of prepared data: remove it")
+        valid = False
+    if not valid:
+        raise NotAManifest(f"{path}: not a manifest of prepared data: remove it")
     return splits
 
 
 def _is_entry(entry: Any) -> bool:
-    """Whether a split's entry is of the types that it must have: anybody may have written it."""
+    """Whether the entry of a split has the expected types; the file is untrusted."""
     if not isinstance(entry["complete"], bool) or not isinstance(entry.get("settings", {}), dict):
         return False
     return not entry["complete"] or (entry["totals"]["bytes"] is not None and all(map(_is_shard, entry["shards"])))
 
 
 def _is_shard(row: Any) -> bool:
-    """A file of this very folder, with no more examples than bytes."""
+    """Whether a row names a file in the same folder, with no more examples than bytes."""
     name, size = row["name"], row["bytes"]
     counts = [value for key, value in row.items() if key in ("images", "clips")]
     return (
@@ -145,18 +162,18 @@ def _is_shard(row: Any) -> bool:
 
 
 def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, total: None) -> dict[str, str]:
-    """Read every shard again and compare it with the manifest; how many clips, images, ... by split, in words.
+    """Compare every shard with the manifest by SHA-256, and return the number of examples by split, e.g. "12 clips".
 
     Args:
         folder: prepared data.
-        on_shard: told how many shards of how many are done.
+        on_shard: progress callback, called with the number of shards verified so far and their total.
 
     Raises:
         ValueError: no manifest, a split that is not complete, or files that are missing or changed.
     """
     manifest = Manifest(folder)
     if not manifest.splits:
-        raise ValueError(f"{folder}: no {NAME} in it, so it is no prepared data")
+        raise ValueError(f"{folder}: no {MANIFEST} in it, so it is not prepared data")
     if unfinished := [split for split, entry in manifest.splits.items() if not entry["complete"]]:
         raise ValueError(f"{folder}: {', '.join(unfinished)} is not complete: run the same preparation again")
     shards = [
@@ -164,28 +181,28 @@ def verify(folder: Path, on_shard: Callable[[int, int], object] = lambda done, t
         for entry in manifest.splits.values()
         for shard in entry["shards"]
     ]
-    wrong = list(_labels_wrong(folder, manifest))
+    problems = list(_check_labels(folder, manifest))
     with ThreadPoolExecutor() as threads:
-        checks = threads.map(lambda shard: _wrong(folder / shard[0], shard[1]), shards)
-        for done, found in enumerate(checks, start=1):
-            wrong += found
+        checks = threads.map(lambda shard: _check_shard(folder / shard[0], shard[1]), shards)
+        for done, problem in enumerate(checks, start=1):
+            problems += [problem] if problem else []
             on_shard(done, len(shards))
-    known = {name for name, _ in shards}
-    there = sorted(path.name for suffix in {Path(name).suffix for name in known} for path in folder.glob(f"*{suffix}"))
-    wrong += [f"{name} is not in the manifest" for name in there if name not in known]
-    if wrong:
-        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"{folder}: {'; '.join(wrong[:3])}{more} (remove such files and prepare again)")
-    return {split: _words(entry["totals"]) for split, entry in manifest.splits.items()}
+    listed = {name for name, _ in shards}
+    suffixes = {Path(name).suffix for name in listed}
+    present = sorted(path.name for suffix in suffixes for path in folder.glob(f"*{suffix}"))
+    problems += [f"{name} is not in the manifest" for name in present if name not in listed]
+    if problems:
+        more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(f"{folder}: {'; '.join(problems[:3])}{more} (remove such files and prepare again)")
+    return {split: _count(entry["totals"]) for split, entry in manifest.splits.items()}
 
 
-def _words(totals: dict[str, int]) -> str:
-    """ "12 clips"."""
+def _count(totals: dict[str, int]) -> str:
     unit = next(key for key in totals if key not in ("bytes", "failures"))
     return f"{totals[unit]:,} {unit}"
 
 
-def _labels_wrong(folder: Path, manifest: Manifest) -> Iterator[str]:
+def _check_labels(folder: Path, manifest: Manifest) -> Iterator[str]:
     expected = {entry["settings"].get("labels_sha256") for entry in manifest.splits.values()} - {None}
     path = folder / LABELS
     if not expected:
@@ -193,14 +210,14 @@ def _labels_wrong(folder: Path, manifest: Manifest) -> Iterator[str]:
     if not path.exists():
         yield f"{LABELS} is missing"
     elif expected != {sha256(path)}:
-        yield f"{LABELS} has another SHA-256 than when it was prepared"
+        yield f"{LABELS} differs from the one that was prepared (SHA-256)"
 
 
-def _wrong(path: Path, shard: dict[str, Any]) -> Iterator[str]:
+def _check_shard(path: Path, shard: dict[str, Any]) -> str | None:
     if not path.exists():
-        return iter([f"{path.name} is missing"])
+        return f"{path.name} is missing"
     if (size := path.stat().st_size) != shard["bytes"]:
-        return iter([f"{path.name} has {size:,} bytes, not {shard['bytes']:,}"])
-    if (found := sha256(path)) != shard["sha256"]:
-        return iter([f"{path.name} has SHA-256 {found[:12]}…, not {shard['sha256'][:12]}…"])
-    return iter([])
+        return f"{path.name} has {size:,} bytes, not {shard['bytes']:,}"
+    if (digest := sha256(path)) != shard["sha256"]:
+        return f"{path.name} has SHA-256 {digest[:12]}…, not {shard['sha256'][:12]}…"
+    return None

@@ -1,4 +1,4 @@
-"""Files behind a URL, s3://, gs://, https:// and the rest of fsspec's: the few things that ulzoo asks of a path."""
+"""Files behind URLs (s3://, gs://, https:// and other protocols of fsspec), with the path methods that ulzoo uses."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 T = TypeVar("T")
-PAUSES = (1.0, 4.0)  # seconds before what failed is tried again
-BLOCK = 2**22  # bytes that are read at once where a file is looked through
-MARKS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")  # of fsspec's infos: what changes
+RETRY_DELAYS = (1.0, 4.0)  # seconds
+BLOCK = 2**22  # bytes per request of a sequential read
+VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")  # of fsspec's file infos
 
 
-class Missing(ValueError):
-    """There is no such file, or none that may be read."""
+class MissingFile(ValueError):
+    """A file that does not exist, or that may not be read."""
 
 
 class Stat(NamedTuple):
-    """What `os.stat` has of a file: its size, and a number that is another one when it has been written again."""
+    """The fields of `os.stat_result` that are used: the size, and a number that changes when the file is rewritten."""
 
     st_size: int
     st_mtime_ns: int
 
 
 class RemotePath:
-    """A file or folder by its URL. It holds nothing open, so that workers make connections of their own.
+    """A file or folder, given by its URL. It keeps no connection open, so that workers open their own.
 
-    Every method raises a ValueError in one line that names the URL: `Missing`, or what failed three times.
+    Every method raises a one-line ValueError that names the URL: `MissingFile`, or the error of the third attempt.
     """
 
     def __init__(self, url: str, stat: Stat | None = None) -> None:
@@ -46,76 +46,80 @@ class RemotePath:
         return self.url.rpartition("/")[2]
 
     def glob(self, pattern: str) -> list[RemotePath]:
-        """The files in this folder; none where they cannot be listed, as web servers seldom do."""
+        """The matching files in this folder; [] if it cannot be listed, as on most web servers."""
         try:
-            found = self._tried(lambda system, path: system.glob(f"{path}/{pattern}", detail=True))
-        except Missing:
+            infos = self._retry(lambda system, path: system.glob(f"{path}/{pattern}", detail=True))
+        except MissingFile:
             return []
-        return [RemotePath(f"{self.url}/{name.rpartition('/')[2]}", _stat(info)) for name, info in found.items()]
+        return [RemotePath(f"{self.url}/{name.rpartition('/')[2]}", _stat(info)) for name, info in infos.items()]
 
     def is_file(self) -> bool:
         try:
             self.stat()
-        except Missing:
+        except MissingFile:
             return False
         return True
 
     def stat(self) -> Stat:
-        """DistanceConfig for once."""
+        """Size and version of the file, requested once."""
         if self._stat is None:
-            self._stat = _stat(self._tried(lambda system, path: system.info(path)))
+            self._stat = _stat(self._retry(lambda system, path: system.info(path)))
         if self._stat is None:
-            raise ValueError(f"{self}: the server does not say how large it is")
+            raise ValueError(f"{self}: the server does not report its size")
         return self._stat
 
     def read(self, offset: int, size: int) -> bytes:
-        """This many bytes, or fewer at the end."""
-        content = self._tried(lambda system, path: system.cat_file(path, start=offset, end=offset + size))
+        """`size` bytes from `offset`, or fewer at the end of the file."""
+        content = self._retry(lambda system, path: system.cat_file(path, start=offset, end=offset + size))
         if len(content) > size:
-            raise ValueError(f"{self}: the server sends whole files where a part is asked for (HTTP ranges)")
+            raise ValueError(f"{self}: the server sends entire files when asked for a part (no HTTP range requests)")
         return content
 
     def read_bytes(self) -> bytes:
-        return self._tried(lambda system, path: system.cat_file(path))
+        return self._retry(lambda system, path: system.cat_file(path))
 
     def read_text(self, encoding: str) -> str:
         return self.read_bytes().decode(encoding)
 
     def open(self) -> BinaryIO:
-        """For reading from front to back."""
-        return io.BufferedReader(_Blocks(self), BLOCK)
+        """Open the file for sequential reading."""
+        return io.BufferedReader(_RangeReader(self), BLOCK)
 
-    def _tried(self, ask: Callable[[Any, str], T]) -> T:
-        for pause in (*PAUSES, None):
+    def _retry(self, request: Callable[[Any, str], T]) -> T:
+        """Run a request on the file system and the path in it, with two retries."""
+        for delay in (*RETRY_DELAYS, None):
             try:
-                return ask(*self._system())
-            except Exception as failed:  # of aiohttp, botocore, ...: each has its own
+                return request(*self._system())
+            except Exception as failed:  # aiohttp, botocore, ... have error classes of their own
                 error = failed.__cause__ if isinstance(failed, FileNotFoundError) and failed.__cause__ else failed
             status = getattr(error, "status", None)
             if isinstance(error, FileNotFoundError | PermissionError) or status in (401, 403, 404, 410):
-                raise Missing(f"{self}: no such file, or not for you ({_reason(error)})") from error
-            if pause is None or isinstance(error, ImportError | ValueError):
+                raise MissingFile(f"{self}: no such file, or no permission to read it ({_reason(error)})") from error
+            if delay is None or isinstance(error, ImportError | ValueError):
                 raise ValueError(f"{self}: {_reason(error)}") from error
-            time.sleep(pause)
+            time.sleep(delay)
         raise AssertionError
 
     def _system(self) -> tuple[Any, str]:
-        """fsspec's file system, one a process, and the path in it."""
+        """fsspec's file system, one instance per process, and the path in it."""
         from fsspec.core import url_to_fs
 
         try:
             return url_to_fs(self.url)
-        except ImportError as error:  # names the package
+        except ImportError as error:  # its message names the package
             raise ImportError(f"{error}; http:// and https:// need pip install 'ulzoo[remote]'") from error
 
 
-def place(root: str) -> Path | RemotePath:
-    """A folder by what a spec calls it."""
+StoragePath = Path | RemotePath
+
+
+def storage_path(root: str) -> StoragePath:
+    """The path of a folder that a spec gives as a local path or as a URL."""
     return RemotePath(root) if "://" in root else Path(root).expanduser()
 
 
-class _Blocks(io.RawIOBase):
-    """A file that can be read and sought, by parts."""
+class _RangeReader(io.RawIOBase):
+    """A seekable stream that reads a remote file by ranges."""
 
     def __init__(self, path: RemotePath) -> None:
         self.path, self.size, self.position = path, path.stat().st_size, 0
@@ -134,8 +138,8 @@ class _Blocks(io.RawIOBase):
         return self.position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self.size - self.position)
-        content = self.path.read(self.position, wanted) if wanted > 0 else b""
+        size = min(len(buffer), self.size - self.position)
+        content = self.path.read(self.position, size) if size > 0 else b""
         buffer[: len(content)] = content
         self.position += len(content)
         return len(content)
@@ -144,8 +148,8 @@ class _Blocks(io.RawIOBase):
 def _stat(info: dict[str, Any]) -> Stat | None:
     if info.get("size") is None:
         return None
-    marks = repr([(key, str(info[key])) for key in MARKS if info.get(key)])
-    return Stat(int(info["size"]), int(sha256(marks.encode()).hexdigest()[:15], 16))
+    version = repr([(key, str(info[key])) for key in VERSION_FIELDS if info.get(key)])
+    return Stat(int(info["size"]), int(sha256(version.encode()).hexdigest()[:15], 16))
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Tar files as WebDataset packs them: which there are, what is in them, and one part of one."""
+"""WebDataset shards (tar files): which ones a split has, the examples in them, and reading one file of one of them."""
 
 from __future__ import annotations
 
@@ -8,39 +8,38 @@ import re
 import tarfile
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ulzoo.data.source import check_split
-from ulzoo.data.storage.manifest import NAME, NoManifest, read_splits
-from ulzoo.data.storage.remote import RemotePath
+from ulzoo.data.storage.manifest import MANIFEST, NotAManifest, read_splits
+from ulzoo.data.storage.remote import RemotePath, StoragePath
 
-NO_LABEL, NOT_A_LABEL = -1, -2
-LABEL, LONGEST_LABEL = "cls", 32  # bytes
-Place = Path | RemotePath
+NO_LABEL, INVALID_LABEL = -1, -2
+LABEL = "cls"
+MAX_LABEL_BYTES = 32
 
 
-class Part(NamedTuple):
-    """Where a file lies in a shard, in bytes."""
+class ByteRange(NamedTuple):
+    """Position and size of a file in a shard, in bytes."""
 
     offset: int
     size: int
 
 
-def find_shards(folder: Place, split: str, hint: str = "") -> dict[Place, str]:
-    """The shards `folder/SPLIT-*.tar` of a split in order, each with a mark that another content would not have.
+def find_shards(folder: StoragePath, split: str, hint: str = "") -> dict[StoragePath, str]:
+    """The shards `folder/SPLIT-*.tar` of a split in order, each with a fingerprint that changes with its content.
 
-    That is the SHA-256 in the `manifest.json` of `ulzoo prepare`, or size and time of modification where there is none.
+    The fingerprint is the SHA-256 in the `manifest.json` of `ulzoo prepare`, or size and modification time without one.
 
     Raises:
-        ValueError: there are none (`hint` says how to get them), a number among them is missing, or they are not what
-            the manifest says.
+        ValueError: there are no shards (`hint` tells how to create them), one of the numbers is missing, or they do not
+            match the manifest.
     """
     check_split(split)
-    prepared = _prepared(folder, split)
-    shards: list[Place] = sorted(folder.glob(f"{split}-*.tar"), key=str)
-    if isinstance(folder, RemotePath):  # which may not be listed
-        shards = shards or [folder / name for name in prepared]
+    listed = _shards_in_manifest(folder, split)
+    shards: list[StoragePath] = sorted(folder.glob(f"{split}-*.tar"), key=str)
+    if isinstance(folder, RemotePath):  # it may not support listing
+        shards = shards or [folder / name for name in listed]
     if not shards:
         raise ValueError(f"{folder}: no shards in it (expected {split}-*.tar){f'; {hint}' if hint else ''}")
     numbers = {int(match[1]) for shard in shards if (match := re.fullmatch(rf"{split}-(\d+)\.tar", shard.name))}
@@ -49,66 +48,65 @@ def find_shards(folder: Place, split: str, hint: str = "") -> dict[Place, str]:
         raise ValueError(
             f"{folder}: {split}-{missing[0]:0{width}d}.tar is missing ({len(missing)} of {max(numbers) + 1} shards)"
         )
-    with ThreadPoolExecutor() as threads:  # behind a URL each is a question that takes its time
+    with ThreadPoolExecutor() as threads:  # of remote files, each is a slow request
         stats = dict(zip(shards, threads.map(lambda shard: shard.stat(), shards), strict=True))
     sizes = {shard.name: stat.st_size for shard, stat in stats.items()}
-    for name, row in prepared.items():
+    for name, row in listed.items():
         if (size := sizes.get(name)) != row["bytes"]:
-            wrong = "is missing" if size is None else f"has {size:,} bytes, not {row['bytes']:,} as in the manifest"
-            raise ValueError(f"{folder / name}: not a whole shard, it {wrong}: prepare it again")
-    marks = {name: row["sha256"] for name, row in prepared.items()}
-    return {shard: marks.get(shard.name, f"{stat.st_size} {stat.st_mtime_ns}") for shard, stat in stats.items()}
+            problem = "is missing" if size is None else f"has {size:,} bytes, not {row['bytes']:,} as in the manifest"
+            raise ValueError(f"{folder / name}: not a complete shard, it {problem}: prepare it again")
+    digests = {name: row["sha256"] for name, row in listed.items()}
+    return {shard: digests.get(shard.name, f"{stat.st_size} {stat.st_mtime_ns}") for shard, stat in stats.items()}
 
 
-def examples(shard: Place, suffixes: Collection[str]) -> Iterator[tuple[str, dict[str, Part], int]]:
-    """Key, files by suffix and label of a shard's examples, in its order; files of other suffixes are passed over.
+def read_examples(shard: StoragePath, suffixes: Collection[str]) -> Iterator[tuple[str, dict[str, ByteRange], int]]:
+    """Yield key, byte ranges by suffix, and label of a shard's examples in order; other suffixes are ignored.
 
-    The label is the number in KEY.cls, if "cls" is among the suffixes: NO_LABEL where there is no such file,
-    NOT_A_LABEL for anything but ASCII digits. Raises ValueError where the shard is damaged or cut short, or holds a
-    file twice.
+    The label is the number in KEY.cls, if "cls" is among the suffixes: NO_LABEL if there is no such file, INVALID_LABEL
+    for anything but ASCII digits. Raises ValueError if the shard is damaged or truncated, or contains a file twice.
     """
-    found: dict[str, dict[str, Part]] = {}
+    ranges_of: dict[str, dict[str, ByteRange]] = {}
     labels: dict[str, int] = {}
-    for name, part, file in _members(shard):
+    for name, byte_range, file in _members(shard):
         key, suffix = _split_name(name)
         if suffix in suffixes:
-            parts = found.setdefault(key, {})
-            if suffix in parts:
-                raise ValueError(f"{shard}: holds {key!r}.{suffix} twice")
-            parts[suffix] = part
+            ranges = ranges_of.setdefault(key, {})
+            if suffix in ranges:
+                raise ValueError(f"{shard}: contains {key!r}.{suffix} twice")
+            ranges[suffix] = byte_range
             if suffix == LABEL:
-                file.seek(part.offset)
-                text = _text(file.read(min(part.size, LONGEST_LABEL)))
-                labels[key] = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else NOT_A_LABEL
-    for key, parts in found.items():
-        yield key, parts, labels.get(key, NO_LABEL)
+                file.seek(byte_range.offset)
+                text = _ascii(file.read(min(byte_range.size, MAX_LABEL_BYTES)))
+                labels[key] = int(text) if re.fullmatch(r"[0-9]{1,9}", text) else INVALID_LABEL
+    for key, ranges in ranges_of.items():
+        yield key, ranges, labels.get(key, NO_LABEL)
 
 
-def bad_label(shard: Place, key: str, part: Part | None, num_classes: int) -> ValueError:
-    """The error about an example without a label below `num_classes`."""
+def label_error(shard: StoragePath, key: str, label: ByteRange | None, num_classes: int) -> ValueError:
+    """The error for an example whose KEY.cls, if any, does not contain a label below `num_classes`."""
     text = "no label"
-    if part is not None:
-        text = _text(read_part(shard, part._replace(size=min(part.size, LONGEST_LABEL))))
-    return ValueError(f"{shard}: {key!r}.cls must hold a label from 0 to {num_classes - 1}, not {text!r}")
+    if label is not None:
+        text = _ascii(read_range(shard, label._replace(size=min(label.size, MAX_LABEL_BYTES))))
+    return ValueError(f"{shard}: {key!r}.cls must contain a label from 0 to {num_classes - 1}, not {text!r}")
 
 
-def read_part(shard: Place, part: Part) -> bytes:
-    """Through a handle of its own, since workers would share a position."""
+def read_range(shard: StoragePath, byte_range: ByteRange) -> bytes:
+    """Read one file of a shard, through a new handle, since workers would share the position of an open one."""
     try:
         if isinstance(shard, RemotePath):
-            content = shard.read(part.offset, part.size)
+            content = shard.read(byte_range.offset, byte_range.size)
         else:
             with open(shard, "rb") as file:
-                content = os.pread(file.fileno(), part.size, part.offset)
+                content = os.pread(file.fileno(), byte_range.size, byte_range.offset)
     except OSError as error:
         raise ValueError(f"{shard}: {error.strerror}") from error
-    if len(content) < part.size:
-        raise ValueError(f"{shard}: cut short since it was opened")
+    if len(content) < byte_range.size:
+        raise ValueError(f"{shard}: truncated since it was opened")
     return content
 
 
-def label_names(path: Place, num_classes: int) -> tuple[str, ...]:
-    """The names in a labels.json, () where there is none."""
+def read_label_names(path: StoragePath, num_classes: int) -> tuple[str, ...]:
+    """The names in a labels.json; () if there is no such file."""
     if not path.is_file():
         return ()
     try:
@@ -122,11 +120,11 @@ def label_names(path: Place, num_classes: int) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _prepared(folder: Place, split: str) -> Mapping[str, Any]:
-    """File names and rows of a split in the folder's manifest, in order; none where it is not one of ours."""
+def _shards_in_manifest(folder: StoragePath, split: str) -> Mapping[str, Any]:
+    """File name -> row of a split's shards in the folder's manifest, in order; {} without a manifest of ulzoo's."""
     try:
-        entry = read_splits(folder / NAME).get(split)
-    except NoManifest:  # somebody else's file of that name
+        entry = read_splits(folder / MANIFEST).get(split)
+    except NotAManifest:  # another program's file of the same name
         return {}
     if entry is None:
         return {}
@@ -135,19 +133,19 @@ def _prepared(folder: Place, split: str) -> Mapping[str, Any]:
     return {f"{row['name']}.tar": row for row in entry["shards"]}
 
 
-def _text(content: bytes) -> str:
+def _ascii(content: bytes) -> str:
     return content.decode("ascii", "replace").strip()
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """WebDataset's key and suffix: apart at the first dot of the last part of the path."""
+    """WebDataset's key and suffix, separated by the first dot in the last component of the path."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
 
 
-def _members(shard: Place) -> Iterator[tuple[str, Part, BinaryIO]]:
-    """Name and place of the plain files in a tar, and the tar. Raises ValueError where it is damaged or cut short."""
+def _members(shard: StoragePath) -> Iterator[tuple[str, ByteRange, BinaryIO]]:
+    """Name and byte range of the regular files in a tar, and the open tar. Raises ValueError if it is damaged."""
     try:
         length = shard.stat().st_size
         with (
@@ -156,13 +154,13 @@ def _members(shard: Place) -> Iterator[tuple[str, Part, BinaryIO]]:
         ):
             while (member := tar.next()) is not None:
                 if member.offset_data + member.size > length:
-                    raise tarfile.ReadError(f"{member.name!r} is cut short")
+                    raise tarfile.ReadError(f"{member.name!r} is truncated")
                 if member.isreg():
-                    yield member.name, Part(member.offset_data, member.size), file
-                tar.members.clear()  # type: ignore[attr-defined]  # or it keeps all it has seen
+                    yield member.name, ByteRange(member.offset_data, member.size), file
+                tar.members.clear()  # type: ignore[attr-defined]  # or tarfile keeps every member in memory
             file.seek(tar.offset)
-            if not (rest := file.read(512)) or any(rest):  # blocks of zeros end a tar
-                raise tarfile.ReadError(f"it has no end after {tar.offset} bytes: damaged or cut short")
-    except (tarfile.TarError, OSError, EOFError, MemoryError, OverflowError) as error:  # of a length that lies
+            if not (rest := file.read(512)) or any(rest):  # a tar ends with blocks of zeros
+                raise tarfile.ReadError(f"it has no end marker after {tar.offset} bytes: damaged or truncated")
+    except (tarfile.TarError, OSError, EOFError, MemoryError, OverflowError) as error:  # the last two: absurd lengths
         reason = getattr(error, "strerror", None) or str(error)
-        raise ValueError(f"{shard}: not a whole tar file: {' '.join(reason.split())}") from error
+        raise ValueError(f"{shard}: not a complete tar file: {' '.join(reason.split())}") from error

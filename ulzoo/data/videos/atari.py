@@ -1,4 +1,4 @@
-"""Atari games as they are played by chance: real video without end, of which a package has the games."""
+"""Clips of Atari games under random actions: an unlimited supply of video, with the games from a package."""
 
 from __future__ import annotations
 
@@ -20,27 +20,25 @@ BURN_IN = 250  # steps
 
 
 class Atari(Source):
-    """Clips of Atari 2600 games in which every action is drawn at random; the label is the game.
+    """Clips of Atari 2600 games with uniformly random actions; the label is the game.
 
-    The emulator and its games come from the package `ale-py` (GPL-2), the extra `ulzoo[atari]`, which is imported
-    only when this source is used. Clip i is of game i modulo their number; what it shows is a function of
-    (split, game, i) alone: an emulator in its first state, then up to 250 random steps that are not shown, then the
-    clip. A step is `frame_skip` frames of the machine under one action, and a picture the brighter of a step's last
-    two frames, pixel by pixel and channel by channel, since many games draw their figures in every second frame
-    only. A game that ends starts anew, within a clip too. The shorter side (160 pixels of 160×210) fills the
-    square; see `square` in `ulzoo.data.images.decode`.
+    The emulator and the games are those of the package `ale-py` (GPL-2; the extra `ulzoo[atari]`), which is only
+    imported when this source is used. Clip i shows game i modulo the number of games and is a function of (split, game,
+    i): the emulator is reset, runs up to 250 random steps that are not recorded, then the clip. A step repeats one
+    action for `frame_skip` emulator frames. Its image is the per-pixel and per-channel maximum of the last two frames,
+    since many games draw their sprites in every second frame only. A game that ends is restarted, also within a clip.
+    Images are cropped to the shorter side (160 of 160×210 pixels) by `square` in `ulzoo.data.images.decode`.
 
     Args:
         split: "train" or "val".
         resolution: side of the square in pixels.
-        games: names as in ale-py, such as ms_pacman; their order numbers the labels.
-        frames: frames of a clip.
-        frame_skip: frames of the machine, 60 a second, per frame of the clip.
-        clips: how many clips there are to train; to validate there are a tenth as many others, but one a game at
-            least.
+        games: names as in ale-py, such as ms_pacman; their order defines the labels.
+        frames: frames per clip.
+        frame_skip: emulator frames (60 per second) per frame of a clip.
+        clips: number of training clips; val has a tenth as many different ones, but at least one per game.
 
     Raises:
-        ValueError: no ale-py, an unknown game, or keys that make no sense.
+        ValueError: ale-py is not installed, an unknown game, or keys out of range.
     """
 
     def __init__(
@@ -71,23 +69,23 @@ class Atari(Source):
         self.games = tuple(games)
         self.frame_skip = frame_skip
         self.clips = clips if split == "train" else max(len(games), clips // 10)
-        known = _ale().roms.get_all_rom_ids()
+        available = _ale().roms.get_all_rom_ids()
         for game in games:
-            if game not in known:
-                close = get_close_matches(game, known, n=1)
+            if game not in available:
+                close = get_close_matches(game, available, n=1)
                 raise ValueError(f"games: ale-py has no {game!r}{f'; did you mean {close[0]!r}?' if close else ''}")
 
     @classmethod
     def describe(
         cls, *, resolution: int, games: tuple[str, ...], frames: int, frame_skip: int, clips: int, **_: object
     ) -> DataContract:
-        """The contract of these keys. Raises ValueError on a number below 1, no games, or one that is there twice."""
+        """The contract for these keys. Raises ValueError for a number below 1, no games, or duplicate games."""
         numbers = {"resolution": resolution, "frames": frames, "frame_skip": frame_skip, "clips": clips}
         for key, value in numbers.items():
             if value < 1:
                 raise ValueError(f"{key} must be at least 1, not {value}")
         if not games or len(set(games)) < len(games):
-            raise ValueError(f"games must be one name or more, each once, not {list(games)}")
+            raise ValueError(f"games must be one or more different names, not {list(games)}")
         return DataContract(3, resolution, len(games), tuple(games), frames, FRAMES_PER_SECOND / frame_skip)
 
     def __len__(self) -> int:
@@ -99,21 +97,21 @@ class Atari(Source):
         label = index % len(self.games)
         game = self.games[label]
         emulator = _emulator(game)
-        chance = random.Random(derive_seed("atari", self.split, game, index))
-        emulator.restart()
-        for action in chance.choices(emulator.actions, k=int(chance.random() * (BURN_IN + 1))):
+        rng = random.Random(derive_seed("atari", self.split, game, index))
+        emulator.reset()
+        for action in rng.choices(emulator.actions, k=int(rng.random() * (BURN_IN + 1))):
             emulator.advance(action, self.frame_skip)
         frames, resolution, _ = self.contract.size
-        pictures = [
-            np.asarray(square(Image.fromarray(emulator.picture(action, self.frame_skip)), resolution))
-            for action in chance.choices(emulator.actions, k=frames)
+        images = [
+            np.asarray(square(Image.fromarray(emulator.render(action, self.frame_skip)), resolution))
+            for action in rng.choices(emulator.actions, k=frames)
         ]
-        clip = torch.from_numpy(np.stack(pictures)).permute(3, 0, 1, 2).contiguous()  # (3, T, H, W)
+        clip = torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2).contiguous()  # (3, T, H, W)
         return Sample(clip, label, f"{self.split}/{game}/{index:07d}")
 
 
 class _Emulator:
-    """A game that can be taken back to its first state, chance included."""
+    """A game that can be reset to its initial state, including the state of its random generator."""
 
     def __init__(self, game: str) -> None:
         ale = _ale()
@@ -123,10 +121,10 @@ class _Emulator:
         self.machine.setFloat("repeat_action_probability", 0.0)
         self.machine.loadROM(ale.roms.get_rom_path(game))
         self.actions = self.machine.getMinimalActionSet()
-        self.first = self.machine.cloneSystemState()
+        self.initial_state = self.machine.cloneSystemState()
 
-    def restart(self) -> None:
-        self.machine.restoreSystemState(self.first)
+    def reset(self) -> None:
+        self.machine.restoreSystemState(self.initial_state)
 
     def advance(self, action: Any, frames: int) -> None:
         for _ in range(frames):
@@ -134,17 +132,17 @@ class _Emulator:
             if self.machine.game_over():
                 self.machine.reset_game()
 
-    def picture(self, action: Any, frame_skip: int) -> np.ndarray:
-        """What a step shows, uint8 (height, width, 3)."""
+    def render(self, action: Any, frame_skip: int) -> np.ndarray:
+        """Run one step and return its image, uint8 (height, width, 3)."""
         self.advance(action, frame_skip - 1)
-        before = self.machine.getScreenRGB()
+        previous = self.machine.getScreenRGB()
         self.advance(action, 1)
-        return np.maximum(before, self.machine.getScreenRGB())
+        return np.maximum(previous, self.machine.getScreenRGB())
 
 
 @cache
 def _emulator(game: str) -> _Emulator:
-    """One a process: to load a game takes longer than to play a clip."""
+    """One emulator per process and game, since loading a game takes longer than playing a clip."""
     return _Emulator(game)
 
 

@@ -1,12 +1,15 @@
-"""A folder of the user's own videos."""
+"""Sources that decode videos on access, and the simplest of them: a folder of videos."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from ulzoo.data.storage.class_folders import ClassFolders
-from ulzoo.data.videos.source import Video, VideoSource
+from ulzoo.data.source import DataContract, Sample, Source
+from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
+from ulzoo.data.videos.decode import read_clip
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
@@ -14,22 +17,96 @@ SUFFIXES = (
 )
 
 
-class VideoFolder(VideoSource):
-    """Videos in a folder of the user's, of any format that FFmpeg reads; one folder a class where there are classes.
+class Video(NamedTuple):
+    """One video of a source: its path or content, its name in messages, its label or -1, its key."""
 
-    Splits, classes and labels are those of `ulzoo.data.storage.class_folders`: `root/train` and `root/val`, or a share of
-    `root` held out. A video's key is its path below `root`. One that cannot be read, or is too short, is left out.
+    file: str | Path | bytes
+    name: str
+    label: int
+    key: str
+
+
+class VideoSource(Source):
+    """One clip per video: at a random position in training, else the middle one. See `ulzoo.data.videos.decode`.
+
+    Args:
+        contract: of the clips.
+        frame_rate: frames per second that videos are resampled to; None to use their own frames.
+        stride: a clip uses every `stride`-th of these frames.
+        hflip: whether `batches` may mirror the clips.
+    """
+
+    skips_unreadable = True
+
+    def __init__(self, contract: DataContract, frame_rate: float | None, stride: int, hflip: bool) -> None:
+        self.contract, self.frame_rate, self.stride, self.hflip = contract, frame_rate, stride, hflip
+
+    @classmethod
+    def describe(
+        cls,
+        *,
+        resolution: int,
+        frames: int,
+        frame_rate: float | None,
+        stride: int,
+        num_classes: int | None,
+        **_: object,
+    ) -> DataContract:
+        """The contract for these keys, without `label_names`. Raises ValueError for a key out of range."""
+        for key, value in (("resolution", resolution), ("frames", frames), ("stride", stride)):
+            if value < 1:
+                raise ValueError(f"{key} must be at least 1, not {value}")
+        if frame_rate is not None and not 0 < frame_rate <= 1000:
+            raise ValueError(
+                f"frame_rate must be above 0 and at most 1000, or null for the files' own, not {frame_rate}"
+            )
+        check_num_classes(num_classes, "videos")
+        clip_rate = None if frame_rate is None else frame_rate / stride
+        return DataContract(3, resolution, num_classes or 0, frames=frames, frame_rate=clip_rate)
+
+    @abstractmethod
+    def video(self, index: int) -> Video: ...
+
+    def __getitem__(self, index: int) -> Sample:
+        """Raises UnreadableVideo, a ValueError that names the video."""
+        return self._clip(index, None)
+
+    def draw(self, index: int, position: float) -> Sample:
+        """Raises UnreadableVideo, a ValueError that names the video."""
+        return self._clip(index, position)
+
+    def _clip(self, index: int, position: float | None) -> Sample:
+        video = self.video(index)
+        frames, resolution, _ = self.contract.size
+        clip = read_clip(
+            video.file,
+            video.name,
+            frames=frames,
+            resolution=resolution,
+            frame_rate=self.frame_rate,
+            stride=self.stride,
+            position=position,
+        )
+        return Sample(clip, video.label, video.key)
+
+
+class VideoFolder(VideoSource):
+    """A folder of videos of any format that FFmpeg reads, with one subfolder per class if there are classes.
+
+    Splits, classes and labels are defined by `ulzoo.data.storage.class_folders`: `root/train` and `root/val`, or a
+    held-out fraction of `root`. The key of a video is its path relative to `root`. Videos that cannot be read, or are
+    too short, are skipped.
 
     Args:
         split: "train" or "val".
         root: the folder.
-        resolution: side of the square that frames are resized and cropped to.
-        frames: frames of a clip.
-        frame_rate: frames per second that videos are resampled to; null for their own frames.
-        stride: a clip takes every stride-th of those frames.
-        hflip: mirror every second training clip at random.
-        num_classes: how many class folders there are; null for videos without labels.
-        val_fraction: share of the videos held out where there are no folders train and val.
+        resolution: side of the square that frames are resized and cropped to, in pixels.
+        frames: frames per clip.
+        frame_rate: frames per second that videos are resampled to; null to use their own frames.
+        stride: a clip uses every stride-th of these frames.
+        hflip: mirror training clips with probability 1/2.
+        num_classes: number of class folders; null for videos without labels.
+        val_fraction: fraction of the videos held out for val if there are no folders train and val.
 
     Raises:
         ValueError: no such folder, no videos in it, not `num_classes` class folders, or keys out of range.

@@ -1,4 +1,4 @@
-"""Videos in tar files: WebDataset shards, read at random."""
+"""Videos in WebDataset shards (tar files), with random access; Kinetics-600 as `ulzoo prepare` packs it."""
 
 from __future__ import annotations
 
@@ -9,37 +9,45 @@ from typing import ClassVar
 
 import numpy as np
 
-from ulzoo.data.storage.shards import Part, Place, bad_label, examples, find_shards, label_names, read_part
+from ulzoo.data.storage.remote import StoragePath
+from ulzoo.data.storage.shards import (
+    ByteRange,
+    find_shards,
+    label_error,
+    read_examples,
+    read_label_names,
+    read_range,
+)
 from ulzoo.data.videos.decode import UnreadableVideo
-from ulzoo.data.videos.source import Video, VideoSource
+from ulzoo.data.videos.video_folder import Video, VideoSource
 
-LARGEST = 2**30  # bytes of a video; it is read whole
+MAX_BYTES = 2**30  # of a video, which is read at once
 
 
 class VideoShards(VideoSource):
     """WebDataset shards of MP4 videos: `root/train-*.tar` and `root/val-*.tar` with `KEY.mp4` and `KEY.cls`.
 
-    `KEY.cls` holds the label as ASCII digits; `root/labels.json` may hold a list of the labels' names. The tars are
-    looked through once, and videos then read at random. They are never unpacked: a member's name is only its key. A
-    video that cannot be read, or is too short, is left out; a shard that is damaged is an error.
+    `KEY.cls` contains the label in ASCII digits, `root/labels.json` optionally a list of label names. The shards are
+    scanned once, and videos then read by random access. Shards are never unpacked to disk: the name of a member is only
+    its key. Videos that cannot be read, or are too short, are skipped; a damaged shard is an error.
 
     Args:
         split: "train" or "val".
         root: the folder of shards.
-        resolution: side of the square that frames are resized and cropped to.
-        frames: frames of a clip.
-        frame_rate: frames per second that videos are resampled to; null for their own frames.
-        stride: a clip takes every stride-th of those frames.
-        hflip: mirror every second training clip at random.
-        num_classes: how many labels there are; null to leave them unread.
+        resolution: side of the square that frames are resized and cropped to, in pixels.
+        frames: frames per clip.
+        frame_rate: frames per second that videos are resampled to; null to use their own frames.
+        stride: a clip uses every stride-th of these frames.
+        hflip: mirror training clips with probability 1/2.
+        num_classes: number of labels; null to ignore labels.
 
     Raises:
         ValueError: no shards, a shard missing or damaged, a video without a label below `num_classes`, a labels.json
-            that does not fit, or keys out of range.
+            that does not match, or keys out of range.
     """
 
     hint: ClassVar[str] = ""
-    """Said after "no shards": how to get them."""
+    """How to create the shards, for the error message if there are none."""
 
     def __init__(
         self,
@@ -58,7 +66,7 @@ class VideoShards(VideoSource):
         )
         folder = Path(root).expanduser()
         self.shards = list(find_shards(folder, split, self.hint))
-        names = () if num_classes is None else label_names(folder / "labels.json", num_classes)
+        names = () if num_classes is None else read_label_names(folder / "labels.json", num_classes)
         self.keys: list[str] = []
         rows: list[tuple[int, int, int, int]] = []
         for number, shard in enumerate(self.shards):
@@ -74,18 +82,66 @@ class VideoShards(VideoSource):
         return len(self.keys)
 
     def video(self, index: int) -> Video:
-        """Reads the video. Raises ValueError where its shard has changed since it was looked through."""
+        """Read a video. Raises ValueError if its shard has changed since the scan."""
         number, offset, size, label = map(int, self.rows[index])
         shard, key = self.shards[number], self.keys[index]
-        if size > LARGEST:
-            raise UnreadableVideo(f"{shard}: {key}.mp4: larger than {LARGEST >> 30} GiB")
-        return Video(read_part(shard, Part(offset, size)), f"{shard}: {key}.mp4", label, key)
+        if size > MAX_BYTES:
+            raise UnreadableVideo(f"{shard}: {key}.mp4: larger than {MAX_BYTES >> 30} GiB")
+        return Video(read_range(shard, ByteRange(offset, size)), f"{shard}: {key}.mp4", label, key)
 
 
-def _videos(shard: Place, num_classes: int | None) -> Iterator[tuple[str, Part, int]]:
-    """(key, place, label or -1) of a shard's videos, in its order."""
-    for key, parts, label in examples(shard, ("mp4",) if num_classes is None else ("mp4", "cls")):
-        if "mp4" in parts:
+def _videos(shard: StoragePath, num_classes: int | None) -> Iterator[tuple[str, ByteRange, int]]:
+    """Key, byte range and label (-1 for none) of a shard's videos in order."""
+    for key, ranges, label in read_examples(shard, ("mp4",) if num_classes is None else ("mp4", "cls")):
+        if "mp4" in ranges:
             if num_classes is not None and not 0 <= label < num_classes:
-                raise bad_label(shard, key, parts.get("cls"), num_classes)
-            yield key, parts["mp4"], label
+                raise label_error(shard, key, ranges.get("cls"), num_classes)
+            yield key, ranges["mp4"], label
+
+
+class Kinetics600(VideoShards):
+    """Kinetics-600: 600 human actions, in segments of about ten seconds of YouTube videos.
+
+    ulzoo cannot distribute the videos: download them, then pack them into shards by `ulzoo prepare kinetics600`. The
+    shards are read as in `VideoShards`.
+
+    Args:
+        split: "train" or "val".
+        root: the folder of prepared shards.
+        resolution: side of the square that frames are resized and cropped to, in pixels.
+        frames: frames per clip.
+        frame_rate: frames per second that videos are resampled to; null to use their own frames.
+        stride: a clip uses every stride-th of these frames.
+        hflip: mirror training clips with probability 1/2.
+        num_classes: number of prepared classes; null to ignore labels.
+
+    Raises:
+        ValueError: as for `VideoShards`; the message about missing data names the command.
+    """
+
+    hint: ClassVar[str] = (
+        "`ulzoo prepare kinetics600 --videos DIR --annotations FILE.csv --out DIR [--split val]` writes them"
+    )
+
+    def __init__(
+        self,
+        split: str,
+        *,
+        root: str,
+        resolution: int = 128,
+        frames: int = 16,
+        frame_rate: float | None = None,
+        stride: int = 1,
+        hflip: bool = True,
+        num_classes: int | None = 600,
+    ) -> None:
+        super().__init__(
+            split,
+            root=root,
+            resolution=resolution,
+            frames=frames,
+            frame_rate=frame_rate,
+            stride=stride,
+            hflip=hflip,
+            num_classes=num_classes,
+        )
