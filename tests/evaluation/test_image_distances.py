@@ -61,7 +61,12 @@ class Model(SimpleNamespace):
 
 def source(n=30):
     images = torch.randint(0, 250, (n, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).byte()
-    return TensorSource(images, [i // 10 for i in range(n)], [str(i) for i in range(n)], DataContract(3, SIDE, 3))
+    return TensorSource(
+        images,
+        labels=[i // 10 for i in range(n)],
+        keys=[str(i) for i in range(n)],
+        contract=DataContract(3, SIDE, 3),
+    )
 
 
 def known(features, cache, keep=False, n=30):

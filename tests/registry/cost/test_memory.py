@@ -88,7 +88,7 @@ def test_estimate_is_what_a_step_takes(stage, batch_size, told, tmp_path, monkey
     if bf16 and not has_bf16(torch.device("cpu")):
         pytest.skip("no bfloat16 here")
     images = torch.zeros(batch_size, *contract.shape, dtype=torch.uint8)
-    source = TensorSource(images, [0] * batch_size, [""] * batch_size, contract)
+    source = TensorSource(images, labels=[0] * batch_size, keys=[""] * batch_size, contract=contract)
     monkeypatch.setattr(AsyncCheckpointer, "save", lambda *_: None)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         Trainer(compile_model(spec), stage, config, source, tmp_path, {}, parallel=spec.train.parallel).run()
