@@ -18,7 +18,7 @@ from torch.nn.modules.module import (
 from ulzoo.data.source import DataContract, Source
 from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
 from ulzoo.model.contract import Contract, Sampling, Stage
-from ulzoo.model.denoisers import DiffusionModel, Dropout, RegressionDecoder
+from ulzoo.model.denoisers import ConditionDropout, DiffusionModel, RegressionDecoder
 from ulzoo.model.rate import DiffusionPrior, NormalPrior
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
@@ -62,9 +62,9 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         latent_size = divide(size, latent.downsample, "latent.downsample")
     given = _given_frames(spec, data)
     z = DenoiserInputs(latent_size, latent.channels)
-    z_given = replace(z, given_channels=latent.channels + 1 if given else 0)
+    z_given = replace(z, frame_channels=latent.channels + 1 if given else 0)
     x = DenoiserInputs(
-        size, data.channels, latent_size, latent.channels, given_channels=data.channels + 1 if given else 0
+        size, data.channels, latent_size, latent.channels, frame_channels=data.channels + 1 if given else 0
     )
     device = torch.device(device) if device else torch.get_default_device()
     with bounded(), device, torch.random.fork_rng(devices=[]):
@@ -92,7 +92,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         num_classes=data.num_classes,
         label_names=data.label_names,
         sampling=sampling_defaults(spec),
-        given_frames=given,
+        context_frames=given,
         frame_rate=data.frame_rate,
         learned_variance=latent.variance == "learned",
         single_stage=spec.base is None,
@@ -100,7 +100,9 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         text_width=data.text_width,
     )
     random_logsnr = _random_logsnr(spec, prior)
-    return UnifiedLatents(encoder, prior, decoder, base, contract, final_decoder, random_logsnr).eval()
+    return UnifiedLatents(
+        encoder, prior, decoder, base, contract, final_decoder=final_decoder, random_logsnr=random_logsnr
+    ).eval()
 
 
 def sampling_defaults(spec: Spec) -> dict[str, Sampling]:
@@ -147,16 +149,29 @@ def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionP
     if config is None:
         return None
     network, diffusion = _network(spec, "prior", inputs, data), _diffusion(spec, "prior")
-    dropout = Dropout(config.label_dropout, config.text_dropout)
-    return DiffusionPrior(network, diffusion, config.stop_gradient, config.normal_kl, config.text_conditional, dropout)
+    dropout = ConditionDropout(config.label_dropout, config.text_dropout)
+    return DiffusionPrior(
+        network,
+        diffusion,
+        stop_gradient=config.stop_gradient,
+        normal_kl=config.normal_kl,
+        dropout=dropout,
+        takes_text=config.text_conditional,
+    )
 
 
 def _decoder(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionModel | RegressionDecoder | None:
     config, frames = spec.decoder, spec.conditioning.decoder_dropout
     if isinstance(config, sections.RegressionDecoderConfig):
-        dropout = Dropout(config.label_dropout, config.text_dropout, frames)
+        dropout = ConditionDropout(config.label_dropout, config.text_dropout, frames)
         network = _network(spec, "decoder", inputs, data)
-        return RegressionDecoder(network, config.weight, dropout, config.text_conditional, config.latent_logsnr)
+        return RegressionDecoder(
+            network,
+            config.weight,
+            dropout=dropout,
+            takes_text=config.text_conditional,
+            takes_latent_logsnr=config.latent_logsnr,
+        )
     return _diffusion_model(spec, "decoder", inputs, data, frames)
 
 
@@ -169,9 +184,15 @@ def _diffusion_model(
     network, diffusion = _network(spec, part, inputs, data), _diffusion(spec, part)
     with _located(spec, f"{part}.weighting"):
         weighting = WEIGHTINGS.build(config.weighting)
-    takes_logsnr = getattr(config, "latent_logsnr", False)
-    dropout = Dropout(config.label_dropout, config.text_dropout, frame_dropout)
-    return DiffusionModel(network, diffusion, weighting, dropout, config.text_conditional, takes_logsnr)
+    dropout = ConditionDropout(config.label_dropout, config.text_dropout, frame_dropout)
+    return DiffusionModel(
+        network,
+        diffusion,
+        weighting,
+        dropout=dropout,
+        takes_text=config.text_conditional,
+        takes_latent_logsnr=getattr(config, "latent_logsnr", False),
+    )
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:
@@ -191,7 +212,7 @@ def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) 
         if not data.text_width:
             raise spec.error(f"{part}.text_conditional", "the data has no captions: no width of text embeddings")
         inputs = replace(inputs, text_tokens=data.text_tokens, text_width=data.text_width)
-    inputs = replace(inputs, context_logsnr=getattr(config, "latent_logsnr", False))
+    inputs = replace(inputs, latent_logsnr=getattr(config, "latent_logsnr", False))
     with _located(spec, f"{part}.backbone"):
         return BACKBONES.build(config.backbone, inputs)
 

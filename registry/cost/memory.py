@@ -17,8 +17,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Stage
-from ulzoo.model.losses import stage_loss
+from ulzoo.model.losses import StageLoss
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.schema import Spec
@@ -109,7 +110,7 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
         with AllocationTracker(model) as alive:
             alive.watch(x)
             with cast:
-                loss = stage_loss(model, stage, x, labels, text, encoded=encoded)
+                loss = StageLoss(model, stage, encoded=encoded)(x, Conditions(labels, text))["loss"]
             loss.backward()
             del loss
     trained, weights = _bytes(parameters), _bytes(list(model.parameters()))

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Contract, Stage
-from ulzoo.model.denoisers import Conditional, Conditions
+from ulzoo.model.denoisers import ConditionalNetwork, DiffusionModel, RegressionDecoder
 from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.nn.conditioning import NetworkConditions
 from ulzoo.nn.transformer import Transformer
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.schema import Spec
@@ -92,14 +94,12 @@ def summarize(spec: Spec) -> ModelSummary:
         if part is None:
             continue
         parameters[name] = sum(p.numel() for p in part.parameters())
-        if isinstance(part, Conditional):
+        if isinstance(part, ConditionalNetwork):
             x_t = x if "decoder" in name else z
-            rows, flops[name], output = _measure(
-                name, part.network, (x_t, x.new_zeros(1)), _conditions(model, part, x_t)
-            )
+            rows, flops[name], output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
             expected = x_t
         elif name == "encoder":
-            rows, flops[name], output = _measure(name, part, (x,), {})
+            rows, flops[name], output = _measure(name, part, (x,))
             expected = features
         else:  # a normal prior
             flops[name] = 0
@@ -108,21 +108,17 @@ def summarize(spec: Spec) -> ModelSummary:
             raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
         blocks += rows
     encoded = spec.train.base is not None and spec.train.base.data is not None
-    encodings = 0 if encoded else 1 + (contract.given_frames > 0)
+    encodings = 0 if encoded else 1 + (contract.context_frames > 0)
     return ModelSummary(contract.size, contract.latent_shape, blocks, parameters, flops, encodings, model.stages)
 
 
-def _conditions(model: UnifiedLatents, part: Conditional, x_t: Tensor) -> Conditions:
-    """Whatever a network may be told, for one example; labels cost nothing."""
-    contract, conditions = model.contract, Conditions()
-    if part in (model.decoder, model.final_decoder):
-        z_0 = x_t.new_zeros(1, *contract.latent_shape)
-        conditions = model.decoding(part, z_0, x_t.new_zeros(1), None, None)
-    if part.takes_text and (text := _text(contract, x_t.device)):
-        conditions["text"] = text
-    if contract.given_frames and part is not model.prior:
-        conditions["given"] = torch.cat([x_t, x_t[:, :1]], dim=1)
-    return conditions
+def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:
+    """All conditions that a network takes, for one example; labels cost nothing."""
+    conditions = Conditions(text=_text(model.contract, z.device))
+    if isinstance(part, DiffusionModel | RegressionDecoder) and part in (model.decoder, model.final_decoder):
+        return model.decoder_conditions(part, z, conditions)
+    assert isinstance(part, DiffusionModel)
+    return model.latent_conditions(part, 1, conditions)
 
 
 def _text(contract: Contract, device: torch.device) -> Text | None:
@@ -152,9 +148,7 @@ def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:
     return folded
 
 
-def _measure(
-    name: str, network: nn.Module, inputs: tuple[Tensor, ...], conditions: Conditions
-) -> tuple[list[BlockRow], int, Tensor]:
+def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[BlockRow], int, Tensor]:
     outputs: dict[nn.Module, Tensor] = {}
     paths = dict(_blocks(network, name))
 
@@ -163,7 +157,7 @@ def _measure(
 
     hooks = [block.register_forward_hook(keep) for block in paths.values()]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        output = network(*inputs, **conditions)
+        output = network(*inputs)
     for hook in hooks:
         hook.remove()
     counts, root = counter.get_flop_counts(), type(network).__name__

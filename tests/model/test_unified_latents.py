@@ -14,12 +14,14 @@ from ulzoo.diffusion import (
     SigmoidWeighting,
     expand_like,
 )
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract, Sampling
 from ulzoo.model.denoisers import DiffusionModel
 from ulzoo.model.losses import base_loss, latents_loss
 from ulzoo.model.rate import DiffusionPrior
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs, ViT, ViTEncoder
+from ulzoo.nn.conditioning import NO_CONDITIONS, NetworkConditions
 
 LOGSNR = 5.0
 ALPHA2 = 1 / (1 + math.exp(-LOGSNR))
@@ -87,7 +89,7 @@ class GaussianPrior(nn.Module):
         super().__init__()
         self.variance = variance
 
-    def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(self, x_t: Tensor, logsnr: Tensor, conditions: NetworkConditions = NO_CONDITIONS) -> Tensor:
         alpha2, sigma2 = torch.sigmoid(logsnr), torch.sigmoid(-logsnr)
         variance = self.variance()
         gain = (alpha2 * sigma2).sqrt() * (1 - variance) / (alpha2 * variance + sigma2)
@@ -102,12 +104,12 @@ class GaussianDecoder(nn.Module):
         self.gain = gain
         self.seen: list[Tensor] = []
 
-    def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None) -> Tensor:
-        assert context is not None
-        self.seen.append(context)
+    def forward(self, x_t: Tensor, logsnr: Tensor, conditions: NetworkConditions = NO_CONDITIONS) -> Tensor:
+        assert conditions.latent is not None
+        self.seen.append(conditions.latent)
         gain, snr = self.gain(), expand_like(logsnr.exp(), x_t)
         alpha, sigma2 = expand_like(torch.sigmoid(logsnr).sqrt(), x_t), expand_like(torch.sigmoid(-logsnr), x_t)
-        evidence = alpha / sigma2 * x_t + gain * math.sqrt(ALPHA2) / (1 - ALPHA2) * context
+        evidence = alpha / sigma2 * x_t + gain * math.sqrt(ALPHA2) / (1 - ALPHA2) * conditions.latent
         return evidence / (1 + snr + gain**2 * math.exp(LOGSNR))
 
 
@@ -129,14 +131,14 @@ def closed_form(gain: float = 1.0, weighting: SigmoidWeighting | None = None, ch
     )
 
 
-# --- promises --------------------------------------------------------------------------------------------------------
+# --- interface --------------------------------------------------------------------------------------------------------
 
 
-def test_doors_have_their_shapes() -> None:
+def test_public_methods_return_their_shapes() -> None:
     model, x = tiny(), images()
     z_clean = model.encode(x)
     assert z_clean.shape == (6, 5, *LATENT_SIZE) and model.contract.latent_shape == (5, *LATENT_SIZE)
-    z_0 = model.noise_latents(z_clean, seeded())
+    z_0 = model.noise_latents(z_clean, generator=seeded())
     assert z_0.shape == z_clean.shape
     for picture in (model.decode(z_0), model.reconstruct(x), model.sample(6)):
         assert picture.shape == x.shape and picture.dtype == torch.float32 and not picture.requires_grad
@@ -148,10 +150,10 @@ def test_doors_have_their_shapes() -> None:
     assert model.contract.pixels == 64 and model.device == torch.device("cpu")
 
 
-def test_doors_follow_their_generator() -> None:
+def test_public_methods_follow_their_generator() -> None:
     model, x = tiny(), images()
-    doors: list[Callable[[torch.Generator], Tensor]] = [
-        lambda g: model.noise_latents(model.encode(x), g),
+    methods: list[Callable[[torch.Generator], Tensor]] = [
+        lambda g: model.noise_latents(model.encode(x), generator=g),
         lambda g: model.decode(model.encode(x), generator=g),
         lambda g: model.reconstruct(x, generator=g),
         lambda g: model.sample(3, generator=g),
@@ -159,9 +161,9 @@ def test_doors_follow_their_generator() -> None:
         lambda g: latents_loss(model, x, generator=g).total,
         lambda g: base_loss(model, x, generator=g),
     ]
-    for door in doors:
-        assert torch.equal(door(seeded(1)), door(seeded(1)))
-        assert not torch.equal(door(seeded(1)), door(seeded(2)))
+    for method in methods:
+        assert torch.equal(method(seeded(1)), method(seeded(1)))
+        assert not torch.equal(method(seeded(1)), method(seeded(2)))
 
 
 def test_steps_and_guidance_default_to_the_contract() -> None:
@@ -169,24 +171,26 @@ def test_steps_and_guidance_default_to_the_contract() -> None:
     labels = [0, 1, 2]
 
     def sample(**keys: float) -> Tensor:
-        return model.sample_latents(3, labels, generator=seeded(), **keys)  # type: ignore[arg-type]
+        return model.sample(3, labels=labels, generator=seeded(), **keys)  # type: ignore[arg-type]
 
     assert torch.equal(sample(), sample(steps=4, guidance=2.0))
     assert not torch.equal(sample(), sample(steps=5)) and not torch.equal(sample(), sample(guidance=1.0))
     z_0 = torch.zeros(1, 5, *LATENT_SIZE)
-    assert torch.equal(model.decode(z_0, generator=seeded()), model.decode(z_0, 3, seeded()))
+    assert torch.equal(model.decode(z_0, generator=seeded()), model.decode(z_0, steps=3, generator=seeded()))
     with pytest.raises(ValueError, match="steps must be at least 1"):
         model.decode(z_0, steps=0)
 
 
 def test_guidance_scale_one_is_the_conditional_and_zero_the_unconditional_base() -> None:
-    model, labels = tiny(num_classes=3, guidance=1.0), torch.tensor([0, 2])
+    model, labels = tiny(num_classes=3, guidance=1.0), Conditions(torch.tensor([0, 2]))
+    unguided = model.contract.sampling_with("base", None, 0.0)
     plain = model.sample_latents(2, generator=seeded())
-    none = model.sample_latents(2, labels, guidance=0.0, generator=seeded())
-    dropped = model.sample_latents(2, [-1, -1], generator=seeded())
+    none = model.sample_latents(2, conditions=labels, sampling=unguided, generator=seeded())
+    dropped = model.sample_latents(2, conditions=Conditions([-1, -1]), generator=seeded())
     torch.testing.assert_close(none, plain)
     torch.testing.assert_close(dropped, plain)
-    assert not torch.allclose(model.sample_latents(2, labels, generator=seeded()), plain, rtol=1e-3, atol=1e-3)
+    conditional = model.sample_latents(2, conditions=labels, generator=seeded())
+    assert not torch.allclose(conditional, plain, rtol=1e-3, atol=1e-3)
 
 
 def test_the_decoder_is_guided_by_the_label_and_always_sees_the_latent() -> None:
@@ -216,14 +220,18 @@ def test_labels_of_a_batch_are_ignored_by_a_model_without_classes() -> None:
     model, x, labels = tiny(), images(), torch.zeros(6, dtype=torch.long)
     assert torch.equal(model.rate(x, labels=labels, generator=seeded()), model.rate(x, generator=seeded()))
     assert model.reconstruct(x, labels=labels).shape == x.shape
-    assert latents_loss(model, x, labels).total.isfinite() and base_loss(model, x, labels).isfinite()
+    assert latents_loss(model, x, conditions=Conditions(labels)).total.isfinite()
+    assert base_loss(model, x, conditions=Conditions(labels)).isfinite()
 
 
 def test_labels_count_where_there_are_classes() -> None:
     model, x = tiny(num_classes=3), images()
     labels = torch.arange(6) % 3
     for network in ("prior", "base"):
-        bits = [model.rate(x, 2, seeded(), network, given) for given in (labels, labels.flip(0), None)]
+        bits = [
+            model.rate(x, samples=2, generator=seeded(), network=network, labels=own)  # type: ignore[arg-type]
+            for own in (labels, labels.flip(0), None)
+        ]
         assert not torch.allclose(bits[0], bits[1], rtol=1e-6) and not torch.allclose(bits[0], bits[2], rtol=1e-6)
 
 
@@ -267,7 +275,7 @@ def test_noise_of_the_latent_is_fixed() -> None:
     """z_0 = α_0 z_clean + σ_0 ε with λ_z(0) = 5: α_0 ≈ 0.997, σ_0 ≈ 0.082."""
     model = tiny()
     z_clean = 1.7 * torch.randn(500, 5, *LATENT_SIZE, generator=seeded())
-    z_0 = model.noise_latents(z_clean, seeded(1))
+    z_0 = model.noise_latents(z_clean, generator=seeded(1))
     noise = (z_0 - 0.99665 * z_clean) / 0.08181
     assert noise.mean().abs() < 0.02 and noise.std().item() == pytest.approx(1, abs=0.02)
     assert z_0.var().item() == pytest.approx(ALPHA2 * 1.7**2 + 1 - ALPHA2, rel=0.02)
@@ -304,7 +312,7 @@ def test_decoding_gets_the_given_latent_as_it_is() -> None:
     assert isinstance(network, GaussianDecoder) and all(seen is z_0 for seen in network.seen)
 
 
-def test_sampling_hands_the_bases_noisy_latent_to_the_decoder() -> None:
+def test_the_decoder_gets_the_noisy_latent_of_the_base() -> None:
     model = closed_form(gain=0.2)
     model.sample(400, generator=seeded())
     network = model.decoder.network
@@ -329,15 +337,15 @@ def test_rate_is_the_loss_in_bits_with_its_terminal_kl() -> None:
     model, x = tiny(), images()
     z_clean = model.encode(x)
     prior = model.prior
-    nats = prior.diffusion.loss(prior.denoiser(), z_clean, None, seeded(3)) + prior.diffusion.terminal_kl(z_clean)
+    nats = prior.diffusion.loss(prior.denoiser(), z_clean, generator=seeded(3)) + prior.diffusion.terminal_kl(z_clean)
     torch.testing.assert_close(model.rate(x, generator=seeded(3)), nats / math.log(2))
     torch.testing.assert_close(latents_loss(model, x, generator=seeded(3)).rate, nats)
 
 
 def test_samples_of_one_example_share_its_label() -> None:
     model, x, labels = tiny(num_classes=3), images(), torch.arange(6) % 3
-    each = model.rate(x.repeat(4, 1, 1, 1), 1, seeded(), labels=labels.repeat(4))
-    together = model.rate(x, 4, seeded(), labels=labels)
+    each = model.rate(x.repeat(4, 1, 1, 1), generator=seeded(), labels=labels.repeat(4))
+    together = model.rate(x, samples=4, generator=seeded(), labels=labels)
     torch.testing.assert_close(together, each.reshape(4, 6).mean(0))
 
 
@@ -345,12 +353,12 @@ def test_more_samples_mean_the_same_rate_with_less_scatter() -> None:
     model = closed_form()
     scale = torch.linspace(0.1, 3, 64).reshape(-1, 1, 1, 1)  # so that no two examples cost the same
     x = scale * torch.randn(64, 1, *SIZE, generator=seeded())
-    few = torch.stack([model.rate(x, 1, seeded(i)) for i in range(40)])
-    many = torch.stack([model.rate(x, 16, seeded(i)) for i in range(40)])
+    few = torch.stack([model.rate(x, generator=seeded(i)) for i in range(40)])
+    many = torch.stack([model.rate(x, samples=16, generator=seeded(i)) for i in range(40)])
     assert many.shape == (40, 64)
     torch.testing.assert_close(many.mean(), few.mean(), rtol=0.03, atol=0)
     assert many.std(0).mean() < 0.5 * few.std(0).mean()
-    exact = model.rate(x, 512, seeded(99))
+    exact = model.rate(x, samples=512, generator=seeded(99))
     torch.testing.assert_close(many.mean(0), exact, rtol=0.1, atol=0)  # each example keeps its own rate
 
 
@@ -367,7 +375,7 @@ def encoder_gradient(model: UnifiedLatents, loss: Tensor) -> Tensor:
     return torch.cat([torch.zeros(1) if g is None else g.flatten() for g in gradients])
 
 
-def test_prior_gradient_scales_what_the_rate_tells_the_encoder() -> None:
+def test_prior_gradient_scales_the_gradient_of_the_rate_to_the_encoder() -> None:
     model, x = tiny(), images()
 
     def gradient(scale: float) -> Tensor:
@@ -401,7 +409,7 @@ def test_both_losses_share_one_normaliser() -> None:
     assert loss.pixels == 64 and loss.rate.shape == loss.distortion.shape == (6,)
     torch.testing.assert_close(loss.total, (loss.rate + loss.distortion).mean() / 64)
     base = base_of(model)
-    nats = base.diffusion.loss(base.denoiser(), model.encode(images()), base.weighting, seeded())
+    nats = base.diffusion.loss(base.denoiser(), model.encode(images()), weighting=base.weighting, generator=seeded())
     torch.testing.assert_close(base_loss(model, images(), generator=seeded()), nats.mean() / 64)
 
 
@@ -436,7 +444,7 @@ def test_stage_two_freezes_the_rest() -> None:
     frozen = (model.encoder, model.prior, model.decoder)
     assert base_of(model).training and base_of(model).network.training
     assert not any(module.training for part in frozen for module in part.modules())
-    base_loss(model, images(), torch.arange(6) % 3).backward()
+    base_loss(model, images(), conditions=Conditions(torch.arange(6) % 3)).backward()
     assert all(p.grad is None and not p.requires_grad for part in frozen for p in part.parameters())
     assert all(p.grad is not None for p in parameters)
 
@@ -447,7 +455,7 @@ def test_base_targets_are_noised_from_z_clean() -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
     class Recorder(nn.Module):
-        def forward(self, x_t: Tensor, logsnr: Tensor, context: Tensor | None = None) -> Tensor:
+        def forward(self, x_t: Tensor, logsnr: Tensor, conditions: NetworkConditions = NO_CONDITIONS) -> Tensor:
             seen.append((x_t, logsnr))
             return x_t
 
@@ -493,7 +501,7 @@ def test_loss_factor_decides_between_collapse_and_information() -> None:
             latents_loss(model, x, generator=generator).total.backward()
             optimizer.step()
         x = torch.randn(512, 1, *SIZE, generator=generator)
-        nats = model.rate(x, 4, generator).mean().item() * math.log(2) / 64
+        nats = model.rate(x, samples=4, generator=generator).mean().item() * math.log(2) / 64
         assert nats == pytest.approx(best_rate(weighting), abs=0.15)
         rates.append(nats)
     assert rates[0] < 0.05 < 0.5 < rates[1] < rates[2]

@@ -30,11 +30,11 @@ def size(request: pytest.FixtureRequest) -> tuple[int, ...]:
 
 @pytest.fixture(params=list(BACKBONES))
 def make_backbone(request: pytest.FixtureRequest) -> Callable[..., nn.Module]:
-    """(size, context=False, further `DenoiserInputs`) -> a backbone of each kind with 3 channels."""
+    """(size, latent=False, further `DenoiserInputs`) -> a backbone of each kind with 3 channels."""
 
-    def make(size: tuple[int, ...], context: bool = False, **inputs: Any) -> nn.Module:
+    def make(size: tuple[int, ...], latent: bool = False, **inputs: Any) -> nn.Module:
         torch.manual_seed(0)
-        at = (tuple(s // 4 for s in size), 5) if context else ((), 0)
+        at = (tuple(s // 4 for s in size), 5) if latent else ((), 0)
         return BACKBONES[request.param](DenoiserInputs(size, 3, *at, **inputs))
 
     return make

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ulzoo.nn.transformer import Attention, AttentionPattern, Transformer, attend
+from ulzoo.nn.transformer import Attention, AttentionPattern, BlockOptions, Transformer, attend
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -39,8 +39,8 @@ def test_qk_norm_bounds_the_logits() -> None:
 def test_unconditional_and_conditional_stacks_start_as_the_identity(positions: str) -> None:
     torch.manual_seed(0)
     tokens = torch.randn(2, 6, 16)
-    plain = Transformer((2, 3), 16, 2, 2, positions=positions)  # type: ignore[arg-type]
-    adaptive = Transformer((2, 3), 16, 2, 2, cond_width=8, positions=positions)  # type: ignore[arg-type]
+    plain = Transformer((2, 3), 16, 2, 2, BlockOptions(positions=positions))  # type: ignore[arg-type]
+    adaptive = Transformer((2, 3), 16, 2, 2, BlockOptions(positions=positions), cond_width=8)  # type: ignore[arg-type]
     for stack, out in ((plain, plain(tokens)), (adaptive, adaptive(tokens, torch.randn(2, 8)))):
         torch.testing.assert_close(out, tokens if stack.positions is None else tokens + stack.positions)
 
@@ -48,7 +48,7 @@ def test_unconditional_and_conditional_stacks_start_as_the_identity(positions: s
 def test_without_positions_a_stack_is_equivariant_to_permutation() -> None:
     """So whatever tells positions apart comes from the positions alone."""
     torch.manual_seed(0)
-    stack = Transformer((2, 3), 16, 2, 2, cond_width=8, positions="learned")
+    stack = Transformer((2, 3), 16, 2, 2, BlockOptions(positions="learned"), cond_width=8)
     for parameter in stack.parameters():
         nn.init.normal_(parameter, std=0.2)
     assert stack.positions is not None

@@ -279,6 +279,6 @@ def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_diffusers_is_imported_by_nobody_who_does_not_need_it() -> None:
-    code = "import sys, ulzoo.nn; from ulzoo.registry.spec.components import ENCODERS; ENCODERS.config('diffusers_autoencoder')"
-    check = f"{code}; sys.exit('diffusers' in sys.modules)"
+    code = "import sys, ulzoo.nn; from ulzoo.registry.spec.components import ENCODERS; "
+    check = f"{code}ENCODERS.config('diffusers_autoencoder'); sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

@@ -1,4 +1,4 @@
-"""What every denoiser network promises, in two and three dimensions."""
+"""Properties of every denoiser network, in two and three dimensions."""
 
 from collections.abc import Callable
 
@@ -7,77 +7,82 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, UViT, ViT
-from ulzoo.nn.conditioning import VectorConditioning
+from ulzoo.nn.conditioning import NetworkConditions, VectorConditioning
 
 Size = tuple[int, ...]
 Make = Callable[..., nn.Module]
 Perturb = Callable[[nn.Module], nn.Module]
 
 
-def made_inputs(size: Size, n: int = 3) -> dict[str, Tensor]:
+def make_inputs(size: Size, n: int = 3) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(2)
     return {
         "x_t": torch.randn(n, 3, *size, generator=generator),
         "logsnr": torch.linspace(-4, 4, n),
-        "context": torch.randn(n, 5, *(s // 4 for s in size), generator=generator),
+        "latent": torch.randn(n, 5, *(s // 4 for s in size), generator=generator),
         "labels": torch.arange(n) % 4,
     }
 
 
+def run(network: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The network's prediction of `make_inputs`."""
+    return network(inputs["x_t"], inputs["logsnr"], NetworkConditions(inputs["latent"], labels=inputs["labels"]))
+
+
 def test_a_fresh_network_predicts_zero(make_backbone: Make, size: Size) -> None:
-    out = make_backbone(size, context=True, num_classes=4)(**made_inputs(size))
+    out = run(make_backbone(size, latent=True, num_classes=4), make_inputs(size))
     assert out.shape == (3, 3, *size) and out.dtype == torch.float32
     assert (out == 0).all()
 
 
-def test_shape_without_context_and_labels(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    inputs = made_inputs(size)
+def test_shape_without_latent_and_labels(make_backbone: Make, size: Size, perturb: Perturb) -> None:
+    inputs = make_inputs(size)
     out = perturb(make_backbone(size))(inputs["x_t"], inputs["logsnr"])
     assert out.shape == (3, 3, *size) and out.std() > 0
 
 
 def test_gradient_reaches_every_parameter_and_input(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    network, inputs = perturb(make_backbone(size, context=True, num_classes=3)), made_inputs(size, n=4)
+    network, inputs = perturb(make_backbone(size, latent=True, num_classes=3)), make_inputs(size, n=4)
     inputs["labels"] = torch.tensor([0, 1, 2, -1])
     inputs["x_t"].requires_grad_(True)
-    inputs["context"].requires_grad_(True)
-    network(**inputs).square().sum().backward()
+    inputs["latent"].requires_grad_(True)
+    run(network, inputs).square().sum().backward()
     for name, tensor in [*network.named_parameters(), *inputs.items()]:
         if tensor.is_floating_point() and tensor.requires_grad:
             assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.any(), name
 
 
 def test_every_input_counts(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    network, inputs = perturb(make_backbone(size, context=True, num_classes=4)).eval(), made_inputs(size)
-    out = network(**inputs)
-    for name, other in [("x_t", -inputs["x_t"]), ("logsnr", inputs["logsnr"] + 1), ("context", inputs["context"] + 1)]:
-        assert not torch.allclose(network(**{**inputs, name: other}), out), name
-    assert not torch.allclose(network(**{**inputs, "labels": inputs["labels"].flip(0)})[0], out[0])
+    network, inputs = perturb(make_backbone(size, latent=True, num_classes=4)).eval(), make_inputs(size)
+    out = run(network, inputs)
+    for name, other in [("x_t", -inputs["x_t"]), ("logsnr", inputs["logsnr"] + 1), ("latent", inputs["latent"] + 1)]:
+        assert not torch.allclose(run(network, {**inputs, name: other}), out), name
+    assert not torch.allclose(run(network, {**inputs, "labels": inputs["labels"].flip(0)})[0], out[0])
 
 
 def test_examples_are_independent_and_eval_is_deterministic(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    network = perturb(make_backbone(size, context=True, num_classes=4)).eval()
-    inputs = made_inputs(size, n=4)
-    together = network(**inputs)
-    assert torch.equal(network(**inputs), together)
+    network = perturb(make_backbone(size, latent=True, num_classes=4)).eval()
+    inputs = make_inputs(size, n=4)
+    together = run(network, inputs)
+    assert torch.equal(run(network, inputs), together)
     order = torch.tensor([2, 0])
-    alone = network(**{name: value[order] for name, value in inputs.items()})
+    alone = run(network, {name: value[order] for name, value in inputs.items()})
     torch.testing.assert_close(alone, together[order], rtol=1e-4, atol=1e-5)
 
 
 def test_a_dropped_label_is_none_is_minus_one(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    network, inputs = perturb(make_backbone(size, num_classes=4)).eval(), made_inputs(size)
+    network, inputs = perturb(make_backbone(size, num_classes=4)).eval(), make_inputs(size)
     x_t, logsnr = inputs["x_t"], inputs["logsnr"]
     without = network(x_t, logsnr)
-    assert torch.equal(network(x_t, logsnr, labels=torch.full((3,), -1)), without)
-    assert not torch.allclose(network(x_t, logsnr, labels=torch.zeros(3, dtype=torch.long)), without)
-    mixed = network(x_t, logsnr, labels=torch.tensor([-1, 0, -1]))
+    assert torch.equal(network(x_t, logsnr, NetworkConditions(labels=torch.full((3,), -1))), without)
+    assert not torch.allclose(network(x_t, logsnr, NetworkConditions(labels=torch.zeros(3, dtype=torch.long))), without)
+    mixed = network(x_t, logsnr, NetworkConditions(labels=torch.tensor([-1, 0, -1])))
     torch.testing.assert_close(mixed[[0, 2]], without[[0, 2]])
 
 
 def test_position_matters(make_backbone: Make, size: Size, perturb: Perturb) -> None:
     """A network without positions would only permute its output when patches swap places."""
-    network, inputs = perturb(make_backbone(size)).eval(), made_inputs(size)
+    network, inputs = perturb(make_backbone(size)).eval(), make_inputs(size)
     x_t, logsnr = inputs["x_t"], inputs["logsnr"]
     half = size[-2] // 2
     swapped = network(x_t.roll(half, dims=-2), logsnr).roll(half, dims=-2)
@@ -86,22 +91,22 @@ def test_position_matters(make_backbone: Make, size: Size, perturb: Perturb) -> 
 
 def test_compiles_on_the_meta_device(make_backbone: Make, size: Size) -> None:
     with torch.device("meta"):
-        network = make_backbone(size, context=True, num_classes=4)
-        out = network(**{name: torch.empty_like(value, device="meta") for name, value in made_inputs(size).items()})
+        network = make_backbone(size, latent=True, num_classes=4)
+        out = run(network, {name: value.to("meta") for name, value in make_inputs(size).items()})
     assert out.shape == (3, 3, *size) and out.is_meta
     assert all(tensor.is_meta for tensor in [*network.parameters(), *network.buffers()])
 
 
 def test_bfloat16_autocast_is_close_to_single_precision(make_backbone: Make, size: Size, perturb: Perturb) -> None:
-    network, inputs = perturb(make_backbone(size, context=True, num_classes=4)).eval(), made_inputs(size)
-    exact = network(**inputs)
+    network, inputs = perturb(make_backbone(size, latent=True, num_classes=4)).eval(), make_inputs(size)
+    exact = run(network, inputs)
     with torch.autocast("cpu", torch.bfloat16):
-        fast = network(**inputs).float()
+        fast = run(network, inputs).float()
     assert (fast - exact).norm() < 0.05 * exact.norm()
 
 
 def test_dropout_drops_in_training_only() -> None:
-    inputs = made_inputs((8, 4))
+    inputs = make_inputs((8, 4))
     for network in (
         ViT(DenoiserInputs((8, 4), 3), width=24, depth=1, heads=2, dropout=0.5),
         HierarchicalViT(DenoiserInputs((8, 4), 3), channels=(12, 24), blocks=(2, 1), head_width=12, dropout=0.5),
@@ -120,14 +125,14 @@ def test_dropout_drops_in_training_only() -> None:
 @pytest.mark.parametrize("backbone", ["hierarchical_vit", "uvit"])
 def test_fine_detail_passes_by_the_coarse_levels(backbone: str, perturb: Perturb) -> None:
     """With nothing coming up from the coarser grid, the skip still carries x_t to the output."""
-    inputs, made = made_inputs((8, 4)), DenoiserInputs((8, 4), 3)
+    inputs, shapes = make_inputs((8, 4)), DenoiserInputs((8, 4), 3)
     network: HierarchicalViT | UViT
     if backbone == "uvit":
-        network = UViT(made, patch=1, channels=(8, 12), blocks=(1, 1), width=24, depth=1, heads=2)
+        network = UViT(shapes, patch=1, channels=(8, 12), blocks=(1, 1), width=24, depth=1, heads=2)
         perturb(network)
         coarse = network.grow
     else:
-        network = HierarchicalViT(made, channels=(12, 24), blocks=(2, 1), head_width=12)
+        network = HierarchicalViT(shapes, channels=(12, 24), blocks=(2, 1), head_width=12)
         perturb(network)
         coarse = network.splits
     for parameter in coarse.parameters():
@@ -142,7 +147,7 @@ def test_fine_detail_passes_by_the_coarse_levels(backbone: str, perturb: Perturb
 def test_the_callers_labels_are_left_alone() -> None:
     cond = VectorConditioning(DenoiserInputs((4, 4), 1, num_classes=2), 8)
     labels = torch.tensor([0, 1, -1, 0])
-    cond(torch.zeros(4), labels)
+    cond(torch.zeros(4), NetworkConditions(labels=labels))
     assert labels.tolist() == [0, 1, -1, 0]
 
 

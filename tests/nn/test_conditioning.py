@@ -2,39 +2,39 @@ import pytest
 import torch
 
 from ulzoo.nn import DenoiserInputs
-from ulzoo.nn.conditioning import ContextProjection, LogsnrEmbedding, VectorConditioning
+from ulzoo.nn.conditioning import LatentProjection, LogsnrEmbedding, NetworkConditions, VectorConditioning
 
 Size = tuple[int, ...]
 
 
 @pytest.mark.parametrize(
-    ("context_size", "size"),
+    ("latent_size", "size"),
     [((4, 4), (8, 12)), ((4, 4), (4, 4)), ((8, 4), (4, 2)), ((2, 8), (4, 4)), ((2, 4, 4), (4, 4, 2))],
     ids=["finer", "equal", "coarser", "mixed", "3d"],
 )
-def test_context_meets_the_features_grid(context_size: Size, size: Size) -> None:
+def test_latent_meets_the_features_grid(latent_size: Size, size: Size) -> None:
     torch.manual_seed(0)
-    project = ContextProjection(DenoiserInputs(size, 3, context_size, 5), size, 7)
-    context = torch.randn(2, 5, *context_size)
-    assert project(context).shape == (2, 7, *size)
+    project = LatentProjection(DenoiserInputs(size, 3, latent_size, 5), size, 7)
+    latent = torch.randn(2, 5, *latent_size)
+    assert project(latent).shape == (2, 7, *size)
 
 
-@pytest.mark.parametrize(("context_size", "size"), [((4, 4), (8, 8)), ((4, 4), (4, 4)), ((8, 8), (4, 4))])
-def test_context_stays_in_its_place(context_size: Size, size: Size) -> None:
+@pytest.mark.parametrize(("latent_size", "size"), [((4, 4), (8, 8)), ((4, 4), (4, 4)), ((8, 8), (4, 4))])
+def test_latent_stays_in_its_place(latent_size: Size, size: Size) -> None:
     """A change in one corner of z_0 changes that corner of the features, linearly, and nothing else."""
     torch.manual_seed(0)
-    project = ContextProjection(DenoiserInputs(size, 3, context_size, 5), size, 7)
-    context, other = torch.zeros(1, 5, *context_size), torch.zeros(1, 5, *context_size)
+    project = LatentProjection(DenoiserInputs(size, 3, latent_size, 5), size, 7)
+    latent, other = torch.zeros(1, 5, *latent_size), torch.zeros(1, 5, *latent_size)
     other[..., -1, -1] = 1.0
-    changed = (project(other) - project(context)).abs().amax((0, 1)) > 1e-6
-    corner = max(size[0] // context_size[0], 1)
+    changed = (project(other) - project(latent)).abs().amax((0, 1)) > 1e-6
+    corner = max(size[0] // latent_size[0], 1)
     assert changed[-corner:, -corner:].all() and changed.sum() == corner**2
-    torch.testing.assert_close(project(3 * other) - project(context), 3 * (project(other) - project(context)))
+    torch.testing.assert_close(project(3 * other) - project(latent), 3 * (project(other) - project(latent)))
 
 
-def test_context_that_does_not_nest_is_refused() -> None:
+def test_latent_that_does_not_nest_is_refused() -> None:
     with pytest.raises(ValueError, match=r"the latent \[3, 4\] and of the features \[8, 8\] do not nest"):
-        ContextProjection(DenoiserInputs((8, 8), 3, (3, 4), 5), (8, 8), 7)
+        LatentProjection(DenoiserInputs((8, 8), 3, (3, 4), 5), (8, 8), 7)
 
 
 def test_noise_levels_are_told_apart_everywhere() -> None:
@@ -57,20 +57,21 @@ def test_noise_level_keeps_its_precision_under_autocast() -> None:
     assert torch.equal(embed(logsnr.bfloat16()), embed(logsnr.bfloat16().float()))
 
 
-def test_both_noise_levels_are_told_and_told_apart() -> None:
-    """The decoder's own and its latent's (paper App. B): a sum of two embeddings, each of its own."""
+def test_both_noise_levels_count_and_differ() -> None:
+    """The decoder's own and its latent's (paper, Appendix B): a sum of two different embeddings."""
     torch.manual_seed(0)
-    cond = VectorConditioning(DenoiserInputs((4, 4), 1, (2, 2), 3, context_logsnr=True), 16)
+    cond = VectorConditioning(DenoiserInputs((4, 4), 1, (2, 2), 3, latent_logsnr=True), 16)
     low, high = torch.tensor([-2.0]), torch.tensor([4.0])
-    told = [cond(a, None, context_logsnr=b) for a, b in ((low, low), (low, high), (high, low), (high, high))]
-    for i, one in enumerate(told):
-        for other in told[i + 1 :]:
+    levels = ((low, low), (low, high), (high, low), (high, high))
+    vectors = [cond(a, NetworkConditions(latent_logsnr=b)) for a, b in levels]
+    for i, one in enumerate(vectors):
+        for other in vectors[i + 1 :]:
             assert (one - other).abs().max() > 0.01
     assert cond.context_logsnr is not None
     expected = torch.nn.functional.silu(cond.logsnr(low) + cond.context_logsnr(high))
-    assert torch.equal(told[1], expected)
+    assert torch.equal(vectors[1], expected)
 
 
-def test_what_is_not_told_has_no_parameters() -> None:
+def test_an_absent_condition_has_no_parameters() -> None:
     cond = VectorConditioning(DenoiserInputs((4, 4), 1, (2, 2), 3), 8)
     assert {name.partition(".")[0] for name, _ in cond.named_parameters()} == {"logsnr"}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ulzoo.nn import DenoiserInputs, HierarchicalViT, ResNetEncoder, UViT, ViT, ViTEncoder
+from ulzoo.nn.conditioning import NetworkConditions
 from ulzoo.nn.convolution import Convolutions, ResBlock
 from ulzoo.nn.transformer import Attention, attention_patterns
 
@@ -28,12 +29,12 @@ WAYS = [{}, {"attention": "factorised"}, {"causal": True}, {"attention": "factor
 CONVOLVED = [{}, {"convolution": "factorised"}, {"causal": True}, {"convolution": "factorised", "causal": True}]
 
 
-def denoiser(kind: str, size: Size, context: Size, given: int = 0, **keys: Any) -> nn.Module:
+def denoiser(kind: str, size: Size, latent: Size, frame_channels: int = 0, **keys: Any) -> nn.Module:
     torch.manual_seed(0)
     cls, fixed = DENOISERS[kind]
     if kind == "uvit" and keys.get("attention") == "factorised":
         keys["convolution"] = "factorised"
-    return cls(DenoiserInputs(size, 3, context, 5, num_classes=3, given_channels=given), **fixed, **keys)
+    return cls(DenoiserInputs(size, 3, latent, 5, num_classes=3, frame_channels=frame_channels), **fixed, **keys)
 
 
 def encoder(kind: str, size: Size, downsample: Size, **keys: Any) -> nn.Module:
@@ -46,8 +47,8 @@ def take(video: nn.Module, image: nn.Module) -> None:
     """Give a network over (1, h, w) the weights of one over (h, w): kernels gain an axis of extent 1, nothing else."""
     weights = image.state_dict()
     for name, tensor in video.state_dict().items():
-        given = weights.pop(name)
-        tensor.copy_(given.unsqueeze(2) if tensor.ndim == given.ndim + 1 else given)
+        weight = weights.pop(name)
+        tensor.copy_(weight.unsqueeze(2) if tensor.ndim == weight.ndim + 1 else weight)
     assert not weights
 
 
@@ -57,15 +58,16 @@ def take(video: nn.Module, image: nn.Module) -> None:
 @pytest.mark.parametrize("keys", WAYS)
 @pytest.mark.parametrize("kind", DENOISERS)
 def test_a_denoiser_of_one_frame_is_that_of_an_image(kind: str, keys: dict[str, Any], perturb: Perturb) -> None:
-    image = perturb(denoiser(kind, (8, 12), (4, 6), given=4, **keys))
-    video = denoiser(kind, (1, 8, 12), (1, 4, 6), given=4, **keys)
+    image = perturb(denoiser(kind, (8, 12), (4, 6), frame_channels=4, **keys))
+    video = denoiser(kind, (1, 8, 12), (1, 4, 6), frame_channels=4, **keys)
     take(video, image)
-    x_t, context, given = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 4, 6), torch.randn(2, 4, 8, 12)
-    rest = (torch.tensor([-1.0, 2.0]), torch.tensor([0, 2]))
-    expected = image(x_t, rest[0], context, rest[1], given)
-    found = video(x_t.unsqueeze(2), rest[0], context.unsqueeze(2), rest[1], given.unsqueeze(2))
+    x_t, latent, frames = torch.randn(2, 3, 8, 12), torch.randn(2, 5, 4, 6), torch.randn(2, 4, 8, 12)
+    logsnr, labels = torch.tensor([-1.0, 2.0]), torch.tensor([0, 2])
+    expected = image(x_t, logsnr, NetworkConditions(latent, labels=labels, context_frames=frames))
+    conditions = NetworkConditions(latent.unsqueeze(2), labels=labels, context_frames=frames.unsqueeze(2))
+    prediction = video(x_t.unsqueeze(2), logsnr, conditions)
     assert expected.std() > 0
-    torch.testing.assert_close(found.squeeze(2), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(prediction.squeeze(2), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "keys"), [("resnet", k) for k in CONVOLVED] + [("vit", k) for k in WAYS])
@@ -83,13 +85,13 @@ def test_an_encoder_of_one_frame_is_that_of_an_image(kind: str, keys: dict[str, 
 @pytest.mark.parametrize("downsample", [(4, 8, 8), (1, 8, 8), (2, 4, 8), (4, 2, 2)])
 def test_the_encoder_downsamples_time_and_space_apart(downsample: Size) -> None:
     with torch.device("meta"):
-        made = ResNetEncoder((16, 16, 16), 3, 5, downsample, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
-        z_clean = made(torch.empty(2, 3, 16, 16, 16))
+        network = ResNetEncoder((16, 16, 16), 3, 5, downsample, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
+        z_clean = network(torch.empty(2, 3, 16, 16, 16))
     assert z_clean.shape == (2, 5, *(16 // factor for factor in downsample))
 
 
 @pytest.mark.parametrize("downsample", [(3, 8, 8), (4, 12, 8), (4, 1, 8)])
-def test_what_halvings_cannot_reach_is_said(downsample: Size) -> None:
+def test_what_halvings_cannot_pattern_is_said(downsample: Size) -> None:
     with pytest.raises(ValueError, match=r"patch \[1, 2, 2\] times powers of two does not come to .* asks for \["):
         ResNetEncoder((96, 96, 96), 3, 5, downsample, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
 
@@ -139,12 +141,12 @@ def test_a_causal_vit_encoder_does_not_see_the_future(keys: dict[str, Any], pert
 @pytest.mark.parametrize("kind", DENOISERS)
 def test_a_causal_denoiser_does_not_see_the_future(kind: str, keys: dict[str, Any], perturb: Perturb) -> None:
     x, logsnr, labels = torch.randn(1, 3, 4, 8, 8), torch.zeros(1), torch.tensor([1])
-    context = torch.randn(1, 5, 2, 4, 4)
-    stride = 2 if kind == "uvit" else 1  # its first stage halves time, down to the context's
+    latent = torch.randn(1, 5, 2, 4, 4)
+    stride = 2 if kind == "uvit" else 1  # its first stage halves time, down to the latent's
 
     def bound(causal: bool) -> Callable[[Tensor], Tensor]:
         network = perturb(denoiser(kind, (4, 8, 8), (2, 4, 4), causal=causal, **keys))
-        return lambda x_t: network(x_t, logsnr, context, labels)
+        return lambda x_t: network(x_t, logsnr, NetworkConditions(latent, labels=labels))
 
     assert latest_frames(bound(True), x, stride) == list(range(stride - 1, 4, stride))
     assert latest_frames(bound(False), x, stride) == [3] * (4 // stride)
@@ -153,13 +155,13 @@ def test_a_causal_denoiser_does_not_see_the_future(kind: str, keys: dict[str, An
 # --- factorised ------------------------------------------------------------------------------------------------------
 
 
-def meets(reach: Any, size: Size, at: tuple[int, int, int]) -> Tensor:
+def meets(pattern: Any, size: Size, at: tuple[int, int, int]) -> Tensor:
     """Which tokens the output at `at` depends on, as a boolean grid."""
     torch.manual_seed(0)
     attention = Attention(16, 2, 0.0)
     n = size[0] * size[1] * size[2]
     tokens = torch.randn(1, n, 16, requires_grad=True)
-    out = attention(tokens, reach).reshape(1, *size, 16)
+    out = attention(tokens, pattern).reshape(1, *size, 16)
     (gradient,) = torch.autograd.grad(out[(0, *at)].square().sum(), tokens)
     return (gradient.abs().sum((0, 2)) > 0).reshape(size)
 
@@ -182,8 +184,8 @@ def test_the_turns_of_one_frame_are_an_images() -> None:
 
 def test_groups_are_put_back_where_they_were() -> None:
     tokens = torch.randn(2, 24, 5)
-    for reach in attention_patterns((3, 2, 4), 0, "factorised", causal=False):
-        assert torch.equal(reach.join(reach.split(tokens)), tokens)
+    for pattern in attention_patterns((3, 2, 4), 0, "factorised", causal=False):
+        assert torch.equal(pattern.join(pattern.split(tokens)), tokens)
 
 
 def test_factorised_convolutions_start_as_an_images_on_every_frame() -> None:
@@ -208,22 +210,24 @@ def test_a_factorised_block_learns_from_its_zero_start() -> None:
 def test_factorised_costs_less() -> None:
     def parameters(kind: str) -> int:
         with torch.device("meta"):
-            made = ResNetEncoder((8, 8, 8), 3, 5, (4, 4, 4), channels=(16, 32, 32), blocks=(1, 1, 1), convolution=kind)  # type: ignore[arg-type]
-        return sum(p.numel() for p in made.parameters())
+            network = ResNetEncoder(
+                (8, 8, 8), 3, 5, (4, 4, 4), channels=(16, 32, 32), blocks=(1, 1, 1), convolution=kind
+            )  # type: ignore[arg-type]
+        return sum(p.numel() for p in network.parameters())
 
     assert parameters("factorised") < 0.6 * parameters("full")
 
 
-# --- what is given ---------------------------------------------------------------------------------------------------
+# --- context frames --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", DENOISERS)
-def test_what_is_given_counts_where_it_is_given(kind: str, perturb: Perturb) -> None:
-    network = perturb(denoiser(kind, (4, 8, 8), (2, 4, 4), given=4))
-    x_t, logsnr, context = torch.randn(2, 3, 4, 8, 8), torch.zeros(2), torch.randn(2, 5, 2, 4, 4)
-    given = torch.zeros(2, 4, 4, 8, 8)
-    out = network(x_t, logsnr, context, None, given)
-    given[0] = 1
-    other = network(x_t, logsnr, context, None, given)
+def test_context_frames_count_in_the_examples_that_have_them(kind: str, perturb: Perturb) -> None:
+    network = perturb(denoiser(kind, (4, 8, 8), (2, 4, 4), frame_channels=4))
+    x_t, logsnr, latent = torch.randn(2, 3, 4, 8, 8), torch.zeros(2), torch.randn(2, 5, 2, 4, 4)
+    frames = torch.zeros(2, 4, 4, 8, 8)
+    out = network(x_t, logsnr, NetworkConditions(latent, context_frames=frames))
+    frames[0] = 1
+    other = network(x_t, logsnr, NetworkConditions(latent, context_frames=frames))
     assert out.shape == x_t.shape
     assert not torch.allclose(other[0], out[0]) and torch.allclose(other[1], out[1], rtol=1e-4, atol=1e-5)

@@ -1,7 +1,8 @@
-"""What a compiled model takes and gives, and which networks each stage trains."""
+"""The shapes and defaults that a compiled model promises, and which networks each stage trains."""
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 Stage = Literal["latents", "decoder", "base"]
@@ -10,7 +11,7 @@ STAGES: dict[Stage, tuple[str, ...]] = {
     "decoder": ("final_decoder",),
     "base": ("base",),
 }
-"""What each stage trains, in order; a model has the stages whose last network it has."""
+"""The networks of each stage, in order; a model has the stages whose last network it has."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +26,22 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a model takes and gives; scripts ask here instead of knowing magic numbers.
+    """The shapes, ranges and defaults of a model, so that scripts need no magic numbers.
 
     Attributes:
         size: (h, w) or (t, h, w) of x, whose values lie in [-1, 1].
         channels: channels of x.
         latent_size: grid of the latent.
-        latent_channels: its channels.
+        latent_channels: channels of the latent.
         latent_logsnr: λ_z(0), the fixed log-SNR of z_0.
-        num_classes: class labels; 0 means that there are none.
-        label_names: their names, where known.
+        num_classes: number of class labels; 0 if there are none.
+        label_names: names of the labels, if the data has them.
         sampling: defaults for "base" and "decoder".
-        given_frames: the first frames of a clip that the model continues; 0 if it only makes whole clips.
-        frame_rate: frames per second of a clip, where known.
-        learned_variance: the encoder has a variance of its own (paper, Table 6 D).
-        single_stage: there is no base: what was trained with the encoder samples too (paper, Appendix B).
-        text_tokens, text_width: shape of a caption's embeddings; 0 where there are no captions.
+        context_frames: number of first frames of a clip that the model continues; 0 if it generates whole clips only.
+        frame_rate: frames per second of a clip, if the data has one.
+        learned_variance: the encoder has a learned variance (paper, Table 6 D).
+        single_stage: there is no base, the prior samples (paper, Appendix B).
+        text_tokens, text_width: shape of the token embeddings of a caption; 0 if there are no captions.
     """
 
     size: tuple[int, ...]
@@ -51,32 +52,32 @@ class Contract:
     num_classes: int = 0
     label_names: tuple[str, ...] = ()
     sampling: dict[str, Sampling] = field(default_factory=lambda: {"base": Sampling(), "decoder": Sampling()})
-    given_frames: int = 0
+    context_frames: int = 0
     frame_rate: float | None = None
     learned_variance: bool = False
     single_stage: bool = False
     text_tokens: int = 0
     text_width: int = 0
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """(C, *size) of x."""
         return (self.channels, *self.size)
 
-    @property
+    @cached_property
     def video(self) -> bool:
         return len(self.size) == 3
 
-    @property
+    @cached_property
     def pixels(self) -> int:
         """H·W (T·H·W for video), the one normaliser of both losses."""
         return math.prod(self.size)
 
-    @property
+    @cached_property
     def latent_shape(self) -> tuple[int, ...]:
         return (self.latent_channels, *self.latent_size)
 
-    @property
+    @cached_property
     def latent_dimensions(self) -> int:
         """c·h·w (c·t·h·w for video), what bits/dimension are counted over."""
         return math.prod(self.latent_shape)

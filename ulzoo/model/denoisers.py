@@ -1,78 +1,92 @@
-"""A network, the noise process it denoises, and the weighting it is trained with."""
+"""A network with the noise process that it denoises, the weighting of its loss and the conditions that it takes."""
 
 from dataclasses import dataclass
-from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Guidance, Noise, Weighting
-from ulzoo.diffusion.samplers import Both
+from ulzoo.diffusion import Denoiser, GaussianDiffusion, Guidance, Noise, Weighting, rand
+from ulzoo.diffusion.samplers import CfgDenoiser
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Sampling
-
-
-class Conditions(TypedDict, total=False):
-    """What a network is told besides x_t and its log-SNR; what does not apply is left out.
-
-    Attributes:
-        context: z_0 for a decoder, (B, c, *latent_size).
-        context_logsnr: its log-SNR, (B,), for a decoder that asks.
-        labels: (B,), -1 for no class.
-        text: captions; None for none.
-        given: what is given of x itself, on its grid, the last channel a mask.
-    """
-
-    context: Tensor
-    context_logsnr: Tensor
-    labels: Tensor
-    text: Text
-    given: Tensor
+from ulzoo.nn.conditioning import NO_CONDITIONS, NetworkConditions
 
 
 @dataclass(frozen=True)
-class Dropout:
-    """Shares of the examples from which conditions are hidden in training, so that a network learns to do without."""
+class ConditionDropout:
+    """Shares of the examples whose conditions are dropped in training, so that a network learns to do without them."""
 
     labels: float = 0.0
     text: float = 0.0
     frames: float = 0.0
 
 
-NO_DROPOUT = Dropout()
+NO_DROPOUT = ConditionDropout()
 
 
-class Conditional(nn.Module):
-    """A network and which conditions it takes.
+class ConditionalNetwork(nn.Module):
+    """A network and the conditions that it takes.
 
     Args:
-        network: (x_t, logsnr (B,), **conditions) -> prediction; its `num_classes` is 0 if it takes no labels.
-        dropout: how often they are hidden, see `ulzoo.model.conditioning.hidden`.
-        takes_text: whether it is told of captions.
-        takes_logsnr: whether it is told of the log-SNR of its context.
+        network: (x_t, logsnr (B,), conditions) -> prediction; its `num_classes` is 0 if it takes no labels.
+        dropout: how often conditions are dropped in training.
+        takes_text: whether it takes captions.
+        takes_latent_logsnr: whether it takes the log-SNR of its latent.
     """
 
     def __init__(
-        self, network: nn.Module, dropout: Dropout = NO_DROPOUT, takes_text: bool = False, takes_logsnr: bool = False
+        self,
+        network: nn.Module,
+        *,
+        dropout: ConditionDropout = NO_DROPOUT,
+        takes_text: bool = False,
+        takes_latent_logsnr: bool = False,
     ):
         super().__init__()
         self.network, self.dropout = network, dropout
-        self.takes_text, self.takes_logsnr = takes_text, takes_logsnr
+        self.takes_text, self.takes_latent_logsnr = takes_text, takes_latent_logsnr
         self.num_classes: int = getattr(network, "num_classes", 0)
 
+    def select_conditions(self, conditions: Conditions, device: torch.device) -> NetworkConditions:
+        """The labels and captions, as far as the network takes them."""
+        labels, text = conditions.labels, conditions.text
+        return NetworkConditions(
+            labels=torch.as_tensor(labels, device=device) if labels is not None and self.num_classes else None,
+            text=text.to(device) if text is not None and self.takes_text else None,
+        )
 
-class DiffusionModel(Conditional):
-    """A network with the noise process it denoises and the weighting it is trained with.
+    def drop_conditions(self, conditions: NetworkConditions, generator: Noise | None = None) -> NetworkConditions:
+        """Drop each kind of condition for a random share of the examples, independently of the other kinds.
 
-    Of what is `given` the first channels are a guess of x, and the process is of the difference of x to that guess (for
-    video: Yang et al. 2022, arXiv 2203.09481). The likelihood is the same, since x_t and its guess give the difference;
-    but where the guess is good there is little left to say.
+        A dropped label becomes -1, a dropped caption empty, dropped context frames and their mask zero.
+        """
+        dropout = self.dropout
+        labels, text, frames = conditions.labels, conditions.text, conditions.context_frames
+        if labels is not None and dropout.labels:
+            labels = torch.where(rand(len(labels), generator, labels.device) >= dropout.labels, labels, -1)
+        if text is not None and dropout.text:
+            keep = rand(len(text.mask), generator, text.mask.device) >= dropout.text  # (B,)
+            text = Text(text.tokens, text.mask & keep[:, None])
+        if frames is not None and dropout.frames:
+            keep = rand(len(frames), generator, frames.device) >= dropout.frames  # (B,)
+            frames = frames * keep.reshape(-1, 1, 1, 1, 1).to(frames)
+        return conditions._replace(labels=labels, text=text, context_frames=frames)
+
+
+class DiffusionModel(ConditionalNetwork):
+    """A network with the noise process that it denoises and the weighting that it is trained with.
+
+    Where there are context frames, the process is of the residual of x to the context clip (for video: Yang et al.
+    2022, arXiv 2203.09481). The likelihood is the same, since the clip is known; where the clip predicts x well, little
+    is left to model.
 
     Args:
-        network: see `Conditional`, as for the other arguments.
+        network: see `ConditionalNetwork`.
         diffusion: schedule and parametrisation.
-        weighting: w(λ) of its training loss.
+        weighting: w(λ) of the training loss.
+        dropout, takes_text, takes_latent_logsnr: see `ConditionalNetwork`.
     """
 
     def __init__(
@@ -80,109 +94,111 @@ class DiffusionModel(Conditional):
         network: nn.Module,
         diffusion: GaussianDiffusion,
         weighting: Weighting,
-        dropout: Dropout = NO_DROPOUT,
+        *,
+        dropout: ConditionDropout = NO_DROPOUT,
         takes_text: bool = False,
-        takes_logsnr: bool = False,
+        takes_latent_logsnr: bool = False,
     ):
-        super().__init__(network, dropout, takes_text, takes_logsnr)
+        super().__init__(network, dropout=dropout, takes_text=takes_text, takes_latent_logsnr=takes_latent_logsnr)
         self.diffusion, self.weighting = diffusion, weighting
 
-    def denoiser(self, **conditions: Unpack[Conditions]) -> Denoiser:
+    def denoiser(self, conditions: NetworkConditions = NO_CONDITIONS) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""
-        return lambda x_t, logsnr: self.network(x_t, logsnr, **conditions)
+        return lambda x_t, logsnr: self.network(x_t, logsnr, conditions)
 
-    def loss(self, x: Tensor, generator: Noise | None = None, **conditions: Unpack[Conditions]) -> Tensor:
-        """Weighted nats per example, (B,), without the terminal KL, which does not train a network."""
-        x = x - guess(conditions, x.shape[1])
-        return self.diffusion.loss(self.denoiser(**conditions), x, self.weighting, generator)
+    def loss(
+        self, x: Tensor, *, conditions: NetworkConditions = NO_CONDITIONS, generator: Noise | None = None
+    ) -> Tensor:
+        """Weighted nats per example, (B,), without the terminal KL, which trains no network."""
+        x = x - residual_mean(conditions, x.shape[1])
+        return self.diffusion.loss(self.denoiser(conditions), x, weighting=self.weighting, generator=generator)
 
     def rate(
         self,
         x: Tensor,
+        *,
+        conditions: NetworkConditions = NO_CONDITIONS,
         generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
-        **conditions: Unpack[Conditions],
     ) -> Tensor:
-        """Nats per example, (B,): the unweighted ELBO with its terminal KL, whose gradient attention_patterns x.
+        """L_z: the unweighted ELBO with its terminal KL, in nats per example, (B,). Its gradient reaches x.
 
         Args:
-            logsnr_max: (B,), the log-SNR of the latent that is coded; λ(0) if None.
+            logsnr_max: log-SNR of the latent that is coded, (B,); λ(0) if None.
         """
-        x = x - guess(conditions, x.shape[1])
-        nats = self.diffusion.loss(self.denoiser(**conditions), x, None, generator, logsnr_max)
-        return nats + self.diffusion.terminal_kl(x)
+        x = x - residual_mean(conditions, x.shape[1])
+        elbo = self.diffusion.loss(self.denoiser(conditions), x, generator=generator, logsnr_max=logsnr_max)
+        return elbo + self.diffusion.terminal_kl(x)
 
     def sample(
         self,
         shape: tuple[int, ...],
         sampling: Sampling,
-        generator: torch.Generator | None,
-        device: torch.device,
-        **conditions: Unpack[Conditions],
+        *,
+        conditions: NetworkConditions = NO_CONDITIONS,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
-        """A sample at λ(0), guided by labels and text if there are any."""
+        """A sample at λ(0), guided by labels and captions if there are any."""
         guidance = None
-        if sampling.guidance != 1 and ("labels" in conditions or "text" in conditions):
+        if sampling.guidance != 1 and (conditions.labels is not None or conditions.text is not None):
             guidance = Guidance(self.cfg_denoiser(conditions), sampling.guidance, sampling.guidance_interval)
-        denoiser = self.denoiser(**conditions)
-        x_0 = self.diffusion.sample(denoiser, shape, sampling.steps, sampling.sampler, generator, device, guidance)
+        x_0 = self.diffusion.sample(
+            self.denoiser(conditions), shape, sampling.steps, sampling.sampler, generator, device, guidance
+        )
         alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max))
-        return x_0 + alpha * guess(conditions, shape[1])
+        return x_0 + alpha * residual_mean(conditions, shape[1])
 
-    def cfg_denoiser(self, conditions: Conditions) -> Both:
-        """The network told of labels and text, and told of none, as one pass over a doubled batch."""
-        doubled = Conditions(**conditions)
-        for name in ("context", "context_logsnr", "given"):
-            if name in conditions:
-                doubled[name] = torch.cat([conditions[name]] * 2)
-        if "labels" in conditions:
-            labels = conditions["labels"]
-            doubled["labels"] = torch.cat([labels, torch.full_like(labels, -1)])
-        if "text" in conditions:
-            tokens, mask = conditions["text"]
-            doubled["text"] = Text(torch.cat([tokens, tokens]), torch.cat([mask, torch.zeros_like(mask)]))
+    def cfg_denoiser(self, conditions: NetworkConditions) -> CfgDenoiser:
+        """The predictions with and without labels and captions, from one pass over a doubled batch."""
+        doubled = conditions.repeat(2)
+        if (labels := conditions.labels) is not None:
+            doubled = doubled._replace(labels=torch.cat([labels, torch.full_like(labels, -1)]))
+        if (text := conditions.text) is not None:
+            empty = Text(text.tokens, torch.zeros_like(text.mask))
+            doubled = doubled._replace(text=Text(*(torch.cat(pair) for pair in zip(text, empty, strict=True))))
 
-        def both(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
-            predictions = self.network(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), **doubled)
+        def denoiser(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
+            predictions = self.network(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), doubled)
             conditional, unconditional = predictions.chunk(2)
             return conditional, unconditional
 
-        return both
+        return denoiser
 
 
-def guess(conditions: Conditions, channels: int) -> Tensor | float:
-    """The part of what is given that is a guess of x, zero where it is hidden."""
-    return conditions["given"][:, :channels] if "given" in conditions else 0.0
+class RegressionDecoder(ConditionalNetwork):
+    """A decoder that regresses x from z_0, as a usual autoencoder's does (Table 5, the rows with MSE).
 
-
-class RegressionDecoder(Conditional):
-    """x̂(z_0), trained on weight/2 ‖x - x̂‖²: nats of N(x̂, I/weight), but for a constant.
-
-    The network is a denoiser's whose x_t is all zeros, so that every backbone serves.
+    It is trained on weight/2 ‖x - x̂‖², the nats of N(x̂, I/weight) up to a constant. The network is a denoiser whose x_t
+    is zero, so every backbone can be used.
 
     Args:
-        network: see `Conditional`, as for the other arguments.
-        weight: of the squared error; the knob that the loss factor is for a diffusion decoder.
+        network: see `ConditionalNetwork`.
+        weight: weight of the squared error; it takes the place of a diffusion decoder's loss factor.
+        dropout, takes_text, takes_latent_logsnr: see `ConditionalNetwork`.
     """
 
     def __init__(
         self,
         network: nn.Module,
         weight: float,
-        dropout: Dropout = NO_DROPOUT,
+        *,
+        dropout: ConditionDropout = NO_DROPOUT,
         takes_text: bool = False,
-        takes_logsnr: bool = False,
+        takes_latent_logsnr: bool = False,
     ):
-        super().__init__(network, dropout, takes_text, takes_logsnr)
+        super().__init__(network, dropout=dropout, takes_text=takes_text, takes_latent_logsnr=takes_latent_logsnr)
         self.weight = weight
 
-    def _predict(self, shape: tuple[int, ...], conditions: Conditions) -> Tensor:
-        context = conditions["context"]
-        nothing = torch.zeros(shape, device=context.device)
-        prediction = self.network(nothing, nothing.new_zeros(shape[0]), **conditions)
-        return prediction.float() + guess(conditions, shape[1])
+    def _predict(self, shape: tuple[int, ...], conditions: NetworkConditions) -> Tensor:
+        assert conditions.latent is not None
+        x_t = torch.zeros(shape, device=conditions.latent.device)
+        prediction = self.network(x_t, x_t.new_zeros(shape[0]), conditions)
+        return prediction.float() + residual_mean(conditions, shape[1])
 
-    def loss(self, x: Tensor, generator: Noise | None = None, **conditions: Unpack[Conditions]) -> Tensor:
+    def loss(
+        self, x: Tensor, *, conditions: NetworkConditions = NO_CONDITIONS, generator: Noise | None = None
+    ) -> Tensor:
         """Nats per example, (B,)."""
         error = x - self._predict(tuple(x.shape), conditions)
         return self.weight / 2 * error.square().flatten(1).sum(1)
@@ -191,9 +207,19 @@ class RegressionDecoder(Conditional):
         self,
         shape: tuple[int, ...],
         sampling: Sampling,
-        generator: torch.Generator | None,
-        device: torch.device,
-        **conditions: Unpack[Conditions],
+        *,
+        conditions: NetworkConditions = NO_CONDITIONS,
+        generator: torch.Generator | None = None,
+        device: torch.device | None = None,
     ) -> Tensor:
-        """x̂, (B, C, *size): one evaluation, no noise; `sampling` says nothing to it."""
+        """x̂, (B, C, *size), by one evaluation without noise; `sampling` has no effect."""
         return self._predict(shape, conditions)
+
+
+Decoder = DiffusionModel | RegressionDecoder
+
+
+def residual_mean(conditions: NetworkConditions, channels: int) -> Tensor | float:
+    """The context clip that x is modelled relative to, (B, channels, *size); 0 without context frames."""
+    frames = conditions.context_frames
+    return 0.0 if frames is None else frames[:, :channels]

@@ -1,26 +1,28 @@
-"""What each stage of training minimises: L_z + L_x, then the base's weighted loss on frozen latents."""
+"""What each stage of training minimises: L_z + L_x, then the base's loss on frozen latents (paper, §2, §3)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import ExampleNoise, Noise
-from ulzoo.media.captions import Text
-from ulzoo.model.conditioning import first_frames, held_clip, hidden, told
+from ulzoo.diffusion import Noise
+from ulzoo.model.conditioning import Conditions, first_frames
 from ulzoo.model.contract import Stage
-from ulzoo.model.unified_latents import Decoder, UnifiedLatents
+from ulzoo.model.denoisers import Decoder
+from ulzoo.model.rate import scale_gradient
+from ulzoo.model.unified_latents import NOTHING, UnifiedLatents
 
 
 @dataclass(frozen=True)
 class LatentsLoss:
-    """The terms of stage 1 in nats per example, (B,) each, and the pixels that all are divided by.
+    """The terms of stage 1 in nats per example, (B,) each.
 
     Attributes:
         rate: L_z, the bits in the latent.
         distortion: L_x.
-        regularisation: what is trained on in the rate's place: the rate itself, but for variants of Tables 5 and 6.
+        regularisation: the term that is minimised for the rate: the rate itself, except in Tables 5 and 6.
+        pixels: the normaliser of all terms, H·W or T·H·W.
     """
 
     rate: Tensor
@@ -30,137 +32,138 @@ class LatentsLoss:
 
     @property
     def total(self) -> Tensor:
-        """(L_z + L_x) / pixels, averaged over the batch."""
+        """(L_z + L_x) / pixels, averaged over the batch, ()."""
         return (self.regularisation + self.distortion).mean() / self.pixels
-
-
-def stage_loss(
-    model: UnifiedLatents,
-    stage: Stage,
-    x: Tensor,
-    labels: Tensor | None = None,
-    text: Text | None = None,
-    generator: Noise | None = None,
-    encoded: bool = False,
-) -> Tensor:
-    """What a stage minimises, nats per pixel, mean over the batch; the base's x may be `encoded`."""
-    if stage == "base":
-        return base_loss(model, x, labels, text, generator, encoded)
-    assert not encoded, stage
-    if stage == "latents":
-        return latents_loss(model, x, labels, text, generator).total
-    return decoder_loss(model, x, labels, text, generator)
 
 
 def latents_loss(
     model: UnifiedLatents,
     x: Tensor,
-    labels: Tensor | None = None,
-    text: Text | None = None,
+    *,
+    conditions: Conditions = NOTHING,
     generator: Noise | None = None,
     prior_gradient: float = 1.0,
 ) -> LatentsLoss:
-    """Stage 1: L_z + L_x, the rate by the prior and the distortion by the decoder given a fresh z_0.
+    """Stage 1, Algorithm 1: encoder, prior and decoder, jointly.
 
     Args:
-        prior_gradient: scale of the rate's gradient to the encoder; 1 is the paper's, less only while warming up.
+        prior_gradient: scale of the gradient from the rate to the encoder; 1 in the paper, less only during warm-up.
     """
-    assert model.prior is not None and model.decoder is not None
-    logsnr = None  # (B,) where each example has its own (Appendix B ii), else λ_z(0) for all
+    prior, decoder = model.prior, model.decoder
+    assert prior is not None and decoder is not None
+    logsnr = None  # λ_z(0) for all examples, or one per example (Appendix B ii), (B,)
     if model.random_logsnr is not None:
         logsnr = model.random_logsnr.sample(len(x), generator, x.device)
+    level = model.contract.latent_logsnr if logsnr is None else logsnr
+
+    # z_clean = E(x); with a learned variance a sample, whose entropy L_e is subtracted from the rate (Eq. 5).
     posterior = model.posterior(x)
-    z_clean = posterior.sample(generator)  # (B, c, ...)
-    entropy = posterior.entropy(model.contract.latent_logsnr if logsnr is None else logsnr)
-    conditions = hidden(model.prior, told(model.prior, labels, text, model.device), generator)
-    rate, regularisation = model.prior.objective(z_clean, entropy, generator, logsnr, prior_gradient, **conditions)
-    z_0 = model.noise_latents(z_clean, generator, logsnr)
-    distortion = _distortion(model, model.decoder, x, z_0, logsnr, labels, text, generator)
+    z_clean = posterior.sample(generator)  # (B, c, h, w)
+
+    # L_z, the rate: -λ_z'(t) e^λ/2 ‖z_clean - ẑ(z_t, t)‖² with weight 1, plus the terminal KL. Its gradient reaches E.
+    gradient = 0.0 if prior.stop_gradient else prior_gradient
+    prior_conditions = prior.drop_conditions(prior.select_conditions(conditions, model.device), generator)
+    rate = prior.rate(
+        scale_gradient(z_clean, gradient), conditions=prior_conditions, generator=generator, logsnr_max=logsnr
+    ) + scale_gradient(posterior.entropy(level), gradient)
+    regularisation = prior.regularisation(rate, z_clean, level)
+
+    # z_0 = α_0 z_clean + σ_0 ε, with fresh ε: what the decoder sees.
+    z_0 = model.noise_latents(z_clean, generator=generator, logsnr=logsnr)
+
+    # L_x, the distortion: -λ_x'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t, z_0)‖² (Eq. 4) with w = c_lf · sigmoid(b - λ) (Figure 3).
+    distortion = distortion_loss(model, decoder, x, z_0, conditions=conditions, generator=generator, logsnr=logsnr)
+
+    # One normaliser for both terms, the number of pixels, or the loss factor would mean nothing.
     return LatentsLoss(rate, distortion, regularisation, model.contract.pixels)
 
 
 def decoder_loss(
-    model: UnifiedLatents,
-    x: Tensor,
-    labels: Tensor | None = None,
-    text: Text | None = None,
-    generator: Noise | None = None,
+    model: UnifiedLatents, x: Tensor, *, conditions: Conditions = NOTHING, generator: Noise | None = None
 ) -> Tensor:
-    """The final decoder's loss given z_0 of the frozen encoder, nats per pixel, mean over the batch."""
+    """The final decoder's loss given z_0 of the frozen encoder, nats per pixel, mean over the batch, ()."""
     assert model.final_decoder is not None
     with torch.no_grad():
-        z_0 = model.noise_latents(model.encode(x, generator), generator)
-    nats = _distortion(model, model.final_decoder, x, z_0, None, labels, text, generator)
+        z_0 = model.noise_latents(model.encode(x, generator=generator), generator=generator)
+    nats = distortion_loss(model, model.final_decoder, x, z_0, conditions=conditions, generator=generator)
     return nats.mean() / model.contract.pixels
 
 
 def base_loss(
     model: UnifiedLatents,
     x: Tensor,
-    labels: Tensor | None = None,
-    text: Text | None = None,
+    *,
+    conditions: Conditions = NOTHING,
     generator: Noise | None = None,
     encoded: bool = False,
 ) -> Tensor:
-    """Stage 2: the base's weighted loss on z_clean of the frozen encoder, nats per pixel, mean over the batch.
+    """Stage 2: the base's sigmoid-weighted loss on z_clean of the frozen encoder, nats per pixel, batch mean, ().
 
     Args:
         encoded: x is z_clean, encoded beforehand.
     """
-    assert model.base is not None
-    assert not (encoded and model.contract.given_frames)
-    conditions = told(model.base, labels, text, model.device)
+    base, contract = model.base, model.contract
+    assert base is not None and not (encoded and contract.context_frames)
     with torch.no_grad():
-        z_clean = x if encoded else model.encode(x, generator)
-        if model.contract.given_frames:
-            conditions["given"] = model.held(first_frames(x, model.contract), len(x))
-    conditions = hidden(model.base, conditions, generator)
-    return model.base.loss(z_clean, generator, **conditions).mean() / model.contract.pixels
+        z_clean = x if encoded else model.encode(x, generator=generator)  # noised from z_clean, not from z_0
+        if contract.context_frames:
+            conditions = replace(conditions, frames=first_frames(x, contract))
+        selected = model.latent_conditions(base, len(x), conditions)
+    selected = base.drop_conditions(selected, generator)
+    return base.loss(z_clean, conditions=selected, generator=generator).mean() / contract.pixels
 
 
-def _distortion(
+def distortion_loss(
     model: UnifiedLatents,
     decoder: Decoder,
     x: Tensor,
     z_0: Tensor,
-    logsnr: Tensor | None,
-    labels: Tensor | None,
-    text: Text | None,
-    generator: Noise | None,
+    *,
+    conditions: Conditions = NOTHING,
+    generator: Noise | None = None,
+    logsnr: Tensor | None = None,
 ) -> Tensor:
-    """L_x in nats per example, (B,)."""
-    conditions = model.decoding(decoder, z_0, logsnr, labels, text)
-    if model.contract.given_frames:
-        conditions["given"] = held_clip(first_frames(x, model.contract), len(x), model.contract, model.device, None)
-    return decoder.loss(x, generator, **hidden(decoder, conditions, generator))
+    """L_x of a decoder given z_0, in nats per example, (B,); `logsnr` is that of z_0, λ_z(0) if None."""
+    if model.contract.context_frames:
+        conditions = replace(conditions, frames=first_frames(x, model.contract))
+    selected = model.decoder_conditions(decoder, z_0, conditions, logsnr=logsnr)
+    return decoder.loss(x, conditions=decoder.drop_conditions(selected, generator), generator=generator)
 
 
-class StepLoss(nn.Module):
-    """The terms of a stage's loss, means over the examples it is given.
+class StageLoss(nn.Module):
+    """The loss of a stage as a module, so that DDP and FSDP see its forward pass.
 
     Args:
-        model: whose parameters are trained.
+        model: the model, of which the stage trains a part.
         stage: "latents", "decoder" or "base".
-        encoded: the examples are z_clean, not x.
+        encoded: the examples are z_clean, not x; for the base only.
     """
 
-    def __init__(self, model: UnifiedLatents, stage: Stage, encoded: bool = False) -> None:
+    def __init__(self, model: UnifiedLatents, stage: Stage, *, encoded: bool = False) -> None:
         super().__init__()
+        assert not encoded or stage == "base"
         self.model, self.stage, self.encoded = model, stage, encoded
 
     def forward(
-        self, x: Tensor, labels: Tensor, text: Text | None, noise: ExampleNoise, prior_gradient: float = 1.0
+        self,
+        x: Tensor,
+        conditions: Conditions = NOTHING,
+        generator: Noise | None = None,
+        prior_gradient: float = 1.0,
     ) -> dict[str, Tensor]:
-        """{"loss"} and, in stage 1, "rate_bits_per_pixel" and "distortion" in nats per pixel; () each.
-
-        Args:
-            prior_gradient: scale of the rate's gradient to the encoder, see `latents_loss`.
-        """
-        if self.stage != "latents":
-            return {"loss": stage_loss(self.model, self.stage, x, labels, text, noise, self.encoded)}
-        loss = latents_loss(self.model, x, labels, text, noise, prior_gradient)
-        return {
-            "loss": loss.total,
-            "rate_bits_per_pixel": loss.rate.detach().mean() / loss.pixels / math.log(2),
-            "distortion": loss.distortion.detach().mean() / loss.pixels,
-        }
+        """{"loss"} and, in stage 1, "rate_bits_per_pixel" and "distortion" in nats per pixel; batch means, () each."""
+        match self.stage:
+            case "latents":
+                terms = latents_loss(
+                    self.model, x, conditions=conditions, generator=generator, prior_gradient=prior_gradient
+                )
+                return {
+                    "loss": terms.total,
+                    "rate_bits_per_pixel": terms.rate.detach().mean() / terms.pixels / math.log(2),
+                    "distortion": terms.distortion.detach().mean() / terms.pixels,
+                }
+            case "decoder":
+                return {"loss": decoder_loss(self.model, x, conditions=conditions, generator=generator)}
+            case "base":
+                loss = base_loss(self.model, x, conditions=conditions, generator=generator, encoded=self.encoded)
+                return {"loss": loss}

@@ -1,43 +1,46 @@
-"""Unified Latents: encoder, prior, decoder and base, and what they promise (the paper's two stages)."""
+"""Unified Latents: encoder, prior, decoder and base, and what they promise together (the paper's two stages)."""
 
 import math
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import Noise, TruncatedLogistic, randn_like
-from ulzoo.diffusion.schedules import alpha_sigma, expand_like
+from ulzoo.diffusion import Noise, TruncatedLogistic, expand_like, randn_like
+from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
-from ulzoo.model.conditioning import Labels, check_frames, check_told, first_frames, held_clip, repeated, told
-from ulzoo.model.contract import STAGES, Contract, Stage
-from ulzoo.model.denoisers import Conditions, DiffusionModel, RegressionDecoder
-from ulzoo.model.rate import DiffusionPrior, NormalPrior, Posterior
+from ulzoo.model.conditioning import Conditions, Labels, context_clip, first_frames
+from ulzoo.model.contract import STAGES, Contract, Sampling, Stage
+from ulzoo.model.denoisers import Decoder, DiffusionModel
+from ulzoo.model.rate import Posterior, Prior
+from ulzoo.nn.conditioning import NetworkConditions
 
-Decoder = DiffusionModel | RegressionDecoder
 LatentNetwork = Literal["prior", "base"]
+NOTHING = Conditions()
 
 
 class UnifiedLatents(nn.Module):
-    """The compiled model. In all methods x is (B, C, *size) in [-1, 1] and generators live on the model's device.
+    """The compiled model. In all methods x is (B, C, *size) in [-1, 1], and generators are on the model's device.
 
     Args:
         encoder: x -> z_clean; without a decoder it also has `decode(z) -> x`.
-        prior: of the latent, trained with the encoder, whose loss is the rate; None where no encoder is trained.
-        decoder: of x given z_0; None where the encoder decodes.
+        prior: prior of the latent, trained with the encoder, whose loss is the rate; None if no encoder is trained.
+        decoder: decoder of x given z_0; None if the encoder decodes.
         base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples; or None.
         contract: shapes, λ_z(0), labels and sampling defaults.
-        final_decoder: diffusion decoder that is trained on the frozen latents and then decodes in `decoder`'s place.
-        random_logsnr: what z_0's log-SNR is drawn from in single-stage training (Appendix B ii); None: it is λ_z(0).
+        final_decoder: diffusion decoder, trained on the frozen latents, that replaces `decoder` for decoding.
+        random_logsnr: distribution of the log-SNR of z_0 in single-stage training (Appendix B ii); None for λ_z(0).
     """
 
     def __init__(
         self,
         encoder: nn.Module,
-        prior: DiffusionPrior | NormalPrior | None,
+        prior: Prior | None,
         decoder: Decoder | None,
         base: DiffusionModel | None,
         contract: Contract,
+        *,
         final_decoder: DiffusionModel | None = None,
         random_logsnr: TruncatedLogistic | None = None,
     ):
@@ -60,22 +63,27 @@ class UnifiedLatents(nn.Module):
         return tuple(stage for stage, networks in STAGES.items() if getattr(self, networks[-1]) is not None)
 
     @property
-    def frames_needed(self) -> int:
-        """The first frames that the decoder must be given, as it never learned to do without; 0 if it did."""
+    def required_context_frames(self) -> int:
+        """Number of first frames that the decoder needs, as it was never trained without them; 0 if it was."""
         decoder = self._decoder
-        return self.contract.given_frames if decoder is not None and decoder.dropout.frames == 0 else 0
+        return self.contract.context_frames if decoder is not None and decoder.dropout.frames == 0 else 0
 
-    # --- what a trained model does -----------------------------------------------------------------------------------
+    def prepare(self, stage: Stage) -> list[nn.Parameter]:
+        """Put the stage's networks in training mode and freeze all others; return the parameters to train."""
+        self.eval().requires_grad_(False)
+        for name in STAGES[stage]:
+            getattr(self, name).train().requires_grad_(True)
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def encode(self, x: Tensor, generator: Noise | None = None) -> Tensor:
-        """x -> z_clean (B, c, *latent_size), of x's dtype, without noise: the decoder takes `noise_latents` of it.
+    def encode(self, x: Tensor, *, generator: Noise | None = None) -> Tensor:
+        """x -> z_clean, (B, c, *latent_size), in the dtype of x; the decoder takes `noise_latents` of it.
 
-        Deterministic, but for an encoder with a variance of its own, of which it is a draw.
+        Deterministic, except for an encoder with a learned variance, of whose posterior it is a sample.
         """
         return self.posterior(x).sample(generator)
 
-    def noise_latents(self, z_clean: Tensor, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
-        """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at each example's own, `logsnr` (B,)."""
+    def noise_latents(self, z_clean: Tensor, *, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
+        """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at one per example, `logsnr` (B,)."""
         alpha, sigma = alpha_sigma(expand_like(self._levels(len(z_clean)) if logsnr is None else logsnr, z_clean))
         return alpha * z_clean + sigma * randn_like(z_clean, generator)
 
@@ -83,188 +91,185 @@ class UnifiedLatents(nn.Module):
     def decode(
         self,
         z_0: Tensor,
-        steps: int | None = None,
-        generator: torch.Generator | None = None,
+        *,
         labels: Labels | None = None,
         frames: Tensor | None = None,
         text: Text | None = None,
+        steps: int | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """z_0 -> x in [-1, 1], by sampling the diffusion decoder over `steps` (the spec's if None).
+        """z_0 -> x in [-1, 1], by sampling the diffusion decoder.
 
         Args:
-            frames: (B, C, k, H, W), the clip's first frames, which the result then begins with.
+            labels, frames, text: see `Conditions`; the result begins with the frames.
+            steps: network evaluations; the spec's if None.
+            generator: source of the noise.
         """
-        check_frames(frames, len(z_0), self.contract, self.frames_needed > 0)
-        decoder, n = self._decoder, len(z_0)
-        if decoder is None:
-            alpha, _ = alpha_sigma(z_0.new_tensor(self.contract.latent_logsnr))
-            x = cast(Tensor, self.encoder.decode(z_0 / alpha)).clamp(-1, 1)  # type: ignore[operator]
-        else:
-            conditions = self.decoding(decoder, z_0, None, labels, text)
-            check_told(conditions, n, decoder.num_classes, self.contract)
-            if self.contract.given_frames:
-                conditions["given"] = held_clip(frames, n, self.contract, self.device, None)
-            sampling = self.contract.sampling_with("decoder", steps, None)
-            x = decoder.sample((n, *self.contract.shape), sampling, generator, z_0.device, **conditions).clamp(-1, 1)
-        return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
+        return self._decode(z_0, Conditions(labels, text, frames), steps, generator)
 
     @torch.no_grad()
     def reconstruct(
         self,
         x: Tensor,
-        steps: int | None = None,
-        generator: torch.Generator | None = None,
+        *,
         labels: Labels | None = None,
         frames: Tensor | None = None,
         text: Text | None = None,
-    ) -> Tensor:
-        """x -> z_clean -> z_0 -> x̂ in [-1, 1]; `frames` as in `decode`."""
-        z_0 = self.noise_latents(self.encode(x, generator), generator)
-        return self.decode(z_0, steps, generator, labels, frames, text)
-
-    @torch.no_grad()
-    def sample_latents(
-        self,
-        n: int,
-        labels: Labels | None = None,
-        guidance: float | None = None,
         steps: int | None = None,
         generator: torch.Generator | None = None,
-        network: LatentNetwork | None = None,
-        frames: Tensor | None = None,
-        text: Text | None = None,
     ) -> Tensor:
-        """n latents z_0, noise at λ_z(0) included, from the base (or from the prior, which samples worse).
-
-        Args:
-            network: None for the base, or the prior of a model that is trained in a single stage.
-            frames: (n, C, k, H, W), the frames that a base trained for it continues; the prior continues none.
-        """
-        network = network or ("prior" if self.contract.single_stage else "base")
-        model = self._latent_model(network)
-        if network == "prior" and frames is not None:
-            raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
-        needed = isinstance(model, DiffusionModel) and network == "base" and model.dropout.frames == 0
-        check_frames(frames, n, self.contract, needed)
-        if labels is not None and not model.num_classes:
-            raise ValueError(f"the {network} takes no class labels: leave out `labels`")
-        if text is not None and not model.takes_text:
-            raise ValueError(f"the {network} takes no text: leave out `text`")
-        if guidance is not None and guidance != 1 and labels is None and text is None:
-            raise ValueError("guidance leans towards a class or a text: give `labels` or `text` with it")
-        conditions = self._of_latent(model, n, labels, text, frames)
-        sampling = self.contract.sampling_with("base", steps, guidance)
-        return model.sample((n, *self.contract.latent_shape), sampling, generator, self.device, **conditions)
+        """x -> z_clean -> z_0 -> x̂ in [-1, 1]; arguments as in `decode`."""
+        z_0 = self.noise_latents(self.encode(x, generator=generator), generator=generator)
+        return self._decode(z_0, Conditions(labels, text, frames), steps, generator)
 
     @torch.no_grad()
     def sample(
         self,
         n: int,
+        *,
         labels: Labels | None = None,
         frames: Tensor | None = None,
+        text: Text | None = None,
         guidance: float | None = None,
         steps: int | None = None,
         generator: torch.Generator | None = None,
-        text: Text | None = None,
     ) -> Tensor:
         """n new x in [-1, 1]: noise -> base -> z_0 -> decoder -> x.
 
         Args:
-            n: how many.
-            labels: (n,) class labels; None samples without a class.
-            frames: (n, C, k, H, W) in [-1, 1], the first frames of each clip, k of the contract's `given_frames`; the
-                result begins with them. None, where the model was trained for it, makes whole clips.
+            n: number of samples.
+            labels, frames, text: see `Conditions`, n of each; the result begins with the frames. A model trained
+                without them for a share of the examples samples without them too.
             guidance: scale of the base's classifier-free guidance; the spec's if None.
-            steps: of the base; the decoder keeps the spec's.
+            steps: network evaluations of the base; the decoder keeps the spec's.
             generator: source of all noise.
-            text: n captions; None samples without.
         """
-        z_0 = self.sample_latents(n, labels, guidance, steps, generator, frames=frames, text=text)
-        return self.decode(z_0, generator=generator, labels=labels, frames=frames, text=text)
+        if guidance not in (None, 1) and labels is None and text is None:
+            raise ValueError("guidance leans towards a class or a text: give `labels` or `text` with it")
+        conditions, sampling = Conditions(labels, text, frames), self.contract.sampling["base"]
+        if guidance is not None or steps is not None:
+            sampling = self.contract.sampling_with("base", steps, guidance)
+        z_0 = self.sample_latents(n, conditions=conditions, sampling=sampling, generator=generator)
+        return self._decode(z_0, conditions, None, generator)
+
+    @torch.no_grad()
+    def sample_latents(
+        self,
+        n: int,
+        *,
+        conditions: Conditions = NOTHING,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+        network: LatentNetwork | None = None,
+    ) -> Tensor:
+        """n latents z_0, (n, c, *latent_size), noise at λ_z(0) included.
+
+        Args:
+            conditions: labels, captions and context frames; the prior takes no frames.
+            sampling: sampler, steps and guidance; the spec's for the base if None.
+            network: the base, or the prior, which samples worse; None for the base, or for the prior of a model that is
+                trained in a single stage.
+        """
+        network = network or ("prior" if self.contract.single_stage else "base")
+        model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
+        if network == "prior" and conditions.frames is not None:
+            raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
+        self._check_frames(conditions.frames, n, needed=network == "base" and model.dropout.frames == 0)
+        if conditions.labels is not None and not model.num_classes:
+            raise ValueError(f"the {network} takes no class labels: leave out `labels`")
+        if conditions.text is not None and not model.takes_text:
+            raise ValueError(f"the {network} takes no text: leave out `text`")
+        selected = self.latent_conditions(model, n, conditions)
+        self._check_labels_and_text(selected, n, model.num_classes)
+        shape = (n, *self.contract.latent_shape)
+        return model.sample(shape, sampling, conditions=selected, generator=generator, device=self.device)
 
     @torch.no_grad()
     def rate(
         self,
         x: Tensor,
+        *,
         samples: int = 1,
         generator: torch.Generator | None = None,
         network: LatentNetwork | None = None,
         labels: Labels | None = None,
         text: Text | None = None,
     ) -> Tensor:
-        """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not a file size.
+        """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not the size of a file.
 
-        A base that continues given frames is told those of x: its bits are what they leave open.
+        A base with frame conditioning gets the first frames of x; its bits are those of the rest of the clip.
 
         Args:
             samples: draws of (t, ε) per example, with t spread evenly over [0, 1).
-            network: None for the prior, or for the base of a model without.
+            generator: source of t and ε.
+            network: None for the prior, or for the base of a model without a prior.
+            labels, text: see `Conditions`.
         """
-        network = network or ("base" if self.prior is None else "prior")
-        model = self._latent_model(network)
+        model = self._latent_model(network or ("base" if self.prior is None else "prior"))
         posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
-        conditions = self._of_latent(model, len(x), labels, text, first_frames(x, self.contract))
-        nats = model.rate(posterior.sample(generator), generator, **repeated(conditions, samples))
+        selected = self.latent_conditions(model, len(x), Conditions(labels, text, first_frames(x, self.contract)))
+        self._check_labels_and_text(selected, len(x), model.num_classes)
+        nats = model.rate(posterior.sample(generator), conditions=selected.repeat(samples), generator=generator)
         nats = nats + posterior.entropy(self.contract.latent_logsnr)
         return nats.reshape(samples, len(x)).mean(0) / math.log(2)
 
-    # --- what `ulzoo.model.losses` trains it by ------------------------------------------------------------------------
-
-    def prepare(self, stage: Stage) -> list[nn.Parameter]:
-        """Put the stage's networks in training mode and freeze all others; the parameters to train."""
-        self.eval().requires_grad_(False)
-        for name in STAGES[stage]:
-            getattr(self, name).train().requires_grad_(True)
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    # -----------------------------------------------------------------------------------------------------------------
-
-    @property
-    def _decoder(self) -> Decoder | None:
-        """What decodes: the final decoder if there is one."""
-        return self.decoder if self.final_decoder is None else self.final_decoder
-
     def posterior(self, x: Tensor) -> Posterior:
+        """What the encoder says about the latent of x."""
         expected = self.contract.shape
         if x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        features = self.encoder(x).to(x.dtype)  # bfloat16 under autocast, too coarse for noise of a given σ_0
-        return Posterior.of(features, self.contract.learned_variance, self.contract.latent_logsnr)
+        features = self.encoder(x).to(x.dtype)  # bfloat16 under autocast is too coarse for the noise at σ_0
+        return Posterior.from_features(features, self.contract.learned_variance, self.contract.latent_logsnr)
+
+    def latent_conditions(self, model: DiffusionModel | Prior, n: int, conditions: Conditions) -> NetworkConditions:
+        """The conditions of the prior or the base for n latents; the base also takes the encoded context clip."""
+        selected = model.select_conditions(conditions, self.device)
+        if model is self.base and self.contract.context_frames:
+            clip = context_clip(
+                conditions.frames, n, self.contract, self.device, encode=lambda clip: self.posterior(clip).mean
+            )
+            selected = selected._replace(context_frames=clip)
+        return selected
+
+    def decoder_conditions(
+        self, decoder: Decoder, z_0: Tensor, conditions: Conditions, *, logsnr: Tensor | None = None
+    ) -> NetworkConditions:
+        """The conditions of a decoder: z_0, its log-SNR (λ_z(0) if None), labels, captions and the context clip."""
+        selected = decoder.select_conditions(conditions, self.device)
+        if decoder.takes_latent_logsnr:
+            selected = selected._replace(latent_logsnr=self._levels(len(z_0)) if logsnr is None else logsnr)
+        if self.contract.context_frames:
+            clip = context_clip(conditions.frames, len(z_0), self.contract, self.device)
+            selected = selected._replace(context_frames=clip)
+        return selected._replace(latent=z_0)
+
+    @property
+    def _decoder(self) -> Decoder | None:
+        return self.decoder if self.final_decoder is None else self.final_decoder
+
+    def _decode(
+        self, z_0: Tensor, conditions: Conditions, steps: int | None, generator: torch.Generator | None
+    ) -> Tensor:
+        decoder, frames = self._decoder, conditions.frames
+        self._check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
+        if decoder is None:
+            alpha, _ = alpha_sigma(z_0.new_tensor(self.contract.latent_logsnr))
+            x = cast(Tensor, self.encoder.decode(z_0 / alpha))  # type: ignore[operator]
+        else:
+            selected = self.decoder_conditions(decoder, z_0, conditions)
+            self._check_labels_and_text(selected, len(z_0), decoder.num_classes)
+            sampling, shape = self.contract.sampling["decoder"], (len(z_0), *self.contract.shape)
+            if steps is not None:
+                sampling = replace(sampling, steps=steps)
+            x = decoder.sample(shape, sampling, conditions=selected, generator=generator, device=z_0.device)
+        x = x.clamp(-1, 1)
+        return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
 
     def _levels(self, n: int) -> Tensor:
         """λ_z(0) of n latents, (n,)."""
         return torch.full((n,), self.contract.latent_logsnr, device=self.device)
 
-    def held(self, frames: Tensor | None, n: int) -> Tensor:
-        """What the base is told of given frames, (n, c + 1, t, h, w)."""
-        return held_clip(frames, n, self.contract, self.device, lambda held: self.posterior(held).mean)
-
-    def _of_latent(
-        self,
-        model: DiffusionModel | NormalPrior,
-        n: int,
-        labels: Labels | None,
-        text: Text | None,
-        frames: Tensor | None,
-    ) -> Conditions:
-        """A caller's conditions for a network of the latent, checked."""
-        conditions = told(model, labels, text, self.device)
-        check_told(conditions, n, model.num_classes, self.contract)
-        if model is self.base and self.contract.given_frames:
-            conditions["given"] = self.held(frames, n)
-        return conditions
-
-    def decoding(
-        self, decoder: Decoder, z_0: Tensor, logsnr: Tensor | None, labels: Labels | None, text: Text | None
-    ) -> Conditions:
-        """z_0 as a decoder's condition and what else it takes, its log-SNR among that."""
-        conditions = told(decoder, labels, text, self.device)
-        conditions["context"] = z_0
-        if decoder.takes_logsnr:
-            conditions["context_logsnr"] = self._levels(len(z_0)) if logsnr is None else logsnr
-        return conditions
-
-    def _latent_model(self, network: str) -> DiffusionModel | NormalPrior:
+    def _latent_model(self, network: str) -> DiffusionModel | Prior:
         if network not in ("prior", "base"):
             raise ValueError(f"network must be 'prior' or 'base', got {network!r}")
         if (model := getattr(self, network)) is None:
@@ -274,3 +279,30 @@ class UnifiedLatents(nn.Module):
                 else "this model has no prior: its encoder was not trained with one"
             )
         return model
+
+    def _check_labels_and_text(self, conditions: NetworkConditions, n: int, num_classes: int) -> None:
+        labels, text, contract = conditions.labels, conditions.text, self.contract
+        if labels is not None:
+            if labels.shape != (n,):
+                raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
+            if ((labels < -1) | (labels >= num_classes)).any():
+                raise ValueError(f"labels must be 0 to {num_classes - 1}, or -1 for none, got {labels.tolist()}")
+        if text is not None:
+            expected = (n, contract.text_tokens, contract.text_width), (n, contract.text_tokens)
+            if (tuple(text.tokens.shape), tuple(text.mask.shape)) != expected:
+                raise ValueError(
+                    f"text must have tokens of shape {expected[0]} and a mask of shape {expected[1]}, "
+                    f"got {tuple(text.tokens.shape)} and {tuple(text.mask.shape)}"
+                )
+
+    def _check_frames(self, frames: Tensor | None, n: int, *, needed: bool) -> None:
+        contract = self.contract
+        expected = (n, contract.channels, contract.context_frames, *contract.size[1:])
+        if not contract.context_frames:
+            if frames is not None:
+                raise ValueError("this model was not compiled for frame conditioning: leave out `frames`")
+        elif frames is None:
+            if needed:
+                raise ValueError(f"this model continues given frames: pass `frames` of shape {expected}")
+        elif frames.shape != expected:
+            raise ValueError(f"frames must have shape {expected}, got {tuple(frames.shape)}")

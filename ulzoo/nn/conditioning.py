@@ -1,11 +1,9 @@
-"""What a denoiser is told besides x_t: noise level, class label, given frames and, for the decoder, the latent z_0.
-
-Text has a file of its own, `text_conditioning.py`.
-"""
+"""What a denoiser is conditioned on besides x_t: noise level, label, caption, context frames and the latent z_0."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from timm.layers import LayerNorm
@@ -22,49 +20,65 @@ class DenoiserInputs:
     Attributes:
         size: grid of x_t, (h, w) or (t, h, w).
         channels: channels of x_t and of the prediction.
-        context_size: grid of the context (z_0 for the decoder); empty if there is none.
-        context_channels: its channels.
-        num_classes: class labels; 0 means unconditional.
-        given_channels: channels of what is given on the grid of x_t itself, of which the last is a mask; 0 for nothing.
-        text_tokens: the most tokens of a text.
-        text_width: channels of their embeddings; 0 means no text.
-        context_logsnr: whether the log-SNR of the context is told.
+        latent_size: grid of the latent z_0 that a decoder is conditioned on; empty if there is none.
+        latent_channels: channels of that latent.
+        num_classes: number of class labels; 0 for an unconditional network.
+        frame_channels: channels of the context frames on the grid of x_t, the last one a mask; 0 if there are none.
+        text_tokens: largest number of tokens of a caption.
+        text_width: channels of the token embeddings; 0 if there are no captions.
+        latent_logsnr: whether the network is conditioned on the log-SNR of the latent.
     """
 
     size: tuple[int, ...]
     channels: int
-    context_size: tuple[int, ...] = ()
-    context_channels: int = 0
+    latent_size: tuple[int, ...] = ()
+    latent_channels: int = 0
     num_classes: int = 0
-    given_channels: int = 0
+    frame_channels: int = 0
     text_tokens: int = 0
     text_width: int = 0
-    context_logsnr: bool = False
+    latent_logsnr: bool = False
 
     @property
-    def all_channels(self) -> int:
-        """Channels of `with_given`."""
-        return self.channels + self.given_channels
+    def input_channels(self) -> int:
+        """Channels of `concat_frames`."""
+        return self.channels + self.frame_channels
 
 
-def with_given(x_t: Tensor, given: Tensor | None) -> Tensor:
-    """x_t and what is given on its grid, as channels: (B, channels + given_channels, *size)."""
-    return x_t if given is None else torch.cat([x_t, given], dim=1)
+class NetworkConditions(NamedTuple):
+    """What a network is conditioned on besides x_t and its log-SNR; None for what it does not take.
 
-
-class GatedInputSkip(nn.Module):
-    """What of x_t belongs in the prediction as it is: a gain for every channel, which depends on the conditions.
-
-    So patches of more values than the network is wide keep their detail: of v = α/σ x_t - x/σ the network need make the
-    smooth x only. The gains start at zero.
+    Attributes:
+        latent: z_0 for a decoder, (B, c, *latent_size).
+        latent_logsnr: log-SNR of z_0, (B,), for a decoder of latents of several noise levels (paper, Appendix B).
+        labels: class labels, (B,), -1 for no class.
+        text: captions.
+        context_frames: the context clip on the grid of x_t, (B, C + 1, t, h, w), the last channel a mask.
     """
 
-    def __init__(self, channels: int, cond_width: int):
-        super().__init__()
-        self.gain = zero_init(nn.Linear(cond_width, channels))
+    latent: Tensor | None = None
+    latent_logsnr: Tensor | None = None
+    labels: Tensor | None = None
+    text: Text | None = None
+    context_frames: Tensor | None = None
 
-    def forward(self, cond: Tensor, x_t: Tensor) -> Tensor:
-        return self.gain(cond).reshape(*x_t.shape[:2], *[1] * (x_t.ndim - 2)) * x_t
+    def repeat(self, times: int) -> "NetworkConditions":
+        """The conditions of a batch that is repeated `times` times along its first dimension."""
+        repeated: dict[str, Tensor | Text] = {}
+        for name, value in self._asdict().items():
+            if isinstance(value, Text):
+                repeated[name] = value.repeat(times)
+            elif value is not None:
+                repeated[name] = value.repeat(times, *[1] * (value.ndim - 1))
+        return NetworkConditions(**repeated)  # type: ignore[arg-type]
+
+
+NO_CONDITIONS = NetworkConditions()
+
+
+def concat_frames(x_t: Tensor, context_frames: Tensor | None) -> Tensor:
+    """x_t with the context frames as further channels, (B, channels + frame_channels, *size)."""
+    return x_t if context_frames is None else torch.cat([x_t, context_frames], dim=1)
 
 
 class LogsnrEmbedding(nn.Module):
@@ -85,11 +99,10 @@ class LogsnrEmbedding(nn.Module):
 
 
 class VectorConditioning(nn.Module):
-    """Sum of the embeddings of the log-SNR, of the label, of whether anything is given and of the context's log-SNR, of
-    those that there are, (B, width).
+    """One conditioning vector per example, (B, width), for adaptive norms.
 
-    The last is what a decoder is told of latents of several noise levels (paper App. B). Each example's label
-    is dropped by a coin of its own in training; label -1, or None for all, is the dropped label.
+    It is the sum of the embeddings of the log-SNR, of the class label (-1, or None for the batch, is "no class"), of
+    whether the example has context frames, and of the latent's log-SNR, as far as the network is compiled for them.
     """
 
     def __init__(self, inputs: DenoiserInputs, width: int):
@@ -97,67 +110,62 @@ class VectorConditioning(nn.Module):
         self.logsnr = LogsnrEmbedding(width)
         self.num_classes = inputs.num_classes
         self.labels = nn.Embedding(inputs.num_classes + 1, width) if inputs.num_classes else None
-        self.given = nn.Embedding(2, width) if inputs.given_channels else None
-        self.context_logsnr = LogsnrEmbedding(width) if inputs.context_logsnr else None
+        self.given = nn.Embedding(2, width) if inputs.frame_channels else None
+        self.context_logsnr = LogsnrEmbedding(width) if inputs.latent_logsnr else None
 
-    def forward(
-        self,
-        logsnr: Tensor,
-        labels: Tensor | None,
-        given: Tensor | None = None,
-        context_logsnr: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
         cond = self.logsnr(logsnr)
         if self.context_logsnr is not None:
-            assert context_logsnr is not None
-            cond = cond + self.context_logsnr(context_logsnr)
+            assert conditions.latent_logsnr is not None
+            cond = cond + self.context_logsnr(conditions.latent_logsnr)
         if self.given is not None:
-            assert given is not None
-            known = given[:, -1].flatten(1).any(dim=1).long()  # (B,), by the mask
-            cond = cond + self.given(known)
+            assert conditions.context_frames is not None
+            has_frames = conditions.context_frames[:, -1].flatten(1).any(dim=1).long()  # (B,), by the mask
+            cond = cond + self.given(has_frames)
         if self.labels is not None:
+            labels = conditions.labels
             if labels is None:
                 labels = torch.full(logsnr.shape, -1, device=logsnr.device)
             cond = cond + self.labels(torch.where(labels < 0, self.num_classes, labels))
         return torch.nn.functional.silu(cond)
 
 
-class ContextProjection(nn.Module):
-    """A learned linear projection of the context, to be *added* to features of a given grid.
+class LatentProjection(nn.Module):
+    """A learned linear projection of the latent z_0, *added* to features on a given grid.
 
-    On a finer grid each context vector is repeated; on a coarser one its patches are folded into channels first. This
-    is how z_0 enters a decoder (not in the paper): as a sum, at the finest features and, in a U-ViT, once more at the
+    On a finer grid each latent vector is repeated; on a coarser one its patches are folded into channels first. This is
+    how z_0 enters a decoder (not in the paper): as a sum, at the finest features and, in a U-ViT, once more at the
     middle's tokens, whose grid is the latent's own in the paper's shapes.
     """
 
     def __init__(self, inputs: DenoiserInputs, size: Sequence[int], width: int):
         super().__init__()
-        pairs = list(zip(size, inputs.context_size, strict=True))
+        pairs = list(zip(size, inputs.latent_size, strict=True))
         if any(fine % coarse for fine, coarse in (sorted(pair, reverse=True) for pair in pairs)):
             raise ValueError(
-                f"the grids of the latent {list(inputs.context_size)} and of the features {list(size)} do not nest"
+                f"the grids of the latent {list(inputs.latent_size)} and of the features {list(size)} do not nest"
             )
-        self.fold = tuple(max(context // feature, 1) for feature, context in pairs)
-        self.repeat = tuple(max(feature // context, 1) for feature, context in pairs)
-        self.proj = nn.Linear(inputs.context_channels * math.prod(self.fold), width)
+        self.fold = tuple(max(latent // feature, 1) for feature, latent in pairs)
+        self.repeat = tuple(max(feature // latent, 1) for feature, latent in pairs)
+        self.proj = nn.Linear(inputs.latent_channels * math.prod(self.fold), width)
 
-    def forward(self, context: Tensor) -> Tensor:
-        folded = patchify(context, self.fold)
+    def forward(self, latent: Tensor | None) -> Tensor:
+        assert latent is not None
+        folded = patchify(latent, self.fold)
         features = self.proj(folded.movedim(1, -1)).movedim(-1, 1)
         return upsample(features, self.repeat)  # (B, width, *size)
 
 
 class TextTokens(nn.Module):
-    """A text as a network attends to it: a learned null token first, then the embeddings, normed and projected.
+    """Captions as tokens to attend to: a learned null token, then the embeddings, normalised and projected.
 
-    The null token is always there, so that attention is never over nothing; it is all that there is of an empty text,
-    of no text, and of one that `text_dropout` hides: each example's whole text by a coin of its own in training. Tokens
-    get no positions: those of a text encoder know theirs. Padding is zeroed here and masked in attention, so whatever
-    it holds is without effect.
+    The null token is always present, so attention is never over an empty set; it is the only token of an empty caption,
+    of no caption and of a caption dropped in training. Tokens get no positions: a text encoder has put them in. Padding
+    is zeroed here and masked in attention, so its content has no effect. Not in the paper, as all text conditioning.
 
     Args:
-        inputs: of which `text_width` counts.
-        width: of the tokens it makes.
+        inputs: shapes, of which `text_width` is used.
+        width: channels of the resulting tokens.
     """
 
     def __init__(self, inputs: DenoiserInputs, width: int):
@@ -167,10 +175,24 @@ class TextTokens(nn.Module):
         self.null = nn.Parameter(torch.randn(width))
 
     def forward(self, text: Text | None, n: int) -> Text:
-        """A text of (n, L, text_width), or None, to one of (n, 1 + L, width), or (n, 1, width)."""
+        """(n, L, text_width) -> (n, 1 + L, width); no text gives (n, 1, width)."""
         null = Text(self.null.expand(n, 1, -1), torch.ones(n, 1, dtype=torch.bool, device=self.null.device))
         if text is None:
             return null
-        mask = text.mask
-        tokens = self.proj(self.norm(text.tokens.masked_fill(~mask[:, :, None], 0)))
-        return Text(torch.cat([null.tokens, tokens], dim=1), torch.cat([null.mask, mask], dim=1))
+        tokens = self.proj(self.norm(text.tokens.masked_fill(~text.mask[:, :, None], 0)))
+        return Text(torch.cat([null.tokens, tokens], dim=1), torch.cat([null.mask, text.mask], dim=1))
+
+
+class GatedInputSkip(nn.Module):
+    """Adds x_t to the prediction, times a gain per channel that depends on the conditioning vector.
+
+    Patches of more values than the network is wide keep their detail this way: of v = α/σ x_t - x/σ the network only
+    has to model the smooth x. The gains start at zero.
+    """
+
+    def __init__(self, channels: int, cond_width: int):
+        super().__init__()
+        self.gain = zero_init(nn.Linear(cond_width, channels))
+
+    def forward(self, cond: Tensor, x_t: Tensor) -> Tensor:
+        return self.gain(cond).reshape(*x_t.shape[:2], *[1] * (x_t.ndim - 2)) * x_t

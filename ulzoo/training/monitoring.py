@@ -1,4 +1,4 @@
-"""metrics.jsonl, one JSON object a line, rewound to the checkpoint when a run resumes; TensorBoard if asked."""
+"""What is watched while a stage trains: the log, the metrics of each step, skipped examples, a collapsing latent."""
 
 import json
 import math
@@ -11,16 +11,22 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from ulzoo.diffusion import SigmoidWeighting
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.denoisers import DiffusionModel, RegressionDecoder
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import ProcessGroup
 
 LogRow = dict[str, Any]
+FINITE = ("rate_bits_per_pixel", "distortion", "loss", "grad_norm")
+COLLAPSED_BITS_PER_DIMENSION = 0.02
+NAMED_IN_WARNINGS = 3  # skipped examples; the file lists all of them
 _ORDER = list(STAGES)
 
 
 def read_rows(path: Path) -> list[LogRow]:
-    """All whole rows; a last line that a kill cut short is left out."""
+    """The rows of a log. A last line that is cut short is ignored."""
     if not path.exists():
         return []
     rows = []
@@ -32,43 +38,41 @@ def read_rows(path: Path) -> list[LogRow]:
     return rows
 
 
-class Metrics:
-    """Appends rows to `folder`/metrics.jsonl, and to TensorBoard events under `folder`/tensorboard.
+class MetricsLog:
+    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and to TensorBoard events if asked.
 
     Args:
         folder: the run directory.
-        stage, step: rows after this point belong to a future that is about to be trained again, and are dropped.
-        tensorboard: also write events; needs the extra `ulzoo[tensorboard]`.
-        main: whether this process is the one that writes.
+        stage, step: later rows are dropped, since these steps are about to be trained again.
+        tensorboard: also write events to `folder`/tensorboard; needs the extra `ulzoo[tensorboard]`.
+        enabled: False on all ranks but the first, which then write nothing.
     """
 
     def __init__(
-        self, folder: Path, stage: Stage = "latents", step: int = 0, tensorboard: bool = False, main: bool = True
+        self, folder: Path, stage: Stage = "latents", step: int = 0, *, tensorboard: bool = False, enabled: bool = True
     ):
         self._file: TextIO | None = None
         self._writer: Any = None
         self._warned = False
-        if not main:
+        if not enabled:
             return
-        path = folder / "metrics.jsonl"
-        kept = [
-            row for row in read_rows(path) if (_ORDER.index(row["stage"]), row["step"]) <= (_ORDER.index(stage), step)
-        ]
-        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        path, last = folder / "metrics.jsonl", (_ORDER.index(stage), step)
+        rows = [row for row in read_rows(path) if (_ORDER.index(row["stage"]), row["step"]) <= last]
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
-    def __enter__(self) -> "Metrics":
+    def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def write(self, row: LogRow) -> None:
-        """Add a row; where the disk is full, say so once and go on."""
+        """Append a row. If the disk is full, warn once and continue."""
         if self._file is None:
             return
         try:
@@ -76,7 +80,7 @@ class Metrics:
             self._file.flush()
         except OSError as error:
             if not self._warned:
-                warnings.warn(f"metrics are not written any more: {error.strerror or error}", stacklevel=2)
+                warnings.warn(f"metrics are no longer written: {error.strerror or error}", stacklevel=2)
             self._warned = True
             return
         if self._writer is not None:
@@ -92,106 +96,133 @@ class Metrics:
             self._writer.close()
 
 
-CHECKED = ("rate_bits_per_pixel", "distortion", "loss", "grad_norm")
-
-
 class NonFiniteLoss(ArithmeticError):
-    """The loss or its gradient became NaN or infinite; nothing of that step or after it was saved."""
+    """The loss or its gradient became NaN or infinite; nothing of that step or later was saved."""
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """Of one step, on their way from the device.
+    """The metrics of one step, copied to the host while the device computes the next step.
 
     Attributes:
-        values: means over all processes by name; 0-dimensional, on the host once `ready`.
-        own: the same of this process alone, on the device; its gradient norm is that of all.
-        keys: of the images.
+        stage, step: which step.
+        local: the terms of this rank, on the device; the gradient norm is that of all ranks.
+        means: means over all ranks by name, () each, on the host once `ready`; "stop" is positive if a rank must stop.
+        keys: of the images of this rank.
+        ready: recorded after the copy to the host; None on the CPU.
     """
 
     stage: Stage
     step: int
-    values: dict[str, Tensor]
-    own: dict[str, Tensor]
+    local: dict[str, Tensor]
+    means: dict[str, Tensor]
     keys: list[str]
     ready: "torch.cuda.Event | None"
 
     @classmethod
-    def send(
-        cls, stage: Stage, step: int, own: dict[str, Tensor], keys: list[str], stop: bool, processes: ProcessGroup
+    def start_copy(
+        cls, stage: Stage, step: int, local: dict[str, Tensor], keys: list[str], stop: bool, processes: ProcessGroup
     ) -> "StepMetrics":
-        """Average over the processes and begin the way to the host, with the wish to "stop" of any of them."""
-        first = next(iter(own.values()))
-        wish = torch.full((), float(stop), device=first.device)
-        means = processes.mean(torch.stack([value.float() for value in (*own.values(), wish)]))
+        """Average over the ranks, with their wish to `stop`, and start the copy to the host."""
+        stop_flag = torch.full((), float(stop), device=next(iter(local.values())).device)
+        means = torch.stack([value.float() for value in (*local.values(), stop_flag)])
+        if processes.world_size > 1:
+            means = processes.mean(means)
         ready = None
         if means.is_cuda:
             host = torch.empty(means.shape, pin_memory=True).copy_(means, non_blocking=True)
             means, ready = host, torch.cuda.Event()
             ready.record()
-        return cls(stage, step, dict(zip((*own, "stop"), means, strict=True)), own, keys, ready)
+        return cls(stage, step, local, dict(zip((*local, "stop"), means, strict=True)), keys, ready)
 
-    def read(self, processes: ProcessGroup) -> dict[str, float]:
-        """Wait for them.
+    def result(self, processes: ProcessGroup) -> dict[str, float]:
+        """The means, after waiting for the copy.
 
         Raises:
-            NonFiniteLoss: on all processes at once, with the images of those whose own terms are not finite.
+            NonFiniteLoss: on all ranks at once, with the images of the ranks whose own terms are not finite.
         """
         if self.ready:
             self.ready.synchronize()
-        values = {name: value.item() for name, value in self.values.items()}
-        for name in CHECKED:
+        values = {name: value.item() for name, value in self.means.items()}
+        for name in FINITE:
             if math.isfinite(values.get(name, 0.0)):
                 continue
-            mine = [value for term, value in self.own.items() if term != "grad_norm"]
-            blame = [] if all(value.isfinite() for value in mine) else self.keys
-            keys = [key for found in processes.all_gather(blame) for key in found] or self.keys
-            shown = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
+            own_terms = [value for term, value in self.local.items() if term != "grad_norm"]
+            suspects = [] if all(value.isfinite() for value in own_terms) else self.keys
+            keys = [key for rank_keys in processes.all_gather(suspects) for key in rank_keys] or self.keys
+            listed = ", ".join(keys[:8]) + (f", … ({len(keys)} in all)" if len(keys) > 8 else "")
             raise NonFiniteLoss(
-                f"stage {self.stage}, step {self.step}: {name} is {values[name]} on the images {shown}; "
-                "nothing of it was saved and the last checkpoint is kept"
+                f"stage {self.stage}, step {self.step}: {name} is {values[name]} on the images {listed}; "
+                "nothing of this step was saved and the last checkpoint is kept"
             )
         return values
 
 
-NAMED = 3  # in warnings; the file names all
-
-
 class SkippedExamples:
-    """The examples that a stage could not read, each once.
+    """The examples that a stage could not read, each listed once.
 
     Args:
-        folder: the run directory; `left_out.txt` in it lists both stages' examples, one line each.
+        folder: the run directory; its `skipped.txt` lists the examples of all stages, one line each.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "left_out.txt"
-        self.found: dict[int, str] = {}  # index of the example -> its name and what is wrong
-        self.written = 0
+        self.path, self._earlier_path = folder / "skipped.txt", folder / "left_out.txt"
+        self.reasons: dict[int, str] = {}  # index of the example -> its name and the reason
+        self._written = 0
 
-    def add(self, left_out: dict[int, str]) -> None:
-        """Take in a batch's. New ones are warned of: a few by name."""
-        for index, line in left_out.items():
-            if index in self.found:
+    def add(self, reasons: dict[int, str]) -> None:
+        """Add the skipped examples of a batch, and warn of the first few new ones."""
+        for index, reason in reasons.items():
+            if index in self.reasons:
                 continue
-            self.found[index] = line
-            if len(self.found) <= NAMED:
-                warnings.warn(f"left out: {line}", stacklevel=2)
-            elif len(self.found) == NAMED + 1:
-                warnings.warn(f"more is left out than {NAMED} examples: see {self.path}", stacklevel=2)
+            self.reasons[index] = reason
+            if len(self.reasons) <= NAMED_IN_WARNINGS:
+                warnings.warn(f"skipped: {reason}", stacklevel=2)
+            elif len(self.reasons) == NAMED_IN_WARNINGS + 1:
+                warnings.warn(f"more than {NAMED_IN_WARNINGS} examples are skipped: see {self.path}", stacklevel=2)
 
-    def write(self, main: bool = True) -> int:
-        """Bring the file up to date, in the `main` process; how many were left out so far."""
-        if main and len(self.found) > self.written:
-            before = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-            lines = sorted({*before, *self.found.values()})
+    def write(self, *, enabled: bool = True) -> int:
+        """Bring the file up to date if `enabled`; return the number of examples skipped so far."""
+        if enabled and len(self.reasons) > self._written:
+            listed = [path.read_text("utf-8") for path in (self.path, self._earlier_path) if path.exists()]
+            lines = sorted({*"".join(listed).splitlines(), *self.reasons.values()})
             write_text(self.path, "".join(line + "\n" for line in lines))
-            self.written = len(self.found)
-        return len(self.found)
+            self._written = len(self.reasons)
+        return len(self.reasons)
 
     def state(self) -> dict[str, str]:
-        """For a checkpoint, as JSON has it."""
-        return {str(index): line for index, line in self.found.items()}
+        """For a checkpoint, as JSON allows."""
+        return {str(index): reason for index, reason in self.reasons.items()}
 
     def load(self, state: dict[str, str]) -> None:
-        self.found = {int(index): line for index, line in state.items()}
+        self.reasons = {int(index): reason for index, reason in state.items()}
+
+
+class CollapseMonitor:
+    """Warns once when the rate is near zero: the latent then carries nothing and the decoder generates alone."""
+
+    def __init__(self, model: UnifiedLatents, first_step: int) -> None:
+        self.model, self.first_step, self.warned = model, first_step, False
+
+    def check(self, step: int, rate_bits_per_pixel: float) -> None:
+        """Check the rate at a step; nothing before `first_step`."""
+        contract = self.model.contract
+        bits_per_dimension = rate_bits_per_pixel * contract.pixels / contract.latent_dimensions
+        if self.warned or step < self.first_step or bits_per_dimension >= COLLAPSED_BITS_PER_DIMENSION:
+            return
+        warnings.warn(
+            f"step {step}: the rate is {rate_bits_per_pixel:.4f} bits/pixel, the latent is collapsing; "
+            f"raise {self._remedy()}",
+            stacklevel=2,
+        )
+        self.warned = True
+
+    def _remedy(self) -> str:
+        """The keys that raise the rate, with their values."""
+        decoder = self.model.decoder
+        if isinstance(decoder, RegressionDecoder):
+            return f"decoder.weight (now {decoder.weight:g})"
+        keys = "decoder.weighting.loss_factor or decoder.weighting.bias"
+        if isinstance(decoder, DiffusionModel) and isinstance(weighting := decoder.weighting, SigmoidWeighting):
+            return f"{keys} (now {weighting.loss_factor:g} and {weighting.bias:g})"
+        return keys

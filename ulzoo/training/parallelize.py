@@ -20,7 +20,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ulzoo.model.denoisers import Conditional
+from ulzoo.model.denoisers import ConditionalNetwork
 from ulzoo.nn.convolution import ResBlock
 from ulzoo.nn.transformer import Block
 from ulzoo.runtime.processes import ProcessGroup
@@ -84,7 +84,7 @@ def compile_blocks(networks: nn.ModuleDict) -> None:
 
 def trainable_networks(networks: nn.ModuleDict) -> list[nn.Module]:
     """The modules with parameters whose forward pass is called; for a conditional denoiser, the network inside it."""
-    modules = (part.network if isinstance(part, Conditional) else part for part in networks.values())
+    modules = (part.network if isinstance(part, ConditionalNetwork) else part for part in networks.values())
     return [module for module in modules if next(module.parameters(), None) is not None]
 
 

@@ -32,15 +32,15 @@ from ulzoo.training.checkpointing import AsyncCheckpointer, Checkpoint, Checkpoi
 from ulzoo.training.interruption import RunStopped, StopSignals, watchdog
 from ulzoo.training.monitoring import CollapseMonitor, LogRow, MetricsLog, SkippedExamples, StepMetrics
 from ulzoo.training.optimizers import (
-    blank_state,
     build_ema,
     build_optimizer,
+    empty_optimizer_state,
     learning_rate,
     load_optimizer_state,
     optimizer_state,
 )
 from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, full_tensor, replicate, shard
-from ulzoo.training.profiling import profiled
+from ulzoo.training.profiling import profile_steps
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class Trainer:
         group, metadata = self.processes.cpu_group, checkpoint.metadata
         checkpoint.read_into(self.model.state_dict(), "model.", group)
         checkpoint.read_into(self.ema.module.state_dict(), "ema.", group)
-        moments = blank_state(self.optimizer, checkpoint.shapes("optimizer."))
+        moments = empty_optimizer_state(self.optimizer, checkpoint.shapes("optimizer."))
         checkpoint.read_into(moments, "optimizer.", group)
         load_optimizer_state(self.optimizer, moments, metadata["optimizer"])
         self.step, self.window = checkpoint.step, metadata["window"]
-        self.skipped.load(metadata.get("skipped") or metadata.get("left_out", {}))  # its name before version 0.2
+        self.skipped.load(metadata.get("skipped") or metadata.get("left_out", {}))  # its earlier name
 
     def weights(self) -> dict[str, Tensor]:
         """The model's full tensors; a collective call of all ranks."""
@@ -139,7 +139,7 @@ class Trainer:
             compile_blocks(self.networks)
         profiling: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
         if self.options.profile:
-            profiling = profiled(self.folder / "profile", self.stage, self.model.device)
+            profiling = profile_steps(self.folder / "profile", self.stage, self.model.device)
         with MetricsLog(
             self.folder,
             self.stage,
