@@ -50,11 +50,11 @@ def solve(inputs: DenoiserInputs, gflops: float) -> Solution:
 def hierarchical_vit_flops(inputs: DenoiserInputs, channels: tuple[int, int], blocks: tuple[int, int]) -> int:
     """Forward FLOPs of a two-level `hierarchical_vit` with patches of 1, perceptrons four times as wide as the tokens,
     full attention and no context; exact, and without building it."""
-    assert not inputs.context_channels and not inputs.context_logsnr
+    assert not inputs.latent_channels and not inputs.latent_logsnr
     fine = math.prod(inputs.size)
     (outer, inner), coarse = channels, fine // 4
     cond = inner  # the width of the conditioning, and of a text's tokens once projected
-    in_and_out = 2 * fine * outer * (inputs.all_channels + inputs.channels)
+    in_and_out = 2 * fine * outer * (inputs.input_channels + inputs.channels)
     merge_and_split = 2 * 2 * coarse * 4 * outer * inner
     logsnr = 2 * (2 * 64 + cond) * cond
     modulation = 2 * cond * (2 * 6 * outer + 6 * inner + 2 * outer)  # of the three stacks and of the output

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ulzoo.data import Source, in_order
-from ulzoo.evaluation import measure
+from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -26,9 +26,8 @@ from ulzoo.training import config as configs
 from ulzoo.training.checkpointing import Checkpoint
 from ulzoo.training.monitoring import LogRow
 from ulzoo.training.optimizers import build_optimizer
-from ulzoo.training.trainer import Trainer
-from ulzoo.visualization.image_grid import save_grid
-from ulzoo.visualization.video_samples import reconstructed_clips, sampled_clips, save_clips
+from ulzoo.training.trainer import Trainer, TrainerOptions
+from ulzoo.visualization import SampleRequest, reconstructed_clips, sampled_clips, save_clips, save_grid
 
 EVALUATED_IMAGES = 512
 EVALUATED_CLIPS = 64
@@ -145,19 +144,15 @@ def train(
     identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
     for stage in stages[stages.index(resumed.stage) if resumed else 0 :]:
         config: configs.StageConfig = getattr(spec.train, stage)
-        trainer = Trainer(
-            model,
-            stage,
-            config,
-            sources[stage_data(spec, stage)[1]],
-            folder,
+        trainer_options = TrainerOptions(
             identity,
             tensorboard=spec.train.tensorboard,
-            on_step=callback.step,
+            profile=options.profile and processes.is_main,
             processes=processes,
             parallel=spec.train.parallel,
-            profile=options.profile and processes.is_main,
+            on_step=callback.step,
         )
+        trainer = Trainer(model, stage, config, sources[stage_data(spec, stage)[1]], folder, trainer_options)
         if resumed and resumed.stage == stage:
             trainer.resume(resumed)
         callback.stage(stage, config, trainer.step)
@@ -231,7 +226,8 @@ def _evaluate(spec: Spec, model: UnifiedLatents, validation: Source, callback: T
     video = model.contract.video
     callback.note(f"evaluating on validation {'clips' if video else 'images'}")
     count = min(EVALUATED_CLIPS if video else EVALUATED_IMAGES, len(validation))
-    return measure(model, validation, data=spec.data_identity(), limit=count, on_image=callback.measured)
+    config = EvaluationConfig(spec.data_identity(), limit=count)
+    return measure(model, validation, config, on_progress=callback.measured)
 
 
 def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage) -> None:
@@ -239,7 +235,10 @@ def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage)
     reconstructs = stage != "base"
     if model.contract.video:
         name = "reconstructions" if reconstructs else "samples"
-        bands = (reconstructed_clips if reconstructs else sampled_clips)({name: model}, validation, DRAWN_CLIPS)
+        if reconstructs:
+            bands = reconstructed_clips({name: model}, validation, DRAWN_CLIPS)
+        else:
+            bands = sampled_clips({name: model}, SampleRequest(DRAWN_CLIPS), source=validation)
         save_clips(folder / f"{name}.png", bands, model.contract)
         return
     if reconstructs:

@@ -174,7 +174,8 @@ class UnifiedLatents(nn.Module):
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
             raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
-        self._check_frames(conditions.frames, n, needed=network == "base" and model.dropout.frames == 0)
+        needs_frames = isinstance(model, DiffusionModel) and network == "base" and model.dropout.frames == 0
+        self._check_frames(conditions.frames, n, needed=needs_frames)
         if conditions.labels is not None and not model.num_classes:
             raise ValueError(f"the {network} takes no class labels: leave out `labels`")
         if conditions.text is not None and not model.takes_text:
