@@ -1,4 +1,4 @@
-"""The command line: every command parses, calls the library and renders. torch is imported inside the commands."""
+"""The command line. A command parses its options, calls the library and renders the result; it imports torch lazily."""
 
 import logging
 import os
@@ -9,7 +9,22 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from ulzoo.cli.commands import encode, evaluate, export, prepare, push, report, sample, show, sweep, train
+from ulzoo.cli.commands import (
+    encode,
+    evaluate,
+    export,
+    find,
+    plot,
+    prepare,
+    push,
+    reconstruct,
+    report,
+    sample,
+    schema,
+    show,
+    sweep,
+    train,
+)
 from ulzoo.cli.commands import list as list_
 from ulzoo.cli.display.terminal import say
 from ulzoo.version import __version__
@@ -18,36 +33,36 @@ __all__ = ["app", "main"]
 
 EXAMPLES = """
 [bold]Examples[/]
-  [cyan]ulzoo list[/]                                    the models there are
-  [cyan]ulzoo sample emoji32_tiny[/]                     pictures by a released model
+  [cyan]ulzoo list[/]                                    the packaged models
+  [cyan]ulzoo sample emoji32_tiny[/]                     images by a released model
   [cyan]ulzoo train emoji32_tiny --dry-run[/]            what training would cost
-  [cyan]ulzoo train emoji32_tiny --out runs/a[/]         train it, both stages
+  [cyan]ulzoo train emoji32_tiny --out runs/a[/]         train both stages
   [cyan]ulzoo reconstruct runs/a emoji32_tiny[/]         two models side by side
   [cyan]ulzoo evaluate runs/a --json[/]                  rate, PSNR, protocol
   [cyan]ulzoo sweep --loss-factor 1.5,2,3 --dry-run[/]   rate against distortion, point by point
 """
 
 
-class Commands(TyperGroup):
-    """A user's mistake ends in one line and exit status 2, what the machine refuses in 1, a bug in a traceback."""
+class CommandGroup(TyperGroup):
+    """Errors: a user's mistake is one line and exit status 2, an error of the machine status 1, a bug a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         with warnings.catch_warnings():
-            _quieten()
+            _configure_warnings()
             try:
                 return super().invoke(ctx)
             except KeyboardInterrupt as error:
                 say(f"interrupted{f'; {error}' if str(error) else ''}")
                 raise typer.Exit(130) from None
             except ValueError as error:
-                if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes one on each machine speaks
+                if os.environ.get("LOCAL_RANK", "0") == "0":  # with torchrun, one process per machine prints it
                     say(f"error: {error}")
                 raise typer.Exit(2) from None
             except BrokenPipeError:
                 raise
             except OSError as error:
-                place = f"{error.filename}: " if error.filename else ""
-                say(f"error: {place}{error.strerror or error}")
+                file = f"{error.filename}: " if error.filename else ""
+                say(f"error: {file}{error.strerror or error}")
                 raise typer.Exit(1) from None
             except ArithmeticError as error:
                 if type(error).__name__ != "NonFiniteLoss":
@@ -56,8 +71,8 @@ class Commands(TyperGroup):
                 raise typer.Exit(1) from None
 
 
-def _quieten() -> None:
-    """Warnings of ulzoo as one line each, those of the libraries below not at all (unless python -W asked for them)."""
+def _configure_warnings() -> None:
+    """Print ulzoo's warnings as one line each, and those of other libraries only with `python -W`."""
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", category=UserWarning, module=r"ulzoo(\.|$)")
@@ -66,7 +81,7 @@ def _quieten() -> None:
 
 
 app = typer.Typer(
-    cls=Commands,
+    cls=CommandGroup,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -76,8 +91,8 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"ulzoo {__version__}")
         raise typer.Exit
 
@@ -88,24 +103,24 @@ def ulzoo(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Unified Latents from YAML: a spec is the whole model; train it, look at it, measure it."""
+    """Unified Latents from YAML: a spec is the whole model. Train, sample, evaluate and compare models."""
 
 
 app.command(epilog=train.EXAMPLES)(train.train)
 app.command(cls=sweep.SweepCommand, epilog=sweep.EXAMPLES)(sweep.sweep)
-app.command(epilog=report.PLOT_EXAMPLES)(report.plot)
-app.command(epilog=report.REPORT_EXAMPLES)(report.report)
-app.command(epilog=report.FIND_EXAMPLES)(report.find)
+app.command(epilog=plot.EXAMPLES)(plot.plot)
+app.command(epilog=report.EXAMPLES)(report.report)
+app.command(epilog=find.EXAMPLES)(find.find)
 app.command("list", epilog=list_.EXAMPLES)(list_.list_specs)
 app.command(epilog=show.EXAMPLES)(show.show)
-app.command(epilog=sample.SAMPLE_EXAMPLES)(sample.sample)
-app.command(epilog=sample.RECONSTRUCT_EXAMPLES)(sample.reconstruct)
+app.command(epilog=sample.EXAMPLES)(sample.sample)
+app.command(epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command(epilog=encode.EXAMPLES)(encode.encode)
 app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=push.EXAMPLES)(push.push)
 app.add_typer(prepare.app, name="prepare")
-app.command(epilog=export.SCHEMA_EXAMPLES)(export.schema)
+app.command(epilog=schema.EXAMPLES)(schema.schema)
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ def export(
         Path,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="A run directory, whose newest intact checkpoint is exported; a training checkpoint; or, with --dtype, "
-            "an export to convert to another precision.",
+            help="A run directory, whose newest intact checkpoint is exported; a training checkpoint; or, with "
+            "--dtype, an export to convert to another precision.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", dir_okay=False, help="The file to write.")],

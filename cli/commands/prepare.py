@@ -1,25 +1,22 @@
-"""`ulzoo prepare`: data sets from the form in which they are published to the one that training reads."""
+"""`ulzoo prepare`: pack downloaded data sets into the shards that training reads."""
 
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ulzoo.cli.display.terminal import console, duration, say, scaled
+from ulzoo.cli.display.progress import pack_progress
+from ulzoo.cli.display.terminal import console, say, scaled
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ulzoo.data.prepare.pack import Progress
+    from ulzoo.data.prepare.pack import PackConfig
     from ulzoo.data.storage.manifest import SplitSummary
 
-LINES = 20
-NAMED_FAILURES = 3
+LISTED_FAILURES = 3
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo prepare kinetics600 --videos /data/k600 --annotations train.csv --out data/kinetics600[/]
@@ -34,33 +31,34 @@ IMAGE_EXAMPLES = """
 """
 
 Verify = Annotated[
-    bool, typer.Option("--verify", help="Only compare the shards there with their manifest, by SHA-256.")
+    bool, typer.Option("--verify", help="Only verify existing shards against their manifest, by SHA-256.")
 ]
 Root = Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of images.")]
-Out = Annotated[Path, typer.Argument(metavar="OUT", file_okay=False, help="Where the shards go.")]
+Out = Annotated[Path, typer.Argument(metavar="OUT", file_okay=False, help="Folder for the shards.")]
 Side = Annotated[
-    int, typer.Option("--resolution", metavar="N", help="Side of the square, by ADM's rule: box, bicubic, centre crop.")
+    int,
+    typer.Option(
+        "--resolution", metavar="N", help="Side of the square images, resized as by ADM: box, bicubic, centre crop."
+    ),
 ]
-Splits = Annotated[Literal["train", "val", "all"], typer.Option(help="Which images.")]
-Written = Annotated[
-    Literal["png", "webp", "jpeg"], typer.Option("--format", help="png and webp without loss, jpeg at quality 95.")
+Splits = Annotated[Literal["train", "val", "all"], typer.Option(help="Split to pack.")]
+Format = Annotated[
+    Literal["png", "webp", "jpeg"], typer.Option("--format", help="png and webp are lossless, jpeg has quality 95.")
 ]
-PerShard = Annotated[int, typer.Option(min=1, metavar="N", help="Images in a tar file.")]
-Workers = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="ProcessGroup; one a processor core if left out.")
-]
+PerShard = Annotated[int, typer.Option(min=1, metavar="N", help="Images per tar file.")]
+Workers = Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of processes; default: one per core.")]
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 
 @app.callback()
 def prepare() -> None:
-    """Make shards of a data set that you have downloaded."""
+    """Pack a downloaded data set into shards."""
 
 
 @app.command(epilog=EXAMPLES)
 def kinetics600(
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Where the shards go.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the shards.")],
     videos: Annotated[
         Path | None,
         typer.Option(
@@ -70,20 +68,24 @@ def kinetics600(
     ] = None,
     annotations: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", dir_okay=False, help="label,youtube_id,time_start,time_end and maybe split."),
+        typer.Option(
+            metavar="FILE.csv",
+            dir_okay=False,
+            help="Columns label,youtube_id,time_start,time_end and optionally split.",
+        ),
     ] = None,
-    split: Annotated[Literal["train", "val"], typer.Option(help="Which rows of the annotations.")] = "train",
+    split: Annotated[Literal["train", "val"], typer.Option(help="Split of the annotations.")] = "train",
     resolution: Annotated[int, typer.Option(metavar="N", help="Shortest side in pixels, even.")] = 128,
     frame_rate: Annotated[
-        float | None, typer.Option(metavar="F", help="Frames per second; each video's own if left out.")
+        float | None, typer.Option(metavar="F", help="Frames per second; default: each video's own.")
     ] = None,
-    clips_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Clips in a tar file.")] = 256,
+    clips_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Clips per tar file.")] = 256,
     workers: Workers = None,
     verify: Verify = False,
 ) -> None:
-    """Pack Kinetics-600's videos into shards for `kind: kinetics600`.
+    """Pack the videos of Kinetics-600 into shards for `kind: kinetics600`.
 
-    The same command again goes on where it was interrupted, and takes in videos that were missing before.
+    An interrupted command continues when it is run again, and adds videos that were missing before.
     """
     if verify:
         if videos or annotations:
@@ -96,20 +98,12 @@ def kinetics600(
         )
         raise ValueError(f"{missing} missing: `ulzoo prepare kinetics600 --help` shows an example")
 
+    from ulzoo.data.prepare.kinetics600 import prepare_kinetics600
+    from ulzoo.data.prepare.pack import PackConfig
     from ulzoo.data.prepare.transcode import VideoEncoding
-    from ulzoo.data.videos.kinetics600 import prepare_kinetics600
 
-    work = partial(
-        prepare_kinetics600,
-        videos,
-        annotations,
-        out,
-        split,
-        VideoEncoding(resolution, frame_rate),
-        clips_per_shard=clips_per_shard,
-        workers=workers or _cores(),
-    )
-    _pack(work, out, split, "clips")
+    config = PackConfig(out, split, VideoEncoding(resolution, frame_rate), clips_per_shard, workers or _cores())
+    _pack(partial(prepare_kinetics600, videos, annotations), config, "clips")
 
 
 @app.command("image_folder", epilog=IMAGE_EXAMPLES)
@@ -117,31 +111,32 @@ def image_folder(
     root: Root,
     out: Out,
     resolution: Side,
-    classes: Annotated[bool, typer.Option("--classes", help="The folders are classes.")] = False,
+    classes: Annotated[bool, typer.Option("--classes", help="Subfolders are classes.")] = False,
     split: Splits = "all",
     val_fraction: Annotated[
-        float, typer.Option(metavar="F", help="Share held out where there are no folders train and val.")
+        float, typer.Option(metavar="F", help="Fraction held out if there are no folders train and val.")
     ] = 0.1,
-    written: Written = "png",
+    image_format: Format = "png",
     text_width: Annotated[
-        int | None, typer.Option(metavar="D", help="Pack NAME.npy too, captions of embeddings of D values.")
+        int | None, typer.Option(metavar="D", help="Also pack NAME.npy: captions as token embeddings of D values.")
     ] = None,
     images_per_shard: PerShard = 1000,
     workers: Workers = None,
     verify: Verify = False,
 ) -> None:
-    """Pack a folder of images, decoded and resized once, into shards for `kind: webdataset`.
+    """Decode and resize a folder of images once, and pack it into shards for `kind: webdataset`.
 
-    The same command again goes on where it was interrupted.
+    An interrupted command continues when it is run again.
     """
     if verify:
         _verify(out)
         return
     from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
+    from ulzoo.data.prepare.pack import PackConfig
 
-    encoding = ImageEncoding(resolution, written, text_width)
-    prepare = partial(prepare_image_folder, classes=classes, val_fraction=val_fraction)
-    _pack_splits(prepare, root, out, split, encoding, images_per_shard, workers)
+    encoding = ImageEncoding(resolution, image_format, text_width)
+    config = PackConfig(out, split, encoding, images_per_shard, workers or _cores())
+    _pack_splits(partial(prepare_image_folder, root, classes=classes, val_fraction=val_fraction), config)
 
 
 @app.command(epilog=IMAGE_EXAMPLES)
@@ -151,56 +146,62 @@ def imagenet(
     resolution: Side,
     val_labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", dir_okay=False, help="Kaggle's LOC_val_solution.csv, for a flat folder val."),
+        typer.Option(
+            metavar="FILE.csv",
+            dir_okay=False,
+            help="Kaggle's LOC_val_solution.csv, for a val folder without class folders.",
+        ),
     ] = None,
     split: Splits = "all",
-    written: Written = "png",
+    image_format: Format = "png",
     images_per_shard: PerShard = 1000,
     workers: Workers = None,
     verify: Verify = False,
 ) -> None:
-    """Pack ImageNet's train/ and val/, decoded and resized once, into shards for `kind: webdataset`.
+    """Decode and resize ImageNet's train/ and val/ once, and pack them into shards for `kind: webdataset`.
 
-    The same command again goes on where it was interrupted.
+    An interrupted command continues when it is run again.
     """
     if verify:
         _verify(out)
         return
     from ulzoo.data.prepare.images import ImageEncoding, prepare_imagenet
+    from ulzoo.data.prepare.pack import PackConfig
 
-    encoding = ImageEncoding(resolution, written)
-    prepare = partial(prepare_imagenet, val_labels=val_labels)
-    _pack_splits(prepare, root, out, split, encoding, images_per_shard, workers)
+    encoding = ImageEncoding(resolution, image_format)
+    config = PackConfig(out, split, encoding, images_per_shard, workers or _cores())
+    _pack_splits(partial(prepare_imagenet, root, val_labels=val_labels), config)
 
 
 @app.command("verify")
 def verify_folder(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", file_okay=False, help="What was prepared or encoded.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", file_okay=False, help="A folder of prepared or encoded data.")
+    ],
 ) -> None:
-    """Compare shards of any kind, those of `ulzoo encode` too, with their manifest, by SHA-256."""
+    """Verify shards, also those of `ulzoo encode`, against their manifest, by SHA-256."""
     _verify(folder)
 
 
-def _pack_splits(
-    prepare: Any, root: Path, out: Path, split: str, encoding: Any, images_per_shard: int, workers: int | None
-) -> None:
-    for name in ("train", "val") if split == "all" else (split,):
-        keys = {"images_per_shard": images_per_shard, "workers": workers or _cores()}
-        _pack(partial(prepare, root, out, name, encoding, **keys), out, name, "images")
+def _pack_splits(prepare: "Callable[..., SplitSummary]", config: "PackConfig") -> None:
+    """Pack the split of the config, or both splits for "all"."""
+    for split in ("train", "val") if config.split == "all" else (config.split,):
+        _pack(prepare, replace(config, split=split), "images")
 
 
-def _pack(work: "Callable[..., SplitSummary]", out: Path, split: str, unit: str) -> None:
-    """Do the work under a display, and say what came of it."""
+def _pack(prepare: "Callable[..., SplitSummary]", config: "PackConfig", unit: str) -> None:
+    """Pack a split while displaying its progress, and print a summary."""
+    out, split = config.out, config.split
     try:
-        with _display(console(stderr=True), split, unit) as on_progress:
-            summary = work(on_progress=on_progress)
+        with pack_progress(console(stderr=True), split, unit) as on_progress:
+            summary = prepare(config, on_progress=on_progress)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command goes on from the last finished shard") from None
+        raise KeyboardInterrupt("run the same command again to continue after the last finished shard") from None
     typer.echo(f"{out}: {summary.count:,} {unit} of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
     if summary.failures:
-        some = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:NAMED_FAILURES])
-        more = "; ..." if len(summary.failures) > NAMED_FAILURES else ""
-        say(f"warning: {len(summary.failures):,} {unit} left out, all named in {out / 'manifest.json'}: {some}{more}")
+        failures = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:LISTED_FAILURES])
+        failures += "; ..." if len(summary.failures) > LISTED_FAILURES else ""
+        say(f"warning: {len(summary.failures):,} {unit} skipped, all listed in {out / 'manifest.json'}: {failures}")
 
 
 def _cores() -> int:
@@ -212,44 +213,4 @@ def _verify(out: Path) -> None:
 
     with console(stderr=True).status("verifying") as status:
         counts = verify(out, lambda done, total: status.update(f"verifying  {done:,}/{total:,} shards"))
-    typer.echo(f"{out}: as its manifest says, {', '.join(f'{count} of {split}' for split, count in counts.items())}")
-
-
-@contextmanager
-def _display(shown: "Console", split: str, unit: str) -> "Iterator[Callable[[Progress], None]]":
-    """A bar on a terminal, about twenty lines elsewhere."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    began: tuple[float, int] | None = None  # when the first clip was seen done: workers take seconds to start
-    seen, printed = -1, 0
-    bar: Any = Bar(
-        TextColumn(f"packing {split}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[figures]}}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        console=shown,
-        transient=True,
-        disable=not shown.is_terminal,
-    )
-    task = bar.add_task("", total=None, figures="")
-
-    def on_progress(progress: "Progress") -> None:
-        nonlocal began, seen, printed
-        if began is None and 0 <= seen < progress.done:
-            began = time.monotonic(), progress.done
-        seen = progress.done
-        elapsed = time.monotonic() - began[0] if began else 0
-        rate = (progress.done - began[1]) / elapsed if began and elapsed else 0
-        figures = f"{rate:.1f} {unit}/s" + (f"  {progress.failed:,} left out" if progress.failed else "")
-        bar.update(task, total=progress.total, completed=progress.done, figures=figures)
-        step = LINES * progress.done // progress.total
-        if bar.disable and step > printed and rate:
-            left = (progress.total - progress.done) / rate
-            printed = step
-            say(f"{progress.done:,}/{progress.total:,} {unit}  {figures}  {duration(left)} left")
-
-    with bar:
-        yield on_progress
+    typer.echo(f"{out}: matches its manifest, {', '.join(f'{count} of {split}' for split, count in counts.items())}")

@@ -1,4 +1,4 @@
-"""`ulzoo push`: a model to the Hugging Face hub."""
+"""`ulzoo push`: publish a model on the Hugging Face hub."""
 
 import sys
 from pathlib import Path
@@ -9,28 +9,28 @@ import typer
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo push runs/a hf://me/emoji --license apache-2.0[/]
-  [cyan]ulzoo push half.safetensors hf://me/emoji --revision half[/]    on a branch of its own
+  [cyan]ulzoo push half.safetensors hf://me/emoji --revision half[/]    on a branch
   [cyan]ulzoo sample hf://me/emoji@half[/]
 """
 
 
 def push(
     model: Annotated[Path, typer.Argument(metavar="FILE_OR_RUN", help="An exported file or a run directory.")],
-    address: Annotated[str, typer.Argument(metavar="hf://ORG/REPO", help="The repository; it is made if need be.")],
+    address: Annotated[str, typer.Argument(metavar="hf://ORG/REPO", help="The repository, created if necessary.")],
     revision: Annotated[
-        str | None, typer.Option(metavar="BRANCH", help="The branch, made if need be; main if left out.")
+        str | None, typer.Option(metavar="BRANCH", help="The branch, created if necessary; default: main.")
     ] = None,
     license: Annotated[
         str, typer.Option(metavar="ID", help="Licence of the weights as the hub names it, such as apache-2.0.")
     ] = "",
     private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private; refuse one that is public.")
+        bool, typer.Option("--private", help="Create a private repository; refuse one that is public.")
     ] = False,
-    message: Annotated[str, typer.Option(metavar="TEXT", help="Message of the commit.")] = "",
+    message: Annotated[str, typer.Option(metavar="TEXT", help="Commit message.")] = "",
 ) -> None:
-    """Publish a model on the Hugging Face hub: weights, spec, figures and their protocol, and a page for people.
+    """Publish a model on the Hugging Face hub: weights, spec, metrics and their protocol, and a model card.
 
-    It is loaded before, so that nothing damaged is published. The token is the one of `hf auth login` or HF_TOKEN.
+    The model is loaded first, so that nothing damaged is published. The token is that of `hf auth login` or HF_TOKEN.
     """
     from huggingface_hub.utils import disable_progress_bars
 
@@ -42,6 +42,6 @@ def push(
         raise ValueError(f"{address}: names a revision already; leave out --revision")
     if not sys.stderr.isatty():
         disable_progress_bars()
-    done = publish(model, target._replace(revision=revision or target.revision), license, private, message)
-    typer.echo(f"{', '.join(done.files)}, {'with' if done.measured else 'without'} figures")
-    typer.echo(f"-> {done.address}")
+    published = publish(model, target._replace(revision=revision or target.revision), license, private, message)
+    typer.echo(f"{', '.join(published.files)}, {'with' if published.has_metrics else 'without'} metrics")
+    typer.echo(f"-> {published.address}")

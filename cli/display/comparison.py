@@ -1,23 +1,28 @@
-"""`ulzoo evaluate A B --compare`: figures of two models side by side, where they were measured alike."""
+"""`ulzoo evaluate A B --compare`: the comparable metrics of two models side by side."""
 
 import typer
 
-from ulzoo.cli.display.terminal import console, plain_table, to_json
+from ulzoo.cli.display.tables import plain_table
+from ulzoo.cli.display.terminal import console, to_json
 
 
 def show_comparison(names: list[str], json: bool) -> None:
-    """Print what compares and, of the rest, what keeps it from it.
+    """Print the metrics that are comparable and, for the others, the protocol fields that differ.
+
+    Args:
+        names: two models or JSON files.
+        json: print JSON instead of a table.
 
     Raises:
-        ValueError: not two, or without figures in common.
-        typer.Exit: status 1, some figures do not compare.
+        ValueError: there are not two names, or they have no metric in common.
+        typer.Exit: with status 1 if some metrics are not comparable.
     """
     from ulzoo.evaluation.protocol import compare
     from ulzoo.registry.zoo.catalogue import open_results
 
     if len(names) != 2:
         raise ValueError(f"--compare takes two models or JSON files, not {len(names)}")
-    found = compare(*(open_results(name) for name in names))
+    comparisons = compare(*(open_results(name) for name in names))
     if json:
         rows = [
             {
@@ -27,23 +32,23 @@ def show_comparison(names: list[str], json: bool) -> None:
                 "difference": None if row.differences else row.b - row.a,
                 "differs_in": list(row.differences),
             }
-            for row in found
+            for row in comparisons
         ]
         typer.echo(to_json(rows))
     else:
-        alike = [row for row in found if not row.differences]
-        if alike:
+        comparable = [row for row in comparisons if not row.differences]
+        if comparable:
             table = plain_table("figure", *names, "difference")
-            for row in alike:
+            for row in comparable:
                 table.add_row(row.figure, f"{row.a:.6g}", f"{row.b:.6g}", f"{row.b - row.a:+.4g}")
             console().print(table)
         reasons: dict[tuple[str, ...], list[str]] = {}
-        for row in found:
+        for row in comparisons:
             if row.differences:
                 reasons.setdefault(row.differences, []).append(row.figure)
-        for differing, figures in reasons.items():
-            typer.echo(f"not comparable: {', '.join(figures)}")
-            for words in differing:
-                typer.echo(f"  {words}")
-    if any(row.differences for row in found):
+        for differences, metrics in reasons.items():
+            typer.echo(f"not comparable: {', '.join(metrics)}")
+            for line in differences:
+                typer.echo(f"  {line}")
+    if any(row.differences for row in comparisons):
         raise typer.Exit(1)

@@ -1,10 +1,11 @@
-"""`ulzoo sweep --dry-run`: points, cost and time, before anything starts."""
+"""`ulzoo sweep --dry-run`: the points of a sweep with their cost, and the estimated time."""
 
 from collections.abc import Sequence
 
 from rich.console import Console
 
-from ulzoo.cli.display.terminal import duration, plain_table, say, scaled
+from ulzoo.cli.display.tables import plain_table
+from ulzoo.cli.display.terminal import duration, say, scaled
 from ulzoo.registry.spec.sweep import Sweep, point_word
 from ulzoo.registry.sweeps.estimate import estimate
 from ulzoo.registry.sweeps.jobs import Job, flops_to_train
@@ -14,17 +15,16 @@ from ulzoo.registry.sweeps.store import Store
 def print_plan(
     console: Console, sweep: Sweep, jobs: Sequence[Job], missing: Sequence[Job], store: Store, devices: Sequence[str]
 ) -> None:
-    """What the sweep would train, and for how long."""
+    """Print all jobs of a sweep, which of them are `missing` in the store, and the time that these take."""
     console.print(f"{sweep.name} in {store.folder}", style="bold", soft_wrap=True)
-    rows = store.rows()
-    status = {row["spec_hash"]: row["status"] for row in rows}
-    waiting = {job.spec_hash for job in missing}
+    status = {row["spec_hash"]: row["status"] for row in store.rows()}
+    missing_hashes = {job.spec_hash for job in missing}
     stages = list(dict.fromkeys(stage for job in jobs for stage in job.stages))
     heads = [f"{stage}\nimages" for stage in stages]
     table = plain_table("point", "set", "seed", "parameters", *heads, "training\nFLOPs", "state", left=("set", "state"))
     for job in jobs:
         state = status.get(job.spec_hash, "")
-        if job.spec_hash in waiting:
+        if job.spec_hash in missing_hashes:
             state = "to run again" if state else "to run"
         table.add_row(
             job.point,
@@ -47,12 +47,12 @@ def _print_time(console: Console, missing: Sequence[Job], store: Store, devices:
     if not missing:
         return
     try:
-        found = estimate(missing, store.rows(), len(devices), devices[0])
+        estimated = estimate(missing, store.rows(), len(devices), devices[0])
     except ValueError as error:
         say(f"warning: no estimate of the time: {error}")
         return
-    if found is None:
-        console.print("no estimate of the time: these networks are too large to try a step of on this device")
+    if estimated is None:
+        console.print("no estimate of the time: these networks are too large for trial steps on this device")
         return
-    side = f", {len(devices)} at a time" if len(devices) > 1 else ""
-    console.print(f"about {duration(found.seconds)} on {devices[0]}{side}, {found.source}", soft_wrap=True)
+    parallel = f", {len(devices)} at a time" if len(devices) > 1 else ""
+    console.print(f"about {duration(estimated.seconds)} on {devices[0]}{parallel}, {estimated.source}", soft_wrap=True)

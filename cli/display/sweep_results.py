@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ulzoo.cli.display.terminal import plain_table, say
+from ulzoo.cli.display.tables import plain_table
+from ulzoo.cli.display.terminal import say
 from ulzoo.registry.report.curves import pareto
 from ulzoo.registry.report.html_report import write_report
 from ulzoo.registry.report.plots import frechet_metrics, metric_title

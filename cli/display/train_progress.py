@@ -1,4 +1,4 @@
-"""What `ulzoo train` shows while it runs: a live bar on a terminal, about twenty lines a stage elsewhere."""
+"""Progress of `ulzoo train`: a live bar on a terminal, about twenty lines per stage elsewhere."""
 
 import math
 import time
@@ -23,46 +23,48 @@ SECONDS_PER_LINE = 20
 
 @contextmanager
 def display(
-    console: Console, heading: Sequence[str], kind: str = "images", shares: Mapping[str, float] | None = None
+    console: Console, heading: Sequence[str], kind: str = "images", utilisations: Mapping[str, float] | None = None
 ) -> Iterator[TrainingCallback]:
-    """A watch for `ulzoo.registry.runs.train.train` that prints `heading` when training begins, of "images" or "clips".
+    """A callback for `ulzoo.registry.runs.train.train` that displays its progress.
 
     Args:
-        shares: by stage, the share of the devices' FLOPs that one image a second takes.
+        heading: lines to print when training begins.
+        kind: "images" or "clips".
+        utilisations: by stage, the model FLOPs utilisation of one image per second.
     """
     if not console.is_terminal:
-        yield _Lines(console, heading, kind, shares or {})
+        yield _TrainingLines(console, heading, kind, utilisations or {})
         return
-    live = _LiveTraining(console, heading, kind, shares or {})
+    live = _LiveTraining(console, heading, kind, utilisations or {})
     try:
         yield live
     finally:
         live.stop()
 
 
-def figures(row: LogRow, kind: str = "images", shares: Mapping[str, float] | None = None) -> str:
-    """A row of metrics in words, with the model FLOPs utilisation where the stage's share is known."""
+def format_row(row: LogRow, kind: str = "images", utilisations: Mapping[str, float] | None = None) -> str:
+    """A row of `metrics.jsonl` as text, with the model FLOPs utilisation (MFU) of stages in `utilisations`."""
     parts = [f"{row['images_per_second']:.1f} {kind}/s"]
     if "rate_bits_per_pixel" in row:
         parts += [f"rate {row['rate_bits_per_pixel']:.4f} bits/pixel", f"distortion {row['distortion']:.4f}"]
     else:
         parts += [f"loss {row['loss']:.4f}"]
     parts.append(f"data wait {row['data_wait']:.0%}")
-    if shares and row["stage"] in shares:
-        parts.append(f"MFU {row['images_per_second'] * shares[row['stage']]:.0%}")
+    if utilisations and row["stage"] in utilisations:
+        parts.append(f"MFU {row['images_per_second'] * utilisations[row['stage']]:.0%}")
     return "  ".join(parts)
 
 
 def _times(elapsed: float, done: int, total: int) -> str:
-    left = elapsed / done * (total - done)
-    return f"{duration(elapsed)} gone, {duration(left)} left" if left else duration(elapsed)
+    remaining = elapsed / done * (total - done)
+    return f"{duration(elapsed)} elapsed, {duration(remaining)} left" if remaining else duration(elapsed)
 
 
-class _Lines(TrainingCallback):
+class _TrainingLines(TrainingCallback):
     """Plain lines."""
 
-    def __init__(self, console: Console, heading: Iterable[str], kind: str, shares: Mapping[str, float]):
-        self.console, self.kind, self.shares = console, kind, shares
+    def __init__(self, console: Console, heading: Iterable[str], kind: str, utilisations: Mapping[str, float]):
+        self.console, self.kind, self.utilisations = console, kind, utilisations
         self.heading = list(heading)
 
     def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
@@ -76,7 +78,7 @@ class _Lines(TrainingCallback):
             return
         elapsed = time.monotonic() - self.started
         times = _times(elapsed, step - self.start, self.steps - self.start)
-        self._print(f"{self.name} {step:,}/{self.steps:,}  {figures(row, self.kind, self.shares)}  {times}")
+        self._print(f"{self.name} {step:,}/{self.steps:,}  {format_row(row, self.kind, self.utilisations)}  {times}")
 
     def note(self, message: str) -> None:
         self._open()
@@ -99,7 +101,7 @@ class _Lines(TrainingCallback):
 
 
 class _Bar(Progress):
-    """A stage's bar over a line of its latest figures."""
+    """The bar of a stage, with its latest metrics on the line below."""
 
     latest = ""
 
@@ -110,10 +112,10 @@ class _Bar(Progress):
 
 
 class _LiveTraining(TrainingCallback):
-    """A bar for the stage that runs, with what is above it staying, and a spinner for what comes between."""
+    """A bar for the current stage, below those of finished ones, and a spinner between stages."""
 
-    def __init__(self, console: Console, heading: Iterable[str], kind: str, shares: Mapping[str, float]):
-        self.console, self.kind, self.shares = console, kind, shares
+    def __init__(self, console: Console, heading: Iterable[str], kind: str, utilisations: Mapping[str, float]):
+        self.console, self.kind, self.utilisations = console, kind, utilisations
         self.heading = list(heading)
         self.bar: Any = None
         self.status: Status | None = Status("checking the data", console=console)
@@ -138,11 +140,11 @@ class _LiveTraining(TrainingCallback):
 
     def step(self, step: int, row: LogRow | None) -> None:
         if row is not None:
-            self.bar.latest = figures(row, self.kind, self.shares)
+            self.bar.latest = format_row(row, self.kind, self.utilisations)
         self.bar.update(self.task, completed=step)
         if step == self.steps:
             self.stop()
-            self._spin("drawing pictures")
+            self._spin("drawing samples")
 
     def note(self, message: str) -> None:
         self.stop()
@@ -156,10 +158,10 @@ class _LiveTraining(TrainingCallback):
             self.status.update(f"{self.message}  {done}/{total}  {times}")
 
     def stop(self) -> None:
-        """Leave the terminal as it was found, the last bar standing."""
-        for shown in (self.bar, self.status):
-            if shown is not None:
-                shown.stop()
+        """Stop the live display; the last bar stays on the terminal."""
+        for display in (self.bar, self.status):
+            if display is not None:
+                display.stop()
         self.bar = self.status = None
 
     def _spin(self, message: str) -> None:

@@ -63,13 +63,13 @@ def test_train_speaks_of_clips(ulzoo, clips, monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert "on 2 validation clips" in result.stdout and "image" not in result.stdout
     assert "samples.png, also .mp4, .webp" in result.stdout
-    for words in ("PSNR of generated frames", "PSNR of the last given, repeated", "the first two"):
+    for words in ("PSNR of generated frames", "PSNR of the last context frame, repeated", "the first two"):
         assert words in result.stdout
 
 
 def test_costs_are_of_clips(ulzoo, clips):
     dry, shown = ulzoo("train", clips / "clips.yaml", "--dry-run").stdout, ulzoo("show", clips / "clips.yaml").stdout
-    assert "clips 12×32×32" in dry and "training clips at hand" in dry and "GFLOPs/clip" in dry
+    assert "clips 12×32×32" in dry and "training clips available" in dry and "GFLOPs/clip" in dry
     assert "image" not in dry
     assert "GFLOPs/clip" in shown and "12×32×32 pixels" in shown
 

@@ -15,6 +15,9 @@ import ulzoo as library
 from ulzoo.registry.cost.summary import BlockRow, fold
 from ulzoo.training import trainer
 
+COMMANDS = ["train", "sweep", "plot", "report", "find", "list", "show", "sample", "reconstruct", "encode", "evaluate"]
+COMMANDS += ["export", "push", "schema"]
+
 
 def test_train_leaves_a_run(ulzoo, here):
     result = ulzoo("train", "tiny.yaml")
@@ -54,19 +57,19 @@ def test_dry_run_writes_nothing(ulzoo, here):
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", "train.base.precision=bf16")
     assert result.exit_code == 0
     assert [path.name for path in here.iterdir()] == ["tiny.yaml"]
-    for words in ("forward GFLOPs/image", "training PFLOPs", "memory", "3,061 training images at hand"):
+    for words in ("forward GFLOPs/image", "training PFLOPs", "memory", "3,061 training images available"):
         assert words in result.stdout
 
 
 def test_dry_run_says_when_the_processor_has_no_bf16(ulzoo, here, monkeypatch):
     monkeypatch.setattr("ulzoo.registry.cost.plan.has_bf16", lambda device: False)
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", "train.base.precision=bf16")
-    assert "fp32 (bf16 asked for, this processor has none)" in " ".join(result.stdout.split())
+    assert "fp32 (bf16 requested, this processor has none)" in " ".join(result.stdout.split())
 
 
 def test_dry_run_needs_no_data(ulzoo, here):
     result = ulzoo("train", "imagenet512_small", "--dry-run", "--set", "data.root=nowhere")
-    assert result.exit_code == 0 and "data not at hand" in result.stdout
+    assert result.exit_code == 0 and "data not available" in result.stdout
 
 
 def test_a_loss_that_is_not_finite(ulzoo, here):
@@ -89,7 +92,7 @@ def test_interruption_names_the_way_on(ulzoo, here, monkeypatch):
     monkeypatch.setattr("ulzoo.registry.runs.train.train", interrupted)
     result = ulzoo("train", "tiny.yaml")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; with --resume it goes on from the last checkpoint in runs/tiny\n"
+    assert result.stderr == "interrupted; use --resume to continue from the last checkpoint in runs/tiny\n"
 
 
 def test_what_the_machine_refuses_is_one_line(ulzoo, here):
@@ -194,7 +197,7 @@ def test_export_carries_the_run_s_figures(ulzoo, run, here):
 def test_export_of_an_earlier_step_has_no_figures(ulzoo, run, here):
     result = ulzoo("export", "run/checkpoints/latents-00000001", "--out", "early.safetensors")
     assert result.exit_code == 0, result.stderr
-    assert "stage latents, step 1" in result.stdout and "without figures" in result.stdout
+    assert "stage latents, step 1" in result.stdout and "without metrics" in result.stdout
     assert results(here / "early.safetensors") == {}
     assert library.load(here / "early.safetensors").base is None
 
@@ -220,7 +223,7 @@ def test_schema(ulzoo, here):
     assert (here / "deep" / "schema.json").read_text() == result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "list", "show", "sample", "reconstruct", "evaluate", "export", "schema"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_examples(ulzoo, command):
     result = ulzoo(command, "--help")
     assert result.exit_code == 0

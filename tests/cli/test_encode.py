@@ -12,7 +12,7 @@ def test_encode_and_train_on_it(ulzoo, trained, tmp_path):
     assert result.stdout.startswith(f"{latents}: 3,061 images of train in 2 files, ")
     lines = result.stderr.splitlines()
     assert lines[0] == "0/3,061 images" and lines[-1] == "3,061/3,061 images" and len(lines) <= 21
-    assert ulzoo("prepare", "verify", latents).stdout == f"{latents}: as its manifest says, 3,061 images of train\n"
+    assert ulzoo("prepare", "verify", latents).stdout == f"{latents}: matches its manifest, 3,061 images of train\n"
     keys = ("--set", "train.base.data.kind=latents", "--set", f"train.base.data.path={latents}")
     result = ulzoo("train", spec, "--out", run, "--device", "cpu", "--stage", "base", *keys)
     assert result.exit_code == 0, result.stderr

@@ -38,15 +38,15 @@ def test_prepare_verify_and_again(ulzoo, kinetics):
         assert result.exit_code == 0, result.stderr
         assert result.stdout.startswith(f"out: {clips} clips of {split} in {shards} shards, ")
         *progress, warning = result.stderr.splitlines()
-        assert progress[-1].startswith(f"{clips + 10}/{clips + 10} clips ") and "10 left out" in progress[-1]
+        assert progress[-1].startswith(f"{clips + 10}/{clips + 10} clips ") and "10 skipped" in progress[-1]
         assert len(progress) <= 21
-        assert warning.startswith("warning: 10 clips left out, all named in out/manifest.json: ")
+        assert warning.startswith("warning: 10 clips skipped, all listed in out/manifest.json: ")
     before = files(kinetics / "out")
     assert ulzoo(*on("train"), *SMALL).exit_code == 0
     assert files(kinetics / "out") == before
     result = ulzoo(*PREPARE, "--out", "out", "--verify")
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "out: as its manifest says, 12 clips of train, 3 clips of val\n"
+    assert result.stdout == "out: matches its manifest, 12 clips of train, 3 clips of val\n"
     (kinetics / "spec.yaml").write_text(
         "extends: kinetics600_small\ndata: {root: out, num_classes: 9, resolution: 32}\n"
     )
@@ -64,8 +64,8 @@ MISTAKES = {
     "no such table": ((*on("train"), "--annotations", "tarin.csv"), "tarin.csv: no such file"),
     "not a table": ((*on("train"), "--annotations", "videos/val-damaged_000005_000015.mp4"), "no column label"),
     "wrong split": ((*on("train"), "--split", "val"), "has no rows of the split val, only of train"),
-    "odd resolution": ((*on("train"), "--resolution", "63"), "resolution must be an even number from 16 on"),
-    "frame rate": ((*on("train"), "--frame-rate", "0"), "frame_rate must lie above 0"),
+    "odd resolution": ((*on("train"), "--resolution", "63"), "resolution must be an even number of at least 16"),
+    "frame rate": ((*on("train"), "--frame-rate", "0"), "frame_rate must be above 0"),
     "verify nothing": ((*PREPARE, "--out", "out", "--verify"), "out: no manifest.json in it"),
     "verify and more": ((*on("train"), "--verify"), "--verify reads --out alone"),
 }
@@ -126,7 +126,7 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(ulzoo, kinetics, kineti
         assert process.returncode == status
         assert not json.loads(Path("out/manifest.json").read_text())["splits"]["train"]["complete"]
         if number == signal.SIGINT:
-            assert said.endswith("interrupted; the same command goes on from the last finished shard\n")
+            assert said.endswith("interrupted; run the same command again to continue after the last finished shard\n")
             assert not list(Path("out").glob(".*.tmp"))
     result = ulzoo(*on("train"), *SMALL, "--workers", 1)
     assert result.exit_code == 0, result.stderr

@@ -42,10 +42,10 @@ def test_prepare_verify_and_train(ulzoo, pictures):
     assert result.exit_code == 0, result.stderr
     first, second = result.stdout.splitlines()
     assert first.startswith("out: 9 images of train in 3 shards, ") and second.startswith("out: 4 images of val in 1 ")
-    assert "warning: 1 images left out, all named in out/manifest.json: train/a/000: " in result.stderr
+    assert "warning: 1 images skipped, all listed in out/manifest.json: train/a/000: " in result.stderr
     before = files(Path("out"))
     assert ulzoo(*FOLDER, "--classes", "--images-per-shard", 4).exit_code == 0 and files(Path("out")) == before
-    said = "out: as its manifest says, 9 images of train, 4 images of val\n"
+    said = "out: matches its manifest, 9 images of train, 4 images of val\n"
     assert ulzoo("prepare", "verify", "out").stdout == ulzoo(*FOLDER, "--verify").stdout == said
     tiny = (Path(__file__).parents[1] / "tiny.yaml").read_text().splitlines()
     data = "data: {kind: webdataset, root: out, resolution: 32, num_classes: 2}"

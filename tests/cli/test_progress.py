@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ulzoo.cli.display.train_progress import display, figures
+from ulzoo.cli.display.train_progress import display, format_row
 from ulzoo.training.config import StageConfig
 
 CONFIG = StageConfig(steps=100, batch_size=4, lr=1e-3, log_every=1)
@@ -32,8 +32,8 @@ def test_lines(start):
 
 def test_the_utilisation_is_told_where_the_stages_share_is_known():
     row = ROW | {"stage": "base"}
-    assert figures(row, "images", {"base": 0.03}).endswith("data wait 2%  MFU 36%")
-    assert figures(row, "images", {"latents": 0.03}).endswith("data wait 2%")
+    assert format_row(row, "images", {"base": 0.03}).endswith("data wait 2%  MFU 36%")
+    assert format_row(row, "images", {"latents": 0.03}).endswith("data wait 2%")
 
 
 def test_a_finished_bar_stays():

@@ -7,7 +7,6 @@ activation checkpointing and compilation are the same: the blocks of the network
 import os
 import shutil
 import sys
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -33,11 +32,6 @@ def replicate(module: nn.Module, processes: ProcessGroup) -> nn.Module:
     if processes.world_size == 1:
         return module
     return DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
-
-
-def gradient_sync(module: nn.Module, enabled: bool) -> AbstractContextManager[None]:
-    """Average gradients in this backward pass only if `enabled`: with accumulation, in that of the last part."""
-    return nullcontext() if enabled or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
 
 def shard(networks: nn.ModuleDict, processes: ProcessGroup, device: torch.device, bf16: bool) -> None:

@@ -1,4 +1,4 @@
-"""Publishing: what comes to lie on the hub, and what does not."""
+"""Publishing: the files on the hub, and models that are not published."""
 
 import hashlib
 import shutil
@@ -26,30 +26,30 @@ def files(hub, branch="main"):
     return repository.commits[repository.refs[branch]]
 
 
-def test_it_comes_back(hub, export, tiny):
-    done = push(export, ADDRESS, license="CC0-1.0")
-    assert done.measured and done.address.repo == "me/tiny"
-    assert done.address.revision == hub.repositories["me/tiny"].refs["main"]
-    for address in ("hf://me/tiny", "hf://me/tiny@main", str(done.address)):
+def test_a_published_model_loads(hub, export, tiny):
+    result = push(export, ADDRESS, license="CC0-1.0")
+    assert result.has_metrics and result.address.repo == "me/tiny"
+    assert result.address.revision == hub.repositories["me/tiny"].refs["main"]
+    for address in ("hf://me/tiny", "hf://me/tiny@main", str(result.address)):
         loaded = load(address)
         expected = load(export).state_dict()
         assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
         assert load_spec(address).hash == tiny().hash
 
 
-def test_the_card_pins_what_is_there(hub, export, tmp_path):
+def test_the_manifest_pins_the_files(hub, export, tmp_path):
     push(export, ADDRESS, license="CC0-1.0")
-    there = files(hub)
-    assert set(there) == {".gitattributes", "model.safetensors", "spec.yaml", "ulzoo.yaml", "README.md"}
-    (tmp_path / "ulzoo.yaml").write_bytes(there["ulzoo.yaml"])
-    card = read_manifest(tmp_path / "ulzoo.yaml", "ulzoo.yaml")
-    assert card.sha256["model.safetensors"] == hashlib.sha256(export.read_bytes()).hexdigest()
-    assert card.sha256["spec.yaml"] == hashlib.sha256(there["spec.yaml"]).hexdigest()
-    assert card.weights == "model.safetensors" and card.license == "CC0-1.0"
-    assert card.figures["psnr_db"] == 21.25 and card.protocol["images"] == 6
+    content = files(hub)
+    assert set(content) == {".gitattributes", "model.safetensors", "spec.yaml", "ulzoo.yaml", "README.md"}
+    (tmp_path / "ulzoo.yaml").write_bytes(content["ulzoo.yaml"])
+    manifest = read_manifest(tmp_path / "ulzoo.yaml", "ulzoo.yaml")
+    assert manifest.sha256["model.safetensors"] == hashlib.sha256(export.read_bytes()).hexdigest()
+    assert manifest.sha256["spec.yaml"] == hashlib.sha256(content["spec.yaml"]).hexdigest()
+    assert manifest.weights == "model.safetensors" and manifest.license == "CC0-1.0"
+    assert manifest.figures["psnr_db"] == 21.25 and manifest.protocol["images"] == 6
 
 
-def test_its_page_is_for_the_hub_and_for_people(hub, export):
+def test_the_model_card_has_metadata_and_text(hub, export):
     push(export, ADDRESS, license="CC0-1.0")
     _, metadata, text = files(hub)["README.md"].decode().split("---\n", 2)
     assert yaml.safe_load(metadata) == {
@@ -61,7 +61,7 @@ def test_its_page_is_for_the_hub_and_for_people(hub, export):
     assert "| psnr_db | 21.25 | dB |" in text and "images: 6" in text
 
 
-def test_a_branch_of_its_own(hub, export):
+def test_a_branch(hub, export):
     push(export, ADDRESS)
     main = hub.repositories["me/tiny"].refs["main"]
     push(export, Address("me/tiny", "second"), message="again")
@@ -70,7 +70,7 @@ def test_a_branch_of_its_own(hub, export):
     load("hf://me/tiny@second")
 
 
-def test_other_files_stay_and_other_weights_go(hub, export):
+def test_other_files_are_kept_and_other_weights_deleted(hub, export):
     push(export, ADDRESS)
     hub.repositories["me/tiny"].commit({"model-00001-of-00002.safetensors": b"0" * 64, "samples.png": b"a picture"})
     push(export, ADDRESS)
@@ -82,7 +82,7 @@ def test_private(hub, export):
     assert hub.repositories["me/tiny"].private
     hub.repositories["me/tiny"].private = False
     sent = len(hub.sent("PUT"))
-    with pytest.raises(ValueError, match="the repository is public, which --private does not change; nothing was sent"):
+    with pytest.raises(ValueError, match="the repository is public and stays so with --private; nothing was uploaded"):
         push(export, ADDRESS, private=True)
     assert len(hub.sent("PUT")) == sent
 
@@ -102,9 +102,11 @@ def test_nothing_that_does_not_load_is_published(hub, export, tmp_path):
 def test_without_a_token(hub, export, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     hub.echo = "\x1b[31mwho\nare you with"
-    with pytest.raises(ValueError, match=r"me/tiny: the hub refuses: your token may not do this \(`hf auth") as error:
+    with pytest.raises(
+        ValueError, match=r"me/tiny: the hub refused the request: your token has no permission \(`hf auth"
+    ) as error:
         push(export, ADDRESS)
-    assert "hf_other" not in str(error.value) and str(error.value).isprintable()  # the server said it
+    assert "hf_other" not in str(error.value) and str(error.value).isprintable()  # the server echoes the token
 
 
 def run(*args: object):
@@ -116,7 +118,7 @@ def test_the_command(hub, export):
     commit = hub.repositories["me/tiny"].refs["main"]
     assert result.exit_code == 0, result.output
     assert result.stdout == (
-        f"model.safetensors, spec.yaml, ulzoo.yaml, README.md, with figures\n-> hf://me/tiny@{commit}\n"
+        f"model.safetensors, spec.yaml, ulzoo.yaml, README.md, with metrics\n-> hf://me/tiny@{commit}\n"
     )
     result = run("push", export, "hf://me/tiny@a", "--revision", "b")
     assert result.exit_code == 2 and "names a revision already" in result.stderr
@@ -129,8 +131,8 @@ def test_a_model_in_parts(hub, tiny, tmp_path, monkeypatch):
     save_export(tmp_path / "model.safetensors", compile_model(tiny()), tiny(), {})
     assert not (tmp_path / "model.safetensors").exists()
     push(tmp_path, ADDRESS)
-    there = files(hub)
-    assert {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "spec.yaml"} < set(there)
+    names = set(files(hub))
+    assert {"model.safetensors.index.json", "model-00001-of-00002.safetensors", "spec.yaml"} < names
     model = load("hf://me/tiny")
     assert torch.equal(model.encoder.embed.weight, load(tmp_path).encoder.embed.weight)
     convert(tmp_path / "model.safetensors", tmp_path / "half.safetensors", "float16")

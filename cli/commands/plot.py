@@ -1,0 +1,28 @@
+"""`ulzoo plot`: the results of a sweep as plots."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulzoo.cli import options
+
+EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo plot runs/sweeps/table2_loss_factor[/]
+  [cyan]ulzoo plot runs/sweeps/table2_loss_factor --out pictures[/]
+"""
+
+
+def plot(
+    store: options.Store,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the plots; default: STORE/plots.")] = None,
+) -> None:
+    """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG."""
+    from ulzoo.registry.report.plots import draw
+    from ulzoo.registry.sweeps.store import Store
+
+    results = Store(store, must_exist=True)
+    sweep = results.sweep
+    for path in draw(results.rows(), out or results.folder / "plots", sweep.name if sweep else store.name):
+        typer.echo(path)

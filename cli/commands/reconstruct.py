@@ -1,0 +1,46 @@
+"""`ulzoo reconstruct`: images or clips of the data, and their reconstructions by one model or several side by side."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ulzoo.cli import options
+from ulzoo.cli.pictures import check_suffix, check_video, open_data, open_models
+
+EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo reconstruct emoji32_tiny[/]
+  [cyan]ulzoo reconstruct runs/a runs/b --n 24 --out side_by_side.png[/]
+"""
+
+
+def reconstruct(
+    models: options.Models,
+    n: options.Count = 12,
+    split: options.Split = "val",
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: the spec's.")] = None,
+    seed: options.Seed = 0,
+    out: options.Picture = Path("reconstructions.png"),
+    device: options.Device = None,
+    precision: options.Precision = "fp32",
+    compile: options.Compile = False,
+) -> None:
+    """Draw images or clips and their reconstructions, with PSNR and rate.
+
+    They are the first of the first model's data. Clips are written as a PNG, an MP4 and an animated WebP or GIF.
+    """
+    check_suffix(out)
+    from ulzoo.visualization import reconstructed_clips, reconstruction_rows, save_clips, save_grid
+
+    exports = open_models(models, device, precision, compile)
+    loaded = {name: export.model for name, export in exports.items()}
+    video = check_video(loaded, out)
+    source = open_data(exports, split, n)
+    if not video:
+        save_grid(out, reconstruction_rows(loaded, source, n, steps=steps, seed=seed))
+        typer.echo(out)
+        return
+    bands = reconstructed_clips(loaded, source, n, steps=steps, seed=seed)
+    for path in save_clips(out, bands, next(iter(loaded.values())).contract):
+        typer.echo(path)

@@ -1,0 +1,86 @@
+"""Tables without frames, and the table of metrics."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+DISTORTIONS = {
+    "ssim": "SSIM",
+    "ms_ssim": "MS-SSIM",
+    "lpips_alex": "LPIPS, AlexNet",
+    "lpips_vgg": "LPIPS, VGG-16",
+    "st_lpips_alex": "shift-tolerant LPIPS (not LPIPS)",
+}
+PREDICTIONS = {"prediction": "PSNR of generated frames", "copy_last": "PSNR of the last context frame, repeated"}
+VIDEO_DISTANCES = {"fvd": "FVD", "fd_transnetv2": "Fréchet distance, TransNetV2 (not FVD)"}
+IMAGE_DISTANCES = {
+    "fid": "FID",
+    "fd": "Fréchet distance",
+    "kid": "KID",
+    "kd": "kernel distance",
+    "precision": "precision",
+    "recall": "recall",
+}
+OTHER_FEATURES = {"_efficientnet_lite0": "EfficientNet-Lite0", "_dinov2": "DINOv2"}
+
+
+def plain_table(*columns: str, left: Sequence[str] = ()) -> "Table":
+    """A table without a frame. Columns are right-aligned except the first and those in `left`."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        is_text = i == 0 or column in left
+        table.add_column(column, justify="left" if is_text else "right", overflow="fold")
+    return table
+
+
+def pair_table() -> "Table":
+    """A table of two columns, names and values, without a header."""
+    table = plain_table("", "", left=("",))
+    table.show_header = False
+    return table
+
+
+def metrics_table(metrics: Mapping[str, Any]) -> "Table":
+    """PSNR, SSIM, LPIPS, the rate by the prior and by the base, and whatever else was measured, one metric per row."""
+    table = pair_table()
+    table.columns[1].justify = "right"
+    table.add_row("PSNR of reconstructions", f"{metrics['psnr_db']:.2f} dB")
+    for name, title in DISTORTIONS.items():
+        if name in metrics:
+            table.add_row(f"{title} of reconstructions", f"{metrics[name]:.4f}")
+    for prefix, network in (("", "prior"), ("base_", "base")):
+        if f"{prefix}bits_per_pixel" in metrics:
+            error = metrics.get(f"{prefix}bits_per_pixel_se")
+            plus_minus = "" if error is None else f" ± {error:.4f}"
+            table.add_row(f"rate by the {network}", f"{metrics[f'{prefix}bits_per_pixel']:.4f}{plus_minus} bits/pixel")
+            table.add_row("", f"{metrics[f'{prefix}bits_per_dimension']:.4f} bits/dimension")
+    for name, title in PREDICTIONS.items():
+        if f"{name}_psnr_db" in metrics:
+            table.add_row(title, f"{metrics[f'{name}_psnr_db']:.2f} dB")
+            table.add_row("  the first two", f"{metrics[f'{name}_psnr_db_first_2']:.2f} dB")
+    for name, title in VIDEO_DISTANCES.items():
+        if name in metrics:
+            table.add_row(title, f"{metrics[name]:.4g}")
+    for name, value in metrics.items():
+        if distance := _image_distance(name):
+            table.add_row(distance, f"{value:.4g}")
+    return table
+
+
+def _image_distance(name: str) -> str | None:
+    """The title of a metric between sets of images, such as "rFID@50k of reconstructions" for "rfid_50k"; else None."""
+    if name == "inception_score":
+        return "Inception score"
+    features = next((title for suffix, title in OTHER_FEATURES.items() if name.endswith(suffix)), "")
+    kind, _, count = name[1:].partition("_")
+    if name[0] not in "rg" or kind not in IMAGE_DISTANCES:
+        return None
+    images = "reconstructions" if name[0] == "r" else "samples"
+    title = f"{name[0]}FID" if kind == "fid" else IMAGE_DISTANCES[kind]
+    at = f"@{count}" if count and not features else ""
+    return f"{title}{at} of {images}{features and f', {features} (not FID)'}"

@@ -1,0 +1,102 @@
+"""`ulzoo train`: what a run will cost, before it, and its metrics and files, after it."""
+
+from typing import TYPE_CHECKING
+
+from ulzoo.cli.display.tables import metrics_table, pair_table, plain_table
+from ulzoo.cli.display.terminal import duration, examples, gflops, scaled, shape, three_digits
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+
+    from ulzoo.registry import Spec
+    from ulzoo.registry.cost.plan import Plan, StagePlan
+    from ulzoo.registry.cost.summary import ModelSummary
+    from ulzoo.registry.runs.train import RunResult
+
+
+def stage_line(stage: "StagePlan", kind: str) -> str:
+    """One line about a stage of a run; `kind` is "images" or "clips"."""
+    return (
+        f"stage {stage.stage}: {stage.steps:,} steps × {stage.batch_size} = {stage.images:,} {kind}, "
+        f"{scaled(stage.flops, 'FLOPs')}, {_precision(stage)}"
+    )
+
+
+def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
+    """Print the cost of a run by `processes` processes: networks, stages, memory, data."""
+    from ulzoo.registry.cost.plan import count_images
+
+    summary = plan.summary
+    kind = examples(summary.resolution)
+    by = f" by {processes} processes" if processes > 1 else ""
+    try:
+        images, data = count_images(spec), ""
+    except ValueError as error:
+        images, data = 0, f"data not available: {error}"
+    console.print(f"{spec.name}, trained on {device.type}{by}", style="bold")
+    console.print(f"{kind} {shape(summary.resolution)}, latents {shape(summary.latent)}")
+    console.print(_networks(summary))
+    console.print()
+    console.print(_stages(plan, device, images, each="each" if by else ""))
+    console.print()
+    console.print(data or f"{images:,} training {kind} available")
+    console.print(f"{three_digits(plan.flops / 1e15)} PFLOPs in total; nothing was written")
+
+
+def _networks(summary: "ModelSummary") -> "Table":
+    table = plain_table("network", "parameters", f"forward GFLOPs/{examples(summary.resolution, plural=False)}")
+    for name, parameters in summary.parameters.items():
+        table.add_row(name, f"{parameters:,}", gflops(summary.flops[name]))
+    table.add_section()
+    table.add_row("all", f"{sum(summary.parameters.values()):,}", gflops(sum(summary.flops.values())), style="bold")
+    return table
+
+
+def _stages(plan: "Plan", device: "torch.device", images: int, each: str) -> "Table":
+    from ulzoo.runtime.devices import device_memory
+
+    kind, one = (examples(plan.summary.resolution, plural) for plural in (True, False))
+    memory = scaled(device_memory(device), "B")
+    table = plain_table("stage", *(stage.stage for stage in plan.stages))
+    table.add_row("steps", *(f"{stage.steps:,}" for stage in plan.stages))
+    table.add_row("batch size", *(f"{stage.batch_size:,}" for stage in plan.stages))
+    table.add_row(kind, *(f"{stage.images:,}" for stage in plan.stages))
+    if images:
+        table.add_row("epochs", *(f"{stage.images / images:.1f}" for stage in plan.stages))
+    table.add_row(f"training GFLOPs/{one}", *(gflops(stage.flops_per_image) for stage in plan.stages))
+    table.add_row("training PFLOPs", *(three_digits(stage.flops / 1e15) for stage in plan.stages))
+    table.add_row(
+        f"memory of tensors{each and ', each'}, about", *(scaled(stage.memory_bytes, "B") for stage in plan.stages)
+    )
+    table.add_row(
+        f"largest batch in {memory}{each and ' each'}, about", *(f"{stage.largest_batch:,}" for stage in plan.stages)
+    )
+    table.add_row("precision", *(_precision(stage) for stage in plan.stages))
+    return table
+
+
+def _precision(stage: "StagePlan") -> str:
+    if stage.asked != stage.used:
+        return f"{stage.used} ({stage.asked} requested, this processor has none)"
+    return stage.used
+
+
+def print_result(console: "Console", result: "RunResult", kind: str, seconds: float) -> None:
+    """Print the metrics of a finished run and where its files are."""
+    protocol = result.results["protocol"]
+    console.print()
+    console.print(
+        f"Trained and measured on {protocol['images']} validation {kind} in {duration(seconds)}", style="bold"
+    )
+    console.print(metrics_table(result.results["figures"]))
+    console.print()
+    files = pair_table()
+    for picture in sorted(result.samples.glob("*.png")):
+        videos = [path for path in sorted(result.samples.glob(f"{picture.stem}.*")) if path != picture]
+        also = f", also {', '.join(path.suffix for path in videos)}" if videos else ""
+        files.add_row(picture.stem, f"{picture}{also}")
+    files.add_row("metrics and protocol", str(result.folder / "figures.json"))
+    files.add_row("model", str(result.export))
+    console.print(files)
