@@ -1,4 +1,4 @@
-"""What a hostile file may attempt that no other test shows to fail: see docs/security.md."""
+"""Attacks by malicious files that no other test covers: see docs/security.md."""
 
 import ast
 import io
@@ -47,14 +47,14 @@ DETECTOR = ("video_features.py", "torch.jit.load")
 def test_nothing_is_unpickled_or_evaluated() -> None:
     """No pickle, eval, exec, shell or unpacking of archives; torch.load and np.load read arrays only.
 
-    The one program that is read, the detector of FVD, must have a hash that the user or ulzoo names.
+    The only program that is loaded, the detector of FVD, must have a hash given by the user or by ulzoo.
     """
     forbidden = {"eval", "exec", "compile", "__import__", "os.system", "pickle.load", "pickle.loads", "yaml.load"}
     forbidden |= {"yaml.unsafe_load", "yaml.full_load", "torch.jit.load", "torch.hub.load", "os.popen"}
     needed = {"torch.load": ("weights_only", True), "np.load": ("allow_pickle", False)}
-    found = 0
-    for room in ("ulzoo", "registry", "cli"):
-        for path in (ROOT / room).rglob("*.py"):
+    checked = 0
+    for package in ("ulzoo", "registry", "cli"):
+        for path in (ROOT / package).rglob("*.py"):
             for name, node in calls(ast.parse(path.read_text("utf-8"))):
                 assert name not in forbidden or (path.name, name) == DETECTOR, f"{path}: {name}"
                 assert not name.endswith((".extractall", ".extract")), f"{path}: {name}"
@@ -62,15 +62,15 @@ def test_nothing_is_unpickled_or_evaluated() -> None:
                     key, value = needed[name]
                     given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
                     assert given.get(key) is value, f"{path}: {name}"
-                    found += 1
-    assert found >= 3
+                    checked += 1
+    assert checked >= 3
 
 
 # --- exports
 
 
 def test_metadata_that_is_nested_without_end(tmp_path: Path) -> None:
-    """Python's own reader of JSON would run out of stack."""
+    """Python's JSON parser would exhaust the stack."""
     path = tmp_path / "x.safetensors"
     tensor_file.write(path, {}, {})
     content = path.read_bytes()
@@ -86,7 +86,7 @@ def test_metadata_that_is_nested_without_end(tmp_path: Path) -> None:
 
 def test_a_folder_in_place_of_a_file_and_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").symlink_to(tmp_path / "absent")
-    with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
+    with pytest.raises(ValueError, match=r"contains no model\.safetensors"):
         load(tmp_path)
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(ValueError, match="no such file"):
@@ -118,15 +118,15 @@ NAMES = ["../../outside", "/outside", "a/../../outside", "./a", "C:\\outside", "
 
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: repr(name[:12]))
-def test_a_members_name_is_a_key_and_no_path(tmp_path: Path, name: str) -> None:
+def test_a_members_name_is_a_key_and_not_a_path(tmp_path: Path, name: str) -> None:
     before = set(tmp_path.rglob("*"))
     source = opened(tmp_path / "shards", member(f"{name}.png", content=picture()))
     assert len(source) == 1 and source[0].pixels.shape == (3, 8, 8)
-    made = set(tmp_path.rglob("*")) - before
-    assert all(path.is_relative_to(tmp_path / "shards") for path in made)
+    created = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "shards") for path in created)
 
 
-def test_links_and_devices_in_a_shard_are_no_images(tmp_path: Path) -> None:
+def test_links_and_devices_in_a_shard_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "secret.png").write_bytes(picture())
     kinds = [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE]
     members = [member(f"{i}.png", kind, link=str(tmp_path / "secret.png")) for i, kind in enumerate(kinds)]
@@ -137,13 +137,13 @@ def test_links_and_devices_in_a_shard_are_no_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
 @pytest.mark.parametrize("size", [2**45, 2**62], ids=["2^45", "2^62"])
 def test_a_name_of_a_member_that_claims_to_be_huge(tmp_path: Path, kind: bytes, size: int) -> None:
-    with pytest.raises(ValueError, match="not a whole tar file"):
+    with pytest.raises(ValueError, match="not a complete tar file"):
         opened(
             tmp_path / "shards", member("x", kind, content=b"a" * 100, size=size), member("0.png", content=picture())
         )
 
 
-def test_an_index_beside_shards_is_as_large_as_it_is_and_of_these_shards(tmp_path: Path) -> None:
+def test_an_index_beside_shards_is_validated(tmp_path: Path) -> None:
     content = (member("0.png", content=picture()), member("1.png", content=picture()))
     assert len(opened(tmp_path / "shards", *content)) == 2
     path = tmp_path / "shards" / ".index-train.npz"
@@ -155,9 +155,9 @@ def test_an_index_beside_shards_is_as_large_as_it_is_and_of_these_shards(tmp_pat
         "of no shard": rows + 99 * np.eye(9, dtype=int)[0],
         "before the shard": rows - 10**6 * np.eye(9, dtype=int)[2],
     }
-    for what, wrong in forged.items():
+    for case, wrong in forged.items():
         np.savez(path, **{**arrays, "rows": wrong})
-        assert read_index(path.read_bytes, find_shards(tmp_path / "shards", "train")) is None, what
+        assert read_index(path.read_bytes, find_shards(tmp_path / "shards", "train")) is None, case
     np.savez_compressed(path, **arrays, more=np.zeros(10**7, np.uint8))
     assert path.stat().st_size < 20_000
     assert read_index(path.read_bytes, find_shards(tmp_path / "shards", "train")) is None
@@ -195,7 +195,7 @@ def test_a_png_that_would_fill_the_memory(case: str) -> None:
         read_rgb(io.BytesIO(content), case)
 
 
-def test_postscript_in_the_place_of_an_image_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_postscript_instead_of_an_image_runs_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
@@ -205,7 +205,7 @@ def test_postscript_in_the_place_of_an_image_runs_no_program(tmp_path: Path, mon
     assert not (tmp_path / "ran").exists()
 
 
-# --- kept latents
+# --- precomputed latents
 
 
 @pytest.fixture
@@ -214,7 +214,8 @@ def kept(tmp_path: Path) -> Path:
     described = {"channels": 3, "resolution": 8, "num_classes": 0, "label_names": []}
     manifest.begin("train", {"encoder_sha256": "0" * 64, "flips": False, "images_as": described})
     path = tmp_path / "train-00000.safetensors"
-    write_latents(path, torch.zeros(2, 1, 1, 2, 2), [-1, -1], ["a", "b"], [], {}, "0" * 64)
+    content = {"labels": [-1, -1], "keys": ["a", "b"], "texts": [], "failures": {}, "settings": "0" * 64}
+    write_latents(path, torch.zeros(2, 1, 1, 2, 2), **content)
     manifest.finish("train", [Shard.of(path, 2, {})])
     return tmp_path
 
@@ -229,7 +230,7 @@ def test_latents_that_are_pickled(kept: Path) -> None:
     entry = json.loads((kept / "manifest.json").read_text())
     entry["splits"]["train"]["shards"][0]["bytes"] = path.stat().st_size
     (kept / "manifest.json").write_text(json.dumps(entry))
-    with pytest.raises(ValueError, match="no shard of latents"):
+    with pytest.raises(ValueError, match="not a shard of latents"):
         Latents("train", path=str(kept))[0]
     assert not (kept / "exploded").exists()
 

@@ -141,17 +141,16 @@ def train(
         callback.note(f"nothing to resume in {folder}, starting")
 
     resumed = checkpoint if checkpoint and checkpoint.stage in stages else None
-    identity = {"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()}
+    trainer_options = TrainerOptions(
+        identity={"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()},
+        tensorboard=spec.train.tensorboard,
+        profile=options.profile and processes.is_main,
+        processes=processes,
+        parallel=spec.train.parallel,
+        on_step=callback.step,
+    )
     for stage in stages[stages.index(resumed.stage) if resumed else 0 :]:
         config: configs.StageConfig = getattr(spec.train, stage)
-        trainer_options = TrainerOptions(
-            identity,
-            tensorboard=spec.train.tensorboard,
-            profile=options.profile and processes.is_main,
-            processes=processes,
-            parallel=spec.train.parallel,
-            on_step=callback.step,
-        )
         trainer = Trainer(model, stage, config, sources[stage_data(spec, stage)[1]], folder, trainer_options)
         if resumed and resumed.stage == stage:
             trainer.resume(resumed)

@@ -1,1 +1,1 @@
-"""Models by name: packaged specs, released weights, the Hugging Face hub."""
+"""Models by name: the catalogue, releases, the Hugging Face hub."""

@@ -1,4 +1,4 @@
-"""The zoo: specs by name, released models by name, and every way to get a model."""
+"""The catalogue: specs and models by name, path or address."""
 
 import fnmatch
 import json
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from ulzoo.model.unified_latents import UnifiedLatents
     from ulzoo.registry.runs.export import Export
 
-WEIGHTS = Path(str(files("ulzoo.registry.zoo") / "weights"))
+_REGISTRY = Path(str(files("ulzoo.registry")))
+WEIGHTS = _REGISTRY / "zoo" / "weights"
+RELEASES = (_REGISTRY / "zoo" / "releases", _REGISTRY / "cards")
+"""Folders of release manifests; `cards`, with its weights in `registry/weights`, is the location of older versions."""
 
 
 @cache
-def cards() -> dict[str, ReleaseManifest]:
-    """The released models by name."""
-    folder = Path(str(files("ulzoo.registry.zoo") / "releases"))
-    found = [read_manifest(path, path.name) for path in sorted(folder.glob("*.yaml"))]
-    return {card.name: card for card in found}
+def releases() -> dict[str, ReleaseManifest]:
+    """The manifests of the released models by name."""
+    manifests = [read_manifest(path, path.name) for folder in RELEASES for path in sorted(folder.glob("*.yaml"))]
+    return {manifest.name: manifest for manifest in reversed(manifests)}
 
 
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:
@@ -41,24 +43,27 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
 
     Args:
         pattern: such as "imagenet*".
-        pretrained: True for those with released weights only, False for those without, None for all.
+        pretrained: True for specs with released weights, False for those without, None for all.
     """
-    names = [name for name in find_specs() if pretrained is None or (name in cards()) == pretrained]
+    names = [name for name in find_specs() if pretrained is None or (name in releases()) == pretrained]
     return sorted(fnmatch.filter(names, pattern))
 
 
 def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Spec:
-    """The spec of a packaged name or a file (`x.yaml`, or anything with a slash), with `a.b=c` overrides applied.
+    """Load a spec.
 
-    `paper/table2_loss_factor:1.9` is the point 1.9 of that sweep, `hf://org/repo@revision` the spec of a model there.
+    Args:
+        name_or_path: a packaged name; a file (`x.yaml`, or any text with a slash); a point of a sweep, such as
+            `paper/table2_loss_factor:1.9`; or a model on the hub, `hf://org/repo@revision`.
+        overrides: "key.path=value", as `--set`.
 
     Raises:
-        SpecError: whatever is wrong, in one line.
-        ValueError: the model on the hub cannot be had.
+        SpecError: the spec cannot be read or is invalid; one line.
+        ValueError: the model on the hub cannot be fetched.
     """
     text = os.fspath(name_or_path)
     if hub.is_address(text):
-        return spec_from_source(hub.find(text).spec(), [parse_override(text) for text in overrides])
+        return spec_from_source(hub.find_model(text).spec(), [parse_override(text) for text in overrides])
     sweep, colon, point = text.rpartition(":")
     if colon and is_sweep(sweep):
         return load_sweep(sweep).resolve_point(point, overrides)
@@ -72,24 +77,24 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
 def create_model(
     name_or_path_or_spec: str | os.PathLike[str] | Spec, pretrained: bool = False, overrides: Iterable[str] = ()
 ) -> "UnifiedLatents":
-    """A model from a spec, with fresh weights or the released ones.
+    """Create a model from a spec, with new or released weights.
 
     Args:
-        name_or_path_or_spec: a packaged spec's name, a YAML file, `hf://org/repo@revision`, or a spec.
+        name_or_path_or_spec: a spec, or what `load_spec` takes.
         pretrained: load the released weights; only `train` and `sample` may then be overridden.
         overrides: "key.path=value", as `--set`.
 
     Raises:
-        ValueError: a spec with an error (`SpecError`), no released weights, or weights with a wrong hash.
+        ValueError: the spec is invalid (`SpecError`), no weights are released, or their hash is wrong.
     """
     from ulzoo.registry.compile import compile_model, sampling_defaults
 
-    given = name_or_path_or_spec
-    if isinstance(given, Spec) and tuple(overrides):
+    target = name_or_path_or_spec
+    if isinstance(target, Spec) and tuple(overrides):
         raise ValueError("overrides apply to a spec's file; this spec is already resolved")
-    spec = given if isinstance(given, Spec) else load_spec(given, overrides)
+    spec = target if isinstance(target, Spec) else load_spec(target, overrides)
     if pretrained:
-        released = open_model(given if isinstance(given, str) and hub.is_address(given) else spec.name)
+        released = open_model(target if isinstance(target, str) and hub.is_address(target) else spec.name)
         changed = [key for key in diff(released.spec, spec) if not key.startswith(("description", "train.", "sample."))]
         if changed:
             raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
@@ -100,36 +105,42 @@ def create_model(
 
 
 def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "UnifiedLatents":
-    """A trained model in eval mode, from a released model's name, an exported file or a run directory.
+    """Load a trained model in eval mode.
 
-    Or from the Hugging Face hub, `hf://org/repo` or `hf://org/repo@revision`: see `ulzoo.registry.zoo.hub`.
+    Args:
+        name_or_path: the name of a released model, an exported file, a run directory, or an address on the Hugging
+            Face hub, `hf://org/repo` or `hf://org/repo@revision` (see `ulzoo.registry.zoo.hub`).
 
     Raises:
-        ValueError: unknown name; not an export; weights with a wrong hash; the hub is out of reach.
+        ValueError: unknown name, not an export, weights with a wrong hash, or the hub cannot be reached.
     """
     return open_model(name_or_path, device).model
 
 
 def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "Export":
-    """As `load`, with the spec and the figures."""
+    """Load a trained model like `load`, with its spec and metrics."""
     from ulzoo.registry.runs.export import load_export
 
     name = os.fspath(name_or_path)
     if hub.is_address(name):
-        return load_export(hub.find(name).weights(), device)
-    if card := cards().get(name):
-        return load_export(_released(card), device)
+        return load_export(hub.find_model(name).weights(), device)
+    if manifest := releases().get(name):
+        return load_export(_released_weights(manifest), device)
     if name in find_specs() and not Path(name).exists():
         raise ValueError(
-            f"{name}: no weights are released for this spec; train it, or load one of {', '.join(cards())}"
+            f"{name}: no weights are released for this spec; train it, or load one of {', '.join(releases())}"
         )
     return load_export(trained_file(name, released=True), device)
 
 
 def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) -> Path:
-    """The weights of a run, or the file itself, which may be in parts.
+    """The exported file of a run directory, or `file_or_run` itself if it is a file, possibly in parts.
 
-    ValueError if there are none, nor a `released` model of that name.
+    Args:
+        released: mention released models in the error message.
+
+    Raises:
+        ValueError: there is no such file, or the run directory has no exported model.
     """
     from ulzoo.files.tensor_file import files_of, is_checkpoint
 
@@ -137,43 +148,47 @@ def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) ->
     if path.is_dir() and not is_checkpoint(path):
         path /= "model.safetensors"
         if not files_of(path):
-            raise ValueError(f"{file_or_run}: holds no model.safetensors; has its training ended?")
+            raise ValueError(f"{file_or_run}: contains no model.safetensors; has the training finished?")
     elif not files_of(path) and not is_checkpoint(path):
-        what = f", run directory or released model{suggest(path, cards())}" if released else " or run directory"
-        raise ValueError(f"{file_or_run}: no such file{what}")
+        others = f", run directory or released model{suggest(path, releases())}" if released else " or run directory"
+        raise ValueError(f"{file_or_run}: no such file{others}")
     return path
 
 
-def _released(card: ReleaseManifest) -> Path:
-    """The weights of a released model, checked."""
-    path = WEIGHTS / card.weights
+def _released_weights(manifest: ReleaseManifest) -> Path:
+    """The file of a released model's weights, verified."""
+    path = WEIGHTS / manifest.weights
+    if not path.is_file() and (old := _REGISTRY / "weights" / manifest.weights).is_file():
+        path = old
     if not path.is_file():
         raise ValueError(f"{path}: the released weights are missing from this installation; reinstall ulzoo")
-    card.check(card.weights, path, "reinstall ulzoo")
+    manifest.verify(manifest.weights, path, "reinstall ulzoo")
     return path
 
 
 def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
-    """{"figures", "protocol"} of a released model, an exported file, a run directory, or a JSON file of `evaluate`.
+    """The metrics of a trained model, as {"figures", "protocol"}.
 
-    Of a model on the hub, `hf://org/repo`, they are its card's.
+    Args:
+        name_or_path: the name of a released model, an address on the hub, an exported file, a run directory, or a JSON
+            file that `ulzoo evaluate` wrote.
 
     Raises:
-        ValueError: none of these, or one without figures.
+        ValueError: none of these, or it has no metrics.
     """
     from ulzoo.files import tensor_file
 
     name = os.fspath(name_or_path)
     path = Path(name)
     if hub.is_address(name):
-        card = hub.find(name).card
-        return {"figures": card.figures, "protocol": card.protocol}
-    if (card := cards().get(name)) and not path.exists():
-        return {"figures": card.figures, "protocol": card.protocol}
+        manifest = hub.find_model(name).manifest
+        return {"figures": manifest.figures, "protocol": manifest.protocol}
+    if (release := releases().get(name)) and not path.exists():
+        return {"figures": release.figures, "protocol": release.protocol}
     if path.is_dir():
         path = path / "figures.json"
         if not path.exists():
-            raise ValueError(f"{name}: holds no figures.json; its training has not ended, or it is no run directory")
+            raise ValueError(f"{name}: contains no figures.json; training has not finished, or it is no run directory")
     if not path.exists():
         raise ValueError(f"{name}: neither a released model nor a file or run directory")
     if path.suffix == ".json":
@@ -184,5 +199,7 @@ def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     else:
         results = tensor_file.read_metadata(path)["results"]
     if not isinstance(results, dict) or not {"figures", "protocol"} <= results.keys():
-        raise ValueError(f"{name}: has no figures with their protocol; `ulzoo evaluate {name} --out FILE.json` has")
+        raise ValueError(
+            f"{name}: contains no metrics with their protocol; use a file of `ulzoo evaluate {name} --out FILE.json`"
+        )
     return results

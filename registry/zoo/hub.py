@@ -1,9 +1,9 @@
-"""Models on the Hugging Face hub, by the address `hf://org/repo@revision`; a revision is a commit, a tag or a branch.
+"""Models on the Hugging Face hub, addressed by `hf://org/repo@revision`; a revision is a commit, a tag or a branch.
 
-A repository holds `ulzoo.yaml`, the card, which pins the other files by their SHA-256: `model.safetensors` (or its
-parts and their index), `spec.yaml`, and `README.md` for people. Files go through the cache of huggingface_hub, which
-fetches each once, goes on where a connection broke and, with `HF_HUB_OFFLINE=1`, does without the hub. Nothing of them
-is ever executed, and no message holds an address with a signature or a token.
+A repository contains the release manifest `ulzoo.yaml`, which pins the other files by SHA-256: `model.safetensors` (or
+its parts and their index) and `spec.yaml`; and the model card, `README.md`. Files are downloaded through the cache of
+huggingface_hub, which fetches each file once, resumes interrupted downloads, and works offline with `HF_HUB_OFFLINE=1`.
+Nothing in a repository is executed, and no message contains a signed URL or a token.
 """
 
 import logging
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 SCHEME = "hf://"
-CARD, SPEC = "ulzoo.yaml", "spec.yaml"
+MANIFEST, SPEC = "ulzoo.yaml", "spec.yaml"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _ADDRESS = re.compile(rf"hf://({_NAME}/{_NAME})(?:@({_NAME}(?:/{_NAME})*))?")
 
 
 class Address(NamedTuple):
-    """Where a model is on the hub.
+    """The address of a model on the hub.
 
     Attributes:
         repo: "org/repo".
@@ -44,7 +44,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """ValueError if `text` is no address."""
+        """Parse `hf://ORG/REPO` or `hf://ORG/REPO@REVISION`. Raises ValueError if `text` is neither."""
         match = _ADDRESS.fullmatch(text)
         if match is None or ".." in text:
             raise ValueError(f"{one_line(text)}: an address on the hub is hf://ORG/REPO or hf://ORG/REPO@REVISION")
@@ -52,109 +52,117 @@ class Address(NamedTuple):
 
 
 def is_address(text: str) -> bool:
-    """Whether a user who writes this means the hub."""
+    """Whether `text` denotes a model on the hub."""
     return text.startswith(SCHEME)
 
 
 @dataclass(frozen=True)
-class Published:
-    """A model on the hub, of which only the card was fetched yet.
+class HubModel:
+    """A model on the hub. Weights and spec are downloaded on demand.
 
     Attributes:
-        address: as it was asked for.
-        commit: what its revision was then: all files are of this commit.
+        address: as given by the user.
+        commit: the commit that the revision referred to; all files are of this commit.
+        manifest: the release manifest of that commit.
     """
 
     address: Address
     commit: str
-    card: ReleaseManifest
+    manifest: ReleaseManifest
 
     def weights(self) -> Path:
-        """All files of the weights, fetched and checked; the one to load.
+        """Download and verify all files of the weights, and return the one to load.
 
         Raises:
-            ValueError: a file is not there, or not what the card says.
+            ValueError: a file is missing, or differs from the manifest.
         """
-        paths = {name: self._fetch(name) for name in self.card.sha256 if name != SPEC}
-        return paths[self.card.weights]
+        paths = {name: self._fetch(name) for name in self.manifest.sha256 if name != SPEC}
+        return paths[self.manifest.weights]
 
     def spec(self) -> Node:
-        """The resolved spec, fetched and checked. ValueError as `weights`."""
-        if SPEC not in self.card.sha256:
-            raise ValueError(f"{self.address}: its card names no {SPEC}")
+        """Download and verify the resolved spec.
+
+        Raises:
+            ValueError: it is missing, or differs from the manifest.
+        """
+        if SPEC not in self.manifest.sha256:
+            raise ValueError(f"{self.address}: its {MANIFEST} does not list {SPEC}")
         return read_yaml(self._fetch(SPEC), f"{self.address}: {SPEC}")
 
     def _fetch(self, name: str) -> Path:
         path = fetch(self.address, name, self.commit)
-        self.card.check(name, path, f"if it is damaged, remove it and try again; {self.address} may be at fault too")
+        remedy = f"if the download is damaged, remove it and try again; else {self.address} itself is inconsistent"
+        self.manifest.verify(name, path, remedy)
         return path
 
 
-def find(text: str) -> Published:
+def find_model(text: str) -> HubModel:
     """The model at an address.
 
     Raises:
-        ValueError: no address, no such repository or revision, no model of ulzoo's in it, or the hub is out of reach
-            and the cache does not have it.
+        ValueError: `text` is no address, there is no such repository or revision or it has no release manifest, or the
+            hub cannot be reached and the files are not in the cache.
     """
     address = Address.parse(text)
-    path = fetch(address, CARD, address.revision)
-    commit = path.parent.name  # the cache keeps the files of a commit in a folder of that name
+    path = fetch(address, MANIFEST, address.revision)
+    commit = path.parent.name  # the cache has one folder per commit, named after it
     if not re.fullmatch("[0-9a-f]{40}", commit):
-        raise ValueError(f"{address}: the hub names no commit")
-    return Published(address, commit, read_manifest(path, f"{address}: {CARD}"))
+        raise ValueError(f"{address}: the hub did not report a commit")
+    return HubModel(address, commit, read_manifest(path, f"{address}: {MANIFEST}"))
 
 
 def fetch(address: Address, name: str, revision: str | None) -> Path:
-    """A file of the repository, in the cache; not checked. ValueError as `find`."""
-    with in_words(address, name):
+    """Download a file of the repository to the cache, unverified. Raises ValueError like `find_model`."""
+    with hub_errors(address, name):
         return Path(api().hf_hub_download(address.repo, name, revision=revision))
 
 
 def api() -> "HfApi":
-    """The client of the hub, which `HF_ENDPOINT`, `HF_TOKEN` and their like set up."""
+    """The client of the hub, configured by `HF_ENDPOINT`, `HF_TOKEN` and the like."""
     from huggingface_hub import HfApi
 
     return HfApi(library_name="ulzoo", library_version=__version__)
 
 
 @contextmanager
-def in_words(address: Address, name: str = "") -> Iterator[None]:
-    """What goes wrong between us and the hub as a ValueError in one line, and nothing else said."""
+def hub_errors(address: Address, name: str = "") -> Iterator[None]:
+    """Convert errors of huggingface_hub to a ValueError of one line, and suppress its log messages.
+
+    Args:
+        name: the file that is downloaded, if any.
+    """
     from huggingface_hub import constants, errors
 
     log = logging.getLogger("huggingface_hub")
     level = log.level
-    log.setLevel(logging.CRITICAL)  # its warnings quote addresses and headers of the answer
+    log.setLevel(logging.CRITICAL)  # its warnings quote URLs and headers of the response
     try:
         yield
     except errors.RepositoryNotFoundError:
-        what = (
-            "there is no such repository, or it is private or gated and your token (`hf auth login`) does not open it"
-        )
-        raise ValueError(f"{address}: {what}") from None
+        reason = "there is no such repository, or it is private or gated and your token (`hf auth login`) has no access"
+        raise ValueError(f"{address}: {reason}") from None
     except errors.RevisionNotFoundError:
         raise ValueError(f"{address}: the repository has no revision {address.revision or 'main'!r}") from None
     except errors.RemoteEntryNotFoundError:
-        what = "not a model of ulzoo's" if name == CARD else "though its card names it"
-        raise ValueError(f"{address}: there is no {name} in it, {what}") from None
+        reason = "so it is no model of ulzoo" if name == MANIFEST else f"which its {MANIFEST} lists"
+        raise ValueError(f"{address}: the repository has no {name}, {reason}") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
-        raise ValueError(f"{address}: {why}" + (f", and {name} is not in the cache" if name else "")) from None
+        reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+        raise ValueError(f"{address}: {reason}" + (f", and {name} is not in the cache" if name else "")) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
-        told = "your token may not do this (`hf auth login`)" if status in (401, 403) else f"status {status}"
-        said = f": {_without_token(error.server_message)}" if error.server_message else ""
-        raise ValueError(f"{address}: the hub refuses: {told}{said}") from None
+        reason = "your token has no permission (`hf auth login`)" if status in (401, 403) else f"status {status}"
+        details = f": {_without_token(error.server_message)}" if error.server_message else ""
+        raise ValueError(f"{address}: the hub refused the request: {reason}{details}") from None
     except (errors.HTTPError, errors.FileMetadataError, ConnectionError, TimeoutError, RuntimeError) as error:
-        reason = type(error.__cause__ or error).__name__  # uploads wrap what went wrong
-        raise ValueError(f"{address}: the connection to the hub failed ({reason}); try again") from None
+        cause = type(error.__cause__ or error).__name__  # uploads wrap the original error
+        raise ValueError(f"{address}: the connection to the hub failed ({cause}); try again") from None
     finally:
         log.setLevel(level)
 
 
 def _without_token(text: str) -> str:
-    """In one line, and without what a server may have sent back to us."""
+    """`text` in one line, without the user's token, which a server may echo."""
     from huggingface_hub import get_token
 
     token = get_token()

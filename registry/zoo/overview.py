@@ -1,4 +1,4 @@
-"""The zoo at a glance: what each packaged spec is, costs and reached."""
+"""An overview of the zoo: description, costs and metrics of every packaged spec."""
 
 import json
 from contextlib import suppress
@@ -10,7 +10,7 @@ from typing import Any
 import ulzoo
 from ulzoo.files.atomic import cache_folder, write_text
 from ulzoo.registry.spec.loading import SPECS
-from ulzoo.registry.zoo.catalogue import cards, list_models
+from ulzoo.registry.zoo.catalogue import list_models, load_spec, releases
 
 
 @dataclass(frozen=True)
@@ -18,13 +18,13 @@ class Entry:
     """A packaged spec in numbers.
 
     Attributes:
-        data: kind of its data.
-        resolution, latent: sizes of the image (h, w) and the latent (c, h, w).
+        data: the kind of its data.
+        resolution, latent: shape of the image ([t,] h, w) and of the latent (c, [t,] h, w).
         parameters: of all networks.
         gflops_training_per_image: by stage, forward and backward.
-        gflops_forward: of each network, once, for one image.
-        figures: measured on validation data; {} where no weights are released.
-        pretrained: whether they are.
+        gflops_forward: by network, for one image.
+        figures: metrics on validation data; {} without released weights.
+        pretrained: whether weights are released.
     """
 
     name: str
@@ -55,32 +55,31 @@ class Entry:
 def overview(pattern: str = "*", pretrained: bool | None = None) -> list[Entry]:
     """The entries of `list_models(pattern, pretrained)`.
 
-    What was measured of a spec is kept below `$XDG_CACHE_HOME/ulzoo` (`~/.cache/ulzoo`), under a hash of the spec and
-    of ulzoo's own files, since building networks takes seconds.
+    Costs are cached below `$XDG_CACHE_HOME/ulzoo` (`~/.cache/ulzoo`) under a hash of the spec and of ulzoo's source
+    files, because building the networks takes seconds.
     """
-    code = _code()
+    code = _code_version()
     return [_entry(name, code) for name in list_models(pattern, pretrained)]
 
 
 def _entry(name: str, code: str) -> Entry:
     content = json.dumps([code, SPECS.read(name).plain()], sort_keys=True)
     path = cache_folder() / "measured" / f"{sha256(content.encode()).hexdigest()}.json"
-    card = cards().get(name)
+    manifest = releases().get(name)
     try:
-        measured = json.loads(path.read_text("utf-8"))
-        shapes = {key: tuple(measured[key]) for key in ("resolution", "latent")}
-        entry = Entry(**{**measured, **shapes}, figures={}, pretrained=False)
-    except (OSError, ValueError, TypeError, KeyError):  # not there, or not whole
-        entry = _measured(name)
-        measured = {key: value for key, value in entry.to_dict().items() if key not in ("figures", "pretrained")}
+        costs = json.loads(path.read_text("utf-8"))
+        shapes = {key: tuple(costs[key]) for key in ("resolution", "latent")}
+        entry = Entry(**{**costs, **shapes}, figures={}, pretrained=False)
+    except (OSError, ValueError, TypeError, KeyError):  # missing or damaged
+        entry = _measure_costs(name)
+        costs = {key: value for key, value in entry.to_dict().items() if key not in ("figures", "pretrained")}
         with suppress(OSError):
-            write_text(path, json.dumps(measured))
-    return replace(entry, figures=card.figures if card else {}, pretrained=card is not None)
+            write_text(path, json.dumps(costs))
+    return replace(entry, figures=manifest.figures if manifest else {}, pretrained=manifest is not None)
 
 
-def _measured(name: str) -> Entry:
+def _measure_costs(name: str) -> Entry:
     from ulzoo.registry.cost.summary import summarize
-    from ulzoo.registry.zoo.catalogue import load_spec
 
     spec = load_spec(name)
     summary = summarize(spec)
@@ -99,8 +98,8 @@ def _measured(name: str) -> Entry:
     )
 
 
-def _code() -> str:
-    """What changes when ulzoo does: size and time of its files."""
-    rooms = (Path(ulzoo.__file__).parent, Path(__file__).parents[1])
-    files = {path for room in rooms for path in room.rglob("*.py")}
+def _code_version() -> str:
+    """Names, sizes and modification times of ulzoo's source files."""
+    packages = (Path(ulzoo.__file__).parent, Path(__file__).parents[1])
+    files = {path for package in packages for path in package.rglob("*.py")}
     return str(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))

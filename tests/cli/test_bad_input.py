@@ -117,15 +117,15 @@ def test_a_mistake_about_a_run(run, refused, case):
 
 def test_released_weights_with_a_wrong_hash(run, refused, monkeypatch):
     monkeypatch.setattr(catalogue, "WEIGHTS", run)
-    card = catalogue.ReleaseManifest(
+    manifest = catalogue.ReleaseManifest(
         name="tiny",
         sha256={"model.safetensors": "0" * 64},
         license="Apache-2.0",
         figures={},
         protocol={},
     )
-    monkeypatch.setattr(catalogue, "cards", lambda: {"tiny": card})
-    assert "its card says 000000000000…" in refused("sample", "tiny")
+    monkeypatch.setattr(catalogue, "releases", lambda: {"tiny": manifest})
+    assert "but 000000000000… in its manifest" in refused("sample", "tiny")
 
 
 def test_a_damaged_export(run, refused):

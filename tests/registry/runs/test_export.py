@@ -96,7 +96,7 @@ def test_an_altered_file(path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert "does not match the digest" in message(path)
+    assert "does not match its digest" in message(path)
 
 
 def test_a_spec_of_a_newer_version(path, model):

@@ -1,4 +1,4 @@
-"""A stand-in for the hub: the parts of its HTTP interface that huggingface_hub calls, on this machine."""
+"""A local stand-in for the hub: the parts of its HTTP interface that huggingface_hub uses."""
 
 import base64
 import hashlib
@@ -24,16 +24,16 @@ PROTOCOL = {"data": {"kind": "image_folder", "resolution": 16}, "split": "val", 
 
 @dataclass
 class Repository:
-    """Commits and what branches and tags point to them."""
+    """Commits, and the branches and tags that refer to them."""
 
     private: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
-        """Add files to what the branch has; None takes one away."""
-        there = {**self.commits.get(self.refs.get(branch, ""), {}), **files}
-        kept = {name: content for name, content in there.items() if content is not None}
+        """Add files to the branch; None deletes a file."""
+        merged = {**self.commits.get(self.refs.get(branch, ""), {}), **files}
+        kept = {name: content for name, content in merged.items() if content is not None}
         digest = hashlib.sha1(repr((branch, sorted(kept.items()), len(self.commits))).encode()).hexdigest()
         self.commits[digest] = kept
         self.refs[branch] = digest
@@ -48,12 +48,12 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         repositories: by name.
-        large: content by SHA-256, kept and served apart, with redirects, as the hub does with weights.
-        requests: method, path and headers, in lower case, of all of them.
-        cut: how many bytes of each of the next answers with weights are sent before the connection breaks.
+        large: content by SHA-256, stored and served separately with redirects, as the hub does with weights.
+        requests: method, path and headers (names in lower case) of all requests.
+        cut: number of bytes sent before the connection breaks, for each of the next responses with weights.
         down: answer 503 to everything.
-        echo: what a refusal says.
-        token: of the one who may write, and read what is private.
+        echo: text of error responses.
+        token: grants write access, and read access to private repositories.
     """
 
     token = TOKEN
@@ -75,7 +75,7 @@ class Hub(ThreadingHTTPServer):
 
     @property
     def storage(self) -> str:
-        """Where large files are: another host, as on the hub, which is not to see the token."""
+        """URL of large files: another host, as on the hub, which must not receive the token."""
         return self.url.replace("127.0.0.1", "localhost")
 
     def sent(self, method: str) -> list[str]:
@@ -129,40 +129,40 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    # --- who may do what
+    # --- permissions
 
     def repository(self, name: str, write: bool = False) -> Repository | None:
-        """The repository, if it is there and the caller may; otherwise the refusal is sent."""
-        known = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        found = self.server.repositories.get(name)
-        if found is None or (found.private and not known):
-            self.reply(401 if not known else 404, code="RepoNotFound")
+        """The repository, if it exists and the caller has access; otherwise an error response is sent."""
+        authorized = self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        repository = self.server.repositories.get(name)
+        if repository is None or (repository.private and not authorized):
+            self.reply(401 if not authorized else 404, code="RepoNotFound")
             return None
-        if write and not known:
+        if write and not authorized:
             self.reply(403, {"error": f"{self.server.echo} {self.headers.get('Authorization')}"})
             return None
-        return found
+        return repository
 
     def commit_of(self, name: str, revision: str) -> tuple[Repository, str] | None:
-        if (found := self.repository(name)) is None:
+        if (repository := self.repository(name)) is None:
             return None
-        if (commit := found.at(revision)) is None:
+        if (commit := repository.at(revision)) is None:
             self.reply(404, code="RevisionNotFound")
             return None
-        return found, commit
+        return repository, commit
 
     # --- reading
 
     def info(self, name: str, revision: str | None = None) -> None:
-        if found := self.commit_of(name, revision or "main"):
-            repository, commit = found
+        if resolved := self.commit_of(name, revision or "main"):
+            repository, commit = resolved
             siblings = [{"rfilename": file} for file in repository.commits[commit]]
             self.reply(200, {"id": name, "sha": commit, "private": repository.private, "siblings": siblings})
 
     def resolve(self, name: str, revision: str, file: str) -> None:
-        if (found := self.commit_of(name, revision)) is None:
+        if (resolved := self.commit_of(name, revision)) is None:
             return
-        repository, commit = found
+        repository, commit = resolved
         content = repository.commits[commit].get(file)
         if content is None:
             self.reply(404, code="EntryNotFound", X_Repo_Commit=commit)
@@ -209,10 +209,10 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200, {"url": f"{self.server.url}/{name}"})
 
     def branch(self, name: str, branch: str) -> None:
-        if found := self.repository(name, write=True):
-            if branch in found.refs:
+        if repository := self.repository(name, write=True):
+            if branch in repository.refs:
                 return self.reply(409, {"error": "exists"})
-            found.refs[branch] = found.refs["main"]
+            repository.refs[branch] = repository.refs["main"]
             self.reply(200)
 
     def preupload(self, name: str, _: str) -> None:
@@ -237,7 +237,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(200)
 
     def commit(self, name: str, branch: str) -> None:
-        if (found := self.repository(name, write=True)) is None:
+        if (repository := self.repository(name, write=True)) is None:
             return
         files: dict = {}
         for line in self.body.splitlines():
@@ -250,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = value["oid"].encode()
                 case "deletedFile":
                     files[value["path"]] = None
-        commit = found.commit(files, branch)
+        commit = repository.commit(files, branch)
         self.reply(200, {"commitUrl": f"{self.server.url}/{name}/commit/{commit}", "commitOid": commit})
 
     def valid(self) -> None:
@@ -275,14 +275,14 @@ ROUTES = [
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """The stand-in, which huggingface_hub now speaks to, with an empty cache in `tmp_path/cache` and a token."""
+    """The stand-in as the endpoint of huggingface_hub, with an empty cache in `tmp_path/cache` and a token."""
     server = Hub()
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     for name, value in {
         "ENDPOINT": server.url,
         "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
         "HF_HUB_CACHE": str(tmp_path / "cache"),
-        "HF_HUB_DISABLE_XET": True,  # it is not HTTP that a stand-in could speak
+        "HF_HUB_DISABLE_XET": True,  # a protocol that the stand-in does not implement
         "HF_HUB_OFFLINE": False,
     }.items():
         monkeypatch.setattr(constants, name, value)
@@ -294,7 +294,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def export(tiny, tmp_path_factory) -> Path:
-    """A small model's file, with figures."""
+    """The export of a small model, with metrics."""
     path = tmp_path_factory.mktemp("export") / "model.safetensors"
     save_export(path, compile_model(tiny()), tiny(), {"figures": FIGURES, "protocol": PROTOCOL})
     return path

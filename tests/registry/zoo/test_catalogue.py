@@ -28,7 +28,7 @@ def zoo(tiny, images, tmp_path, monkeypatch) -> Path:
     weights = tmp_path / "tiny.safetensors"
     save_export(weights, compile_model(tiny("train.latents.seed=5")), tiny("train.latents.seed=5"), {"figures": {}})
     monkeypatch.setattr(catalogue, "WEIGHTS", tmp_path)
-    card = ReleaseManifest(
+    manifest = ReleaseManifest(
         name="tiny",
         sha256={"tiny.safetensors": hashlib.sha256(weights.read_bytes()).hexdigest()},
         license="CC0",
@@ -38,7 +38,7 @@ def zoo(tiny, images, tmp_path, monkeypatch) -> Path:
         figures={},
         protocol={},
     )
-    monkeypatch.setattr(catalogue, "cards", lambda: {"tiny": card})
+    monkeypatch.setattr(catalogue, "releases", lambda: {"tiny": manifest})
     return weights
 
 
@@ -66,14 +66,14 @@ def test_altered_weights_are_refused_at_every_load(zoo):
     content[-1] ^= 1
     zoo.write_bytes(content)
     for get in (load, lambda name: create_model(name, pretrained=True), load):
-        with pytest.raises(ValueError, match=r"SHA-256 is [0-9a-f]{12}…, its card says [0-9a-f]{12}…"):
+        with pytest.raises(ValueError, match=r"SHA-256 is [0-9a-f]{12}…, but [0-9a-f]{12}… in its manifest"):
             get("tiny")
     zoo.unlink()
     with pytest.raises(ValueError, match="missing from this installation"):
         load("tiny")
 
 
-def test_another_whole_export_in_their_place_is_refused(zoo, tiny):
+def test_another_export_in_their_place_is_refused(zoo, tiny):
     save_export(zoo, compile_model(tiny()), tiny(), {})
     with pytest.raises(ValueError, match="SHA-256"):
         load("tiny")
@@ -87,7 +87,7 @@ def test_creates_fresh_and_pretrained(zoo, tiny):
     assert create_model("tiny", overrides=["encoder.width=64"]).encoder.embed.out_features == 64
 
 
-def test_creating_what_cannot_be(zoo, tiny):
+def test_creating_a_model_that_cannot_be_created(zoo, tiny):
     with pytest.raises(ValueError, match="overrides apply to a spec's file"):
         create_model(tiny(), overrides=["encoder.width=64"])
     with pytest.raises(ValueError, match=r"do not fit a changed encoder\.width"):
@@ -98,17 +98,32 @@ def test_creating_what_cannot_be(zoo, tiny):
         create_model("tinny")
 
 
-def test_loading_what_is_not_there(zoo, tmp_path, monkeypatch):
+def test_releases_of_older_versions_are_read_where_they_were(zoo, tmp_path, monkeypatch):
+    """`registry/cards/NAME.yaml` beside `registry/weights`."""
+    manifest = catalogue.releases()["tiny"]
+    monkeypatch.undo()
+    monkeypatch.setattr(catalogue, "_REGISTRY", tmp_path / "registry")
+    (tmp_path / "registry" / "cards").mkdir(parents=True)
+    (tmp_path / "registry" / "weights").mkdir()
+    (tmp_path / "registry" / "cards" / "tiny.yaml").write_text(manifest.to_yaml())
+    zoo.rename(tmp_path / "registry" / "weights" / zoo.name)
+    monkeypatch.setattr(catalogue, "RELEASES", (tmp_path / "absent", tmp_path / "registry" / "cards"))
+    assert catalogue.releases.__wrapped__() == {"tiny": manifest}
+    monkeypatch.setattr(catalogue, "releases", lambda: {"tiny": manifest})
+    assert not load("tiny").training
+
+
+def test_loading_a_model_that_is_not_there(zoo, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="tiny_wide: no weights are released for this spec; train it"):
         load("tiny_wide")
     with pytest.raises(ValueError, match="tinny: no such file, run directory or released model; did you mean 'tiny'"):
         load("tinny")
     (tmp_path / "run").mkdir()
-    with pytest.raises(ValueError, match=re.escape("holds no model.safetensors; has its training ended?")):
+    with pytest.raises(ValueError, match=re.escape("contains no model.safetensors; has the training finished?")):
         load(tmp_path / "run")
 
 
-# The packaged zoo itself.
+# ---------------------------------------------------------------------------------------------------- the packaged zoo
 
 
 def test_every_packaged_spec_is_named_after_its_file():
@@ -117,14 +132,14 @@ def test_every_packaged_spec_is_named_after_its_file():
     assert ulzoo.list_models() == sorted(find_specs())
 
 
-@pytest.mark.parametrize("name", catalogue.cards())
-def test_every_card_belongs_to_a_spec_and_its_weights_load(name):
-    card = catalogue.cards()[name]
-    assert card.name == name and name in find_specs()
-    assert (catalogue.WEIGHTS / card.weights).stat().st_size <= 4 * 2**20
-    assert card.data and card.command and card.trained and card.figures and card.protocol
+@pytest.mark.parametrize("name", catalogue.releases())
+def test_every_release_belongs_to_a_spec_and_its_weights_load(name):
+    manifest = catalogue.releases()[name]
+    assert manifest.name == name and name in find_specs()
+    assert (catalogue.WEIGHTS / manifest.weights).stat().st_size <= 4 * 2**20
+    assert manifest.data and manifest.command and manifest.trained and manifest.figures and manifest.protocol
     export = catalogue.open_model(name)
-    assert export.results["figures"] == pytest.approx(card.figures, rel=1e-3)
+    assert export.results["figures"] == pytest.approx(manifest.figures, rel=1e-3)
     create_model(name, pretrained=True)
 
 

@@ -1,4 +1,4 @@
-"""Loading from the hub: what is there, what is not, and what somebody altered."""
+"""Loading from the hub: models that exist, models that do not, and files that were altered."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 from ulzoo.cli import app
 from ulzoo.files import tensor_file
 from ulzoo.registry.zoo.catalogue import create_model, load, load_spec, open_results
-from ulzoo.registry.zoo.hub import Address, find
+from ulzoo.registry.zoo.hub import Address, find_model
 from ulzoo.registry.zoo.publish import push
 
 
 @pytest.fixture
 def published(hub, export):
-    """The stand-in with a model in me/tiny, of which nothing is in the cache."""
+    """The stand-in with a model in me/tiny, and an empty cache."""
     push(export, Address("me/tiny", None), license="mit")
     hub.requests.clear()
     return hub
@@ -35,16 +35,16 @@ def refusal(address: str = "hf://me/tiny") -> str:
 
 
 def alter(hub, name: str, change) -> None:
-    """A new commit in which the file `name` is `change` of what it was."""
+    """Commit the file `name` with `change` applied to its content."""
     repository = hub.repositories["me/tiny"]
     content = repository.commits[repository.refs["main"]][name]
     repository.commit({name: change(content)})
 
 
-# --- what is there
+# --- a model that exists
 
 
-def test_every_door_takes_an_address(published, export, tiny):
+def test_every_function_takes_an_address(published, export, tiny):
     model = create_model("hf://me/tiny", pretrained=True, overrides=["sample.base.steps=7"])
     assert model.contract.sampling["base"].steps == 7
     expected = load(export).state_dict()
@@ -54,13 +54,13 @@ def test_every_door_takes_an_address(published, export, tiny):
     assert open_results("hf://me/tiny") == written
 
 
-def test_its_spec_is_had_without_its_weights(published):
+def test_the_spec_is_loaded_without_the_weights(published):
     load_spec("hf://me/tiny")
     assert not [path for path in published.sent("GET") if "large" in path]
 
 
-def test_only_what_the_card_pins_is_fetched(published):
-    """Whatever else is there: code, pickles, the page for people."""
+def test_only_files_of_the_manifest_are_fetched(published):
+    """Not code, pickles or the model card."""
     alter(published, "README.md", lambda _: b"---\nauto_map: {AutoModel: modeling.Evil}\n---\n")
     published.repositories["me/tiny"].commit({"modeling.py": b"raise SystemExit", "pytorch_model.bin": b"\x80\x02."})
     load("hf://me/tiny")
@@ -88,13 +88,13 @@ def test_without_the_hub_from_the_cache(published, monkeypatch):
 
 
 def test_all_files_are_of_one_commit(published):
-    """A push between the card and the weights changes nothing."""
-    model = find("hf://me/tiny")
+    """A push between the downloads of manifest and weights changes nothing."""
+    model = find_model("hf://me/tiny")
     alter(published, "model.safetensors", lambda oid: b"0" * 64)
     assert model.weights().is_file()
 
 
-def test_a_broken_connection_goes_on_where_it_broke(published, export, monkeypatch):
+def test_a_broken_download_is_resumed(published, export, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     size = export.stat().st_size
     published.cut = [100_000, 50_000]
@@ -110,20 +110,20 @@ def test_the_token_goes_to_the_hub_alone(published):
     assert sent == {False: f"Bearer {published.token}", True: None}
 
 
-# --- what is not
+# --- a model that does not
 
 
-def test_what_is_not_there(published):
+def test_missing_repositories_revisions_and_files(published):
     assert "no such repository, or it is private or gated" in refusal("hf://me/absent")
     assert "the repository has no revision 'v9'" in refusal("hf://me/tiny@v9")
     alter(published, "ulzoo.yaml", lambda _: None)
-    assert refusal() == "hf://me/tiny: there is no ulzoo.yaml in it, not a model of ulzoo's"
+    assert refusal() == "hf://me/tiny: the repository has no ulzoo.yaml, so it is no model of ulzoo"
 
 
 def test_a_private_repository(published, monkeypatch):
     published.repositories["me/tiny"].private = True
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    assert "your token (`hf auth login`) does not open it" in refusal()
+    assert "your token (`hf auth login`) has no access" in refusal()
 
 
 def test_no_network(hub, monkeypatch):
@@ -147,18 +147,20 @@ def test_no_address(text, hub):
     assert hub.requests == []
 
 
-# --- what somebody altered
+# --- altered files
 
 
 def test_altered_weights_are_refused_before_they_are_read(published, monkeypatch):
     oid = next(iter(published.large))
     published.large[oid] = published.large[oid][:-1] + b"?"
     monkeypatch.setattr("safetensors.torch.load_file", None)
-    assert re.search(r"SHA-256 is [0-9a-f]{12}…, its card says [0-9a-f]{12}…; if it is damaged, remove", refusal())
+    assert re.search(
+        r"SHA-256 is [0-9a-f]{12}…, but [0-9a-f]{12}… in its manifest; if the download is damaged, remove", refusal()
+    )
 
 
 def test_weights_altered_in_the_cache(published):
-    path = find("hf://me/tiny").weights().resolve()
+    path = find_model("hf://me/tiny").weights().resolve()
     path.write_bytes(path.read_bytes()[:-1] + b"?")
     assert str(path.name) not in refusal() and "SHA-256 is" in refusal()
     path.unlink()
@@ -172,33 +174,33 @@ def test_an_altered_spec(published):
 
 
 BOMB = b"".join(b"a%d: &a%d [*a%d, *a%d]\n" % (i, i, i - 1, i - 1) for i in range(1, 31))
-BAD_CARDS = {
+BAD_MANIFESTS = {
     "not YAML": (b"{", "hf://me/tiny: ulzoo.yaml:1: not valid YAML"),
     "object": (b"!!python/object/apply:os.system [true]", "the tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
     "unknown key": (b"name: x\nrun: me\n", "run: unknown key"),
-    "path": (b"sha256: {../../x: '" + b"0" * 64 + b"'}\n", "sha256: '../../x' is not the plain name of a file"),
-    "absolute": (b"sha256: {/etc/passwd: '" + b"0" * 64 + b"'}\n", "'/etc/passwd' is not the plain name of a file"),
-    "short hash": (b"sha256: {a: '00'}\n", "a: a SHA-256 is 64 hexadecimal digits"),
+    "path": (b"sha256: {../../x: '" + b"0" * 64 + b"'}\n", "sha256: '../../x' is not a plain file name"),
+    "absolute": (b"sha256: {/etc/passwd: '" + b"0" * 64 + b"'}\n", "'/etc/passwd' is not a plain file name"),
+    "short hash": (b"sha256: {a: '00'}\n", "a: a SHA-256 has 64 hexadecimal digits"),
     "no files": (b"name: x\nsha256: {}\n", "sha256: expected at least 1 value"),
     "large": (b"#" * 2**21, "larger than 1 MiB"),
     "aliases": (b"a0: &a0 [x, x]\n" + BOMB, "aliases expand to more than 10000 values, or refer to themselves"),
 }
 
 
-@pytest.mark.parametrize("case", BAD_CARDS)
-def test_a_card_with_a_mistake(published, case):
-    text, words = BAD_CARDS[case]
+@pytest.mark.parametrize("case", BAD_MANIFESTS)
+def test_an_invalid_manifest(published, case):
+    text, words = BAD_MANIFESTS[case]
     alter(published, "ulzoo.yaml", lambda _: text)
     assert words in refusal()
 
 
-def test_a_card_that_names_what_is_not_there(published):
+def test_a_manifest_that_lists_a_missing_file(published):
     alter(published, "model.safetensors", lambda _: None)
-    assert "there is no model.safetensors in it, though its card names it" in refusal()
+    assert "the repository has no model.safetensors, which its ulzoo.yaml lists" in refusal()
 
 
 def test_a_spec_that_reaches_for_files_of_the_user(published, tmp_path):
-    """A published spec is resolved: it extends nothing."""
+    """A published spec is resolved and cannot extend another one."""
     from hashlib import sha256
 
     (tmp_path / "secret.yaml").write_text("password: x\n")
@@ -235,11 +237,11 @@ def test_a_mistake_is_one_line_and_status_2(published):
     assert result.stderr.startswith("error: hf://me/absent: there is no such repository")
 
 
-def test_it_is_set_up_by_the_environment_as_the_hubs_own_tools_are(published, tmp_path):
+def test_the_environment_variables_of_the_hubs_own_tools_apply(published, tmp_path):
     """In a process of its own: HF_ENDPOINT, HF_HOME, HF_TOKEN, then HF_HUB_OFFLINE."""
     settings = {"HF_ENDPOINT": published.url, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     settings["HF_TOKEN"] = published.token
-    code = "from ulzoo.registry.zoo.hub import find; print(find('hf://me/tiny').weights().name)"
+    code = "from ulzoo.registry.zoo.hub import find_model; print(find_model('hf://me/tiny').weights().name)"
     for more in ({}, {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}):
         done = subprocess.run(
             [sys.executable, "-c", code], env=os.environ | settings | more, capture_output=True, text=True, timeout=120

@@ -1,4 +1,4 @@
-"""The zoo at a glance: measured once, and again when a spec or ulzoo changed or what was kept is damaged."""
+"""The overview of the zoo: costs are measured once, and again if ulzoo changed or the cache is damaged."""
 
 import pytest
 
@@ -8,10 +8,10 @@ from ulzoo.registry.zoo.overview import overview
 
 @pytest.fixture
 def measured(monkeypatch, tmp_path):
-    """The names that were measured, with a cache of its own."""
+    """The names of the specs whose costs were measured, with an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    names, measure = [], module._measured
-    monkeypatch.setattr(module, "_measured", lambda name: names.append(name) or measure(name))
+    names, measure = [], module._measure_costs
+    monkeypatch.setattr(module, "_measure_costs", lambda name: names.append(name) or measure(name))
     return names
 
 
@@ -19,13 +19,13 @@ def test_a_spec_is_measured_once(measured, monkeypatch, tmp_path):
     first = overview("emoji32_tiny")
     assert overview("emoji32_tiny") == first and measured == ["emoji32_tiny"]
     assert first[0].pretrained and first[0].figures and first[0].resolution == (32, 32)
-    (kept,) = (tmp_path / "ulzoo" / "measured").iterdir()
-    kept.write_text(kept.read_text()[:-9])
+    (cached,) = (tmp_path / "ulzoo" / "measured").iterdir()
+    cached.write_text(cached.read_text()[:-9])
     assert overview("emoji32_tiny") == first and len(measured) == 2
-    monkeypatch.setattr(module, "_code", lambda: "another ulzoo")
+    monkeypatch.setattr(module, "_code_version", lambda: "another ulzoo")
     assert overview("emoji32_tiny") == first and len(measured) == 3
 
 
-def test_where_nothing_can_be_kept(measured, monkeypatch, tmp_path):
+def test_without_a_writable_cache(measured, monkeypatch, tmp_path):
     (tmp_path / "ulzoo").write_text("a file")
     assert overview("emoji32_tiny")[0].parameters > 1e6 and len(measured) == 1

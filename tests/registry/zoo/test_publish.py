@@ -92,7 +92,7 @@ def test_nothing_that_does_not_load_is_published(hub, export, tmp_path):
     content[-1] ^= 1
     (tmp_path / "model.safetensors").write_bytes(content)
     for source in (tmp_path / "model.safetensors", tmp_path):
-        with pytest.raises(ValueError, match="does not match the digest"):
+        with pytest.raises(ValueError, match="does not match its digest"):
             push(source, ADDRESS)
     with pytest.raises(ValueError, match="absent: no such file or run directory"):
         push(tmp_path / "absent", ADDRESS)
