@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ulzoo.evaluation import image_distances
+from ulzoo.evaluation import EvaluationConfig, FrechetConfig, image_distances
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
 from ulzoo.registry.compile import data_contract
 from ulzoo.registry.runs.train import open_source
@@ -67,11 +67,10 @@ def check_distances(config: DistanceConfig, spec: Spec, stages: tuple[str, ...])
 def measure_distances(config: DistanceConfig, folder: Path, device: str) -> dict[str, Any]:
     """The distances of the model that a run exported, as {"figures": …, "protocol": …}."""
     loaded = open_model(str(folder), device)
-    return image_distances(
-        loaded.model,
-        open_source(loaded.spec, "val"),
+    frechet = FrechetConfig(
         config.load_network(device),
-        data=loaded.spec.data_identity(),
         samples=config.samples,
         reference=open_source(loaded.spec, "train") if config.samples else None,
     )
+    evaluation = EvaluationConfig(loaded.spec.data_identity())
+    return image_distances(loaded.model, open_source(loaded.spec, "val"), evaluation, frechet)

@@ -1,4 +1,4 @@
-"""The engine of one machine: a process for each GPU, or some on the CPU, each training one point after another."""
+"""The engine for one machine: worker processes, one per GPU or several on the CPU, each training one job at a time."""
 
 import gc
 import multiprocessing
@@ -14,45 +14,67 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from ulzoo.registry.sweeps.engine import RETRIES, SweepCallback
-from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.registry.sweeps.store import ResultRow, Store
+import torch
+from filelock import Timeout
 
-SECONDS_PER_STEP_TOLD = 0.5
+from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
+from ulzoo.registry.sweeps.point import make_row, run_point
+from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.runtime.devices import pick_device
+
+SECONDS_BETWEEN_STEP_MESSAGES = 0.5
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-class LocalEngine:
-    """Trains jobs in processes of its own, which end with this one.
+def worker_devices(device: str | None, workers: int | None, jobs: int) -> tuple[list[str], int]:
+    """The device of each worker, and the number of CPU threads of each.
 
     Args:
-        devices: of each process, such as ["cuda:0", "cuda:1"] or ["cpu"] * 2.
-        threads: of each process on the CPU. Their number may change the last bits of a result.
-        watch: told of progress.
+        device: name of a device; None or "cuda" uses all GPUs, if there are any.
+        workers: number of jobs at the same time; None: one per GPU, or one.
+        jobs: number of jobs; there are no more workers than jobs.
+    """
+    selected = pick_device(device)
+    if selected.type == "cuda" and device in (None, "cuda"):
+        devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    else:
+        devices = [str(selected)]
+    count = max(min(workers or len(devices), jobs), 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return [devices[i % len(devices)] for i in range(count)], max(cores // (workers or len(devices)), 1)
+
+
+class LocalEngine:
+    """Trains jobs in worker processes, which end with this process.
+
+    Args:
+        devices: the device of each worker, such as ["cuda:0", "cuda:1"] or ["cpu"] * 2.
+        threads: CPU threads of each worker. Their number may change the last bits of a result.
+        callback: receives the progress.
     """
 
-    def __init__(self, devices: Sequence[str], threads: int = 1, watch: SweepCallback | None = None) -> None:
+    def __init__(self, devices: Sequence[str], threads: int = 1, callback: SweepCallback | None = None) -> None:
         assert devices
-        self.devices, self.threads, self.watch = devices, threads, watch or SweepCallback()
+        self.devices, self.threads, self.callback = devices, threads, callback or SweepCallback()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[ResultRow]:
-        queue = _Queue(jobs)
+        queue = _JobQueue(jobs)
         workers = [_Worker(device, self.threads) for device in self.devices[: len(jobs)]]
         try:
             while queue or any(worker.job for worker in workers):
                 for worker in workers:
                     if worker.job is None and queue:
-                        self.watch.started(worker.give(*queue.next()))
-                for worker in _heard([worker for worker in workers if worker.job]):
-                    if row := self._hear(worker, queue):
-                        queue.news()
+                        self.callback.started(worker.assign(*queue.pop()))
+                for worker in _wait_for_message([worker for worker in workers if worker.job]):
+                    if row := self._receive(worker, queue):
+                        queue.retry_busy()
                         yield row
         finally:
             for worker in workers:
-                worker.end()
+                worker.stop()
 
-    def _hear(self, worker: "_Worker", queue: "_Queue") -> ResultRow | None:
-        """One message of a worker, or its death; a row if that is what it is."""
+    def _receive(self, worker: "_Worker", queue: "_JobQueue") -> ResultRow | None:
+        """Handle one message of a worker, or its exit. Returns the row if a job has ended."""
         job = worker.job
         assert job is not None
         try:
@@ -60,67 +82,66 @@ class LocalEngine:
         except (EOFError, OSError):
             return self._handle_worker_exit(worker, job, queue)
         if kind == "step":
-            self.watch.step(job, *content)
+            self.callback.step(job, *content)
         elif kind == "note":
-            self.watch.note(job, *content)
+            self.callback.note(job, *content)
         else:
             worker.job = None
             if kind == "busy":
-                queue.later(job)
+                queue.defer(job)
             return content[0] if kind == "row" else None
         return None
 
-    def _handle_worker_exit(self, worker: "_Worker", job: Job, queue: "_Queue") -> ResultRow | None:
-        """A worker died: another one takes its place, and its job goes on from the last checkpoint or fails."""
+    def _handle_worker_exit(self, worker: "_Worker", job: Job, queue: "_JobQueue") -> ResultRow | None:
+        """Replace a worker that died; its job is queued again, or fails after `RETRIES` retries."""
         code = worker.join()
-        how = f"by signal {-code}" if code < 0 else f"with exit status {code}"
+        reason = f"by signal {-code}" if code < 0 else f"with exit status {code}"
         worker.start()
-        if queue.again(job):
-            self.watch.note(job, f"its process ended {how}; it goes on from its last checkpoint")
+        if queue.retry(job):
+            self.callback.note(job, f"its process ended {reason}; restarting from its last checkpoint")
             return None
-        from ulzoo.registry.sweeps.point import make_row
-
-        row = make_row(job, 0.0, error=f"its process ended {how}, {RETRIES + 1} times")
+        row = make_row(job, 0.0, error=f"its process ended {reason}, {RETRIES + 1} times")
         Store(job.store).append(row)
         return row
 
 
-class _Queue:
-    """Jobs that wait, those at the end that another process has just now."""
+class _JobQueue:
+    """Jobs to train; those that another process of the sweep is training at the moment come last."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs, self.busy, self.deaths = deque(jobs), set[str](), Counter[str]()
+        self.jobs, self.busy, self.failures = deque(jobs), set[str](), Counter[str]()
 
     def __bool__(self) -> bool:
         return bool(self.jobs)
 
-    def next(self) -> tuple[Job, bool]:
-        """A job, and whether to wait for whoever has it: where all that are left are with others."""
+    def pop(self) -> tuple[Job, bool]:
+        """The next job, and whether to wait for its lock: only if other processes train all the remaining jobs."""
         for job in self.jobs:
             if job.spec_hash not in self.busy:
                 self.jobs.remove(job)
                 return job, False
         return self.jobs.popleft(), True
 
-    def later(self, job: Job) -> None:
+    def defer(self, job: Job) -> None:
+        """Put back a job that another process is training."""
         self.busy.add(job.spec_hash)
         self.jobs.append(job)
 
-    def again(self, job: Job) -> bool:
-        """Back to the front, unless it was tried often enough."""
-        self.deaths[job.spec_hash] += 1
-        if self.deaths[job.spec_hash] > RETRIES:
+    def retry(self, job: Job) -> bool:
+        """Put a job whose worker died at the front. False if it has been retried too often."""
+        self.failures[job.spec_hash] += 1
+        if self.failures[job.spec_hash] > RETRIES:
             return False
         self.jobs.appendleft(job)
         return True
 
-    def news(self) -> None:
-        """A point is settled, others may be free."""
+    def retry_busy(self) -> None:
+        """Try deferred jobs again, since some time has passed."""
         self.busy.clear()
 
 
 class _Worker:
-    """A process that trains what it is given."""
+    """A process that trains the jobs it is assigned."""
 
     def __init__(self, device: str, threads: int) -> None:
         self.device, self.threads = device, threads
@@ -129,19 +150,20 @@ class _Worker:
 
     def start(self) -> None:
         self.job = None
-        self.connection, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(theirs, self.threads), name=f"ulzoo sweep, {self.device}")
+        self.connection, child = _SPAWN.Pipe()
+        self.process = _SPAWN.Process(target=_work, args=(child, self.threads), name=f"ulzoo sweep, {self.device}")
         self.process.start()
-        theirs.close()
+        child.close()
 
-    def give(self, job: Job, waits: bool) -> Job:
+    def assign(self, job: Job, wait_for_lock: bool) -> Job:
+        """Send a job to the process. Returns the job with its device."""
         self.job = replace(job, device=self.device, threads=self.threads)
-        with suppress(OSError):  # it died; that is heard of next
-            self.connection.send((self.job, waits))
+        with suppress(OSError):  # the process died, which the next `recv` reports
+            self.connection.send((self.job, wait_for_lock))
         return self.job
 
     def join(self) -> int:
-        """Its exit status, after it closed its end."""
+        """Wait for a process that has closed its connection. Returns its exit status."""
         self.connection.close()
         self.process.join(5)
         if self.process.exitcode is None:
@@ -150,8 +172,8 @@ class _Worker:
         assert self.process.exitcode is not None
         return self.process.exitcode
 
-    def end(self) -> None:
-        """At once if it trains, which loses what came after its last checkpoint."""
+    def stop(self) -> None:
+        """End the process. If it is training, what follows its last checkpoint is lost."""
         if self.job is None:
             with suppress(OSError):
                 self.connection.send(None)
@@ -161,30 +183,25 @@ class _Worker:
         self.join()
 
 
-def _heard(workers: list[_Worker]) -> list[_Worker]:
-    """Those that said something or died."""
+def _wait_for_message(workers: list[_Worker]) -> list[_Worker]:
+    """The workers that sent a message or died, at least one."""
     ready = wait([worker.connection for worker in workers])
     return [worker for worker in workers if worker.connection in ready]
 
 
 def _work(connection: Connection, threads: int) -> None:
-    """What a worker does: a job at a time until there are no more, or its parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a keyboard interrupt is the parent's to hear, and it ends this
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    import torch
-
-    from ulzoo.registry.sweeps.locks import Busy
-    from ulzoo.registry.sweeps.point import run_point
-
+    """Main function of a worker process: trains one job after another until it receives None or its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"ulzoo(\.|$)")
     warnings.showwarning = lambda message, *_: connection.send(("note", f"warning: {message}"))
     while (message := connection.recv()) is not None:
-        job, waits = message
+        job, wait_for_lock = message
         try:
-            answer: tuple[Any, ...] = ("row", run_point(job, _ProgressSender(connection), waits))
-        except Busy:
+            answer: tuple[Any, ...] = ("row", run_point(job, _ProgressSender(connection), wait_for_lock))
+        except Timeout:
             answer = ("busy",)
         gc.collect()
         if torch.cuda.is_available():
@@ -193,21 +210,21 @@ def _work(connection: Connection, threads: int) -> None:
 
 
 class _ProgressSender:
-    """Tells the parent of steps, not of all of them."""
+    """Progress callback that sends steps to the parent process, at limited frequency."""
 
     def __init__(self, connection: Connection) -> None:
-        self.connection, self.told = connection, 0.0
-        self.speed: float | None = None
+        self.connection, self.last_sent = connection, 0.0
+        self.images_per_second: float | None = None
 
     def __call__(self, stage: str, step: int, steps: int, row: dict[str, Any] | None) -> None:
-        self.speed = row["images_per_second"] if row else self.speed
-        if time.monotonic() - self.told > SECONDS_PER_STEP_TOLD or step == steps:
-            self.told = time.monotonic()
-            self.connection.send(("step", stage, step, steps, self.speed))
+        self.images_per_second = row["images_per_second"] if row else self.images_per_second
+        if time.monotonic() - self.last_sent > SECONDS_BETWEEN_STEP_MESSAGES or step == steps:
+            self.last_sent = time.monotonic()
+            self.connection.send(("step", stage, step, steps, self.images_per_second))
 
 
-def _end_with_parent() -> None:
-    """A worker whose parent was killed must not go on unseen, holding its point's lock."""
+def _exit_with_parent() -> None:
+    """End this process when its parent was killed, so that it does not keep the lock of its point."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

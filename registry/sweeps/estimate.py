@@ -1,4 +1,4 @@
-"""How long the points of a sweep will take: from rows that are there, else from a few real steps on noise."""
+"""Estimated training time of a sweep, from existing rows or else from a few real training steps on noise."""
 
 import statistics
 import time
@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Stage
-from ulzoo.model.losses import stage_loss
+from ulzoo.model.losses import StageLoss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
@@ -23,25 +24,27 @@ from ulzoo.training import config as configs
 from ulzoo.training.optimizers import build_ema, build_optimizer
 
 STEPS = 3
-LARGEST_STEP = {"cpu": 5e11, "cuda": 1e14}
-"""FLOPs of a step that is worth a trial; of a larger batch some examples are tried, of a larger example none."""
-LARGEST_BYTES = {"cpu": 4 << 30, "cuda": 16 << 30}
+MAX_STEP_FLOPS = {"cpu": 5e11, "cuda": 1e14}
+"""FLOPs of a trial step. The batch is reduced to fit; if a single example exceeds them, there is no trial."""
+MAX_STEP_BYTES = {"cpu": 4 << 30, "cuda": 16 << 30}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of all jobs one after another, shared out over `workers`, and what that was reckoned from."""
+    """Seconds until all jobs are trained, and what the estimate is based on."""
 
     seconds: float
     source: str
 
 
 def estimate(jobs: Sequence[Job], rows: Iterable[ResultRow], workers: int, device: str) -> Estimate | None:
-    """What is left will take about this long; None if nothing can be said.
+    """Estimate the time to train jobs; None if the networks are too large for trial steps on the device.
 
     Args:
-        jobs: those that will run.
-        rows: of the store; the seconds that its finished points took for their FLOPs count most.
+        jobs: the jobs that will run.
+        rows: of the store. If there are finished points, their median time per FLOP is used.
+        workers: number of jobs that run at the same time.
+        device: where the jobs run.
     """
     per_flop = [row["seconds"] / sum(row["training_flops"].values()) for row in rows if row["status"] == "done"]
     share = min(workers, len(jobs))
@@ -56,26 +59,27 @@ def estimate(jobs: Sequence[Job], rows: Iterable[ResultRow], workers: int, devic
 
 
 def _seconds_per_flop(job: Job, device: str) -> dict[str, float] | None:
-    """Of each stage, measured; None if one is too large for this device."""
+    """Measured seconds per FLOP of each stage; None if one is too large for the device."""
     spec = spec_from_dict(job.spec)
-    summary, chosen = summarize(spec), torch.device(device)
+    summary, torch_device = summarize(spec), torch.device(device)
     sizes = {}
     for stage in spec.select_stages("all"):
         if stage not in job.stages:
             continue
         config: configs.StageConfig = getattr(spec.train, stage)
         flops = summary.training_flops(stage)
-        size = min(config.batch_size // config.accumulate, int(LARGEST_STEP.get(chosen.type, 5e11) // flops))
+        size = min(config.batch_size // config.accumulate, int(MAX_STEP_FLOPS.get(torch_device.type, 5e11) // flops))
         if size == 0:
             return None
-        if step_memory(spec, stage, chosen, bf16=False).peak(size) > LARGEST_BYTES.get(chosen.type, 4 << 30):
+        memory = step_memory(spec, stage, torch_device, bf16=False)
+        if memory.peak(size) > MAX_STEP_BYTES.get(torch_device.type, 4 << 30):
             return None
         sizes[stage] = size
-    return {stage: _time(spec, summary, stage, size, chosen) for stage, size in sizes.items()}
+    return {stage: _time_steps(spec, summary, stage, size, torch_device) for stage, size in sizes.items()}
 
 
-def _time(spec: Spec, summary: ModelSummary, stage: Stage, size: int, device: torch.device) -> float:
-    """Seconds for each FLOP of a stage's training steps on `size` examples of noise; the first step is not counted."""
+def _time_steps(spec: Spec, summary: ModelSummary, stage: Stage, size: int, device: torch.device) -> float:
+    """Seconds per FLOP of a stage's training steps on `size` examples of noise, without the first step."""
     model, config = compile_model(spec, device, pretrained=False), getattr(spec.train, stage)
     parameters = model.prepare(stage)
     networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
@@ -86,12 +90,12 @@ def _time(spec: Spec, summary: ModelSummary, stage: Stage, size: int, device: to
     if contract.text_width:
         tokens = torch.zeros(size, contract.text_tokens, contract.text_width, device=device)
         text = Text(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=device))
-    started = 0.0
+    stage_loss, started = StageLoss(model, stage), 0.0
     for step in range(STEPS + 1):
         if step == 1:
             started = time.perf_counter()
         with autocast(config.precision, device):
-            loss = stage_loss(model, stage, x, text=text)
+            loss = stage_loss(x, Conditions(text=text))["loss"]
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

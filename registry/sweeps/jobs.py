@@ -1,4 +1,8 @@
-"""What a sweep has to train: every point and seed as a job, plain data that goes to another process or machine."""
+"""The jobs of a sweep: every point and seed as plain data that can be sent to another process or machine.
+
+An engine trains jobs: it has `run(jobs) -> Iterator[ResultRow]`, which yields a row for every job, in any order, once
+the row is in the store. A job whose process dies is restarted from its last checkpoint up to `RETRIES` times.
+"""
 
 import copy
 import hashlib
@@ -9,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.plan import count_images
@@ -21,11 +25,12 @@ from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
 
 LOSS_FACTOR = "decoder.weighting.loss_factor"
+RETRIES = 2
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a point costs, by stage of training or by network; FLOPs as `ModelSummary` counts them."""
+    """The cost of a point by stage of training or by network. FLOPs are counted as in `ModelSummary`."""
 
     training_images: dict[str, int]
     training_flops: dict[str, int]
@@ -39,17 +44,17 @@ class Cost:
 
 @dataclass(frozen=True)
 class Job:
-    """A point of a sweep with its seed, ready to be trained anywhere that sees the sweep's folder.
+    """A point of a sweep with its seed, which can be trained on any machine that has access to the sweep's folder.
 
     Attributes:
         store: the sweep's folder.
-        folder: the run directory, relative to it.
+        folder: the run directory, relative to `store`.
         stages: the stages to train; the spec may have more.
-        siblings: run directories, relative to `store`, that may hold the same stage 1; None: do not look.
+        siblings: run directories, relative to `store`, that may contain the same stage 1; None: do not share it.
         distances: what is measured besides rate and PSNR.
-        prune: stop it early where others are ahead of it, see registry/sweeps/pruning.py.
-        planned: when; what is older may be done again.
-        device, threads: where, and with how many threads on the CPU; an engine fills them in.
+        prune: whether to stop it early when it falls behind, see registry/sweeps/pruning.py.
+        planned: time of the plan; rows of failures before that time do not settle the job.
+        device, threads: where to train, and the number of threads on the CPU; set by an engine.
     """
 
     store: str
@@ -74,11 +79,11 @@ class Job:
 
     @property
     def label(self) -> str:
-        """What a person calls it: the point, and the seed if that is not 0."""
+        """Name for display: the point, and the seed if that is not 0."""
         return f"{self.point} seed {self.seed}" if self.seed else self.point
 
-    def settled(self, row: ResultRow | None, retry_failed: bool = False) -> bool:
-        """Whether a row makes it unnecessary to train."""
+    def is_settled(self, row: ResultRow | None, retry_failed: bool = False) -> bool:
+        """Whether the job need not run, given the row of its spec in the store."""
         if row is None:
             return False
         if row["status"] == "stopped":
@@ -86,55 +91,76 @@ class Job:
         if row["status"] == "failed":
             return not retry_failed
         measured = self.distances is None or row.get("distances") == self.distances.identity()
-        return measured and self.trained(row)
+        return measured and self.is_trained(row)
 
-    def trained(self, row: ResultRow) -> bool:
-        """Whether a row says that all the stages are trained."""
+    def is_trained(self, row: ResultRow) -> bool:
+        """Whether all stages of the job are trained according to a row."""
         return row["status"] == "done" and set(self.stages) <= set(row.get("stages", ()))
 
 
+class SweepCallback:
+    """Callback of an engine; the methods of this base class do nothing."""
+
+    def started(self, job: Job) -> None:
+        """Called when the training of a job starts."""
+
+    def step(self, job: Job, stage: str, step: int, steps: int, images_per_second: float | None) -> None:
+        """Called repeatedly with the current step of a job and the number of steps of its stage."""
+
+    def note(self, job: Job, message: str) -> None:
+        """Called with messages for the user."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How every point of a sweep is trained and measured.
+
+    Attributes:
+        seeds: number of seeds; the first is the spec's own, and every stage counts up from its own.
+        stage: "latents" omits the stages after stage 1.
+        reuse_latents: whether points may start from a stage 1 that another point has trained.
+        distances: what to measure besides rate and PSNR.
+        prune: whether to stop points early when they fall behind others.
+    """
+
+    seeds: int = 1
+    stage: Literal["latents", "all"] = "all"
+    reuse_latents: bool = False
+    distances: DistanceConfig | None = None
+    prune: bool = False
+
+
 def plan_jobs(
-    sweep: Sweep,
-    store: Store,
-    *,
-    overrides: Iterable[str] = (),
-    seeds: int = 1,
-    stage: str = "all",
-    reuse_latents: bool = False,
-    distances: DistanceConfig | None = None,
-    prune: bool = False,
+    sweep: Sweep, store: Store, options: JobOptions | None = None, *, overrides: Iterable[str] = ()
 ) -> list[Job]:
-    """A job of every point and seed, the seeds of a point together; nothing is written.
+    """A job for every point and seed, the seeds of a point next to each other. Nothing is written.
 
     Args:
-        seeds: how many; the spec's own is the first and every stage counts up from its own.
-        stage: "latents" leaves out what comes after stage 1.
-        reuse_latents: points may begin with a stage 1 that another one trained.
-        distances: what to measure of every point besides rate and PSNR.
-        prune: stop points early where others are ahead of them.
+        overrides: settings for all points, as `a.b=value`.
 
     Raises:
-        SpecError: a point's spec is wrong, or its parts do not fit.
+        SpecError: the spec of a point is invalid, or its parts do not fit.
     """
+    options = options or JobOptions()
     resolved = sweep.resolve(overrides)
     line = _line_key([point for point, _ in resolved])
-    known = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
+    existing = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
     now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
     for point, first in resolved:
-        stages = first.select_stages(stage)
+        stages = first.select_stages(options.stage)
         compile_model(first, "meta", pretrained=False)
-        if distances:
-            check_distances(distances, first, stages)
+        if options.distances:
+            check_distances(options.distances, first, stages)
         if (shape := _shape_key(first)) not in summaries:
             summaries[shape] = summarize(first)
         cost = _cost(first, summaries[shape], stages)
-        for number in range(seeds):
+        for number in range(options.seeds):
             spec = _reseeded(first, number)
-            safe = re.sub(r"[^A-Za-z0-9._-]+", "-", point.name).strip("-.")[:80]
+            safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", point.name).strip("-.")[:80]
             jobs.append(
                 Job(
                     store=os.path.abspath(store.folder),
-                    folder=known.get(spec.hash[:8], f"points/{safe}-{spec.hash[:8]}"),
+                    folder=existing.get(spec.hash[:8], f"points/{safe_name}-{spec.hash[:8]}"),
                     point=point.name,
                     series=_series(point, spec.name, line),
                     seed=getattr(spec.train, spec.stages[0]).seed,
@@ -146,25 +172,25 @@ def plan_jobs(
                     latents_hash=stage1_hash(spec),
                     stages=stages,
                     cost=cost,
-                    distances=distances,
-                    prune=prune and "latents" in stages,
+                    distances=options.distances,
+                    prune=options.prune and "latents" in stages,
                     planned=now,
                 )
             )
-    return _with_siblings(jobs, store) if reuse_latents else jobs
+    return _with_siblings(jobs, store) if options.reuse_latents else jobs
 
 
-def to_run(jobs: Iterable[Job], rows: Iterable[ResultRow], retry_failed: bool = False) -> list[Job]:
-    """Those that no row makes unnecessary, every spec once."""
-    settled = {row["spec_hash"]: row for row in rows}
-    once: dict[str, Job] = {}
+def unsettled_jobs(jobs: Iterable[Job], rows: Iterable[ResultRow], retry_failed: bool = False) -> list[Job]:
+    """The jobs that still have to run, one for each spec."""
+    row_of = {row["spec_hash"]: row for row in rows}
+    unique: dict[str, Job] = {}
     for job in jobs:
-        once.setdefault(job.spec_hash, job)
-    return [job for job in once.values() if not job.settled(settled.get(job.spec_hash), retry_failed)]
+        unique.setdefault(job.spec_hash, job)
+    return [job for job in unique.values() if not job.is_settled(row_of.get(job.spec_hash), retry_failed)]
 
 
 def flops_to_train(jobs: Iterable[Job]) -> Counter[str]:
-    """Training FLOPs of all jobs by stage; of a stage 1 that they share once."""
+    """Training FLOPs of all jobs by stage. A stage 1 that jobs share is counted once."""
     total, trained = Counter[str](), set[str]()
     for job in jobs:
         for stage, flops in job.cost.training_flops.items():
@@ -176,11 +202,12 @@ def flops_to_train(jobs: Iterable[Job]) -> Counter[str]:
 
 
 def check_data(jobs: Iterable[Job]) -> None:
-    """Look for the data of every job, without reading it. SpecError if it is not at hand."""
-    seen = set()
+    """Check that the data of every job exists, without reading it. SpecError if it does not."""
+    checked = set()
     for job in jobs:
-        if (data := json.dumps(job.spec["data"], sort_keys=True)) not in seen and not job.spec["data"].get("download"):
-            seen.add(data)
+        data = json.dumps(job.spec["data"], sort_keys=True)
+        if data not in checked and not job.spec["data"].get("download"):
+            checked.add(data)
             spec = spec_from_dict(job.spec)
             try:
                 count_images(spec)
@@ -189,7 +216,7 @@ def check_data(jobs: Iterable[Job]) -> None:
 
 
 def stage1_hash(spec: Spec) -> str:
-    """SHA-256 in hex of all that stage 1 depends on: specs that agree in it train the same autoencoder."""
+    """SHA-256 (hex) of everything that stage 1 depends on: specs with the same hash train the same autoencoder."""
     content = spec.to_dict()
     for key in ("name", "description", "base", "final_decoder", "sample"):
         del content[key]
@@ -199,29 +226,30 @@ def stage1_hash(spec: Spec) -> str:
 
 
 def timestamp() -> str:
-    """Now, in UTC."""
+    """The current time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _with_siblings(jobs: list[Job], store: Store) -> list[Job]:
+    """The jobs with the folders, of jobs and of rows in the store, that have the same stage 1."""
+    runs = [(job.latents_hash, job.folder) for job in jobs]
+    for row in store.rows():
+        if "latents_hash" in row and re.fullmatch(r"points/[\w-][\w.-]*", str(row.get("folder"))):
+            runs.append((row["latents_hash"], row["folder"]))
     folders: dict[str, dict[str, None]] = {}
-    for hash, folder in [(job.latents_hash, job.folder) for job in jobs] + [
-        (row["latents_hash"], row["folder"])
-        for row in store.rows()
-        if "latents_hash" in row and re.fullmatch(r"points/[\w-][\w.-]*", str(row.get("folder")))
-    ]:
-        folders.setdefault(hash, {})[folder] = None
+    for latents_hash, folder in runs:
+        folders.setdefault(latents_hash, {})[folder] = None
     return [replace(job, siblings=tuple(f for f in folders[job.latents_hash] if f != job.folder)) for job in jobs]
 
 
 def _line_key(points: list[Point]) -> str | None:
-    """The key along which a line of a plot runs: the loss factor, else the one that most points set."""
+    """The key that varies along a line of a plot: the loss factor, else the key that most points set."""
     counts = Counter(key for point in points for key in point.set)
     return LOSS_FACTOR if LOSS_FACTOR in counts else next(iter(key for key, _ in counts.most_common(1)), None)
 
 
 def _series(point: Point, name: str, line: str | None) -> str:
-    """The name of the spec and what the point sets but for the key along the line; its own name if that is much."""
+    """The names of the spec and of the point's settings except `line`; the point's name if a setting is a mapping."""
     others = {key: value for key, value in point.set.items() if key != line}
     if any(isinstance(value, Mapping) for value in others.values()):
         return f"{name} {point.name}"
@@ -239,14 +267,14 @@ def _reseeded(spec: Spec, number: int) -> Spec:
 
 
 def _shape_key(spec: Spec) -> str:
-    """Specs that agree in it have networks of the same parameters and FLOPs."""
+    """Equal for specs whose networks have the same parameters and FLOPs."""
 
-    def pruned(value: Any) -> Any:
+    def without_losses(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {key: pruned(item) for key, item in value.items() if key not in ("weighting", "schedule")}
+        return {key: without_losses(item) for key, item in value.items() if key not in ("weighting", "schedule")}
 
-    content = pruned(spec.to_dict())
+    content = without_losses(spec.to_dict())
     for key in ("name", "description", "sample", "train"):
         del content[key]
     return json.dumps([content, spec.stages], sort_keys=True)

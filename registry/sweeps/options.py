@@ -1,4 +1,4 @@
-"""A sweep from what a command line says: a spec and lists of values, or a sweep's name or file."""
+"""From the command line to a sweep: a spec with lists of values, or the name or file of a sweep."""
 
 import os
 import re
@@ -10,30 +10,30 @@ from ulzoo.registry.spec.yaml_source import Node, SpecError, parse_override, par
 
 DEMO = "emoji32_tiny"
 PAPER = "paper"
-"""Instead of values: those of the paper."""
-HERE = "the command line"
+"""Stands for the paper's values."""
+COMMAND_LINE = "the command line"
 
 
 class GridAxis:
-    """An option for a key that the paper sweeps.
+    """An option for a key over which the paper sweeps.
 
     Args:
-        option: on the command line.
-        key: path in a spec.
-        table: the last part of the names of the packaged sweeps that have the paper's values.
+        option: name of the command-line option.
+        key: key path in a spec.
+        table: last part of the names of the packaged sweeps with the paper's values.
     """
 
     def __init__(self, option: str, key: str, table: str) -> None:
         self.option, self.key, self.table = option, key, table
 
     def values(self, text: str, spec: str) -> Node:
-        """The values that a user wrote, or the paper's."""
+        """The values in `text`, or the paper's for a spec."""
         if text == PAPER:
-            found = [name for name in find_sweeps() if name.endswith(f"/{self.table}")]
-            twin = next((name for name in found if load_sweep(name).spec == spec), f"paper/{self.table}")
+            tables = [name for name in find_sweeps() if name.endswith(f"/{self.table}")]
+            table = next((name for name in tables if load_sweep(name).spec == spec), f"paper/{self.table}")
             where = f"{self.option} {text}"
-            return Node([Node(value, where) for value in _of_key(load_sweep(twin), self.key)], where)
-        return several(text, f"{self.option} {text}".strip())
+            return Node([Node(value, where) for value in _values_of_key(load_sweep(table), self.key)], where)
+        return parse_values(text, f"{self.option} {text}".strip())
 
 
 AXES = (
@@ -46,99 +46,99 @@ AXES = (
 def sweep_from_options(
     target: str | None, axes: Mapping[str, str | None], settings: Sequence[str] = (), seeds: int = 1
 ) -> tuple[Sweep, list[str]]:
-    """The sweep, and overrides for all its points.
+    """The sweep, and the overrides for all its points.
 
     Args:
-        target: a spec or a sweep, by name or path; None is the demo.
-        axes: option of `AXES` -> values separated by commas, `PAPER`, or None where it was not given.
+        target: name or path of a spec or a sweep; None: the demo.
+        axes: option of `AXES` -> comma-separated values, `PAPER`, or None if the option was not given.
         settings: `a.b=v1,v2` adds an axis, `a.b=v` is an override. Values are YAML: `a=[4,4],[8,8]` are two.
-        seeds: with more than one there need be no axis.
+        seeds: number of seeds; more than one needs no axis.
 
     Raises:
-        SpecError: whatever is wrong, with the option that is to blame.
+        SpecError: an option is invalid; the message names it.
     """
     target = target or DEMO
-    asked = {axis.option: text for axis in AXES if (text := axes.get(axis.option)) is not None}
+    given = {axis.option: text for axis in AXES if (text := axes.get(axis.option)) is not None}
     overrides, grids = [], dict[str, Node]()
     for text in settings:
-        if values := _grid_of(text):
+        if values := _parse_grid(text):
             key = text.partition("=")[0].strip()
-            _once(key, grids, f"--set {text}")
+            _check_unique(key, grids, f"--set {text}")
             grids[key] = values
         else:
             parse_override(text)
             overrides.append(text)
     if is_sweep(target):
-        if asked or grids:
-            option = next(iter(asked), None) or f"--set {next(iter(grids))}"
-            raise SpecError(f"{option}: {target} is a sweep, which has its points; give a spec to make a grid of")
+        if given or grids:
+            option = next(iter(given), None) or f"--set {next(iter(grids))}"
+            raise SpecError(f"{option}: {target} is a sweep, which has its points; give a spec to build a grid from")
         return load_sweep(target), overrides
-    spec = SPECS.read(target)  # before the paper's values are looked up, so that a misspelt name is the error
-    named = spec.plain().get("name", "sweep")
-    lists = {axis.key: axis.values(asked[axis.option], target) for axis in AXES if axis.option in asked}
+    spec = SPECS.read(target)  # first, so that a misspelt name is reported before anything else
+    name = spec.plain().get("name", "sweep")
+    lists = {axis.key: axis.values(given[axis.option], target) for axis in AXES if axis.option in given}
     for key, values in lists.items():
-        _once(key, grids, values.where)
+        _check_unique(key, grids, values.where)
     line = AXES[-1].key
     ordered = {key: values for key, values in {**lists, **grids}.items() if key != line}
     ordered |= {key: values for key, values in {**lists, **grids}.items() if key == line}
     if not ordered and seeds == 1:
         options = ", ".join([*(axis.option for axis in AXES), "--set KEY=V1,V2", "--seeds"])
-        raise SpecError(f"nothing to sweep over: give {options}, or a sweep such as {_example()}")
-    points = {} if ordered else {str(named): Node({}, HERE)}
+        raise SpecError(f"nothing to sweep over: give {options}, or a sweep such as {_example_name()}")
+    points = {} if ordered else {str(name): Node({}, COMMAND_LINE)}
     keys = {
-        "name": Node(str(named), HERE),
-        "spec": Node(target, HERE),
-        "columns": Node([Node(name, HERE) for name in _columns(spec)], HERE),
-        "points": Node(points, HERE),
-        "grid": Node(ordered, HERE),
+        "name": Node(str(name), COMMAND_LINE),
+        "spec": Node(target, COMMAND_LINE),
+        "columns": Node([Node(column, COMMAND_LINE) for column in _columns(spec)], COMMAND_LINE),
+        "points": Node(points, COMMAND_LINE),
+        "grid": Node(ordered, COMMAND_LINE),
     }
-    return Sweep.from_source(Node(keys, HERE)), overrides
+    return Sweep.from_source(Node(keys, COMMAND_LINE)), overrides
 
 
 def looks_like_values(text: str) -> bool:
-    """Whether a word after an option is meant as its values: numbers, anything with a comma, or `PAPER`."""
+    """Whether the word after an option is its values: a number, anything with a comma, or `PAPER`."""
     return text == PAPER or "," in text or re.fullmatch(r"\[.*|[-+]?\.?\d+(\.\d*)?([eE][-+]?\d+)?", text) is not None
 
 
-def several(text: str, where: str) -> Node:
-    """Values separated by commas, each as YAML."""
+def parse_values(text: str, where: str) -> Node:
+    """Comma-separated values, each parsed as YAML."""
     node = parse_yaml(f"[{text}]", where, lines=False)
     if not isinstance(node.value, list) or not node.value:
         raise SpecError(f"{where}: an empty grid; give values separated by commas")
     return node
 
 
-def _grid_of(text: str) -> Node | None:
-    """The values of `a.b=v1,v2`, or None if it has one, as a list in brackets is."""
+def _parse_grid(text: str) -> Node | None:
+    """The values of `a.b=v1,v2`; None if there is a single one, such as a list in brackets."""
     key, equals, values = text.partition("=")
     if not equals or not key.strip() or "," not in values:
         return None
-    node = several(values, f"--set {text}")
+    node = parse_values(values, f"--set {text}")
     assert isinstance(node.value, list)
     return node if len(node.value) > 1 else None
 
 
-def _once(key: str, grids: Mapping[str, Node], where: str) -> None:
+def _check_unique(key: str, grids: Mapping[str, Node], where: str) -> None:
     if key in grids:
-        raise SpecError(f"{where}: {key} has values already, from {grids[key].where}")
+        raise SpecError(f"{where}: {key} already has values, from {grids[key].where}")
 
 
-def _of_key(sweep: Sweep, key: str) -> list[int | float]:
-    """The values that a sweep's points give to a key, each once."""
+def _values_of_key(sweep: Sweep, key: str) -> list[int | float]:
+    """The distinct values of a key in the points of a sweep."""
     return list(dict.fromkeys(point.set[key] for point in sweep.list_points() if key in point.set))
 
 
 def _columns(spec: Node) -> list[str]:
     keys = spec.plain()
-    by_base = ["base_bits_per_pixel"] if keys.get("base") and keys.get("prior") else []
-    return ["bits_per_pixel", *by_base, "psnr_db"]
+    base = ["base_bits_per_pixel"] if keys.get("base") and keys.get("prior") else []
+    return ["bits_per_pixel", *base, "psnr_db"]
 
 
-def _example() -> str:
+def _example_name() -> str:
     return next((name for name in find_sweeps() if name.endswith("table2_loss_factor")), "FILE.yaml")
 
 
 def default_folder(sweep: Sweep) -> str:
-    """Where a sweep's results go unless told otherwise."""
+    """The folder of a sweep's results if --out is not given."""
     words = [word for word in sweep.name.split("/") if word.strip(".")]
     return os.path.join("runs", "sweeps", *words[:-1], words[-1] if words else "sweep")

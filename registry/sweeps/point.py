@@ -207,7 +207,7 @@ def _copy_stage1(run: Path, spec: Spec, folder: Path, device: str) -> bool:
 
 
 class ProgressForwarder(TrainingCallback):
-    """Forwards the steps of a run, releases the lock of a shared stage 1 once it is finished, and reports to a pruner."""
+    """Forwards the steps of a run, releases the lock of a shared stage 1 when it is finished, reports to the pruner."""
 
     def __init__(self, on_step: OnStep | None, lock: BaseFileLock | None, pruner: Pruner | None) -> None:
         self.on_step, self.lock, self.pruner = on_step, lock, pruner

@@ -1,17 +1,18 @@
-"""The results of a sweep: a folder with a row of every point in results.jsonl, which is only ever added to.
+"""The results of a sweep: a folder with one row for every point in results.jsonl, to which rows are only appended.
 
-    FOLDER/sweep.yaml       the sweep as it was asked for last
-    FOLDER/results.jsonl    a JSON object a line
-    FOLDER/points/POINT-HASH/  a run directory each
+    FOLDER/sweep.yaml          the sweep of the last command
+    FOLDER/results.jsonl       one JSON object per line
+    FOLDER/points/POINT-HASH/  one run directory per point
 
-A row has `point` (its name in the sweep), `series` (which line of a plot it belongs to), `seed`, `set` (key path ->
-value), `spec` (the base spec's name), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status`
-("done", "failed", or "stopped" early), `error`, `figures`, `protocol`, `distances` (what was asked for of them),
-`paper`, `versions`, `checkpoint_sha256` (the digest that model.safetensors carries), `training_images` and
-`training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds`, `folder`, `finished`. A row is the
-same whenever and however often the point was stopped, but for `seconds`, `finished` and `versions`.
+A row has `point` (its name in the sweep), `series` (the line of a plot that it belongs to), `seed`, `set` (key path ->
+value), `spec` (name of the base spec), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status`
+("done", "failed", or "stopped" early), `error`, `figures` (the metrics), `protocol`, `distances` (which ones were
+requested), `paper`, `versions`, `checkpoint_sha256` (the digest stored in model.safetensors), `training_images` and
+`training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds`, `folder`, `finished`. However
+often the training of a point is interrupted, its row is the same except for `seconds`, `finished` and `versions`.
 """
 
+import fcntl
 import json
 import os
 import warnings
@@ -24,16 +25,15 @@ from pydantic import BaseModel, ConfigDict
 from ulzoo.files.atomic import write_text
 from ulzoo.registry.spec.sweep import Sweep, is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import KeyPath, dump_yaml
-from ulzoo.registry.sweeps.locks import append_line
 
 ResultRow = dict[str, Any]
 VARYING = ("seconds", "finished", "versions")
-"""What may differ between two rows of the same point."""
+"""Keys that may differ between two rows of the same point."""
 Numbers = dict[str, int | float]
 
 
-class _Row(BaseModel):
-    """What a row must have, and what the rest must be if it is there."""
+class _RowSchema(BaseModel):
+    """Required keys, and the types of the optional ones."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -62,14 +62,14 @@ class _Row(BaseModel):
 
 
 class Store:
-    """The folder of a sweep; nothing is written until the first row or the sweep is.
+    """The folder of a sweep. It is created by the first write.
 
     Args:
-        folder: made if need be.
-        must_exist: refuse a folder without results.
+        folder: need not exist.
+        must_exist: whether a folder without results is an error.
 
     Raises:
-        ValueError: it is a file, or has no results where it must.
+        ValueError: the path is a file, or there are no results although there must be.
     """
 
     def __init__(self, folder: str | os.PathLike[str], must_exist: bool = False) -> None:
@@ -78,58 +78,70 @@ class Store:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{self.folder}: is a file, not the folder of a sweep")
         if must_exist and not self.path.is_file():
-            what = "no such folder" if not self.folder.exists() else "holds no results.jsonl"
-            raise ValueError(f"{self.folder}: {what}; `ulzoo sweep` makes one")
+            problem = "no such folder" if not self.folder.exists() else "has no results.jsonl"
+            raise ValueError(f"{self.folder}: {problem}; run `ulzoo sweep` to create one")
         self._warned: set[int] = set()
 
     @property
     def points(self) -> Path:
-        """Where the run directories are."""
+        """The folder of the run directories."""
         return self.folder / "points"
 
     def rows(self) -> list[ResultRow]:
-        """The row that counts of every spec, in the order in which specs came in first.
+        """The current row of every spec, in the order of the first row of each.
 
-        A finished point beats a failed one, and one with more stages of training one with fewer; else the later counts.
+        A finished point has precedence over a failed one, and more stages over fewer; otherwise the latest row counts.
         """
-        found: dict[str, ResultRow] = {}
+        current: dict[str, ResultRow] = {}
         rows, damaged = self._read()
         self._warn(damaged)
         for row in rows:
-            if (old := found.get(row["spec_hash"])) is None or _weight(row) >= _weight(old):
-                found[row["spec_hash"]] = row
-        return list(found.values())
+            if (old := current.get(row["spec_hash"])) is None or _precedence(row) >= _precedence(old):
+                current[row["spec_hash"]] = row
+        return list(current.values())
 
     @property
     def damaged(self) -> list[int]:
-        """Numbers, from 1, of the lines that are no whole row."""
+        """Numbers, counted from 1, of the lines that are not complete rows."""
         return self._read()[1]
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; it is on the disk when this returns, and other processes may do the same meanwhile."""
+        """Append a row. It is on the disk when this returns; other processes may append at the same time.
+
+        If a killed process left the last line incomplete, the row starts on a new line.
+        """
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False)
+        assert "\n" not in line
         self.folder.mkdir(parents=True, exist_ok=True)
-        append_line(self.path, json.dumps(row, ensure_ascii=False, allow_nan=False))
+        with open(self.path, "a+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - 1, 0))
+            complete = size == 0 or file.read(1) == b"\n"
+            file.write((b"" if complete else b"\n") + line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     @property
     def sweep(self) -> Sweep | None:
-        """The sweep as it was asked for last, if that is known. SpecError if somebody spoilt it."""
+        """The sweep of the last command; None if there is no sweep.yaml. SpecError if the file is invalid."""
         path = self.folder / "sweep.yaml"
         return load_sweep(path) if path.is_file() and is_sweep(path) else None
 
     def write_sweep(self, sweep: Sweep) -> None:
-        """Put down what was asked for; the paths of base specs become relative to the folder."""
+        """Write sweep.yaml. Paths of base specs become relative to the folder."""
         keys = sweep.model_dump(mode="json", exclude_defaults=True)
         keys["points"] = {name: point for name, point in keys.get("points", {}).items() if point is not None}
         parts: list[tuple[KeyPath, dict[str, Any]]] = [(("spec",), keys)]
         parts += [(("points", name, "spec"), point) for name, point in keys["points"].items() if "spec" in point]
-        for place, part in parts:
-            if os.path.isfile(file := sweep.locate_spec(part["spec"], place)):
+        for key_path, part in parts:
+            if os.path.isfile(file := sweep.locate_spec(part["spec"], key_path)):
                 part["spec"] = os.path.join(".", os.path.relpath(file, self.folder))
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "sweep.yaml", dump_yaml(keys))
 
     def _read(self) -> tuple[list[ResultRow], list[int]]:
-        """Whole rows, and the numbers of the lines that are none."""
+        """The complete rows, and the numbers of the other lines."""
         rows: list[ResultRow] = []
         damaged = []
         lines = self.path.read_bytes().split(b"\n") if self.path.is_file() else [b""]
@@ -139,7 +151,7 @@ class Store:
         for number, line in enumerate(lines, 1):
             try:
                 row = json.loads(line)
-                _Row.model_validate(row)
+                _RowSchema.model_validate(row)
             except (ValueError, RecursionError):
                 damaged.append(number)
             else:
@@ -149,10 +161,10 @@ class Store:
     def _warn(self, damaged: list[int]) -> None:
         if new := [number for number in damaged if number not in self._warned]:
             more = f" (and {len(new) - 1} more)" if len(new) > 1 else ""
-            warnings.warn(f"{self.path}:{new[0]}{more}: not a whole row of results; it is set aside", stacklevel=3)
+            warnings.warn(f"{self.path}:{new[0]}{more}: not a complete row of results; skipped", stacklevel=3)
             self._warned.update(new)
 
 
-def _weight(row: ResultRow) -> tuple[bool, int]:
-    """What makes one row of a spec count rather than another."""
+def _precedence(row: ResultRow) -> tuple[bool, int]:
+    """Sort key: of two rows of a spec the one with the higher key counts."""
     return row["status"] == "done", len(row.get("stages", ()))

@@ -1,31 +1,30 @@
-"""`ulzoo sweep`: what it prints and writes, what it leaves alone, and every mistake in one line."""
+"""`ulzoo sweep`: output, files, resuming, and every user error in one line."""
 
 import json
-import sys
 from types import SimpleNamespace
 
 import pytest
 
-from ulzoo.cli.commands.sweep import with_values
+from ulzoo.cli.commands.sweep import bind_list_options
 from ulzoo.registry.report import curves
 from ulzoo.registry.sweeps.point import run_point
 from ulzoo.registry.sweeps.store import Store
 
 
 class InProcess:
-    """An engine that trains here, for the sake of the fixtures' few images."""
+    """An engine that trains in this process, so that the fixtures apply."""
 
     trained: list[str] = []  # noqa: RUF012
 
-    def __init__(self, devices, threads, watch):
+    def __init__(self, devices, threads, callback):
         assert devices == ["cpu"] and threads >= 1
-        self.watch = watch
+        self.callback = callback
 
     def run(self, jobs):
         for job in jobs:
-            self.watch.started(job)
+            self.callback.started(job)
             self.trained.append(job.label)
-            yield run_point(job, lambda *told, job=job: self.watch.step(job, *told[:3], 10.0))
+            yield run_point(job, lambda *progress, job=job: self.callback.step(job, *progress[:3], 10.0))
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +40,7 @@ def sweep(ulzoo, here):
     return lambda *args: ulzoo("sweep", "tiny.yaml", "--device", "cpu", *args)
 
 
-def test_a_sweep_ends_with_its_table_its_front_and_its_report(sweep, here):
+def test_a_sweep_ends_with_a_table_the_front_and_the_report(sweep, here):
     result = sweep("--loss-factor", "1.5,2")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
@@ -81,7 +80,7 @@ def test_stage_latents_then_the_base(sweep):
 
 
 @pytest.mark.slow
-def test_a_failed_point_stops_no_other_and_is_kept(sweep, engine):
+def test_a_failed_point_does_not_affect_others_and_is_recorded(sweep, engine):
     options = ("--set", "train.latents.lr=1.0e+30,1.0e-3", "--set", "train.latents.steps=5")
     result = sweep(*options)
     assert result.exit_code == 1
@@ -96,7 +95,7 @@ def test_a_failed_point_stops_no_other_and_is_kept(sweep, engine):
     assert engine.trained == ["lr1e+30", "lr0.001", "lr1e+30"]
 
 
-def test_a_sweeps_table_stands_beside_the_papers(ulzoo, here):
+def test_results_are_shown_beside_the_papers(ulzoo, here):
     (here / "sweep.yaml").write_text(
         "name: mine\nspec: tiny.yaml\ncolumns: [bits_per_pixel, psnr_db, rfid_50k]\n"
         "points: {a: {set: {latent.channels: 2}, paper: {psnr_db: 27.6, rfid_50k: 0.47}}, b: {}, same_as_b: {}}\n"
@@ -104,19 +103,19 @@ def test_a_sweeps_table_stands_beside_the_papers(ulzoo, here):
     result = ulzoo("sweep", "sweep.yaml", "--device", "cpu", "--set", "train.base.steps=1")
     assert result.exit_code == 0, result.stderr
     assert "27.6" in result.stdout and "0.47" in result.stdout and "paper's" in result.stdout
-    assert len(Store("runs/sweeps/mine").rows()) == 2  # two points that are the same are trained once
+    assert len(Store("runs/sweeps/mine").rows()) == 2  # two identical points are trained once
     assert "same_as_b" in result.stdout
     assert Store("runs/sweeps/mine").rows()[0]["paper"] == {"psnr_db": 27.6, "rfid_50k": 0.47}
 
 
 @pytest.mark.slow
-def test_a_damaged_line_is_named(sweep):
+def test_a_damaged_line_is_reported(sweep):
     assert sweep("--loss-factor", "1.5").exit_code == 0
     with open("runs/sweeps/tiny/results.jsonl", "a") as file:
         file.write('{"point": "1.')
     result = sweep("--loss-factor", "1.5,2")
     assert result.exit_code == 0
-    assert "results.jsonl:2: not a whole row of results; it is set aside" in result.stderr
+    assert "results.jsonl:2: not a complete row of results; skipped" in result.stderr
     lines = (Store("runs/sweeps/tiny").path).read_text().splitlines()
     assert len(lines) == 3 and json.loads(lines[2])["point"] == "loss_factor2"
 
@@ -132,16 +131,16 @@ def test_dry_run_prints_points_and_time_and_writes_nothing(sweep, here, engine):
         assert words in result.stdout
 
 
-def test_dry_run_reckons_with_rows_that_are_there(sweep):
+def test_dry_run_uses_existing_rows(sweep):
     assert sweep("--latent-channels", "4").exit_code == 0
     result = sweep("--latent-channels", "4,8", "--dry-run")
     assert "from 1 finished points in the store" in result.stdout and "1 of 2 points to run" in result.stdout
 
 
-def test_dry_run_of_what_no_cpu_trains(ulzoo, here):
+def test_dry_run_of_networks_too_large_for_a_cpu(ulzoo, here):
     result = ulzoo("sweep", "imagenet512_small", "--loss-factor", "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    assert "loss_factor1.3" in result.stdout and "too large to try" in result.stdout
+    assert "loss_factor1.3" in result.stdout and "too large for trial steps" in result.stdout
 
 
 # -------------------------------------------------------------------------------------------------------------- options
@@ -159,8 +158,8 @@ def test_dry_run_of_what_no_cpu_trains(ulzoo, here):
         (["--", "--bias"], ["--", "--bias"]),
     ],
 )
-def test_options_that_may_stand_alone(args, bound):
-    assert with_values(args) == bound
+def test_options_without_values(args, bound):
+    assert bind_list_options(args) == bound
 
 
 def test_the_demo_and_the_papers_grid(ulzoo, here):
@@ -176,14 +175,14 @@ REFUSED = {
     "unknown key": (["--set", "latent.chanels=4,8"], "did you mean 'channels'?"),
     "wrong type": (["--latent-channels", "4,many"], "--latent-channels 4,many: latent.channels: expected an integer"),
     "out of bounds": (["--set", "latent.channels=4,-1"], "must be at least 1"),
-    "what a constructor refuses": (["--loss-factor", "1,-1"], "--loss-factor 1,-1"),
-    "what does not fit": (["--set", "latent.downsample=[8,8],[7,7]"], "latent.downsample"),
+    "invalid for a constructor": (["--loss-factor", "1,-1"], "--loss-factor 1,-1"),
+    "parts that do not fit": (["--set", "latent.downsample=[8,8],[7,7]"], "latent.downsample"),
     "empty grid": (["--loss-factor="], "an empty grid"),
     "nothing to sweep": ([], "nothing to sweep over"),
-    "twice": (["--loss-factor", "1,2", "--set", "decoder.weighting.loss_factor=3,4"], "has values already"),
+    "twice": (["--loss-factor", "1,2", "--set", "decoder.weighting.loss_factor=3,4"], "already has values"),
     "address alone": (["--loss-factor", "--address", "a:1"], "go with --engine ray"),
     "workers for ray": (["--loss-factor", "--engine", "ray", "--workers", "2"], "--workers is for the local engine"),
-    "nobody there": (["--loss-factor", "--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster there"),
+    "no cluster": (["--loss-factor", "--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster there"),
     "no such device": (["--loss-factor", "--device", "gpu"], "unknown device 'gpu'"),
     "out is a file": (["--loss-factor", "--out", "tiny.yaml"], "tiny.yaml: is a file, not the folder of a sweep"),
     "no data": (["--set", f"data={NO_DATA},{{kind: emoji3d, resolution: 32}}"], "nowhere"),
@@ -191,7 +190,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_mistake_is_one_line_and_nothing_is_written(ulzoo, here, engine, case):
+def test_a_user_error_is_one_line_and_nothing_is_written(ulzoo, here, engine, case):
     args, words = REFUSED[case]
     result = ulzoo("sweep", "tiny.yaml", *args)
     assert result.exit_code == 2, result.output
@@ -208,7 +207,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(ulzoo, here, engine, case)
         ("high", "named 'high'"),
     ],
 )
-def test_a_spec_that_is_not_there(ulzoo, here, spec, words):
+def test_a_spec_that_does_not_exist(ulzoo, here, spec, words):
     result = ulzoo("sweep", "--loss-factor", spec)
     assert result.exit_code == 2 and words in result.stderr and result.stderr.count("\n") == 1
 
@@ -218,7 +217,7 @@ def test_two_specs(ulzoo, here):
     assert result.exit_code == 2 and "unexpected extra argument" in result.stderr
 
 
-def test_an_interrupted_sweep_says_how_it_goes_on(sweep, monkeypatch):
+def test_an_interrupted_sweep_says_how_to_resume(sweep, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
         yield
@@ -226,36 +225,19 @@ def test_an_interrupted_sweep_says_how_it_goes_on(sweep, monkeypatch):
     monkeypatch.setattr(InProcess, "run", interrupted)
     result = sweep("--loss-factor", "1.5")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; the same command goes on with what is in runs/sweeps/tiny\n"
+    assert result.stderr == "interrupted; repeat the command to resume the sweep in runs/sweeps/tiny\n"
 
 
-def test_workers_share_the_cores(monkeypatch):
-    import os
-
-    from ulzoo.cli.commands.sweep import _devices
-
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    assert _devices("cpu", None, 9) == (["cpu"], 8)
-    assert _devices("cpu", 3, 9) == (["cpu"] * 3, 2)
-    assert _devices("cpu", 3, 1) == (["cpu"], 2)
-    torch = sys.modules["torch"]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert _devices(None, None, 9)[0] == ["cuda:0", "cuda:1"]
-    assert _devices("cuda:1", None, 9)[0] == ["cuda:1"]
-    assert _devices(None, 3, 9)[0] == ["cuda:0", "cuda:1", "cuda:0"]
-
-
-def test_time_left_goes_by_the_work_that_was_done_here(monkeypatch):
+def test_the_time_left_follows_from_the_work_of_this_command(monkeypatch):
     from ulzoo.cli.display import sweep_progress
 
     clock = SimpleNamespace(monotonic=lambda: clock.now, now=0.0)
     monkeypatch.setattr(sweep_progress, "time", clock)
     cost = SimpleNamespace(flops=100, training_flops={"latents": 60, "base": 40})
     jobs = [SimpleNamespace(spec_hash=name, cost=cost, stages=("latents", "base"), label=name) for name in "ab"]
-    work = sweep_progress.Work(jobs)
+    work = sweep_progress.WorkEstimate(jobs)
     assert work.seconds_left is None
-    work.reach(jobs[0], "latents", 5, 10)  # resumed there: that half was done before
+    work.reach(jobs[0], "latents", 5, 10)  # resumed at step 5, which was trained before
     assert work.seconds_left is None
     clock.now = 10.0
     work.reach(jobs[0], "base", 0, 10)

@@ -1,4 +1,4 @@
-"""Distances of a sweep's points: measured where they are asked for, of what is trained already too."""
+"""Distances of a sweep's points: measured if requested, also for points that are already trained."""
 
 import sys
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from ulzoo.registry.sweeps import point as point_module
-from ulzoo.registry.sweeps.distances import DistanceConfig, ask
-from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
+from ulzoo.registry.sweeps.distances import DistanceConfig
+from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs, unsettled_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import run_point
-from ulzoo.registry.sweeps.pruning import check_pruning
+from ulzoo.registry.sweeps.pruning import import_optuna
 from ulzoo.registry.sweeps.store import Store
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*dimensions it is far too large")
@@ -24,15 +24,15 @@ def planned(images, request, tmp_path):
         short = [f"train.{stage}.steps=2" for stage in ("latents", "base")]
         root = [f"data.root={images}"] if spec == "tiny.yaml" else []
         sweep, overrides = sweep_from_options(str(path), {}, [*root, *short, *settings], seeds=2)
-        return plan_jobs(sweep, Store(tmp_path / "store"), overrides=overrides, **options)
+        return plan_jobs(sweep, Store(tmp_path / "store"), JobOptions(**options), overrides=overrides)
 
     return planned
 
 
-def test_they_are_added_to_a_point_that_is_trained(planned, monkeypatch, tmp_path):
+def test_distances_are_added_to_a_trained_point(planned, monkeypatch, tmp_path):
     trained = run_point(planned()[0])
     job = planned(distances=LITE)[0]
-    assert to_run([job], [trained]) == [job] and trained["distances"] is None
+    assert unsettled_jobs([job], [trained]) == [job] and trained["distances"] is None
     monkeypatch.setattr(point_module, "train", None)  # nothing is trained again
     row = run_point(job)
     assert row["figures"] == trained["figures"] | {
@@ -40,11 +40,11 @@ def test_they_are_added_to_a_point_that_is_trained(planned, monkeypatch, tmp_pat
     }
     assert row["protocol"]["generated"]["samples"] == 4 and row["checkpoint_sha256"] == trained["checkpoint_sha256"]
     assert Store(tmp_path / "store").rows() == [row]
-    assert not to_run([job], [row]) and not to_run(planned()[:1], [row])
-    assert to_run(planned(distances=DistanceConfig("fd_efficientnet_lite0", samples=5))[:1], [row])
+    assert not unsettled_jobs([job], [row]) and not unsettled_jobs(planned()[:1], [row])
+    assert unsettled_jobs(planned(distances=DistanceConfig("fd_efficientnet_lite0", samples=5))[:1], [row])
 
 
-def test_what_cannot_be_measured_is_refused_before_anything_is_trained(planned, monkeypatch, tmp_path):
+def test_distances_that_cannot_be_measured_are_errors_before_training(planned, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="data: --frechet fd_efficientnet_lite0 compares images"):
         planned(spec="tiny_video.yaml", distances=LITE)
     with pytest.raises(ValueError, match="base: --samples needs all stages, not --stage latents"):
@@ -55,7 +55,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_trained(planned, 
         (("fid", None, tmp_path / "x.pth"), "no such file"),
     ):
         with pytest.raises(ValueError, match=words):
-            ask(*options)
+            DistanceConfig.from_options(*options)
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(ValueError, match=r"--prune needs the package optuna: pip install 'ulzoo\[prune\]'"):
-        check_pruning()
+        import_optuna()

@@ -1,4 +1,4 @@
-"""The local engine: workers that die, are killed with their parent, or meet another sweep on the same store."""
+"""The local engine: workers that die, a parent that is killed, and other processes on the same store."""
 
 import json
 import os
@@ -10,14 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import Timeout
 
 from ulzoo.registry.sweeps import engine_local
-from ulzoo.registry.sweeps.engine import RETRIES, SweepCallback
-from ulzoo.registry.sweeps.engine_local import LocalEngine
-from ulzoo.registry.sweeps.jobs import plan_jobs, to_run
-from ulzoo.registry.sweeps.locks import Busy, Lock
+from ulzoo.registry.sweeps.engine_local import LocalEngine, worker_devices
+from ulzoo.registry.sweeps.jobs import RETRIES, SweepCallback, plan_jobs, unsettled_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
-from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.point import acquire_lock, run_point
 from ulzoo.registry.sweeps.store import VARYING, Store
 
 TINY = Path(__file__).parents[2] / "tiny.yaml"
@@ -34,7 +33,7 @@ def same(row: dict) -> dict:
 
 
 class Killer(SweepCallback):
-    """Kills a point's worker when it is heard of in stage 1, so many times."""
+    """Kills the worker of a point in stage 1, a given number of times."""
 
     def __init__(self, times: dict[str, int]) -> None:
         self.left = times
@@ -51,14 +50,16 @@ class Killer(SweepCallback):
 
 
 @pytest.mark.slow
-def test_a_point_whose_worker_dies_goes_on_or_fails_and_stops_no_other(images, tmp_path):
-    """Channels 2: a worker killed once is replaced. Channels 3: one that always dies is not tried for ever."""
+def test_a_point_whose_worker_dies_resumes_or_fails_without_affecting_others(images, tmp_path):
+    """Channels 2: a worker that is killed once is replaced. Channels 3: retries are limited."""
     channels = ["latent.channels=2,3,4"]
     killer = Killer({"channels2": 1, "channels3": 99})
-    rows = {row["point"]: row for row in LocalEngine(["cpu"], watch=killer).run(plan(images, tmp_path / "a", channels))}
+    rows = {
+        row["point"]: row for row in LocalEngine(["cpu"], callback=killer).run(plan(images, tmp_path / "a", channels))
+    }
     assert Store(tmp_path / "a").rows() == list(rows.values())
     ended = "its process ended by signal 9"
-    assert killer.notes == [f"channels{n}: {ended}; it goes on from its last checkpoint" for n in (2, *[3] * RETRIES)]
+    assert killer.notes == [f"channels{n}: {ended}; restarting from its last checkpoint" for n in (2, *[3] * RETRIES)]
     failed = rows.pop("channels3")
     assert failed["status"] == "failed" and failed["error"] == f"{ended}, 3 times"
     torch.set_num_threads(1)
@@ -76,8 +77,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(images, tmp_path):
-    """Six rows, no duplicate, each the uninterrupted sweep's in every field that is not a time."""
+def test_a_sweep_that_is_killed_twice_has_the_same_rows_as_an_uninterrupted_one(images, tmp_path):
+    """Six rows without duplicates, equal to those of the uninterrupted sweep except for times."""
     (tmp_path / "sweep.py").write_text(SWEEP)
     store = Store(tmp_path / "killed")
     settings = [f"--set={text}" for text in (f"data.root={images}", *GRID)]
@@ -102,12 +103,12 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(images, tmp_path)
     torch.set_num_threads(1)
     alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "whole"))}
     assert {row["spec_hash"]: same(row) for row in store.rows()} == alone
-    assert to_run(plan(images, store.folder), store.rows()) == []
+    assert unsettled_jobs(plan(images, store.folder), store.rows()) == []
 
 
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
-    """A lock that an orphan held would keep the next sweep waiting."""
+    """The lock of an orphaned process would block the next sweep."""
     (tmp_path / "sweep.py").write_text(SWEEP)
     command = [sys.executable, tmp_path / "sweep.py", TINY, "--loss-factor=1", f"--set=data.root={images}"]
     command += ["--set=train.latents.steps=100000", "--out", tmp_path / "store", "--device=cpu"]
@@ -117,7 +118,7 @@ def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
         while not list((tmp_path / "store").glob("points/*/checkpoints/latents-*")):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.05)
-        with pytest.raises(Busy):
+        with pytest.raises(Timeout):
             run_point(job, wait=False)
         process.kill()
     free = False
@@ -125,29 +126,41 @@ def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
     while not free and time.monotonic() < until:
         time.sleep(0.1)
         try:
-            Lock(tmp_path / "store" / job.folder / ".lock", wait=False).release()
+            acquire_lock(tmp_path / "store" / job.folder / ".lock", wait=False).lock.release()
             free = True
-        except Busy:
+        except Timeout:
             continue
     assert free
 
 
-def test_jobs_that_others_have_come_last(images, tmp_path):
+def test_jobs_that_other_processes_train_come_last(images, tmp_path):
     a, b, c = plan(images, tmp_path, ["latent.channels=2,3,4"])
-    queue = engine_local._Queue([a, b, c])
-    assert queue.next() == (a, False)
-    queue.later(a)
-    assert queue.next() == (b, False) and queue.next() == (c, False)
-    queue.later(c)
-    assert queue.next() == (a, True)  # all that are left are with others: wait for the first
-    queue.later(a)
-    queue.news()
-    assert queue.next() == (c, False)
+    queue = engine_local._JobQueue([a, b, c])
+    assert queue.pop() == (a, False)
+    queue.defer(a)
+    assert queue.pop() == (b, False) and queue.pop() == (c, False)
+    queue.defer(c)
+    assert queue.pop() == (a, True)  # other processes train all that remain: wait for the first
+    queue.defer(a)
+    queue.retry_busy()
+    assert queue.pop() == (c, False)
 
 
-def test_a_job_is_tried_again_twice(images, tmp_path):
+def test_a_job_is_retried_twice(images, tmp_path):
     a, b = plan(images, tmp_path, ["latent.channels=2,3"])
-    queue = engine_local._Queue([b])
-    assert queue.again(a) and queue.next() == (a, False)
-    assert queue.again(a) and queue.next() == (a, False)
-    assert not queue.again(a) and queue.next() == (b, False) and not queue
+    queue = engine_local._JobQueue([b])
+    assert queue.retry(a) and queue.pop() == (a, False)
+    assert queue.retry(a) and queue.pop() == (a, False)
+    assert not queue.retry(a) and queue.pop() == (b, False) and not queue
+
+
+def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    assert worker_devices("cpu", None, 9) == (["cpu"], 8)
+    assert worker_devices("cpu", 3, 9) == (["cpu"] * 3, 2)
+    assert worker_devices("cpu", 3, 1) == (["cpu"], 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert worker_devices(None, None, 9)[0] == ["cuda:0", "cuda:1"]
+    assert worker_devices("cuda:1", None, 9)[0] == ["cuda:1"]
+    assert worker_devices(None, 3, 9)[0] == ["cuda:0", "cuda:1", "cuda:0"]

@@ -1,4 +1,4 @@
-"""The Ray engine on clusters of this machine: all points, a node that goes, addresses where nobody listens."""
+"""The Ray engine on clusters of this machine: all points, the loss of a node, addresses without a cluster."""
 
 import importlib.util
 import socket
@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ulzoo.registry.sweeps.engine import SweepCallback
 from ulzoo.registry.sweeps.engine_ray import RayEngine
-from ulzoo.registry.sweeps.jobs import plan_jobs
+from ulzoo.registry.sweeps.jobs import SweepCallback, plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import run_point
 from ulzoo.registry.sweeps.store import VARYING, Store
@@ -36,7 +35,7 @@ def same(row: dict) -> dict:
 def cluster(monkeypatch):
     """Two nodes of one core each."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # else a busy machine starves them
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # otherwise they starve on a busy machine
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
@@ -46,7 +45,7 @@ def cluster(monkeypatch):
 
 
 class Steps(SweepCallback):
-    """The points that were seen at work."""
+    """Records the points whose steps were reported."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -56,18 +55,18 @@ class Steps(SweepCallback):
 
 
 @pytest.mark.slow
-def test_a_node_that_goes_half_way(images, tmp_path, cluster):
-    """Its point goes on at the other one from its last checkpoint: six rows, as of a sweep in one process."""
-    jobs, watch, rows = plan(images, tmp_path / "ray"), Steps(), []
+def test_a_node_that_is_lost_during_the_sweep(images, tmp_path, cluster):
+    """Its point resumes on the other node from its last checkpoint: six rows, equal to those of a single process."""
+    jobs, callback, rows = plan(images, tmp_path / "ray"), Steps(), []
     with pytest.raises(ValueError, match=r"a point needs 2 CPUs, the largest node of the Ray cluster has 1"):
         RayEngine(cluster.address, cpus=2)
-    for row in RayEngine(cluster.address, watch=watch).run(jobs):
+    for row in RayEngine(cluster.address, callback=callback).run(jobs):
         rows.append(row)
         if len(rows) == 2:
             cluster.remove_node(cluster.second, allow_graceful=False)
     assert len(rows) == 6 and {row["status"] for row in rows} == {"done"}
     assert len(Store(tmp_path / "ray").path.read_text().splitlines()) == 6
-    assert watch.seen
+    assert callback.seen
     torch.set_num_threads(1)
     alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "alone"))}
     assert {row["spec_hash"]: same(row) for row in rows} == alone
@@ -83,7 +82,7 @@ def test_a_node_that_goes_half_way(images, tmp_path, cluster):
         ("name.invalid:6379", "no Ray cluster there"),
     ],
 )
-def test_an_address_where_nobody_listens(address, words):
+def test_an_address_without_a_cluster(address, words):
     started = time.monotonic()
     with pytest.raises(ValueError) as caught:
         RayEngine(address)
@@ -91,8 +90,8 @@ def test_an_address_where_nobody_listens(address, words):
     assert time.monotonic() - started < 30
 
 
-def test_a_port_of_something_else(monkeypatch):
-    """Somebody listens, and it is no Ray: given up in time too."""
+def test_a_port_of_another_service(monkeypatch):
+    """A port that is open but not Ray's is an error too."""
     import ray
 
     with socket.create_server(("127.0.0.1", 0)) as server:

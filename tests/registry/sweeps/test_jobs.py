@@ -1,4 +1,4 @@
-"""Jobs of a sweep: seeds, stages, series, cost, and which of them are still to be run."""
+"""Jobs of a sweep: seeds, stages, series, cost, and which of them still have to run."""
 
 import pickle
 
@@ -6,7 +6,7 @@ import pytest
 
 from ulzoo.registry import SpecError, load_spec
 from ulzoo.registry.cost.summary import summarize
-from ulzoo.registry.sweeps.jobs import check_data, flops_to_train, plan_jobs, stage1_hash, to_run
+from ulzoo.registry.sweeps.jobs import JobOptions, check_data, flops_to_train, plan_jobs, stage1_hash, unsettled_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.store import Store
 
@@ -15,12 +15,12 @@ from ulzoo.registry.sweeps.store import Store
 def plan(tmp_path):
     def plan(settings=(), target="emoji32_tiny", **options):
         sweep, overrides = sweep_from_options(target, {}, settings, options.get("seeds", 1))
-        return plan_jobs(sweep, Store(tmp_path / "store"), overrides=overrides, **options)
+        return plan_jobs(sweep, Store(tmp_path / "store"), JobOptions(**options), overrides=overrides)
 
     return plan
 
 
-def test_a_job_says_all_of_its_point(plan, tmp_path):
+def test_a_job_describes_its_point(plan, tmp_path):
     first, second = plan(["latent.channels=4,8", "train.base.steps=7"])
     spec = load_spec("emoji32_tiny", ["latent.channels=8", "train.base.steps=7"])
     assert second.spec == spec.to_dict() and second.spec_hash == spec.hash
@@ -46,14 +46,14 @@ def test_seeds_count_up_in_every_stage(plan):
     assert [job.spec_hash for job in fewer] == [job.spec_hash for job in jobs[:2]]
 
 
-def test_stage_latents_leaves_out_the_base(plan):
+def test_stage_latents_omits_the_base(plan):
     (job, _) = plan(["latent.channels=4,8"], stage="latents")
     assert job.stages == ("latents",) and set(job.cost.training_flops) == {"latents"}
     with pytest.raises(ValueError, match="has no stage 'latents'"):
         plan(["base.backbone.patch=2,4"], target="sd_vae512_300g", stage="latents")
 
 
-def test_series_are_lines_along_the_loss_factor_or_the_commonest_key(plan):
+def test_series_are_lines_along_the_loss_factor_or_the_most_common_key(plan):
     lines = plan(["decoder.weighting.loss_factor=1.5,2", "latent.channels=4,8"])
     assert {job.series for job in lines} == {"emoji32_tiny channels=4", "emoji32_tiny channels=8"}
     assert {job.series for job in plan(["latent.channels=4,8"])} == {"emoji32_tiny"}
@@ -61,32 +61,32 @@ def test_series_are_lines_along_the_loss_factor_or_the_commonest_key(plan):
     assert len(set(ablations.values())) == len(ablations)
 
 
-def test_what_does_not_fit_is_found_before_anything_starts(plan):
+def test_invalid_points_are_errors_when_the_sweep_is_planned(plan):
     with pytest.raises(SpecError, match=r"--set latent\.downsample="):
         plan(["latent.downsample=[4,4],[5,5]"])
     with pytest.raises(SpecError, match=r"--set decoder\.weighting\.loss_factor=1,-1"):
         plan(["decoder.weighting.loss_factor=1,-1"])
 
 
-def test_only_what_is_missing_is_run(plan):
+def test_only_missing_points_are_run(plan):
     a, b = plan(["latent.channels=4,8"])
     done = {"spec_hash": a.spec_hash, "status": "done", "stages": ["latents", "base"]}
-    assert to_run([a, b, a], []) == [a, b]
-    assert to_run([a, b], [done]) == [b]
-    assert to_run([a, b], [{**done, "stages": ["latents"]}]) == [a, b]
+    assert unsettled_jobs([a, b, a], []) == [a, b]
+    assert unsettled_jobs([a, b], [done]) == [b]
+    assert unsettled_jobs([a, b], [{**done, "stages": ["latents"]}]) == [a, b]
     failed = {**done, "status": "failed"}
-    assert to_run([a, b], [failed]) == [b]
-    assert to_run([a, b], [failed], retry_failed=True) == [a, b]
+    assert unsettled_jobs([a, b], [failed]) == [b]
+    assert unsettled_jobs([a, b], [failed], retry_failed=True) == [a, b]
 
 
-def test_a_folder_that_is_there_is_gone_on_with_whatever_its_name(plan, tmp_path):
+def test_an_existing_folder_is_reused_whatever_its_name(plan, tmp_path):
     (job,) = plan(seeds=1, settings=["latent.channels=4,8"])[:1]
-    there = tmp_path / "store" / "points" / f"other-{job.spec_hash[:8]}"
-    there.mkdir(parents=True)
+    existing = tmp_path / "store" / "points" / f"other-{job.spec_hash[:8]}"
+    existing.mkdir(parents=True)
     assert plan(["latent.channels=4,8"])[0].folder == f"points/other-{job.spec_hash[:8]}"
 
 
-def test_names_of_folders_are_plain(plan):
+def test_names_of_folders_are_safe(plan):
     (job, _) = plan(["data.hflip=true,false", "description=a/b/../ c"])
     assert "/" not in job.folder.removeprefix("points/") and " " not in job.folder
 
@@ -110,7 +110,7 @@ def test_siblings_share_stage_1(plan):
     assert plan(["base.backbone.depth=1,2"])[0].siblings is None
 
 
-def test_rows_of_other_folders_are_no_siblings(plan, tmp_path):
+def test_rows_of_other_folders_are_not_siblings(plan, tmp_path):
     (job,) = plan(["base.backbone.depth=1,2"], reuse_latents=True)[:1]
     for folder in ("../elsewhere", "/etc", "points/../..", None, "points/mine-12345678"):
         row = {"point": "p", "spec_hash": str(folder), "status": "done", "figures": {}, "set": {}, "folder": folder}
@@ -125,7 +125,7 @@ def test_a_shared_stage_1_costs_once(plan):
     assert alone["latents"] == 2 * shared["latents"] and alone["base"] == shared["base"] > 0
 
 
-def test_data_that_is_not_at_hand(plan, tmp_path):
+def test_data_that_does_not_exist(plan, tmp_path):
     sweep = plan(["latent.channels=16,32", f"data.root={tmp_path / 'nowhere'}"], target="imagenet64_small")
     with pytest.raises(SpecError, match="nowhere"):
         check_data(sweep)

@@ -1,4 +1,4 @@
-"""From options to a sweep: the paper's grids, values as YAML, and what is refused with the option's name."""
+"""From options to a sweep: the paper's grids, values as YAML, and errors that name the option."""
 
 import pytest
 
@@ -38,8 +38,8 @@ def test_a_grid_with_the_loss_factor_fastest():
 
 
 def test_values_are_yaml():
-    found = points(None, {}, ["latent.downsample=[4,4],[8,8]"])
-    assert [list(entry["latent.downsample"]) for entry in found] == [[4, 4], [8, 8]]
+    sets = points(None, {}, ["latent.downsample=[4,4],[8,8]"])
+    assert [list(entry["latent.downsample"]) for entry in sets] == [[4, 4], [8, 8]]
     sweep, overrides = sweep_from_options(None, {"--bias": "1"}, ["latent.downsample=[8,8]", "name=x"])
     assert overrides == ["latent.downsample=[8,8]", "name=x"] and len(sweep.list_points()) == 1
 
@@ -59,8 +59,8 @@ def test_a_sweep_keeps_its_points():
     [
         ({"--loss-factor": ""}, [], "--loss-factor: an empty grid"),
         ({"--loss-factor": ","}, [], "--loss-factor ,: not valid YAML"),
-        ({"--loss-factor": "1,2"}, ["decoder.weighting.loss_factor=3,4"], "has values already, from --set"),
-        ({}, ["latent.channels=4,8", "latent.channels=2,3"], "has values already, from --set latent.channels=4,8"),
+        ({"--loss-factor": "1,2"}, ["decoder.weighting.loss_factor=3,4"], "already has values, from --set"),
+        ({}, ["latent.channels=4,8", "latent.channels=2,3"], "already has values, from --set latent.channels=4,8"),
         ({"--loss-factor": "1,1"}, [], "two points are named 'loss_factor1'"),
         ({}, [], "nothing to sweep over: give --latent-channels"),
         ({}, ["train.base.steps=3"], "nothing to sweep over"),
@@ -68,7 +68,7 @@ def test_a_sweep_keeps_its_points():
         ({"--loss-factor": ",".join(map(str, range(1001)))}, [], "more than 1000 points"),
     ],
 )
-def test_a_grid_that_is_refused(axes, settings, words):
+def test_an_invalid_grid(axes, settings, words):
     with pytest.raises(SpecError) as caught:
         sweep_from_options(None, axes, settings)
     assert words in str(caught.value)
@@ -82,7 +82,7 @@ def test_a_grid_that_is_refused(axes, settings, words):
         (["latent.channels=4,0"], "must be at least 1"),
     ],
 )
-def test_a_value_that_the_spec_refuses_is_named_with_its_option(settings, words):
+def test_an_invalid_value_is_reported_with_its_option(settings, words):
     with pytest.raises(SpecError) as caught:
         sweep_from_options(None, {}, settings)[0].resolve()
     assert words in str(caught.value)

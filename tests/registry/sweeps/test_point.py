@@ -1,19 +1,19 @@
-"""One point of a sweep: its row, its errors, its lock, and a stage 1 that another point trained."""
+"""One point of a sweep: its row, its errors, its lock, and a stage 1 that another point has trained."""
 
 import json
 import multiprocessing
 
 import pytest
 import torch
+from filelock import Timeout
 
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.runs.train import train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.sweeps import point as point_module
-from ulzoo.registry.sweeps.jobs import plan_jobs
-from ulzoo.registry.sweeps.locks import Busy, Lock, locked
+from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
-from ulzoo.registry.sweeps.point import run_point
+from ulzoo.registry.sweeps.point import acquire_lock, run_point
 from ulzoo.registry.sweeps.store import VARYING, Store
 from ulzoo.training.checkpointing import Checkpoint
 
@@ -25,13 +25,13 @@ SHORT = [
 
 @pytest.fixture
 def jobs(images, request, tmp_path):
-    """jobs(*settings): those of a sweep over tests/tiny.yaml, with a store of their own for each name."""
+    """jobs(*settings): jobs of a sweep over tests/tiny.yaml; every `store` is a separate folder."""
     torch.set_num_threads(1)
 
     def jobs(*settings, store="store", **options):
         tiny = request.config.rootpath / "tests" / "tiny.yaml"
         sweep, overrides = sweep_from_options(str(tiny), {}, [f"data.root={images}", *SHORT, *settings])
-        return plan_jobs(sweep, Store(tmp_path / store), overrides=overrides, **options)
+        return plan_jobs(sweep, Store(tmp_path / store), JobOptions(**options), overrides=overrides)
 
     return jobs
 
@@ -40,10 +40,10 @@ def same(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in VARYING}
 
 
-def test_a_row_says_what_was_trained_and_measured(jobs, tmp_path):
+def test_a_row_describes_what_was_trained_and_measured(jobs, tmp_path):
     job = jobs("latent.channels=4,8")[1]
     steps = []
-    row = run_point(job, lambda *told: steps.append(told[:3]))
+    row = run_point(job, lambda *progress: steps.append(progress[:3]))
     assert Store(tmp_path / "store").rows() == [row]
     assert json.loads(json.dumps(row)) == row
     assert (row["status"], row["error"], row["point"]) == ("done", None, "channels8")
@@ -67,7 +67,7 @@ def test_a_point_that_is_settled_is_not_trained_again(jobs, tmp_path):
     assert len((tmp_path / "store" / "results.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_base_is_added_to_a_stage_1_that_is_there(jobs, tmp_path):
+def test_a_base_is_added_to_an_existing_stage_1(jobs, tmp_path):
     latents = run_point(jobs("latent.channels=4,8", stage="latents")[0])
     assert "base_bits_per_pixel" not in latents["figures"] and latents["stages"] == ["latents"]
     both = run_point(jobs("latent.channels=4,8")[0])
@@ -81,11 +81,11 @@ def test_a_point_that_fails_is_a_row_with_its_error(jobs, tmp_path):
     assert row["status"] == "failed" and row["figures"] == {} and row["checkpoint_sha256"] is None
     assert "\n" not in row["error"] and row["error"].startswith("stage latents, step ")
     assert "NonFiniteLoss" in (tmp_path / "store" / job.folder / "error.txt").read_text()
-    again = run_point(jobs("train.latents.lr=1.0e+30,1.0e-3")[0])  # planned after the failure: it is asked for again
+    again = run_point(jobs("train.latents.lr=1.0e+30,1.0e-3")[0])  # planned after the failure, so it is retried
     assert again["status"] == "failed" and again["finished"] > row["finished"]
 
 
-def test_errors_that_no_one_foresaw(jobs, monkeypatch):
+def test_unexpected_errors(jobs, monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("out of\nmemory")
 
@@ -100,27 +100,27 @@ def test_errors_that_no_one_foresaw(jobs, monkeypatch):
         run_point(jobs("latent.channels=4,8", store="other")[0])
 
 
-def test_a_figure_that_is_not_finite_fails(jobs, monkeypatch):
+def test_a_metric_that_is_not_finite_is_a_failure(jobs, monkeypatch):
     result = type("Result", (), {"results": {"figures": {"psnr_db": float("inf")}, "protocol": {}}})
     monkeypatch.setattr(point_module, "train", lambda *args, **kwargs: result)
     assert run_point(jobs("latent.channels=4,8")[0])["error"] == "psnr_db is inf"
 
 
-def hold(path, ready, release) -> None:
-    with locked(path):
+def hold_lock(path, ready, release) -> None:
+    with acquire_lock(path, wait=True):
         ready.set()
         release.wait()
 
 
 @pytest.fixture
 def holder():
-    """holder(path): another process holds that lock; calling what it returns ends it."""
+    """holder(path) locks a file in another process, and returns a function that kills the process."""
     context, processes = multiprocessing.get_context("fork"), []
 
     def holder(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         ready, release = context.Event(), context.Event()
-        process = context.Process(target=hold, args=(path, ready, release))
+        process = context.Process(target=hold_lock, args=(path, ready, release))
         process.start()
         processes.append(process)
         assert ready.wait(60)
@@ -140,7 +140,7 @@ def holder():
 def test_a_point_that_another_process_trains(jobs, holder, tmp_path):
     job = jobs("latent.channels=4,8")[0]
     kill = holder(tmp_path / "store" / job.folder / ".lock")
-    with pytest.raises(Busy):
+    with pytest.raises(Timeout):
         run_point(job, wait=False)
     assert not (tmp_path / "store" / "results.jsonl").exists()
     kill()
@@ -149,10 +149,11 @@ def test_a_point_that_another_process_trains(jobs, holder, tmp_path):
 
 def test_a_lock_ends_with_its_process(holder, tmp_path):
     kill = holder(tmp_path / "lock")
-    with pytest.raises(Busy):
-        Lock(tmp_path / "lock", wait=False)
+    with pytest.raises(Timeout):
+        acquire_lock(tmp_path / "lock", wait=False)
     kill()
-    Lock(tmp_path / "lock").release()
+    acquire_lock(tmp_path / "lock", wait=False).lock.release()
+    assert (tmp_path / "lock").exists()
 
 
 # ---------------------------------------------------------------------------------------------------------- warm starts
@@ -164,9 +165,9 @@ def test_a_shared_stage_1_changes_no_bit(jobs, tmp_path, monkeypatch):
     alone = [run_point(job) for job in jobs(*BASES, store="alone")]
     shared = []
     for job in jobs(*BASES, store="shared", reuse_latents=True):
-        told = []
-        shared.append(run_point(job, lambda stage, step, *_, told=told: told.append((stage, step))))
-        trained = [step for stage, step in told if stage == "latents"]
+        steps = []
+        shared.append(run_point(job, lambda stage, step, *_, steps=steps: steps.append((stage, step))))
+        trained = [step for stage, step in steps if stage == "latents"]
         assert trained == ([0, 1, 2, 3, 4] if job.point == "depth1" else [4])
     assert [same(row) for row in shared] == [same(row) for row in alone]
     for row in alone:
@@ -174,7 +175,7 @@ def test_a_shared_stage_1_changes_no_bit(jobs, tmp_path, monkeypatch):
         a, b = ({path.name: path for path in folder.iterdir()} for folder in files)
         assert "latents-00000004" in a.keys() & b.keys()
         for name in a.keys() & b.keys():
-            one, other = (Checkpoint.open(found[name]) for found in (a, b))
+            one, other = (Checkpoint.open(folders[name]) for folders in (a, b))
             assert one.metadata == other.metadata
             tensors = one.read(""), other.read("")
             assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
@@ -186,34 +187,34 @@ def test_a_shared_stage_1_changes_no_bit(jobs, tmp_path, monkeypatch):
 def test_a_stage_1_that_another_process_trains_is_waited_for(jobs, holder, tmp_path):
     first, second = jobs(*BASES, reuse_latents=True)
     kill = holder(tmp_path / "store" / "points" / f".latents-{first.latents_hash}.lock")
-    with pytest.raises(Busy):
+    with pytest.raises(Timeout):
         run_point(second, wait=False)
     kill()
     assert run_point(second, wait=False)["status"] == "done"
 
 
-def test_the_lock_is_let_go_when_stage_1_is_finished(jobs, tmp_path):
+def test_the_lock_is_released_when_stage_1_is_finished(jobs, tmp_path):
     first, _ = jobs(*BASES, reuse_latents=True)
     lock = tmp_path / "store" / "points" / f".latents-{first.latents_hash}.lock"
     free = {}
 
-    def look(stage, step, *_):
+    def check_lock(stage, step, *_):
         with multiprocessing.get_context("fork").Pool(1) as pool:
             free[stage, step] = pool.apply(is_free, (lock,))
 
-    run_point(first, look)
+    run_point(first, check_lock)
     assert not free["latents", 1] and not free["latents", 4] and free["base", 0]
 
 
 def is_free(path) -> bool:
     try:
-        Lock(path, wait=False).release()
-    except Busy:
+        acquire_lock(path, wait=False).lock.release()
+    except Timeout:
         return False
     return True
 
 
-def test_a_damaged_stage_1_is_not_taken_over(jobs, tmp_path):
+def test_a_damaged_stage_1_is_not_reused(jobs, tmp_path):
     first, second = jobs(*BASES, reuse_latents=True)
     run_point(first)
     for path in (tmp_path / "store" / first.folder / "checkpoints").glob("latents-*/*.safetensors"):
@@ -225,14 +226,14 @@ def test_a_damaged_stage_1_is_not_taken_over(jobs, tmp_path):
     assert same(row) == same(run_point(jobs(*BASES, store="alone")[1]))
 
 
-def test_points_of_other_latents_share_nothing(jobs):
+def test_points_with_different_latents_share_nothing(jobs):
     for job in jobs("latent.channels=4,8", reuse_latents=True):
-        told = []
-        run_point(job, lambda stage, step, *_, told=told: told.append((stage, step)))
-        assert ("latents", 1) in told
+        steps = []
+        run_point(job, lambda stage, step, *_, steps=steps: steps.append((stage, step)))
+        assert ("latents", 1) in steps
 
 
-def test_the_digest_is_not_the_files(jobs, tmp_path):
-    """A file's header has no fixed order, so that the row names what the file says of its content."""
+def test_the_digest_is_that_of_the_content(jobs, tmp_path):
+    """The header of a file has no fixed order, so the row contains the digest that is stored in the file."""
     row = run_point(jobs("latent.channels=4,8")[0])
     assert len(row["checkpoint_sha256"]) == len(sha256(tmp_path / "store" / row["folder"] / "model.safetensors")) == 64

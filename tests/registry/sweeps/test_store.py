@@ -1,4 +1,4 @@
-"""The results of a sweep: rows that count, what a kill leaves, many processes, many rows, the sweep beside them."""
+"""The results of a sweep: which rows count, incomplete lines, concurrent processes, many rows, sweep.yaml."""
 
 import json
 import multiprocessing
@@ -40,29 +40,29 @@ def test_the_row_that_counts(tmp_path):
     assert [json.loads(line) for line in store.path.read_text().splitlines()] == entries
 
 
-def test_a_line_that_a_kill_cut_is_set_aside_and_the_next_begins_anew(tmp_path):
+def test_an_incomplete_line_is_skipped_and_the_next_row_starts_on_a_new_line(tmp_path):
     store = Store(tmp_path)
     store.append(row("a"))
-    whole = store.path.read_bytes()
-    for cut in (1, 10, len(whole) - 1):  # the last is a whole row without its end: nothing is lost of it
-        store.path.write_bytes(whole + whole.replace(b'"a"', b'"b"')[:cut])
-        with warnings.catch_warnings(record=True) as said:
+    content = store.path.read_bytes()
+    for cut in (1, 10, len(content) - 1):  # the last is a complete row without a line break
+        store.path.write_bytes(content + content.replace(b'"a"', b'"b"')[:cut])
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            names = [found["point"] for found in store.rows()]
-        assert names == ["a", "b"][: 1 + (cut == len(whole) - 1)]
+            names = [row["point"] for row in store.rows()]
+        assert names == ["a", "b"][: 1 + (cut == len(content) - 1)]
         if len(names) == 1 and cut == 1:
-            assert [str(warning.message) for warning in said] == [
-                f"{store.path}:2: not a whole row of results; it is set aside"
+            assert [str(warning.message) for warning in caught] == [
+                f"{store.path}:2: not a complete row of results; skipped"
             ]
         assert store.damaged == [2][: 2 - len(names)]
         store.append(row("c"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert [found["point"] for found in store.rows()] == [*names, "c"]
+            assert [row["point"] for row in store.rows()] == [*names, "c"]
 
 
-@pytest.mark.filterwarnings("ignore:.*set aside")
-def test_lines_that_are_no_rows(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*not a complete row")
+def test_lines_that_are_not_rows(tmp_path):
     store = Store(tmp_path)
     good = json.dumps(row("a"))
     lines = ["", "[1]", '{"point": "x"}', good, "\x00\x00", json.dumps(row("b", figures=None)), "{", good]
@@ -71,7 +71,7 @@ def test_lines_that_are_no_rows(tmp_path):
     assert store.damaged == [1, 2, 3, 5, 6, 7]
 
 
-def test_processes_lose_no_rows_of_each_other(tmp_path):
+def test_concurrent_processes_lose_no_rows(tmp_path):
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=append_many, args=(tmp_path, name)) for name in "abcd"]
     for process in processes:
@@ -91,40 +91,40 @@ def test_many_rows_are_read_quickly(tmp_path):
     assert time.perf_counter() - started < 2
 
 
-def test_what_is_no_store(tmp_path):
+def test_paths_that_are_not_stores(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file: is a file, not the folder of a sweep"):
         Store(tmp_path / "file")
-    with pytest.raises(ValueError, match=r"holds no results\.jsonl; `ulzoo sweep` makes one"):
+    with pytest.raises(ValueError, match=r"has no results\.jsonl; run `ulzoo sweep` to create one"):
         Store(tmp_path, must_exist=True)
     with pytest.raises(ValueError, match="no such folder"):
         Store(tmp_path / "nowhere", must_exist=True)
 
 
-def test_a_row_with_a_value_that_is_no_json(tmp_path):
+def test_a_row_with_a_value_that_is_not_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Store(tmp_path).append(row("a", figures={"psnr_db": float("nan")}))
     assert Store(tmp_path).rows() == []
 
 
 def test_the_sweep_finds_its_specs_from_the_folder(tmp_path, monkeypatch):
-    """A path relative to the sweep's file stays true in the store; a packaged name stays a name."""
+    """A path relative to the sweep's file stays valid in the store; a packaged name stays a name."""
     (tmp_path / "specs").mkdir()
     (tmp_path / "specs" / "own.yaml").write_text("extends: emoji32_tiny\nname: own\n")
     (tmp_path / "specs" / "other.yaml").write_text("extends: own.yaml\nname: other\n")
     (tmp_path / "specs" / "sweep.yaml").write_text(
         "name: mine\nspec: own.yaml\ncolumns: [psnr_db]\ngrid: {latent.channels: [2, 4]}\n"
-        "points: {a: {spec: other.yaml, paper: {psnr_db: 3}}, b: {spec: emoji32_tiny}, gone: null}\n"
+        "points: {a: {spec: other.yaml, paper: {psnr_db: 3}}, b: {spec: emoji32_tiny}, removed: null}\n"
     )
     monkeypatch.chdir(tmp_path)
-    asked = load_sweep("specs/sweep.yaml")
+    sweep = load_sweep("specs/sweep.yaml")
     store = Store("runs/mine")
     assert store.sweep is None
-    store.write_sweep(asked)
+    store.write_sweep(sweep)
     monkeypatch.chdir(tmp_path / "specs")
-    found = Store("../runs/mine").sweep
-    assert [(p.name, p.set, p.paper) for p in found.list_points()] == [
-        (p.name, p.set, p.paper) for p in asked.list_points()
+    restored = Store("../runs/mine").sweep
+    assert [(p.name, p.set, p.paper) for p in restored.list_points()] == [
+        (p.name, p.set, p.paper) for p in sweep.list_points()
     ]
-    names = [spec.name for _, spec in found.resolve()]
+    names = [spec.name for _, spec in restored.resolve()]
     assert names == ["other", "emoji32_tiny", "own", "own"]
