@@ -4,10 +4,9 @@
                                         [--out benchmarks/results/sweep_overhead.json]
 
 Both start one process on the CPU with one thread and train the points one after another; the engine also plans them,
-locks their folders, keeps the store and tells of every step. Times of the process and its children: seconds on the
-clock, and seconds of the processor, which a busy machine changes less. Points are kept short: the engine's cost does
-not grow with them, so that its share of a longer one is smaller. Exit status 1 if it takes more than 5 % of the
-processor's time.
+locks their folders, writes the store and reports every step. Measured are wall-clock seconds and, less sensitive to
+other load, CPU seconds of the process and its children. Points are short: the engine's cost does not grow with them,
+so its share of longer ones is smaller. The exit status is 1 if the engine takes more than 5 % more CPU time.
 """
 
 import argparse
@@ -88,11 +87,11 @@ def main() -> int:
     ways = {"loop": by_loop, "engine": by_engine}
     rounds: list[dict[str, dict[str, float]]] = []
     for number in range(arguments.rounds):
-        found = {}
+        seconds = {}
         for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
-            found[name] = timed(lambda folder, way=ways[name]: way(arguments.spec, factors, settings, folder))
-        rounds.append(found)
-        print(json.dumps(found), flush=True)
+            seconds[name] = timed(lambda folder, way=ways[name]: way(arguments.spec, factors, settings, folder))
+        rounds.append(seconds)
+        print(json.dumps(seconds), flush=True)
     result: dict[str, Any] = {
         "spec": arguments.spec,
         "points": arguments.points,
@@ -101,7 +100,7 @@ def main() -> int:
         "rounds": rounds,
     }
     for kind in ("clock", "processor"):
-        loop, engine = (median(found[name][kind] for found in rounds) for name in ways)
+        loop, engine = (median(seconds[name][kind] for seconds in rounds) for name in ways)
         result[kind] = {"loop_s": loop, "engine_s": engine, "overhead": engine / loop - 1}
         print(f"{kind}: loop {loop:.1f} s, engine {engine:.1f} s, overhead {engine / loop - 1:+.1%}")
     if arguments.out:

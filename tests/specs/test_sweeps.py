@@ -118,8 +118,8 @@ def test_a_sweep_describes_itself(name):
 def test_the_numbers_are_the_papers(folder, name):
     columns, rows = PAPER[name]
     points = load_sweep(f"{folder}/{name}").list_points()
-    found = {point.name: tuple(point.paper.get(column) for column in columns) for point in points if point.paper}
-    assert found == {point: numbers for point, numbers in rows.items() if point in {point.name for point in points}}
+    published = {point.name: tuple(point.paper.get(column) for column in columns) for point in points if point.paper}
+    assert published == {point: numbers for point, numbers in rows.items() if point in {point.name for point in points}}
     assert all(set(point.paper) <= set(columns) for point in points)
 
 
@@ -139,8 +139,8 @@ def resolved(name: str, spec: str = "imagenet512_small") -> dict[str, set[str]]:
     """Point -> the keys, down to sections of a part, that it changes in the spec."""
     base = load_spec(spec)
     return {
-        point.name: {".".join(key.split(".")[:3]) for key in diff(base, found)}
-        for point, found in load_sweep(name).resolve()
+        point.name: {".".join(key.split(".")[:3]) for key in diff(base, spec_of_point)}
+        for point, spec_of_point in load_sweep(name).resolve()
     }
 
 
