@@ -30,8 +30,9 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from ulzoo.data import DataContract, Emoji3D, in_order
 from ulzoo.data.source import TensorSource
+from ulzoo.evaluation import EvaluationConfig
+from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.features.images import OFFLINE, ImageFeatures, efficientnet_lite0, inception_v3
-from ulzoo.evaluation.image_distances import Collected
 from ulzoo.evaluation.reference import reference_statistics
 from ulzoo.files.atomic import sha256, write_text
 from ulzoo.registry.runs.export import versions
@@ -66,11 +67,11 @@ def read(folder: Path) -> TensorSource:
 
 def ours(folders: list[Path], features: ImageFeatures, cache: Path) -> dict[str, float]:
     a, b = (read(folder) for folder in folders)
-    reference = reference_statistics(b, features, data={}, split="val", keep_features=True, cache=cache)
-    made = Collected(features, keep=True)
+    reference = reference_statistics(b, features, EvaluationConfig(data={}), keep_features=True, cache=cache)
+    made = FeatureCollector(features, keep=True)
     for batch in in_order(a, BATCH):
         made.add(batch["x"])
-    return made.figures("g", reference, seed=0)[0]
+    return made.metrics("g", reference, seed=0)[0]
 
 
 def theirs(folders: list[Path], extractor: str, size: int, weights: Path | None) -> dict[str, float]:

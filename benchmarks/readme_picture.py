@@ -9,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from ulzoo.evaluation import save_grid
 from ulzoo.registry import open_model
 from ulzoo.registry.runs.train import open_source
-from ulzoo.visualization.image_samples import reconstruction_rows, sample_rows
+from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows, save_grid
 
 ROOT = Path(__file__).parents[1]
 CURVE_WIDTH = 640
@@ -24,8 +23,9 @@ def main() -> None:
     out = parser.parse_args().out
     released = open_model("emoji32_tiny")
     rows = reconstruction_rows({"reconstructions": released.model}, open_source(released.spec, "val"), 12)
-    rows += sample_rows({"samples": released.model}, 24)
-    rows += sample_rows({"samples, guidance 2": released.model}, 36, labels="Smileys,People,Food", guidance=2.0)
+    rows += sample_rows({"samples": released.model}, SampleRequest(24))
+    guided = SampleRequest(36, labels="Smileys,People,Food", guidance=2.0)
+    rows += sample_rows({"samples, guidance 2": released.model}, guided)
     with tempfile.TemporaryDirectory() as folder:
         save_grid(Path(folder) / "grid.png", rows, min_side=64)
         grid = Image.open(Path(folder) / "grid.png").convert("RGB")

@@ -1,4 +1,4 @@
-"""Distances of Gaussians whose answer is known, and statistics that do not depend on how they were gathered."""
+"""Distances between Gaussians in closed form, and statistics that do not depend on the batches."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import torch
 from ulzoo.evaluation.frechet import FeatureStatistics, Moments, frechet_distance
 
 
-def gathered(features: torch.Tensor, *sizes: int) -> FeatureStatistics:
+def collected(features: torch.Tensor, *sizes: int) -> FeatureStatistics:
     statistics = FeatureStatistics(features.shape[1])
     for part in features.split(sizes or (len(features),)):
         statistics.add(part)
@@ -31,7 +31,7 @@ def noise(n: int, dimension: int, seed: int = 0) -> torch.Tensor:
 
 def test_statistics_are_numpy_s():
     x = noise(50, 7) * 3 + 100
-    statistics = gathered(x, 1, 20, 29)
+    statistics = collected(x, 1, 20, 29)
     assert statistics.count == 50
     np.testing.assert_allclose(statistics.mean, x.numpy().mean(0), rtol=1e-13)
     np.testing.assert_allclose(statistics.covariance, np.cov(x.numpy(), rowvar=False), rtol=1e-10)
@@ -39,7 +39,7 @@ def test_statistics_are_numpy_s():
 
 def test_statistics_keep_their_digits_far_from_zero():
     x = noise(300, 4)
-    near, far = gathered(x, 100, 200).covariance, gathered(x + 1e6, 100, 200).covariance
+    near, far = collected(x, 100, 200).covariance, collected(x + 1e6, 100, 200).covariance
     assert torch.allclose(near, far, rtol=1e-6)
 
 
@@ -55,7 +55,7 @@ def test_in_one_dimension():
 
 
 def test_covariances_that_commute():
-    """|μ|² + Σ (σ_a - σ_b)², in any basis that both share."""
+    """|μ|² + Σ (σ_a - σ_b)², in any common basis."""
     basis = torch.linalg.qr(noise(6, 6))[0]
     a, b = torch.arange(1.0, 7, dtype=torch.float64), torch.tensor([4.0, 0, 1, 9, 2, 2], dtype=torch.float64)
     shift = noise(1, 6, seed=1)[0]
@@ -85,28 +85,28 @@ def test_it_is_symmetric_and_invariant():
 
 
 def test_singular_covariances():
-    """Fewer examples than dimensions, and none at all that varies."""
+    """Fewer examples than dimensions, and examples without variance."""
     x, y = noise(5, 20), noise(6, 20, seed=1)
-    distance = frechet_distance(gathered(x), gathered(y))
-    s, t = gathered(x), gathered(y)
+    distance = frechet_distance(collected(x), collected(y))
+    s, t = collected(x), collected(y)
     mixed = np.linalg.eigvals((s.covariance @ t.covariance).numpy()).real.clip(0)
     between = np.sqrt(mixed).sum()
     expected = (s.mean - t.mean).square().sum() + s.covariance.trace() + t.covariance.trace() - 2 * between
     assert distance == pytest.approx(expected.item(), rel=1e-4)
-    still = gathered(torch.ones(4, 20))
-    assert frechet_distance(still, gathered(torch.zeros(4, 20))) == pytest.approx(20)
+    constant = collected(torch.ones(4, 20))
+    assert frechet_distance(constant, collected(torch.zeros(4, 20))) == pytest.approx(20)
 
 
-def test_what_has_no_covariance():
+def test_features_without_a_covariance():
     with pytest.raises(ValueError, match="at least 2 examples, not 1"):
-        _ = gathered(torch.ones(1, 3)).covariance
+        _ = collected(torch.ones(1, 3)).covariance
     with pytest.raises(ValueError, match="not finite"):
-        gathered(torch.tensor([[1.0, float("nan")]]))
+        collected(torch.tensor([[1.0, float("nan")]]))
 
 
 @pytest.mark.parametrize("decades", [2, 8, 16])
 def test_it_is_stable_where_variances_span_decades(decades):
-    """As those of Inception's features do. Nothing of it takes the square root of a general matrix."""
+    """As those of Inception's features do; no square root of a general matrix is involved."""
     dimension = 300
     basis = torch.linalg.qr(noise(dimension, dimension))[0]
     a = torch.logspace(2 - decades, 2, dimension, dtype=torch.float64)
@@ -118,12 +118,14 @@ def test_it_is_stable_where_variances_span_decades(decades):
 
 
 def test_half_of_the_dimensions_missing():
-    """Features that are never on have no variance in either set."""
+    """Features that are always 0 have no variance in either set."""
     x, y = noise(400, 40), noise(400, 40, seed=1) * 2 + 1
-    wide = [torch.cat([some, torch.zeros(400, 40)], 1) for some in (x, y)]
-    assert frechet_distance(*map(gathered, wide)) == pytest.approx(frechet_distance(gathered(x), gathered(y)), rel=1e-6)
+    wide = [torch.cat([features, torch.zeros(400, 40)], 1) for features in (x, y)]
+    assert frechet_distance(*map(collected, wide)) == pytest.approx(
+        frechet_distance(collected(x), collected(y)), rel=1e-6
+    )
 
 
-def test_known_moments_are_as_good_as_gathered_ones():
-    x, y = gathered(noise(50, 6)), gathered(noise(50, 6, seed=1))
+def test_moments_equal_collected_statistics():
+    x, y = collected(noise(50, 6)), collected(noise(50, 6, seed=1))
     assert frechet_distance(Moments(x.mean, x.covariance), y) == frechet_distance(x, y)

@@ -1,6 +1,7 @@
-"""Distances between sets of images: torch-fidelity's on the same files, and what is compared with what."""
+"""Distances between sets of images: against torch-fidelity on the same files, and which sets are compared."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +12,20 @@ from torch import nn
 
 from ulzoo.data import DataContract, Emoji3D, ImageFolder, in_order
 from ulzoo.data.source import TensorSource
-from ulzoo.evaluation import unfinished
+from ulzoo.evaluation import EvaluationConfig, FrechetConfig, execution
+from ulzoo.evaluation.execution import Execution
+from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.features import images as image_features
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.frechet import frechet_distance
-from ulzoo.evaluation.image_distances import Collected, reconstruction_distance, sample_distance
-from ulzoo.evaluation.reference import Reference, read_statistics, reference_statistics, write_statistics
-from ulzoo.evaluation.sample_file import SampleFile
+from ulzoo.evaluation.image_distances import reconstruction_distance, sample_distance
+from ulzoo.evaluation.reference import (
+    Reference,
+    SampleFile,
+    read_statistics,
+    reference_statistics,
+    write_statistics,
+)
 from ulzoo.files.atomic import sha256
 from ulzoo.media.pixels import from_uint8, to_uint8
 from ulzoo.model.contract import Contract, Sampling
@@ -33,8 +41,8 @@ class Means(nn.Module):
         self.anchor = nn.Parameter(torch.zeros(()))
 
     def forward(self, images):
-        found = images.float().mean((2, 3))[:, :2]
-        return found, found
+        features = images.float().mean((2, 3))[:, :2]
+        return features, features
 
 
 def means(name="fd_means"):
@@ -42,19 +50,19 @@ def means(name="fd_means"):
 
 
 class Model(SimpleNamespace):
-    """Reconstructs a level too bright; draws noise whose mean is ten times the label."""
+    """Reconstructions are one level too bright; samples are noise with a mean of 100 plus ten times the label."""
 
     def __init__(self, classes=0):
         sampling = {"base": Sampling(guidance=2.0), "decoder": Sampling("ddim", 5)}
         contract = Contract((SIDE, SIDE), 3, (1, 1), 1, 5.0, sampling=sampling)
         base = SimpleNamespace(num_classes=classes, takes_text=False)
-        super().__init__(contract=contract, base=base, device=torch.device("cpu"), told=[])
+        super().__init__(contract=contract, base=base, device=torch.device("cpu"), calls=[])
 
-    def reconstruct(self, x, steps, generator, labels, text=None):
+    def reconstruct(self, x, *, steps, generator, labels, text=None):
         return x + 1 / 127.5
 
-    def sample(self, n, labels=None, guidance=None, steps=None, generator=None, text=None):
-        self.told.append((labels, guidance))
+    def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None):
+        self.calls.append((labels, guidance))
         levels = 100 + torch.randint(0, 50, (n, 3, SIDE, SIDE), generator=generator)
         return from_uint8((levels + (0 if labels is None else 10 * labels.reshape(-1, 1, 1, 1))).byte())
 
@@ -69,9 +77,19 @@ def source(n=30):
     )
 
 
-def known(features, cache, keep=False, n=30):
-    options = {"data": {}, "split": "val", "batch_size": 7, "keep_features": keep, "cache": cache}
-    return reference_statistics(source(n), features, **options)
+def statistics(features, cache, keep=False, n=30):
+    config = EvaluationConfig({}, batch_size=7)
+    return reference_statistics(source(n), features, config, keep_features=keep, cache=cache)
+
+
+def compared_samples(model, features, reference, *, samples, execution=None, save_samples=None, **options):
+    """`sample_distance` from the source above."""
+    frechet = FrechetConfig(
+        features, samples=samples, reference=source(), reference_split="val", save_samples=save_samples
+    )
+    return sample_distance(
+        model, reference, EvaluationConfig({}, **options), frechet, execution=execution or Execution()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +105,8 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_it_is_torch_fidelity_s_on_the_same_files(folders, tmp_path):
-    """Fréchet and kernel distance, precision and recall of both programs on the same two folders."""
+def test_distances_are_torch_fidelity_s_on_the_same_files(folders, tmp_path):
+    """Fréchet and kernel distance, precision and recall by both programs on the same two folders."""
     import torch_fidelity
 
     features = efficientnet_lite0()
@@ -96,17 +114,17 @@ def test_it_is_torch_fidelity_s_on_the_same_files(folders, tmp_path):
         input1=str(folders / "a"), input2=str(folders / "b"), feature_extractor=image_features.OFFLINE, fid=True,
         kid=True, prc=True, kid_subset_size=40, rng_seed=0, batch_size=16, cuda=False, cache=False, verbose=False,
     )  # fmt: skip
-    read = {
+    sources = {
         name: ImageFolder("val", root=folders / name, resolution=64, val_fraction=0.999, hflip=False) for name in "ab"
     }
-    assert [len(some) for some in read.values()] == [40, 40]
-    told = {"data": {}, "split": "val", "keep_features": True, "cache": tmp_path}
-    reference = reference_statistics(read["b"], features, **told)
-    made = Collected(features, keep=True)
-    for batch in in_order(read["a"], 16):
-        made.add(batch["x"])
+    assert [len(images) for images in sources.values()] == [40, 40]
+    config = EvaluationConfig({})
+    reference = reference_statistics(sources["b"], features, config, keep_features=True, cache=tmp_path)
+    collector = FeatureCollector(features, keep=True)
+    for batch in in_order(sources["a"], 16):
+        collector.add(batch["x"])
     with pytest.warns(UserWarning, match="of 40 images: with no more images than its 320 dimensions"):
-        figures, _ = made.figures("g", reference, seed=0)
+        figures, _ = collector.metrics("g", reference, seed=0)
     ours = {
         "frechet_inception_distance": figures["gfd_efficientnet_lite0"],
         "kernel_inception_distance_mean": figures["gkd_efficientnet_lite0"],
@@ -120,41 +138,42 @@ def test_it_is_torch_fidelity_s_on_the_same_files(folders, tmp_path):
 
 def test_reconstructions_are_compared_with_the_same_images(tmp_path):
     features = means()
-    reference = known(features, tmp_path)
-    results = reconstruction_distance(Model(), source(), features, reference, data={"kind": "x"}, batch_size=7)
-    assert results["figures"] == {"rfd_means": pytest.approx(2)}  # every mean one level higher, no spread changed
+    reference = statistics(features, tmp_path)
+    config = EvaluationConfig({"kind": "x"}, batch_size=7)
+    results = reconstruction_distance(Model(), source(), features, reference, config)
+    assert results["figures"] == {"rfd_means": pytest.approx(2)}  # all means are one level higher
     protocol = results["protocol"]
     assert json.loads(json.dumps(results)) == results
     assert (protocol["samples"], protocol["split"], protocol["decoder_steps"]) == (30, "val", 5)
     assert protocol["reference_sha256"] == reference.sha256 and protocol["figures"] == ["rfd_means"]
-    few = reconstruction_distance(Model(), source(), features, known(features, tmp_path, n=9), data={}, limit=9)
+    first = statistics(features, tmp_path, n=9)
+    few = reconstruction_distance(Model(), source(), features, first, EvaluationConfig({}, limit=9))
     assert few["protocol"]["samples"] == 9 and few["figures"]["rfd_means"] == pytest.approx(2)
 
 
-def test_samples_are_told_the_classes_of_the_reference(tmp_path):
+def test_samples_get_the_classes_of_the_reference(tmp_path):
     features, model = means(), Model(classes=3)
-    reference = known(features, tmp_path)
-    told = {"data": {}, "name": "val", "batch_size": 4}
-    results = sample_distance(model, source(), features, reference, samples=6, **told)
-    assert torch.cat([labels for labels, _ in model.told]).tolist() == [0, 0, 1, 1, 2, 2]
+    reference = statistics(features, tmp_path)
+    results = compared_samples(model, features, reference, samples=6, batch_size=4)
+    assert torch.cat([labels for labels, _ in model.calls]).tolist() == [0, 0, 1, 1, 2, 2]
     assert results["protocol"]["guidance"] == 2.0 and "even distances" in results["protocol"]["labels"]
-    model.told.clear()
-    sample_distance(model, source(), features, reference, samples=33, **told)
-    assert torch.cat([labels for labels, _ in model.told]).tolist() == [i // 10 % 3 for i in range(33)]
-    free = Model()
-    results = sample_distance(free, source(), features, reference, samples=6, **told)
-    assert free.told == [(None, None)] * 2 and results["protocol"]["guidance"] == 1.0
+    model.calls.clear()
+    compared_samples(model, features, reference, samples=33, batch_size=4)
+    assert torch.cat([labels for labels, _ in model.calls]).tolist() == [i // 10 % 3 for i in range(33)]
+    unconditional = Model()
+    results = compared_samples(unconditional, features, reference, samples=6, batch_size=4)
+    assert unconditional.calls == [(None, None)] * 2 and results["protocol"]["guidance"] == 1.0
     with pytest.raises(ValueError, match="takes neither"):
-        sample_distance(free, source(), features, reference, samples=6, guidance=2.0, **told)
+        compared_samples(unconditional, features, reference, samples=6, guidance=2.0)
 
 
-def test_samples_are_those_of_the_seed_and_no_more_are_read_than_needed(tmp_path):
+def test_samples_depend_on_the_seed(tmp_path):
     features = means()
-    reference = known(features, tmp_path)
+    reference = statistics(features, tmp_path)
 
     def distance(**options):
-        told = {"data": {}, "name": "val", "samples": 20, "batch_size": 5} | options
-        return sample_distance(Model(), source(), features, reference, **told)["figures"]["gfd_means"]
+        options = {"samples": 20, "batch_size": 5} | options
+        return compared_samples(Model(), features, reference, **options)["figures"]["gfd_means"]
 
     torch.randn(3)
     assert distance() == distance() and distance(seed=1) != distance()
@@ -163,27 +182,27 @@ def test_samples_are_those_of_the_seed_and_no_more_are_read_than_needed(tmp_path
     untrained = Model()
     untrained.base = None
     with pytest.raises(ValueError, match="has no base"):
-        sample_distance(untrained, source(), features, reference, data={}, name="val", samples=4)
+        compared_samples(untrained, features, reference, samples=4)
 
 
 class Counting(Model):
-    """Says how often it was asked, and gives up at the n-th time."""
+    """Counts its calls, and is interrupted in the n-th."""
 
     def __init__(self, weight=0.0, stop=0):
         super().__init__()
-        self.weight, self.stop, self.asked = weight, stop, 0
+        self.weight, self.stop, self.count = weight, stop, 0
 
     def reconstruct(self, *args, **kwargs):
-        self.count()
+        self.count_call()
         return super().reconstruct(*args, **kwargs)
 
     def sample(self, *args, **kwargs):
-        self.count()
+        self.count_call()
         return super().sample(*args, **kwargs)
 
-    def count(self):
-        self.asked += 1
-        if self.asked == self.stop:
+    def count_call(self):
+        self.count += 1
+        if self.count == self.stop:
             raise KeyboardInterrupt
 
     def state_dict(self):
@@ -191,18 +210,19 @@ class Counting(Model):
 
 
 @pytest.mark.parametrize("what", ["reconstructions", "samples"])
-def test_an_evaluation_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monkeypatch, what):
-    monkeypatch.setattr(unfinished, "EVERY", 0)
+def test_an_interrupted_evaluation_ends_in_the_same_bits(tmp_path, monkeypatch, what):
+    monkeypatch.setattr(execution, "SAVE_INTERVAL", 0)
     features = means()
-    reference, folder = known(features, tmp_path), tmp_path / "unfinished"
+    reference, folder = statistics(features, tmp_path), tmp_path / "unfinished"
 
     def distance(model, folder=folder, **options):
-        told = {"data": {}, "batch_size": 5, "unfinished": folder} | options
+        options, resumable = {"batch_size": 5} | options, Execution(folder=folder)
         if what == "samples":
-            return sample_distance(model, source(), features, reference, name="val", samples=30, **told)
-        return reconstruction_distance(model, source(), features, reference, **told)
+            return compared_samples(model, features, reference, samples=30, execution=resumable, **options)
+        config = EvaluationConfig({}, **options)
+        return reconstruction_distance(model, source(), features, reference, config, execution=resumable)
 
-    whole = distance(Counting(), None)
+    uninterrupted = distance(Counting(), None)
     with pytest.raises(KeyboardInterrupt):
         distance(Counting(stop=4))
     files = list(folder.glob("*.npz"))
@@ -211,82 +231,86 @@ def test_an_evaluation_that_was_stopped_goes_on_to_the_same_bits(tmp_path, monke
         assert other["protocol"]["samples"] == 30
     assert list(folder.glob("*.npz")) == files
     again = Counting()
-    assert distance(again) == whole and again.asked == 3
+    assert distance(again) == uninterrupted and again.count == 3
     assert not list(folder.glob("*.npz"))
     folder.mkdir(exist_ok=True)
     files[0].write_bytes(b"damaged")
     again = Counting()
-    assert distance(again) == whole and again.asked == 6
+    assert distance(again) == uninterrupted and again.count == 6
 
 
-def test_samples_are_kept_as_they_were_compared(tmp_path):
-    kept = []
-    options = {"data": {}, "name": "val", "samples": 7, "batch_size": 3}
-    results = sample_distance(Model(), source(), means(), known(means(), tmp_path), keep=kept.append, **options)
-    with SampleFile(tmp_path / "samples.npz", 7, (SIDE, SIDE)) as file:
-        for images in kept:
-            file.add(images)
-    with np.load(tmp_path / "samples.npz") as file:
-        assert file.files == ["arr_0"] and np.array_equal(file["arr_0"], torch.cat(kept).permute(0, 2, 3, 1))
+def test_saved_samples_are_those_that_were_compared(tmp_path):
+    path, reference = tmp_path / "samples.npz", statistics(means(), tmp_path)
+    results = compared_samples(Model(), means(), reference, samples=7, batch_size=3, save_samples=path)
+    with np.load(path) as file:
+        assert file.files == ["arr_0"] and file["arr_0"].shape == (7, SIDE, SIDE, 3)
         written = torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2)
-    collected = Collected(means(), False)
-    collected.add(from_uint8(written))
-    figures, _ = collected.figures("g", known(means(), tmp_path), 0)
+    collector = FeatureCollector(means(), keep=False)
+    collector.add(from_uint8(written))
+    figures, _ = collector.metrics("g", statistics(means(), tmp_path), seed=0)
     assert figures == pytest.approx(results["figures"])
 
 
-def test_names_of_figures(tmp_path):
-    """FID's ends in thousands; what needs the features is there with them."""
+def test_a_sample_file_has_the_pixels_in_order(tmp_path):
+    images = torch.randint(0, 256, (7, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).byte()
+    with SampleFile(tmp_path / "samples.npz", 7, (SIDE, SIDE)) as file:
+        for batch in images.split(3):
+            file.add(batch)
+    with np.load(tmp_path / "samples.npz") as file:
+        assert np.array_equal(file["arr_0"], images.permute(0, 2, 3, 1))
+
+
+def test_names_of_metrics(tmp_path):
+    """The name of FID ends in thousands; kept features give further metrics."""
     features = means("fid")
-    reference = known(features, tmp_path, keep=True)
-    options = {"data": {}, "name": "val", "batch_size": 500}
-    figures = sample_distance(Model(), source(), features, reference, samples=1000, **options)["figures"]
+    reference = statistics(features, tmp_path, keep=True)
+    figures = compared_samples(Model(), features, reference, samples=1000, batch_size=500)["figures"]
     assert set(figures) == {"gfid_1k", "gkid", "gprecision", "grecall", "inception_score"}
-    results = sample_distance(Model(), source(), features, known(features, tmp_path), samples=1001, **options)
+    results = compared_samples(Model(), features, statistics(features, tmp_path), samples=1001, batch_size=500)
     assert set(results["figures"]) == {"gfid"} and "caution" not in results["protocol"]
 
 
-def test_statistics_are_computed_once_and_known_by_their_images(tmp_path):
+def test_statistics_are_computed_once_for_the_same_images(tmp_path):
     features, done = means(), []
-    options = {"data": {"a": 1}, "split": "val", "cache": tmp_path, "on_image": done.append, "batch_size": 15}
-    first = reference_statistics(source(), features, **options)
+    config, options = EvaluationConfig({"a": 1}, batch_size=15), {"cache": tmp_path, "on_progress": done.append}
+    first = reference_statistics(source(), features, config, **options)
     assert done == [15, 30]
-    again = reference_statistics(source(), features, **options)
+    again = reference_statistics(source(), features, config, **options)
     assert done == [15, 30, 30] and (again.images, again.sha256) == (30, first.sha256)
     assert frechet_distance(again.gaussian, first.gaussian) == pytest.approx(0, abs=1e-9)
     changed = source()
     changed.images[17, 0, 0, 0] ^= 1
-    other = reference_statistics(changed, features, **options)
+    other = reference_statistics(changed, features, config, **options)
     assert done[3:] == [15, 30] and other.sha256 != first.sha256
-    reference_statistics(source(), features, **options | {"split": "train"})
-    reference_statistics(source(), features, **options | {"limit": 20})
-    reference_statistics(source(), means("fd_other"), **options)
+    reference_statistics(source(), features, replace(config, split="train"), **options)
+    reference_statistics(source(), features, replace(config, limit=20), **options)
+    reference_statistics(source(), means("fd_other"), config, **options)
     assert len(list(tmp_path.glob("*.npz"))) == 5
     with pytest.raises(ValueError, match="at least 2 images, not 1"):
-        reference_statistics(source(), features, **options | {"limit": 1})
+        reference_statistics(source(), features, replace(config, limit=1), **options)
 
 
 def test_statistics_of_other_programs(tmp_path):
-    """ADM's files have sFID's arrays too, EDM's these two alone; ours are read by both."""
+    """ADM's files also have the arrays for sFID, EDM's only these two; both can read ours."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(50, 3))
     mu, sigma = x.mean(0), np.cov(x, rowvar=False)
     np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, mu_s=np.zeros(5), sigma_s=np.eye(5))
     np.savez(tmp_path / "edm.npz", mu=mu.astype(np.float32), sigma=sigma.astype(np.float32))
-    for name, near in (("adm", 1e-12), ("edm", 1e-6)):
-        found = read_statistics(tmp_path / f"{name}.npz", 3)
-        np.testing.assert_allclose(found.gaussian.mean, mu, rtol=near, atol=near)
-        np.testing.assert_allclose(found.gaussian.covariance, sigma, rtol=near, atol=near)
-        assert found.gaussian.mean.dtype == torch.float64 and found.images is None
-        assert found.sha256 == sha256(tmp_path / f"{name}.npz")
-    write_statistics(tmp_path / "deep" / "ours.npz", Reference(found.gaussian, 50, "ab"), {"network": "x"})
+    for name, tolerance in (("adm", 1e-12), ("edm", 1e-6)):
+        reference = read_statistics(tmp_path / f"{name}.npz", 3)
+        np.testing.assert_allclose(reference.gaussian.mean, mu, rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(reference.gaussian.covariance, sigma, rtol=tolerance, atol=tolerance)
+        assert reference.gaussian.mean.dtype == torch.float64 and reference.images is None
+        assert reference.sha256 == sha256(tmp_path / f"{name}.npz")
+    write_statistics(tmp_path / "deep" / "ours.npz", Reference(reference.gaussian, 50, "ab"), {"network": "x"})
     with np.load(tmp_path / "deep" / "ours.npz") as file:
         np.testing.assert_allclose(file["mu"], mu, rtol=1e-6)
     ours = read_statistics(tmp_path / "deep" / "ours.npz", 3)
     assert (ours.images, ours.sha256) == (50, "ab")
 
 
-def test_statistics_that_are_none(tmp_path):
+def test_files_that_are_not_statistics(tmp_path):
     def refused(words, name, dimension=3):
         with pytest.raises(ValueError, match=words):
             read_statistics(tmp_path / name, dimension)
@@ -307,12 +331,12 @@ def test_statistics_that_are_none(tmp_path):
 
 
 def test_efficientnet_s_features(monkeypatch):
-    """They tell emoji from noise, do not depend on the batch, and take grey images for coloured ones."""
+    """They vary between images, do not depend on the batch, and are equal for grey images and their RGB copies."""
     features = efficientnet_lite0()
     images = to_uint8(next(in_order(Emoji3D("val", resolution=32), 4))["x"])
-    found, logits = features(images)
-    assert found.shape == (4, 320) and logits is None and found.std(0).min() > 0
-    assert torch.allclose(features(images[2:3])[0], found[2:3], atol=1e-4)
+    vectors, logits = features(images)
+    assert vectors.shape == (4, 320) and logits is None and vectors.std(0).min() > 0
+    assert torch.allclose(features(images[2:3])[0], vectors[2:3], atol=1e-4)
     grey = images[:, :1]
     assert torch.equal(features(grey)[0], features(grey.expand(-1, 3, -1, -1))[0])
     assert len(features.protocol["network_sha256"]) == 64
@@ -323,7 +347,7 @@ def test_efficientnet_s_features(monkeypatch):
 
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
-    """A file with random weights of that network."""
+    """A file with random weights of Inception."""
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
     path = tmp_path_factory.mktemp("inception") / "random.pth"
@@ -344,14 +368,14 @@ def test_inception_s_features_are_torch_fidelity_s(inception):
     )
     images = to_uint8(next(in_order(Emoji3D("val", resolution=32), 2))["x"])
     features = inception_v3(inception, sha256(inception))
-    found, logits = features(images)
-    assert torch.equal(found, theirs(images)[0]) and logits.shape == (2, 1008)
-    assert (features.name, features.dimension) == ("fid", found.shape[1])
+    vectors, logits = features(images)
+    assert torch.equal(vectors, theirs(images)[0]) and logits.shape == (2, 1008)
+    assert (features.name, features.dimension) == ("fid", vectors.shape[1])
     assert features.protocol["network_sha256"] == sha256(inception)
 
 
 @pytest.mark.slow
-def test_inception_s_weights_that_are_not(inception, tmp_path):
+def test_files_that_are_not_inception_s_weights(inception, tmp_path):
     with pytest.raises(ValueError, match=r"absent\.pth: no such file"):
         inception_v3(tmp_path / "absent.pth")
     with pytest.raises(ValueError, match="it was not loaded"):

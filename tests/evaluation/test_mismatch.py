@@ -1,4 +1,4 @@
-"""Why two Fréchet distances of one model differ: each cause of docs/evaluation.md by itself."""
+"""Why two Fréchet distances of one model differ: each cause in docs/evaluation.md separately."""
 
 import io
 import re
@@ -21,9 +21,9 @@ DOCS = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
 
 
 def statistics(features: torch.Tensor) -> FeatureStatistics:
-    found = FeatureStatistics(features.shape[1])
-    found.add(features)
-    return found
+    collected = FeatureStatistics(features.shape[1])
+    collected.add(features)
+    return collected
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +40,26 @@ def emoji():
 
 
 def test_fewer_samples_are_farther():
-    """Two draws of one Gaussian are at distance 0 for many, and about D/2 · D/N apart for N."""
+    """The distance of two sets of draws of one Gaussian tends to 0; for N draws it is about D/2 · D/N."""
     dimension, generator = 40, torch.Generator().manual_seed(0)
     many = statistics(torch.randn(200_000, dimension, generator=generator))
-    found = {}
+    distances = {}
     for n in (100, 400, 1600):
         draws = [statistics(torch.randn(n, dimension, generator=generator)) for _ in range(10)]
-        found[n] = np.mean([frechet_distance(draw, many) for draw in draws])
-    assert found[100] > 3 * found[400] > 9 * found[1600] > 0
-    assert found[1600] == pytest.approx(dimension * (dimension + 1) / 4 / 1600 + dimension / 1600, rel=0.1)
+        distances[n] = np.mean([frechet_distance(draw, many) for draw in draws])
+    assert distances[100] > 3 * distances[400] > 9 * distances[1600] > 0
+    assert distances[1600] == pytest.approx(dimension * (dimension + 1) / 4 / 1600 + dimension / 1600, rel=0.1)
 
 
 def test_resizing_changes_the_distance(lite0, emoji):
-    """The same images, made smaller once with antialiasing and once without."""
+    """The same images, downsampled with and without antialiasing."""
 
-    def smaller(antialias):
+    def downsampled(antialias):
         x = torch.nn.functional.interpolate(emoji.float(), (24, 24), mode="bilinear", antialias=antialias)
         return lite0(x.round().clamp(0, 255).byte())
 
-    assert frechet_distance(smaller(True), smaller(False)) > 5
-    assert frechet_distance(smaller(True), smaller(True)) < 1e-3
+    assert frechet_distance(downsampled(True), downsampled(False)) > 5
+    assert frechet_distance(downsampled(True), downsampled(True)) < 1e-3
 
 
 def test_jpeg_changes_the_distance(lite0, emoji):
@@ -75,14 +75,14 @@ def test_jpeg_changes_the_distance(lite0, emoji):
     assert frechet_distance(written("JPEG", quality=75), lite0(emoji)) > 5
 
 
-def test_the_page_names_every_field_of_a_protocol_and_no_other():
+def test_the_page_lists_the_fields_of_a_protocol():
     table = DOCS.partition("| field | meaning |")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(FIELDS)
     for field, meaning in FIELDS.items():
         assert f"| `{field}` | {meaning} |" in table
 
 
-def test_the_tests_that_the_page_names_are_there():
+def test_the_tests_named_on_the_page_exist():
     named = set(re.findall(r"`(test_\w+)`", DOCS))
-    files = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "evaluation").glob("*.py"))
+    files = "".join(path.read_text("utf-8") for path in (ROOT / "tests" / "evaluation").rglob("*.py"))
     assert len(named) > 8 and {name for name in named if f"def {name}(" not in files} == set()

@@ -1,4 +1,4 @@
-"""Which figures compare, and which field keeps the others from it."""
+"""Which metrics are comparable, and the fields in which the protocols of the others differ."""
 
 import json
 from pathlib import Path
@@ -29,9 +29,9 @@ def results(psnr=20.0, bits=0.5, **fields):
     return {"figures": figures, "protocol": Protocol(**(protocol | fields))}
 
 
-def test_the_same_protocol_compares():
-    found = compare(results(), results(21, 0.4))
-    assert [(c.figure, c.a, c.b, c.differences) for c in found] == [
+def test_metrics_of_the_same_protocol_are_comparable():
+    comparisons = compare(results(), results(21, 0.4))
+    assert [(c.figure, c.a, c.b, c.differences) for c in comparisons] == [
         ("psnr_db", 20.0, 21, ()),
         ("bits_per_pixel", 0.5, 0.4, ()),
         ("gfid_50k", 3.0, 3.0, ()),
@@ -57,15 +57,15 @@ def test_the_same_protocol_compares():
         ),
     ],
 )
-def test_a_figure_does_not_compare_where_what_it_depends_on_differs(fields, touched, words):
-    found = {c.figure: c.differences for c in compare(results(), results(**fields))}
-    assert {figure for figure, differing in found.items() if differing} == touched
-    assert all(found[figure] == (words,) for figure in touched)
+def test_a_metric_is_not_comparable_if_a_field_it_depends_on_differs(fields, touched, words):
+    differing = {c.figure: c.differences for c in compare(results(), results(**fields))}
+    assert {figure for figure, fields in differing.items() if fields} == touched
+    assert all(differing[figure] == (words,) for figure in touched)
     hashes, others = figure_hashes(results()), figure_hashes(results(**fields))
-    assert {figure for figure in found if hashes[figure] != others[figure]} == touched
+    assert {figure for figure in differing if hashes[figure] != others[figure]} == touched
 
 
-def test_the_hash_is_of_the_content_alone():
+def test_the_hash_depends_on_the_content_only():
     a = Protocol(data={"kind": "x", "hflip": True, "games": ("a", "b")}, split="val")
     b = json.loads(json.dumps({"split": "val", "data": {"games": ["a", "b"], "hflip": False, "kind": "x"}}))
     assert a.hash == protocol_hash(b) == Protocol(**b).hash and differences(a, b) == []
@@ -73,7 +73,7 @@ def test_the_hash_is_of_the_content_alone():
     assert len(a.hash) == 12 and int(a.hash, 16) >= 0
 
 
-def test_a_key_that_the_data_section_got_later_changes_nothing():
+def test_a_key_added_to_the_data_section_later_changes_nothing():
     old, new = Protocol(data={"kind": "x"}), Protocol(data={"kind": "x", "captions": False, "classes": None})
     assert old.hash == new.hash and differences(old, new) == []
     assert differences(old, Protocol(data={"kind": "x", "captions": True})) == ["data.captions: nothing and true"]
@@ -86,16 +86,16 @@ def test_how_the_files_were_checked_changes_nothing():
 
 
 def test_frame_prediction_is_a_part():
-    whole = results(frame_prediction={"clips": 3})
-    assert protocol_of(whole, "prediction_psnr_db") == protocol_of(whole, "copy_last_psnr_db") == {"clips": 3}
+    both = results(frame_prediction={"clips": 3})
+    assert protocol_of(both, "prediction_psnr_db") == protocol_of(both, "copy_last_psnr_db") == {"clips": 3}
 
 
-def test_nothing_in_common():
+def test_no_metric_in_common():
     with pytest.raises(ValueError, match="no figure in common"):
         compare(results(), {"figures": {"fvd": 1.0}, "protocol": {}})
 
 
-def test_no_field_without_a_meaning():
+def test_every_field_has_a_description():
     with pytest.raises(AssertionError):
         Protocol(stepz=3)
     assert set(PARTS) < set(FIELDS)

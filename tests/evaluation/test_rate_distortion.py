@@ -1,4 +1,4 @@
-"""Figures of models whose answers are known, and a protocol that says all they depend on."""
+"""Metrics of models with results in closed form, and the protocol."""
 
 import json
 import math
@@ -10,13 +10,12 @@ from torch import nn
 from ulzoo.data import DataContract
 from ulzoo.data.source import TensorSource, Unreadable
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
-from ulzoo.evaluation import frame_prediction, measure, rate_distortion
+from ulzoo.evaluation import EvaluationConfig, frame_prediction, measure, rate_distortion
 from ulzoo.evaluation.distortion import PSNR, SSIM
 from ulzoo.evaluation.rate_distortion import RATE
 from ulzoo.model.contract import Contract, Sampling
-from ulzoo.model.denoisers import DiffusionModel, Dropout
+from ulzoo.model.denoisers import ConditionDropout, DiffusionModel
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.nn.conditioning import DenoiserInputs
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.train import open_source
 
@@ -36,21 +35,21 @@ class Optimal(nn.Module):
 
     def __init__(self, spread: float):
         super().__init__()
-        self.cond, self.spread = DenoiserInputs((2, 2), 1), spread
+        self.spread = spread
 
-    def forward(self, x_t, logsnr, context=None, labels=None):
+    def forward(self, x_t, logsnr, conditions):
         alpha2 = torch.sigmoid(logsnr).reshape(-1, 1, 1, 1)
         return self.spread**2 * alpha2.sqrt() * x_t / (self.spread**2 * alpha2 + 1 - alpha2)
 
 
 class Constant(nn.Module):
-    """A decoder that paints one colour whatever it is told."""
+    """A decoder that outputs one colour whatever its inputs."""
 
     def __init__(self, value: float):
         super().__init__()
-        self.cond, self.value = DenoiserInputs((SIDE, SIDE), 3), nn.Parameter(torch.tensor(value))
+        self.value = nn.Parameter(torch.tensor(value))
 
-    def forward(self, x_t, logsnr, context=None, labels=None):
+    def forward(self, x_t, logsnr, conditions):
         return self.value.expand_as(x_t)
 
 
@@ -68,26 +67,27 @@ def model(base: bool = True, grey: float = 0.0) -> UnifiedLatents:
 
 
 def source(n: int = 400, value: int | None = None) -> TensorSource:
-    """Images whose quarters are drawn from N(0, s²), or of one colour."""
+    """Images with quarters drawn from N(0, s²), or of one colour."""
     if value is None:
         z = (torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * SPREAD).clamp(-1, 1)
         images = ((z.repeat(1, 3, 1, 1).repeat_interleave(2, 2).repeat_interleave(2, 3) + 1) * 127.5).round().byte()
     else:
         images = torch.full((n, 3, SIDE, SIDE), value, dtype=torch.uint8)
-    return TensorSource(images, [-1] * n, [str(i) for i in range(n)], DataContract(3, SIDE, 0))
+    return TensorSource(images, labels=[-1] * n, keys=[str(i) for i in range(n)], contract=DataContract(3, SIDE, 0))
 
 
 def test_psnr_of_a_known_error():
     grey = 100 / 127.5 - 1
-    results = rate_distortion(model(grey=grey), source(10, value=100 + ERROR), data={}, rate_samples=1)
+    results = rate_distortion(model(grey=grey), source(10, value=100 + ERROR), EvaluationConfig({}, rate_samples=1))
     assert results["figures"]["psnr_db"] == pytest.approx(20 * math.log10(255 / ERROR), abs=1e-3)
 
 
 def test_rate_of_a_gaussian_latent_in_closed_form():
-    """½ log2(1 + s² e^λ0) bits a dimension by the optimal prior, more by a base that takes s for six times as large."""
+    """½ log2(1 + s² e^λ0) bits/dimension by the optimal prior, more by a base that assumes six times the s."""
     data = source(4000)
-    figures = rate_distortion(model(), data, data={}, batch_size=500, rate_samples=16)["figures"]
-    z = data.images.float().mean(1) / 127.5 - 1  # what was clipped and rounded has a spread of its own
+    config = EvaluationConfig({}, batch_size=500, rate_samples=16)
+    figures = rate_distortion(model(), data, config)["figures"]
+    z = data.images.float().mean(1) / 127.5 - 1  # clipping and rounding change the variance
     variance = z.square().mean().item()
     snr = math.exp(LOGSNR)
     alpha2 = 1 / (1 + 1 / snr)
@@ -100,15 +100,16 @@ def test_rate_of_a_gaussian_latent_in_closed_form():
     assert figures["base_bits_per_dimension"] > figures["bits_per_dimension"] + 0.3
 
 
-def test_without_a_base_there_is_no_figure_of_it():
-    figures = rate_distortion(model(base=False), source(4), data={})["figures"]
+def test_without_a_base_there_is_no_rate_of_it():
+    figures = rate_distortion(model(base=False), source(4), EvaluationConfig({}))["figures"]
     rate = {"bits_per_pixel", "bits_per_dimension", "bits_per_pixel_se", "bits_per_pixel_mc_se"}
     assert figures.keys() == {"psnr_db"} | rate
 
 
 def test_the_protocol_is_complete_and_json(tiny):
     spec = tiny()
-    results = rate_distortion(compile_model(spec), open_source(spec, "val"), data={"kind": "x"}, limit=5, batch_size=2)
+    config = EvaluationConfig({"kind": "x"}, limit=5, batch_size=2)
+    results = rate_distortion(compile_model(spec), open_source(spec, "val"), config)
     protocol = json.loads(json.dumps(results))["protocol"]
     assert protocol == {
         **{"data": {"kind": "x"}, "split": "val", "images": 5, "batch_size": 2, "rate_samples": 8, "seed": 0},
@@ -118,7 +119,7 @@ def test_the_protocol_is_complete_and_json(tiny):
     assert all(isinstance(value, float) and math.isfinite(value) for value in results["figures"].values())
 
 
-def test_what_the_protocol_fixes_fixes_the_figures(tiny):
+def test_the_protocol_determines_the_metrics(tiny):
     spec = tiny()
     trained, val = compile_model(spec), open_source(spec, "val")
     for parameter in trained.parameters():
@@ -126,7 +127,7 @@ def test_what_the_protocol_fixes_fixes_the_figures(tiny):
 
     def figures(**options):
         torch.randn(3)  # the global generator does not matter
-        return rate_distortion(trained, val, data={}, **options)["figures"]
+        return rate_distortion(trained, val, EvaluationConfig({}, **options))["figures"]
 
     assert figures() == figures()
     assert figures(seed=1) != figures()
@@ -134,9 +135,9 @@ def test_what_the_protocol_fixes_fixes_the_figures(tiny):
     assert figures(limit=3) != figures()
 
 
-def test_progress_is_told(tiny):
+def test_progress():
     done = []
-    rate_distortion(model(), source(10), data={}, batch_size=4, limit=9, on_image=done.append)
+    rate_distortion(model(), source(10), EvaluationConfig({}, batch_size=4, limit=9), on_progress=done.append)
     assert done == [4, 8, 9]
 
 
@@ -151,33 +152,34 @@ class Halved(nn.Module):
 
 
 class OptimalClips(Optimal):
-    def forward(self, x_t, logsnr, context=None, labels=None, given=None):
-        return super().forward(x_t.squeeze(1), logsnr).unsqueeze(1)
+    def forward(self, x_t, logsnr, conditions):
+        return super().forward(x_t.squeeze(1), logsnr, conditions).unsqueeze(1)
 
 
-class ConstantClips(Constant):
-    def forward(self, x_t, logsnr, context=None, labels=None, given=None):
-        return super().forward(x_t, logsnr)
-
-
-def clips_model(given: int = 0, paint: float = 0.0, frame_dropout: float = 0.5) -> UnifiedLatents:
-    """The model above, of clips of 3 frames; the decoder paints `paint`, on the last given frame if there is one."""
+def clips_model(context_frames: int = 0, colour: float = 0.0, frame_dropout: float = 0.5) -> UnifiedLatents:
+    """The model above for clips of 3 frames; the decoder outputs `colour`, added to the last context frame if any."""
     latent = GaussianDiffusion(CosineSchedule(logsnr_max=LOGSNR), "x")
     pixels = GaussianDiffusion(CosineSchedule(logsnr_max=20.0), "x")
     sampling = {"base": Sampling(steps=2), "decoder": Sampling("ddim", 5)}
     size, latent_size = (3, SIDE, SIDE), (3, 2, 2)
-    contract = Contract(size, 3, latent_size, 1, LOGSNR, sampling=sampling, given_frames=given, frame_rate=8.0)
-    prior, base = (
-        DiffusionModel(OptimalClips(SPREAD), latent, SigmoidWeighting(), Dropout(frames=0.5)) for _ in range(2)
+    contract = Contract(
+        size, 3, latent_size, 1, LOGSNR, sampling=sampling, context_frames=context_frames, frame_rate=8.0
     )
-    decoder = DiffusionModel(ConstantClips(paint), pixels, SigmoidWeighting(), Dropout(frames=frame_dropout))
+    prior, base = (
+        DiffusionModel(OptimalClips(SPREAD), latent, SigmoidWeighting(), dropout=ConditionDropout(frames=0.5))
+        for _ in range(2)
+    )
+    decoder = DiffusionModel(
+        Constant(colour), pixels, SigmoidWeighting(), dropout=ConditionDropout(frames=frame_dropout)
+    )
     return UnifiedLatents(Halved(), prior, decoder, base, contract).eval()
 
 
 def clips(*values: int, n: int = 4) -> TensorSource:
-    """n clips of frames of one grey each."""
+    """n clips of frames with one grey each."""
     frames = torch.tensor(values, dtype=torch.uint8).reshape(1, 1, -1, 1, 1).expand(n, 3, -1, SIDE, SIDE)
-    return TensorSource(frames, [-1] * n, [str(i) for i in range(n)], DataContract(3, SIDE, 0, (), len(values), 8.0))
+    contract = DataContract(3, SIDE, 0, (), len(values), 8.0)
+    return TensorSource(frames, labels=[-1] * n, keys=[str(i) for i in range(n)], contract=contract)
 
 
 def decibels(error: float) -> float:
@@ -189,7 +191,9 @@ def levels(number: int) -> float:
 
 
 def test_psnr_of_clips_is_the_mean_of_the_frames_and_not_that_of_the_mean_error():
-    results = rate_distortion(clips_model(paint=levels(100) - 1), clips(101, 110, 150), data={}, rate_samples=1)
+    results = rate_distortion(
+        clips_model(colour=levels(100) - 1), clips(101, 110, 150), EvaluationConfig({}, rate_samples=1)
+    )
     figures, protocol = results["figures"], results["protocol"]
     expected = [decibels(1), decibels(10), decibels(50)]
     assert figures["psnr_db_by_frame"] == pytest.approx(expected, abs=1e-3)
@@ -200,22 +204,24 @@ def test_psnr_of_clips_is_the_mean_of_the_frames_and_not_that_of_the_mean_error(
 
 
 def test_rates_of_clips_are_over_all_frames_pixels():
-    figures = rate_distortion(clips_model(), clips(90, 120, 140), data={})["figures"]
+    figures = rate_distortion(clips_model(), clips(90, 120, 140), EvaluationConfig({}))["figures"]
     assert figures["bits_per_pixel"] == pytest.approx(figures["bits_per_dimension"] * (3 * 4) / (3 * SIDE**2))
 
 
-def test_frames_that_a_decoder_must_be_given_are_not_counted():
-    source = clips(101, 110, 150)
-    results = rate_distortion(clips_model(1, levels(-1), frame_dropout=0), source, data={}, rate_samples=1)
+def test_context_frames_that_a_decoder_needs_are_not_counted():
+    source, config = clips(101, 110, 150), EvaluationConfig({}, rate_samples=1)
+    results = rate_distortion(clips_model(1, levels(-1), frame_dropout=0), source, config)
     assert results["figures"]["psnr_db_by_frame"] == pytest.approx([decibels(10), decibels(50)], abs=1e-3)
     assert "is given the first 1, which are not counted" in results["protocol"]["psnr"]
-    free = rate_distortion(clips_model(1, levels(-1)), source, data={}, rate_samples=1)
+    free = rate_distortion(clips_model(1, levels(-1)), source, config)
     assert len(free["figures"]["psnr_db_by_frame"]) == 3 and "not counted" not in free["protocol"]["psnr"]
     assert "given the first 1 frames" in free["protocol"]["rate"]
 
 
-def test_frame_prediction_beside_standing_still():
-    results = frame_prediction(clips_model(1, levels(-20)), clips(120, 110, 150, n=9), data={}, batch_size=4)
+def test_frame_prediction_and_its_baseline():
+    results = frame_prediction(
+        clips_model(1, levels(-20)), clips(120, 110, 150, n=9), EvaluationConfig({}, batch_size=4)
+    )
     figures = results["figures"]
     for name, errors in {"prediction": (10, 50), "copy_last": (10, 30)}.items():
         expected = [decibels(error) for error in errors]
@@ -223,24 +229,24 @@ def test_frame_prediction_beside_standing_still():
         assert figures[f"{name}_psnr_db"] == pytest.approx(sum(expected) / 2, abs=1e-3)
         assert figures[f"{name}_psnr_db_first_2"] == pytest.approx(sum(expected) / 2, abs=1e-3)
     assert results["protocol"]["clips"] == 9 and results["protocol"]["base_steps"] == 2
-    with pytest.raises(ValueError, match="makes whole clips"):
-        frame_prediction(clips_model(), clips(120, 110, 150), data={})
+    with pytest.raises(ValueError, match="generates whole clips"):
+        frame_prediction(clips_model(), clips(120, 110, 150), EvaluationConfig({}))
 
 
-def test_everything_at_once_counts_each_part():
-    told = []
+def test_progress_counts_each_part():
+    progress, config = [], EvaluationConfig({}, limit=3, batch_size=2)
     trained, source = clips_model(1), clips(120, 110, 150, n=5)
-    results = measure(trained, source, data={}, limit=3, batch_size=2, on_image=lambda *done: told.append(done))
-    assert told == [(2, 6), (3, 6), (5, 6), (6, 6)]
+    results = measure(trained, source, config, on_progress=lambda *done: progress.append(done))
+    assert progress == [(2, 6), (3, 6), (5, 6), (6, 6)]
     assert results["figures"].keys() >= {"psnr_db", "prediction_psnr_db", "copy_last_psnr_db", "base_bits_per_pixel"}
     assert results["protocol"]["frame_prediction"]["clips"] == results["protocol"]["images"] == 3
     trained.base = None
-    alone = measure(trained, source, data={}, limit=3, batch_size=2)
+    alone = measure(trained, source, config)
     assert "prediction_psnr_db" not in alone["figures"] and "base_bits_per_pixel" not in alone["figures"]
 
 
 class Damaged(TensorSource):
-    """Its second and third clips cannot be read."""
+    """The second and third clips cannot be read."""
 
     skips_unreadable = True
 
@@ -250,10 +256,10 @@ class Damaged(TensorSource):
         return super().__getitem__(index)
 
 
-def test_what_cannot_be_read_is_left_out_counted_and_named():
-    whole = clips(101, 110, 150, n=5)
-    damaged = Damaged(whole.images, whole.labels, whole.keys, whole.contract)
+def test_unreadable_examples_are_skipped_counted_and_named():
+    intact = clips(101, 110, 150, n=5)
+    damaged = Damaged(intact.images, labels=intact.labels, keys=intact.keys, contract=intact.contract)
     with pytest.warns(UserWarning, match="left out: clip 1: it is cut short and 1 more"):
-        protocol = rate_distortion(clips_model(), damaged, data={}, batch_size=2)["protocol"]
+        protocol = rate_distortion(clips_model(), damaged, EvaluationConfig({}, batch_size=2))["protocol"]
     assert (protocol["images"], protocol["left_out"]) == (3, 2)
-    assert "left_out" not in rate_distortion(clips_model(), whole, data={})["protocol"]
+    assert "left_out" not in rate_distortion(clips_model(), intact, EvaluationConfig({}))["protocol"]

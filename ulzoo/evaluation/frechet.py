@@ -1,14 +1,17 @@
-"""The Fréchet distance of two Gaussians, and the mean and covariance of features as they stream by."""
+"""The Fréchet distance between two Gaussians, and the mean and covariance of features, collected batch by batch."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+DISTANCE = "Fréchet distance of Gaussians, covariances divided by N - 1"
+
 
 class Gaussian(Protocol):
-    """What a distance is taken of: mean (D,) and covariance (D, D) in float64."""
+    """A Gaussian distribution: mean (D,) and covariance (D, D) in float64."""
 
     @property
     def mean(self) -> Tensor: ...
@@ -19,7 +22,7 @@ class Gaussian(Protocol):
 
 @dataclass(frozen=True)
 class Moments:
-    """A Gaussian whose mean and covariance are known."""
+    """A Gaussian given by its mean and covariance."""
 
     mean: Tensor
     covariance: Tensor
@@ -28,11 +31,11 @@ class Moments:
 class FeatureStatistics:
     """Mean and covariance of features in float64 on the CPU, from any number of batches, none of which is kept.
 
-    Batches are merged by their means and scatters (Chan et al. 1979), not by raw sums of squares, which lose digits
-    where the mean is large.
+    Batches are merged by their means and scatter matrices (Chan et al. 1979), not by raw sums of squares, which lose
+    digits where the mean is large.
 
     Args:
-        dimension: of a feature vector.
+        dimension: dimension of a feature vector.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -41,7 +44,7 @@ class FeatureStatistics:
         self._scatter = torch.zeros(dimension, dimension, dtype=torch.float64)  # Σ (x - mean)(x - mean)ᵀ
 
     def add(self, features: Tensor) -> None:
-        """Take in features (n, dimension).
+        """Add a batch of features, (n, dimension).
 
         Raises:
             ValueError: values that are not finite.
@@ -55,7 +58,7 @@ class FeatureStatistics:
         self.merge(len(features), mean, centred.T @ centred)
 
     def merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        """Take in what others gathered, their `state()`."""
+        """Add the `state()` of other statistics."""
         if count == 0:
             return
         shift, total = mean - self.mean, self.count + count
@@ -64,11 +67,11 @@ class FeatureStatistics:
         self.count = total
 
     def state(self) -> tuple[int, Tensor, Tensor]:
-        """Count, mean and scatter, for `restore`."""
+        """Count, mean and scatter matrix, for `merge` and `restore`."""
         return self.count, self.mean, self._scatter
 
     def restore(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        """Be where another one was."""
+        """Replace the content by the `state()` of other statistics."""
         assert mean.shape == self.mean.shape and scatter.shape == self._scatter.shape
         self.count, self.mean, self._scatter = count, mean, scatter
 
@@ -81,16 +84,35 @@ class FeatureStatistics:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """The squared 2-Wasserstein distance of two Gaussians (Dowson & Landau 1982), as FID and FVD use it:
+    """The squared 2-Wasserstein distance between two Gaussians (Dowson & Landau 1982), as in FID and FVD:
 
         |μ_a - μ_b|² + tr Σ_a + tr Σ_b - 2 tr (Σ_a^½ Σ_b Σ_a^½)^½
 
     The matrix under the last root is symmetric and has the eigenvalues of Σ_a Σ_b, so two symmetric eigendecompositions
-    in float64 do, and no complex root of a general matrix appears.
+    in float64 suffice, and no complex root of a general matrix is needed.
     """
     assert a.mean.shape == b.mean.shape, (a.mean.shape, b.mean.shape)
     values, vectors = torch.linalg.eigh(a.covariance)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # Σ_a^½; rounding alone makes a value negative
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T  # Σ_a^½; only rounding makes a value negative
     between = torch.linalg.eigvalsh(root @ b.covariance @ root).clamp(min=0).sqrt().sum()
     distance = (a.mean - b.mean).square().sum() + a.covariance.trace() + b.covariance.trace() - 2 * between
     return max(distance.item(), 0.0)
+
+
+def bias_caution(metric: str, count: int, dimension: int, *, kind: str) -> dict[str, str]:
+    """The protocol's caution, with a warning, if there are no more examples than dimensions; else an empty dictionary.
+
+    Args:
+        metric: name of the distance.
+        count: number of examples in the smaller set.
+        dimension: dimension of the features.
+        kind: "images" or "clips".
+    """
+    if count > dimension:
+        return {}
+    warnings.warn(
+        f"{metric} of {count} {kind}: with no more {kind} than its {dimension} dimensions it is far too large, and "
+        "comparable only with figures of as many",
+        stacklevel=1,
+    )
+    return {"caution": f"{count} {kind} for {dimension} dimensions: singular, biased upwards"}

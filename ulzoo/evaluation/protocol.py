@@ -1,8 +1,9 @@
-"""What a figure was measured by: one vocabulary for all figures, a hash of it, and whether two of them compare."""
+"""The protocol of a metric, everything that its value depends on, as fields with a hash; comparison of two results."""
 
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -68,12 +69,12 @@ PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
 IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
 _DECODED = {"decoder_sampler", "decoder_steps"}
-_MEANS = {"psnr": r"psnr_db", "ssim": r"ssim$", "ms_ssim": r"ms_ssim$", "lpips": r"(st_)?lpips_"}  # field: its figures
+_MEANS = {"psnr": r"psnr_db", "ssim": r"ssim$", "ms_ssim": r"ms_ssim$", "lpips": r"(st_)?lpips_"}  # field: its metrics
 _MISSING = object()
 
 
 class Protocol(dict[str, Any]):
-    """All that a figure depends on besides the weights: some of FIELDS, ready for JSON."""
+    """Everything a metric depends on besides the weights: a subset of FIELDS, ready for JSON."""
 
     def __init__(self, **fields: Any) -> None:
         assert fields.keys() <= FIELDS.keys(), fields.keys() - FIELDS.keys()
@@ -85,25 +86,28 @@ class Protocol(dict[str, Any]):
 
 
 def protocol_hash(protocol: Mapping[str, Any]) -> str:
-    """Twelve hex digits that two protocols share if figures by them compare, wherever they were written."""
+    """Twelve hex digits that are equal for two protocols if metrics measured by them are comparable."""
     flat = dict(sorted(_flat(protocol)))
     text = json.dumps(flat, ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
-    """In words, the fields in which two protocols differ, such as "data.resolution: 32 and 64"; [] if they agree."""
+    """The fields in which two protocols differ, with their values: "data.resolution: 32 and 64"; [] if they agree."""
     flat_a, flat_b = dict(_flat(a)), dict(_flat(b))
-    found = []
+    lines = []
     for field in dict.fromkeys((*flat_a, *flat_b)):
         x, y = flat_a.get(field, _MISSING), flat_b.get(field, _MISSING)
         if x != y:
-            found.append(f"{field}: {_word(x)} and {_word(y)}")
-    return found
+            lines.append(f"{field}: {_text(x)} and {_text(y)}")
+    return lines
 
 
 def protocol_of(results: Mapping[str, Any], figure: str) -> dict[str, Any]:
-    """Those fields of {"figures", "protocol"} that one figure depends on: a rate does not on the decoder's steps."""
+    """The protocol fields of {"figures", "protocol"} that one metric depends on.
+
+    A rate, for example, does not depend on the steps of the decoder.
+    """
     protocol = results["protocol"]
     if figure.startswith(("prediction_", "copy_last_")):
         return protocol["frame_prediction"]
@@ -118,18 +122,18 @@ def protocol_of(results: Mapping[str, Any], figure: str) -> dict[str, Any]:
 
 
 def figure_hashes(results: Mapping[str, Any]) -> dict[str, str]:
-    """Figure -> the hash of what it depends on, to be stored with it."""
+    """The hash of each metric's protocol, by the metric's name."""
     return {figure: protocol_hash(protocol_of(results, figure)) for figure in results["figures"]}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of two models.
+    """One metric of two models.
 
     Attributes:
-        figure: its name.
+        figure: name of the metric.
         a, b: its values.
-        differences: fields in which the two protocols differ; the values compare only if there are none.
+        differences: the fields in which the two protocols differ; the values are comparable only if there are none.
     """
 
     figure: str
@@ -139,10 +143,10 @@ class Comparison:
 
 
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Comparison]:
-    """Every figure that two results {"figures", "protocol"} have in common, lists of numbers left out.
+    """Compare the metrics that two results {"figures", "protocol"} have in common, except lists of numbers.
 
     Raises:
-        ValueError: there is none.
+        ValueError: they have no metric in common.
     """
     common = [
         figure
@@ -162,8 +166,8 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Comparison]:
     ]
 
 
-def clip_conditions(contract: Contract) -> dict[str, Any]:
-    """What every protocol says of the clips that a figure was measured on."""
+def clip_fields(contract: Contract) -> dict[str, Any]:
+    """The protocol fields that describe the clips of a model."""
     frames, height, width = contract.size
     return {
         "frames": frames,
@@ -174,9 +178,25 @@ def clip_conditions(contract: Contract) -> dict[str, Any]:
     }
 
 
+def count_skipped(skipped: Mapping[int, str]) -> dict[str, int]:
+    """The protocol field for examples that could not be read, with a warning that names the first; {} without any.
+
+    Args:
+        skipped: index of each skipped example -> why it could not be read.
+    """
+    if not skipped:
+        return {}
+    more = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
+    warnings.warn(f"left out: {next(iter(skipped.values()))}{more}", stacklevel=1)
+    return {"left_out": len(skipped)}
+
+
 def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Fields and fields of fields. What the data section leaves off is as good as not there, so that a key which it
-    gets in a later version keeps nothing from comparing."""
+    """The leaves of nested fields, by their paths.
+
+    Keys of the data section that are null or false count as absent, so that a key added in a later version leaves
+    earlier results comparable.
+    """
     for field, value in protocol.items():
         path = f"{prefix}{field}"
         if isinstance(value, Mapping):
@@ -185,5 +205,5 @@ def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path, list(value) if isinstance(value, tuple) else value
 
 
-def _word(value: Any) -> str:
+def _text(value: Any) -> str:
     return "nothing" if value is _MISSING else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Where a rate's bits sit: over log-SNR, over the latent's channels and over images, and how sure their mean is."""
+"""The distribution of a rate over log-SNR, latent channels and images, and the standard error of its mean."""
 
 import math
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ BINS = 40
 
 @dataclass(frozen=True)
 class Draws:
-    """The terms of a rate, in nats.
+    """The terms of n draws of a rate, in nats.
 
     Attributes:
-        logsnr: (n,), where each draw fell.
+        logsnr: (n,), the log-SNR of each draw.
         nats: (n, c), its estimate of the integral over log-SNR, by channel.
         terminal: (n, c), the terminal KL, by channel.
     """
@@ -32,10 +32,10 @@ class Draws:
 
 
 class Recorder(GaussianDiffusion):
-    """A diffusion process that keeps the terms of the loss it computes; its numbers are those of the one it records."""
+    """A diffusion process with the same losses as another one, which keeps their terms."""
 
-    def __init__(self, recorded: GaussianDiffusion) -> None:
-        super().__init__(recorded.schedule, recorded.prediction)
+    def __init__(self, diffusion: GaussianDiffusion) -> None:
+        super().__init__(diffusion.schedule, diffusion.prediction)
         self.terms: dict[str, Tensor] = {}
 
     @property
@@ -53,15 +53,15 @@ class Recorder(GaussianDiffusion):
     ) -> Tensor:
         errors = x.new_empty(0)
 
-        def watched(x_t: Tensor, logsnr: Tensor) -> Tensor:
+        def recorded(x_t: Tensor, logsnr: Tensor) -> Tensor:
             nonlocal errors
             prediction = denoiser(x_t, logsnr)
             denoised = self.to_x(prediction.to(x_t.dtype), x_t, logsnr)
-            errors = (x - denoised).float().square().flatten(2).sum(2)  # in x̂, x, ε and v a draw's shares are the same
+            errors = (x - denoised).float().square().flatten(2).sum(2)  # (B, c); the shares are equal in x, ε and v
             self.terms["logsnr"] = logsnr
             return prediction
 
-        nats = super().loss(watched, x, weighting=weighting, generator=generator, logsnr_max=logsnr_max)
+        nats = super().loss(recorded, x, weighting=weighting, generator=generator, logsnr_max=logsnr_max)
         self.terms["nats"] = nats[:, None] * errors / errors.sum(1, keepdim=True).clamp(min=1e-30)
         return nats
 
@@ -72,36 +72,36 @@ class Recorder(GaussianDiffusion):
 
 
 class RateMeasurement:
-    """Bits of images as they stream by, and of what they consist.
+    """Collects the bits of images and how they are distributed, batch by batch.
 
     Args:
-        network: prior or base; of a normal prior, which has no log-SNRs to integrate over, the images alone.
+        network: prior or base; for a normal prior, which has no integral over log-SNR, only the bits are collected.
         samples: draws of (t, ε) per image.
     """
 
     def __init__(self, network: DiffusionModel | NormalPrior, samples: int) -> None:
         self.network, self.samples = network, samples
         self.bits: list[Tensor] = []  # (B,)
-        self.noise: list[Tensor] = []  # (B,), the variance of each image's mean over draws
+        self.variances: list[Tensor] = []  # (B,), the variance of each image's mean over draws
         self._over_logsnr = torch.zeros(BINS, dtype=torch.float64)
         self._channels: Tensor | float = 0.0
         self._terminal = 0.0
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
-        """Within it the network's terms are recorded; what is appended is one batch's bits, (B,)."""
-        taken: list[Tensor] = []
+        """Record the terms of the network's rate in this context, which appends the batch's bits, (B,), to the list."""
+        batches: list[Tensor] = []
         if not isinstance(self.network, DiffusionModel):
-            yield taken
-            self.bits.append(taken[0].cpu().double())
+            yield batches
+            self.bits.append(batches[0].cpu().double())
             return
-        plain = self.network.diffusion
-        self.network.diffusion = recorder = Recorder(plain)
+        diffusion = self.network.diffusion
+        self.network.diffusion = recorder = Recorder(diffusion)
         try:
-            yield taken
+            yield batches
         finally:
-            self.network.diffusion = plain
-        self.bits.append(taken[0].cpu().double())
+            self.network.diffusion = diffusion
+        self.bits.append(batches[0].cpu().double())
         self._add(recorder.draws)
 
     def _add(self, draws: Draws) -> None:
@@ -109,44 +109,58 @@ class RateMeasurement:
         schedule = self.network.diffusion.schedule
         nats, terminal = (term.cpu().double() for term in (draws.nats, draws.terminal))
         by_draw = nats.sum(1)
-        place = (draws.logsnr.cpu().double() - schedule.logsnr_min) / (schedule.logsnr_max - schedule.logsnr_min) * BINS
-        self._over_logsnr.index_add_(0, place.long().clamp(0, BINS - 1), by_draw / self.samples)
+        bins = (draws.logsnr.cpu().double() - schedule.logsnr_min) / (schedule.logsnr_max - schedule.logsnr_min) * BINS
+        self._over_logsnr.index_add_(0, bins.long().clamp(0, BINS - 1), by_draw / self.samples)
         self._channels += (nats + terminal).sum(0) / self.samples
         self._terminal += terminal.sum().item() / self.samples
         if self.samples > 1:
-            of_images = by_draw.reshape(self.samples, -1) / math.log(2)
-            self.noise.append(of_images.var(0) / self.samples)
+            bits = by_draw.reshape(self.samples, -1) / math.log(2)
+            self.variances.append(bits.var(0) / self.samples)
 
-    def figures(self, prefix: str, pixels: int, dimensions: int) -> dict[str, float]:
-        """Means over images; `…_se` is the mean's standard error, in which images count as independent, and `…_mc_se`
-        the part of it that is due to the draws of (t, ε), if they were independent: as they are spread evenly over t,
-        it is at most so large."""
+    def metrics(self, prefix: str, pixels: int, dimensions: int) -> dict[str, float]:
+        """Means over images, and their standard errors.
+
+        `…_se` is the standard error of the mean over images, which count as independent. `…_mc_se` is the part of it
+        that comes from the draws of (t, ε), computed as if they were independent; because they are stratified over t,
+        it is an upper bound.
+
+        Args:
+            prefix: "" for the prior, "base_" for the base.
+            pixels: pixels of an image or clip.
+            dimensions: dimensions of the latent.
+        """
         bits = torch.cat(self.bits)
-        found = {
+        metrics = {
             f"{prefix}bits_per_pixel": bits.mean().item() / pixels,
             f"{prefix}bits_per_dimension": bits.mean().item() / dimensions,
         }
         if len(bits) > 1:
-            found[f"{prefix}bits_per_pixel_se"] = (bits.std() / math.sqrt(len(bits))).item() / pixels
-        if self.noise:
-            found[f"{prefix}bits_per_pixel_mc_se"] = torch.cat(self.noise).sum().sqrt().item() / len(bits) / pixels
-        return found
+            metrics[f"{prefix}bits_per_pixel_se"] = (bits.std() / math.sqrt(len(bits))).item() / pixels
+        if self.variances:
+            error = torch.cat(self.variances).sum().sqrt().item() / len(bits)
+            metrics[f"{prefix}bits_per_pixel_mc_se"] = error / pixels
+        return metrics
 
     def decomposition(self, pixels: int) -> dict[str, Any] | None:
-        """{"logsnr": bin edges, "bits_per_pixel": of each bin, "terminal": beyond the last log-SNR, "encoder": what a
-        variance of the encoder's own takes off, "channels": bits/pixel of each latent channel (terminal included),
-        "images": bits of each}; None for a normal prior. Bins, terminal and encoder add up to the rate."""
+        """The distribution of the bits; None for a normal prior.
+
+        Returns:
+            {"logsnr": edges of bins, "bits_per_pixel": bits/pixel of each bin, "terminal": bits/pixel of the terminal
+            KL, "encoder": (negative) bits/pixel due to a learned variance of the encoder, "channels": bits/pixel of
+            each latent channel, terminal KL included, "images": bits of each image}. Bins, terminal and encoder sum to
+            the rate.
+        """
         if not isinstance(self.network, DiffusionModel):
             return None
         bits, schedule = torch.cat(self.bits), self.network.diffusion.schedule
         unit = math.log(2) * len(bits) * pixels
         assert isinstance(self._channels, Tensor)
-        within = self._over_logsnr.sum().item() + self._terminal
+        total = self._over_logsnr.sum().item() + self._terminal
         return {
             "logsnr": torch.linspace(schedule.logsnr_min, schedule.logsnr_max, BINS + 1).tolist(),
             "bits_per_pixel": (self._over_logsnr / unit).tolist(),
             "terminal": self._terminal / unit,
-            "encoder": bits.mean().item() / pixels - within / unit,
+            "encoder": bits.mean().item() / pixels - total / unit,
             "channels": (self._channels / unit).tolist(),
             "images": bits.tolist(),
         }

@@ -1,8 +1,9 @@
-"""Mean and covariance of a data set's features: computed once, kept by hash, and exchanged as `.npz`.
+"""Mean and covariance of a data set's features, computed once and cached; `.npz` files shared with other evaluators.
 
-The layout is what ADM (Dhariwal & Nichol 2021), EDM and EDM2 (Karras et al.) and pytorch-fid read: arrays `mu` (D,) and
-`sigma` (D, D), the covariance divided by N - 1. Files of theirs with further arrays, ADM's `mu_s` and `sigma_s` of sFID
-or EDM2's of other images, are read for these two. EDM2's `.pkl` files are pickles, which are not opened.
+The layouts are those of ADM (Dhariwal & Nichol 2021). Statistics, as EDM and EDM2 (Karras et al.) and pytorch-fid read
+them too, are arrays `mu` (D,) and `sigma` (D, D), the covariance divided by N - 1. Further arrays, such as ADM's `mu_s`
+and `sigma_s` for sFID or EDM2's for other images, are ignored. EDM2's `.pkl` files are pickles, which are not opened.
+Samples are one array `arr_0`, uint8 (N, H, W, 3).
 """
 
 import hashlib
@@ -11,6 +12,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -19,23 +21,24 @@ from torch import Tensor
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.source import Unreadable
+from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, Gaussian, Moments
 from ulzoo.files.atomic import sha256, write_atomically
 from ulzoo.media.pixels import to_uint8
 
-PROBED = 64  # images whose pixels are part of a set's name in the cache
+PROBED = 64  # images whose pixels are part of a data set's name in the cache
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with.
+    """The statistics that images are compared with.
 
     Attributes:
-        gaussian: of the features.
-        images: how many it was made of; None where the file does not say.
-        sha256: of the images' pixels, or of the file.
-        features: (N, D), where they were kept.
+        gaussian: mean and covariance of the features.
+        images: number of images they were computed from; None if the file does not say.
+        sha256: hash of the images' pixels, or of the file.
+        features: (N, D), if they were kept.
     """
 
     gaussian: Gaussian
@@ -45,15 +48,15 @@ class Reference:
 
 
 def read_statistics(path: Path, dimension: int) -> Reference:
-    """A file's mean and covariance.
+    """Read the mean and covariance in a file.
 
     Raises:
-        ValueError: no such file, a pickle, other arrays, or those of another network.
+        ValueError: there is no such file, or it is a pickle, has other arrays or belongs to another network.
     """
     if path.suffix.lower() == ".pkl":
         raise ValueError(
-            f"{path}: a pickle may run anything and is not opened; in a place where you trust it, "
-            "np.savez('stats.npz', **pickle.load(open(FILE, 'rb'))['fid']) (or 'fd_dinov2') makes a file of it that is"
+            f"{path}: a pickle can run any code and is not opened; where you trust it, convert it by "
+            "np.savez('stats.npz', **pickle.load(open(FILE, 'rb'))['fid']) (or 'fd_dinov2')"
         )
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
@@ -62,7 +65,7 @@ def read_statistics(path: Path, dimension: int) -> Reference:
             arrays = {name: file[name] for name in ("mu", "sigma", "ulzoo") if name in file.files}
             names = ", ".join(file.files)
         mean, covariance = (torch.from_numpy(arrays[name].astype(np.float64)) for name in ("mu", "sigma"))
-        about = json.loads(str(arrays.get("ulzoo", "{}")))
+        description = json.loads(str(arrays.get("ulzoo", "{}")))
     except KeyError:
         raise ValueError(f"{path}: has no arrays mu and sigma, but {names or 'nothing'}") from None
     except (OSError, zipfile.BadZipFile, EOFError, AttributeError, TypeError, ValueError):
@@ -73,19 +76,22 @@ def read_statistics(path: Path, dimension: int) -> Reference:
             f"not of a network of {dimension} features"
         )
     if not (mean.isfinite().all() and covariance.isfinite().all()):
-        raise ValueError(f"{path}: holds numbers that are not finite")
-    return Reference(Moments(mean, covariance), about.get("images"), about.get("sha256") or sha256(path))
+        raise ValueError(f"{path}: contains numbers that are not finite")
+    return Reference(Moments(mean, covariance), description.get("images"), description.get("sha256") or sha256(path))
 
 
 def write_statistics(path: Path, reference: Reference, network: dict[str, Any]) -> None:
-    """For `read_statistics` and other people's scripts; what it is of stands in a further array, `ulzoo`, as JSON."""
-    about = {"images": reference.images, "sha256": reference.sha256, **network}
+    """Write statistics for `read_statistics` and other programs.
+
+    A further array, `ulzoo`, contains the number and hash of the images and the network's protocol as JSON.
+    """
+    description = {"images": reference.images, "sha256": reference.sha256, **network}
     gaussian = reference.gaussian
     path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(aside: Path) -> None:
-        with open(aside, "wb") as file:
-            text = np.array(json.dumps(about, ensure_ascii=False))
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            text = np.array(json.dumps(description, ensure_ascii=False))
             np.savez(file, mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy(), ulzoo=text)
 
     write_atomically(path, write)
@@ -94,49 +100,53 @@ def write_statistics(path: Path, reference: Reference, network: dict[str, Any]) 
 def reference_statistics(
     source: Source,
     features: ImageFeatures,
+    config: EvaluationConfig,
     *,
-    data: dict[str, Any],
-    split: str,
-    limit: int | None = None,
-    batch_size: int = 64,
     keep_features: bool = False,
     cache: Path | None = None,
-    on_image: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> Reference:
-    """Of a source's first images, from the cache if they were there before.
+    """The statistics of the first images of a source, from the cache if they were computed before.
 
-    A set's name in the cache is a hash of the network, the data section, the split, the number of images, and the
+    A data set's name in the cache is a hash of the network, the data section, the split, the number of images, and the
     pixels and labels of 64 images spread evenly over it.
 
     Args:
-        data, split: of the source.
-        limit: how many images; all if None.
-        keep_features: also have the features themselves, which are not cached.
-        cache: a folder; torch's cache (TORCH_HOME) if None.
-        on_image: told how many images are done.
+        source: the images.
+        features: the network.
+        config: data section, split and limit of the source, and the batch size.
+        keep_features: also return the features themselves, which are not cached.
+        cache: the folder of the cache; a folder in torch's cache (TORCH_HOME) if None.
+        on_progress: called with the number of images processed so far.
 
     Raises:
-        ValueError: fewer than two images.
+        ValueError: there are fewer than two images.
     """
-    count = min(limit or len(source), len(source))
+    count = config.count(source)
     if count < 2:
         raise ValueError(f"a Fréchet distance needs at least 2 images, not {count}")
     folder = cache or Path(torch.hub.get_dir()) / "ulzoo" / "statistics"
-    told = {"network": features.protocol, "data": data, "split": split, "images": count, "probe": _probe(source, count)}
-    name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    identity = {
+        "network": features.protocol,
+        "data": config.data,
+        "split": config.split,
+        "images": count,
+        "probe": _probe(source, count),
+    }
+    name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = folder / f"{features.name}-{name[:32]}.npz"
     if path.exists() and not keep_features:
-        on_image(count)
+        on_progress(count)
         return read_statistics(path, features.dimension)
     statistics, digest, kept = FeatureStatistics(features.dimension), hashlib.sha256(), []
-    for batch in in_order(source, batch_size, limit):
+    for batch in in_order(source, config.examples_per_batch(), config.limit):
         pixels = to_uint8(batch["x"])
         digest.update(pixels.contiguous().numpy().data)
-        found, _ = features(pixels)
-        statistics.add(found)
+        vectors, _ = features(pixels)
+        statistics.add(vectors)
         if keep_features:
-            kept.append(found.float().cpu())
-        on_image(batch["images"])
+            kept.append(vectors.float().cpu())
+        on_progress(batch["images"])
     moments = Moments(statistics.mean, statistics.covariance)
     reference = Reference(moments, statistics.count, digest.hexdigest(), torch.cat(kept) if kept else None)
     write_statistics(path, reference, features.protocol)
@@ -144,6 +154,7 @@ def reference_statistics(
 
 
 def _probe(source: Source, count: int) -> str:
+    """A hash of the pixels, keys and labels of images spread evenly over the source."""
     digest = hashlib.sha256()
     for index in sorted({i * count // PROBED for i in range(PROBED)}):
         try:
@@ -154,3 +165,37 @@ def _probe(source: Source, count: int) -> str:
         digest.update(f"{sample.key} {sample.label}".encode())
         digest.update(sample.pixels.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+class SampleFile:
+    """Writes samples to an `.npz` file batch by batch, without keeping them in memory.
+
+    Args:
+        path: the file.
+        images: the number of images that will be written.
+        size: (H, W) of each.
+    """
+
+    def __init__(self, path: Path, images: int, size: tuple[int, int]) -> None:
+        self.shape, self.written = (images, *size, 3), 0
+        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
+        self._array = self._zip.open("arr_0.npy", "w", force_zip64=True)
+        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._array, header)
+
+    def add(self, images: Tensor) -> None:
+        """Write uint8 images (B, C, H, W) with one or three channels."""
+        pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        assert pixels.shape[1:] == self.shape[1:] and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
+        self._array.write(pixels.data)
+        self.written += len(pixels)
+
+    def __enter__(self) -> "SampleFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._array.close()
+        self._zip.close()
+        assert error is not None or self.written == self.shape[0], (self.written, self.shape)

@@ -1,4 +1,4 @@
-"""Labelled grids of images, and as PNG."""
+"""Labelled grids of images as PNG."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +13,27 @@ from ulzoo.media.pixels import to_uint8
 GridRow = tuple[str, Tensor]  # label, images (n, C, H, W) in [-1, 1]
 
 GAP = 4
-FRAME = "#e8590c"
+FRAME_COLOUR = "#e8590c"
 
 
 def save_grid(path: Path, rows: Sequence[GridRow], min_side: int = 96) -> None:
-    """One row of pictures per entry, its label above; small images are enlarged by a whole factor, without smoothing.
+    """Save one row of images per entry, below its label; small images are scaled by an integer, without smoothing.
 
     Args:
         path: a .png file, written atomically.
-        rows: labels and images; rows may differ in length; an empty label takes no room.
-        min_side: images are shown at least this large, in pixels.
+        rows: labels and images; rows may differ in length; an empty label takes no space.
+        min_side: smallest side in pixels at which images are shown.
     """
     sheet = grid(rows, min_side)
-    write_atomically(path, lambda aside: sheet.save(aside, format="PNG"))
+    write_atomically(path, lambda temporary: sheet.save(temporary, format="PNG"))
 
 
 def grid(rows: Sequence[GridRow], min_side: int = 96, framed: Sequence[int] = ()) -> Image.Image:
-    """The sheet that `save_grid` saves.
+    """The grid that `save_grid` saves.
 
     Args:
-        framed: how many of each row's first pictures stand in a coloured frame; none if left out.
+        rows, min_side: see `save_grid`.
+        framed: for each row, the number of first images inside a coloured frame; () for no frames.
     """
     framed = framed or [0] * len(rows)
     side = max(rows[0][1].shape[-2:])
@@ -46,18 +47,19 @@ def grid(rows: Sequence[GridRow], min_side: int = 96, framed: Sequence[int] = ()
     sheet = Image.new("RGB", (sheet_width, sum(label_heights) + len(rows) * (height + GAP) + GAP), "white")
     draw = ImageDraw.Draw(sheet)
     top = GAP
-    for (label, images), label_height, marked in zip(rows, label_heights, framed, strict=True):
+    for (label, images), label_height, in_frame in zip(rows, label_heights, framed, strict=True):
         draw.text((GAP, top + 2), label, fill="black", font=font)
         top += label_height
-        if marked:
-            draw.rectangle((1, top - GAP + 1, marked * (width + GAP) + GAP - 2, top + height + GAP - 2), fill=FRAME)
-        for j, image in enumerate(images):
-            picture = _picture(image).resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(picture, (GAP + j * (width + GAP), top))
+        if in_frame:
+            right, bottom = in_frame * (width + GAP) + GAP - 2, top + height + GAP - 2
+            draw.rectangle((1, top - GAP + 1, right, bottom), fill=FRAME_COLOUR)
+        for column, image in enumerate(images):
+            scaled = _to_pillow(image).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(scaled, (GAP + column * (width + GAP), top))
         top += height + GAP
     return sheet
 
 
-def _picture(image: Tensor) -> Image.Image:
+def _to_pillow(image: Tensor) -> Image.Image:
     pixels = to_uint8(image).permute(1, 2, 0).cpu().numpy()  # (H, W, C)
     return Image.fromarray(np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else pixels)

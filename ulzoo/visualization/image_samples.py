@@ -1,29 +1,53 @@
-"""Pictures of one or several trained models side by side: rows for `ulzoo.evaluation.save_grid`."""
+"""Samples and reconstructions of images by one or several models side by side, as rows of a grid."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import chain, pairwise
 
 import torch
 from torch import Tensor
 
 from ulzoo.data import Source, in_order
-from ulzoo.media.captions import Text
 from ulzoo.media.pixels import psnr
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
-from ulzoo.runtime.messages import suggest
 from ulzoo.visualization.image_grid import GridRow
 
 COLUMNS = 12
-AT_ONCE = 64
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to sample from each model.
+
+    Attributes:
+        n: number of images or clips.
+        labels: class labels by number or name, "0,Flags", in equal shares; None for samples without a class.
+        guidance: scale of classifier-free guidance, which needs labels or captions; the spec's if None.
+        steps: steps of the network that samples the latent; the spec's if None.
+        seed: seed of all noise, the same for every model.
+        network: the network that samples the latent; see `UnifiedLatents.sample_latents`.
+        whole_clips: generate whole clips even with models that continue the first frames of the data's clips.
+    """
+
+    n: int
+    labels: str | None = None
+    guidance: float | None = None
+    steps: int | None = None
+    seed: int = 0
+    network: LatentNetwork | None = None
+    whole_clips: bool = False
 
 
 def label_numbers(text: str, contract: Contract) -> list[int]:
-    """Class labels from their numbers or names, "0,Flags"; a name may be cut short while it stays unambiguous.
+    """Class labels from their numbers or names, "0,Flags"; a name may be abbreviated if it stays unambiguous.
 
     Raises:
-        ValueError: the model has no classes, or not this one.
+        ValueError: the model has no classes, or no such class.
     """
     if not contract.num_classes:
         raise ValueError("this model's data has no class labels")
@@ -38,90 +62,91 @@ def _label_number(word: str, contract: Contract) -> int:
     names = contract.label_names
     if not names:
         raise ValueError(f"this model's labels have numbers only, 0 to {contract.num_classes - 1}, not {word!r}")
-    found = [i for i, name in enumerate(names) if word and name.lower().startswith(word.lower())]
-    exact = [i for i in found if names[i].lower() == word.lower()]
-    if len(exact or found) == 1:
-        return (exact or found)[0]
-    if found:
-        raise ValueError(f"the label {word!r} is ambiguous: {', '.join(names[i] for i in found)}")
-    raise ValueError(f"unknown label {word!r}{suggest(word, names)}")
+    matches = [i for i, name in enumerate(names) if word and name.lower().startswith(word.lower())]
+    exact = [i for i in matches if names[i].lower() == word.lower()]
+    if len(exact or matches) == 1:
+        return (exact or matches)[0]
+    if matches:
+        raise ValueError(f"the label {word!r} is ambiguous: {', '.join(names[i] for i in matches)}")
+    close = get_close_matches(word, names, n=1, cutoff=0.65)
+    hint = f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(names)}"
+    raise ValueError(f"unknown label {word!r}; {hint}")
 
 
-def sample_rows(
-    models: Mapping[str, UnifiedLatents],
-    n: int,
-    *,
-    labels: str | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    network: LatentNetwork | None = None,
-    source: Source | None = None,
-) -> list[GridRow]:
-    """n samples of each model; with labels, shared out evenly among them, each on rows of its own.
-
-    A model that was trained with captions gets those of the first examples of `source`, if there is one.
-
-    Args:
-        models: by the name to write above their rows.
-        labels: see `label_numbers`.
-        guidance: scale; needs labels.
-        steps: of the network that samples the latent.
-        seed: every model starts from the same.
-        network: what samples the latent; see `UnifiedLatents.sample_latents`.
-        source: where captions come from.
-
-    Raises:
-        ValueError: labels or a network that a model does not have.
-    """
-    asked = {name: label_numbers(labels, model.contract) if labels else [] for name, model in models.items()}
-    text = None if source is None else next(in_order(source, n))["text"]
-    rows: list[GridRow] = []
-    for name, model in models.items():
-        parts = share(n, asked[name])
-        numbers = torch.tensor([number for number, count in parts for _ in range(count)]) if asked[name] else None
-        captions = text if model.contract.text_width else None
-        pictures = draw(model, n, numbers, guidance, steps, seed, network, text=captions)
-        for (number, _), part in zip(parts, pictures.split([count for _, count in parts]), strict=True):
-            title = f"{name} · {label_name(number, model.contract)}" if asked[name] else name
-            rows += _wrapped(title, part)
-    return rows
+def label_name(number: int, contract: Contract) -> str:
+    """The name of a class label, or a text with its number."""
+    return contract.label_names[number] if contract.label_names else f"label {number}"
 
 
-def share(n: int, labels: list[int]) -> list[tuple[int, int]]:
-    """(label, how many), adding up to n, none empty."""
+def split_evenly(n: int, labels: list[int]) -> list[tuple[int, int]]:
+    """(label, count) with counts of about equal size that sum to n, none of them 0; label -1 without labels."""
     labels = labels or [-1]
     bounds = [n * i // len(labels) for i in range(len(labels) + 1)]
     return [(label, end - start) for label, (start, end) in zip(labels, pairwise(bounds), strict=True) if end > start]
 
 
-def label_name(number: int, contract: Contract) -> str:
-    return contract.label_names[number] if contract.label_names else f"label {number}"
+def sample_rows(
+    models: Mapping[str, UnifiedLatents], request: SampleRequest, *, source: Source | None = None
+) -> list[GridRow]:
+    """Samples of each model; with several labels, each label has rows of its own.
+
+    Args:
+        models: the models by the titles of their rows.
+        request: what to sample.
+        source: supplies the captions of its first examples to models that take captions.
+
+    Raises:
+        ValueError: a model does not have the labels or the network.
+    """
+    labels = {
+        name: label_numbers(request.labels, model.contract) if request.labels else [] for name, model in models.items()
+    }
+    text = None if source is None else next(in_order(source, request.n))["text"]
+    rows: list[GridRow] = []
+    for name, model in models.items():
+        shares = split_evenly(request.n, labels[name])
+        numbers = torch.tensor([number for number, count in shares for _ in range(count)]) if labels[name] else None
+        conditions = Conditions(labels=numbers, text=text if model.contract.text_width else None)
+        images = draw_samples(model, request, conditions)
+        for (number, _), part in zip(shares, images.split([count for _, count in shares]), strict=True):
+            title = f"{name} · {label_name(number, model.contract)}" if labels[name] else name
+            rows += _wrap(title, part)
+    return rows
 
 
-def draw(
-    model: UnifiedLatents,
-    n: int,
-    labels: Tensor | None,
-    guidance: float | None,
-    steps: int | None,
-    seed: int,
-    network: LatentNetwork | None,
-    frames: Tensor | None = None,
-    text: Text | None = None,
-    at_once: int = AT_ONCE,
+def draw_samples(
+    model: UnifiedLatents, request: SampleRequest, conditions: Conditions, *, batch_size: int = BATCH_SIZE
 ) -> Tensor:
-    """n samples on the model's device, `at_once` at a time from one generator."""
-    generator = torch.Generator(model.device).manual_seed(seed)
-    parts = []
-    for start in range(0, n, at_once):
-        some = slice(start, min(start + at_once, n))
-        these = None if labels is None else labels[some]
-        given = None if frames is None else frames[some].to(model.device)
-        told = text and text.part(some)
-        z_0 = model.sample_latents(some.stop - start, these, guidance, steps, generator, network, given, told)
-        parts.append(model.decode(z_0, generator=generator, labels=these, frames=given, text=told))
-    return torch.cat(parts)
+    """`request.n` samples, (n, C, *size), on the model's device, in batches that share one generator.
+
+    Args:
+        model: in eval mode.
+        request: what to sample; its labels are ignored.
+        conditions: n class labels, captions and context frames.
+        batch_size: largest batch.
+
+    Raises:
+        ValueError: the model does not have the network, or there is guidance without labels and captions.
+    """
+    if request.guidance not in (None, 1) and conditions.labels is None and conditions.text is None:
+        raise ValueError("guidance needs classes or captions")
+    generator = torch.Generator(model.device).manual_seed(request.seed)
+    sampling = model.contract.sampling_with("base", request.steps, request.guidance)
+    batches = []
+    for start in range(0, request.n, batch_size):
+        rows = slice(start, min(start + batch_size, request.n))
+        labels, text, frames = conditions.labels, conditions.text, conditions.frames
+        part = Conditions(
+            labels=None if labels is None else labels[rows],
+            text=None if text is None else text.part(rows),
+            frames=None if frames is None else frames[rows].to(model.device),
+        )
+        z_0 = model.sample_latents(
+            rows.stop - start, conditions=part, sampling=sampling, generator=generator, network=request.network
+        )
+        x = model.decode(z_0, labels=part.labels, frames=part.frames, text=part.text, generator=generator)
+        batches.append(x)
+    return torch.cat(batches)
 
 
 @torch.no_grad()
@@ -134,38 +159,38 @@ def reconstruction_rows(
     seed: int = 0,
     rate_samples: int = 8,
 ) -> list[GridRow]:
-    """The first n images of `source`, then each model's reconstructions with their mean PSNR and rate in the label.
+    """The first n images of `source`, and each model's reconstructions with their mean PSNR and rate in the label.
 
     Args:
-        models: by the name to write above their rows; all of the source's size.
-        steps: of the decoder; the spec's if None.
-        seed: of the noise, the same for every model.
+        models: the models by the titles of their rows, all of the source's size.
+        source: the images.
+        n: number of images.
+        steps: steps of the decoder; the spec's if None.
+        seed: seed of the noise, the same for every model.
+        rate_samples: draws of (t, ε) per image for the rate.
 
     Raises:
-        ValueError: a model of images of another size.
+        ValueError: a model has images of another size.
     """
     for name, model in models.items():
         expected = model.contract.shape
         if expected != source.shape:
             raise ValueError(f"{name}: is a model of images of shape {expected}, these are {source.shape}")
     batch = next(in_order(source, n))
-    x = batch["x"]
-    drawn = [_wrapped("originals", x)]
+    images, text = batch["x"], batch["text"]
+    rows = [_wrap("originals", images)]
     for name, model in models.items():
-        on_device, labels = x.to(model.device), batch["label"].to(model.device)
-        text = batch["text"]
+        x, labels = images.to(model.device), batch["label"].to(model.device)
         generator = torch.Generator(model.device).manual_seed(seed)
-        bits = (
-            model.rate(on_device, rate_samples, generator, labels=labels, text=text).mean().item()
-            / model.contract.pixels
-        )
-        decoded = model.reconstruct(on_device, steps, generator, labels, text=text)
-        decibels = psnr(decoded, on_device).mean().item()
-        drawn.append(_wrapped(f"{name} · {decibels:.2f} dB · {bits:.3f} bits/pixel", decoded))
-    return list(chain.from_iterable(zip(*drawn, strict=True)))  # rows of one stretch of images stay together
+        bits = model.rate(x, samples=rate_samples, generator=generator, labels=labels, text=text).mean().item()
+        reconstruction = model.reconstruct(x, labels=labels, text=text, steps=steps, generator=generator)
+        decibels = psnr(reconstruction, x).mean().item()
+        title = f"{name} · {decibels:.2f} dB · {bits / model.contract.pixels:.3f} bits/pixel"
+        rows.append(_wrap(title, reconstruction))
+    return list(chain.from_iterable(zip(*rows, strict=True)))  # the rows of the same images are adjacent
 
 
-def _wrapped(title: str, pictures: Tensor) -> list[GridRow]:
-    """Rows of about equal length, no longer than COLUMNS; the first has the title."""
-    rows = pictures.cpu().chunk(math.ceil(len(pictures) / COLUMNS))
+def _wrap(title: str, images: Tensor) -> list[GridRow]:
+    """Rows of about equal length, at most COLUMNS; the first has the title."""
+    rows = images.cpu().chunk(math.ceil(len(images) / COLUMNS))
     return [(title if i == 0 else "", row) for i, row in enumerate(rows)]

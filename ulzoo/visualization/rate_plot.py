@@ -1,4 +1,4 @@
-"""A picture of where a rate's bits sit: over log-SNR, and over the latent's channels."""
+"""A plot of how a rate is distributed over log-SNR and over the latent's channels."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,10 +10,10 @@ COLOURS = {"prior": "#0b6fb8", "base": "#c2410c"}
 
 
 def check_rate_plot(path: Path) -> None:
-    """Before anything is measured.
+    """Check that a plot can be saved to `path`, before the rate is measured.
 
     Raises:
-        ValueError: another format than PNG, SVG or PDF, or matplotlib is missing.
+        ValueError: the format is not PNG, SVG or PDF, or matplotlib is missing.
     """
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{path}: a plot is a .png, .svg or .pdf file")
@@ -22,12 +22,12 @@ def check_rate_plot(path: Path) -> None:
 
 
 def save_rate_plot(path: Path, rates: dict[str, Any], title: str = "") -> None:
-    """Bits/pixel by log-SNR, as a density whose area is the rate, and by channel, largest first.
+    """Plot bits/pixel over log-SNR, as a density whose integral is the rate, and per channel, in descending order.
 
     Args:
-        path: .png, .svg or .pdf, written atomically.
-        rates: network -> `RateMeasurement.decomposition`; networks without one are left out.
-        title: above the picture.
+        path: a .png, .svg or .pdf file, written atomically.
+        rates: network -> `RateMeasurement.decomposition`; networks without one are not plotted.
+        title: above the plot.
 
     Raises:
         ValueError: no network has a decomposition.
@@ -43,12 +43,12 @@ def save_rate_plot(path: Path, rates: dict[str, Any], title: str = "") -> None:
     for name, rate in rates.items():
         edges, bits = rate["logsnr"], rate["bits_per_pixel"]
         width = edges[1] - edges[0]
-        whole = sum(rate["channels"]) + rate["encoder"]
-        label = f"{name}: {whole:.4g} bits/pixel"
+        total = sum(rate["channels"]) + rate["encoder"]
+        label = f"{name}: {total:.4g} bits/pixel"
         over_logsnr.stairs([value / width for value in bits], edges, color=COLOURS[name], label=label)
         channels = sorted(rate["channels"], reverse=True)
-        places = [channel + 1 for channel in range(len(channels))]
-        over_channels.plot(places, channels, "o-", color=COLOURS[name], markersize=3, linewidth=1, label=name)
+        positions = [channel + 1 for channel in range(len(channels))]
+        over_channels.plot(positions, channels, "o-", color=COLOURS[name], markersize=3, linewidth=1, label=name)
     over_logsnr.set(xlabel="log-SNR of the latent", ylabel="bits/pixel per unit of log-SNR")
     over_channels.set(xlabel="latent channel, by its bits", ylabel="bits/pixel")
     for axes in (over_logsnr, over_channels):
@@ -59,4 +59,4 @@ def save_rate_plot(path: Path, rates: dict[str, Any], title: str = "") -> None:
     over_channels.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title, fontsize="medium")
     kind = path.suffix.lower()[1:]
-    write_atomically(path, lambda aside: figure.savefig(aside, format=kind, dpi=150))
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=kind, dpi=150))

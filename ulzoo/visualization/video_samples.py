@@ -1,6 +1,7 @@
-"""Clips of one or several trained models, and their files: contact sheet and films beside each other."""
+"""Samples and reconstructions of clips by one or several models side by side, as contact sheet and videos."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -9,86 +10,83 @@ from torch import Tensor
 
 from ulzoo.data import Source, in_order
 from ulzoo.media.pixels import frame_psnr
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
-from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
-from ulzoo.visualization.image_samples import draw, label_name, label_numbers, share
-from ulzoo.visualization.video import Band, Clips, save_contact_sheet, save_film
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.visualization.image_samples import SampleRequest, draw_samples, label_name, label_numbers, split_evenly
+from ulzoo.visualization.video import Band, Clips, save_contact_sheet, save_video
 
-AT_ONCE = 8
-MOST = 128  # clips of a model that a film has room for
-FRAME_RATE = 8.0  # where the data does not say
+BATCH_SIZE = 8
+MAX_CLIPS = 128  # clips of a model that fit into a video
+FRAME_RATE = 8.0  # if the data has none
 
 
 def save_clips(path: Path, bands: Sequence[Band], contract: Contract) -> list[Path]:
-    """Write the contact sheet, the MP4 and the animated picture: a GIF if `path` is one, else WebP.
+    """Save a contact sheet, an MP4 and an animated image: a GIF if `path` is one, else WebP.
 
     Returns:
         the three files, which differ from `path` in the suffix only.
     """
-    moving = ".gif" if path.suffix.lower() == ".gif" else ".webp"
-    sheet, *films = (path.with_suffix(suffix) for suffix in (".png", ".mp4", moving))
+    animated = ".gif" if path.suffix.lower() == ".gif" else ".webp"
+    sheet, *videos = (path.with_suffix(suffix) for suffix in (".png", ".mp4", animated))
     save_contact_sheet(sheet, bands)
-    for film in films:
-        save_film(film, bands, contract.frame_rate or FRAME_RATE)
-    return [sheet, *films]
+    for video in videos:
+        save_video(video, bands, contract.frame_rate or FRAME_RATE)
+    return [sheet, *videos]
 
 
 def sampled_clips(
-    models: Mapping[str, UnifiedLatents],
-    source: Source | None,
-    n: int,
-    *,
-    labels: str | None = None,
-    guidance: float | None = None,
-    steps: int | None = None,
-    seed: int = 0,
-    network: LatentNetwork | None = None,
-    whole: bool = False,
+    models: Mapping[str, UnifiedLatents], request: SampleRequest, *, source: Source | None = None
 ) -> list[Band]:
-    """n clips of each model; those that continue frames are given the first ones of the source's clips, which are drawn
-    above what the models make of them.
+    """Clips of each model; models that continue context frames continue those of the source's clips, shown above.
+
+    The prior generates whole clips always.
 
     Args:
-        models: by the name to write above their clips.
-        source: where frames to be given come from, if any are.
-        labels: see `label_numbers`; shared out evenly.
-        guidance, steps, seed, network: see `ulzoo.visualization.image_samples.sample_rows`. The prior is never given frames.
-        whole: give no frames, of models that learned to do without.
+        models: the models by the titles of their clips.
+        request: what to sample.
+        source: supplies the context frames; needed if a model continues any.
 
     Raises:
-        ValueError: labels, a network or a size that a model does not have.
+        ValueError: a model does not have the labels, the network or the source's size, or there are too many clips.
     """
-    _check_number(n)
+    _check_number(request.n)
     bands: list[Band] = []
-    compared: dict[str, UnifiedLatents] = {}
+    continuing: dict[str, UnifiedLatents] = {}
     for name, model in models.items():
-        if model.contract.given_frames and network != "prior" and not whole:
-            compared[name] = model
+        if model.contract.context_frames and request.network != "prior" and not request.whole_clips:
+            continuing[name] = model
             continue
-        numbers = _numbers(labels, n, model.contract)
-        clips = draw(model, n, _tensor(numbers), guidance, steps, seed, network, at_once=AT_ONCE).cpu()
+        numbers = _label_list(request, model.contract)
+        clips = draw_samples(model, request, Conditions(labels=_tensor(numbers)), batch_size=BATCH_SIZE).cpu()
         if not numbers:
             bands.append([Clips(name, clips)])
-        for number, together in groupby(range(len(numbers)), numbers.__getitem__):
-            bands.append([Clips(f"{name} · {label_name(number, model.contract)}", clips[list(together)])])
-    if compared:
+        for number, group in groupby(range(len(numbers)), numbers.__getitem__):
+            bands.append([Clips(f"{name} · {label_name(number, model.contract)}", clips[list(group)])])
+    if continuing:
         assert source is not None
-        _check_sizes(compared, source)
-        batch = next(in_order(source, n))
-        x = batch["x"]
-        band = [Clips("truth", x, notes=batch["key"])]
-        for name, model in compared.items():
-            given = model.contract.given_frames
-            numbers = _numbers(labels, len(x), model.contract)
-            frames = x[:, :, :given]
-            clips = draw(model, len(x), _tensor(numbers), guidance, steps, seed, network, frames, at_once=AT_ONCE).cpu()
-            decibels = frame_psnr(clips[:, :, given:], x[:, :, given:]).mean(1).tolist()
-            notes = [f"{value:.2f} dB" for value in decibels]
-            if numbers:
-                notes = [f"{label_name(i, model.contract)} · {note}" for i, note in zip(numbers, notes, strict=True)]
-            band.append(Clips(name, clips, given, notes))
-        bands.append(band)
+        bands.append(_continued_clips(continuing, request, source))
     return bands
+
+
+def _continued_clips(models: Mapping[str, UnifiedLatents], request: SampleRequest, source: Source) -> Band:
+    """The first clips of the source, and their continuations by each model with their PSNR."""
+    _check_sizes(models, source)
+    batch = next(in_order(source, request.n))
+    x = batch["x"]
+    request = replace(request, n=len(x))
+    band = [Clips("truth", x, notes=batch["key"])]
+    for name, model in models.items():
+        context = model.contract.context_frames
+        numbers = _label_list(request, model.contract)
+        conditions = Conditions(labels=_tensor(numbers), frames=x[:, :, :context])
+        clips = draw_samples(model, request, conditions, batch_size=BATCH_SIZE).cpu()
+        decibels = frame_psnr(clips[:, :, context:], x[:, :, context:]).mean(1).tolist()
+        notes = [f"{value:.2f} dB" for value in decibels]
+        if numbers:
+            notes = [f"{label_name(i, model.contract)} · {note}" for i, note in zip(numbers, notes, strict=True)]
+        band.append(Clips(name, clips, context, notes))
+    return band
 
 
 @torch.no_grad()
@@ -103,41 +101,49 @@ def reconstructed_clips(
 ) -> list[Band]:
     """The first n clips of `source`, above each model's reconstructions with their PSNR and rate.
 
-    A decoder that must be given a clip's first frames is given them; others do without.
+    A decoder that needs the first frames of a clip gets them; others do not.
+
+    Args:
+        models: the models by the titles of their clips.
+        source: the clips.
+        n: number of clips.
+        steps: steps of the decoder; the spec's if None.
+        seed: seed of the noise, the same for every model.
+        rate_samples: draws of (t, ε) per clip for the rate.
 
     Raises:
-        ValueError: a model of clips of another size.
+        ValueError: a model has clips of another size, or there are too many clips.
     """
     _check_number(n)
     _check_sizes(models, source)
     batch = next(in_order(source, n))
-    x = batch["x"]
-    band = [Clips("truth", x, notes=batch["key"])]
+    clips = batch["x"]
+    band = [Clips("truth", clips, notes=batch["key"])]
     for name, model in models.items():
-        contract = model.contract
-        given = model.frames_needed
+        context = model.required_context_frames
         generator = torch.Generator(model.device).manual_seed(seed)
-        made, notes = [], []
-        for some, label in zip(x.split(AT_ONCE), batch["label"].split(AT_ONCE), strict=True):
-            clips, numbers = some.to(model.device), label.to(model.device)
-            bits = model.rate(clips, rate_samples, generator, labels=numbers) / contract.pixels
-            frames = clips[:, :, :given] if given else None
-            decoded = model.reconstruct(clips, steps, generator, numbers, frames)
-            decibels = frame_psnr(decoded[:, :, given:], clips[:, :, given:]).mean(1)
-            made.append(decoded.cpu())
+        reconstructions, notes = [], []
+        for x, labels in zip(clips.split(BATCH_SIZE), batch["label"].split(BATCH_SIZE), strict=True):
+            x, labels = x.to(model.device), labels.to(model.device)
+            bits = model.rate(x, samples=rate_samples, generator=generator, labels=labels) / model.contract.pixels
+            frames = x[:, :, :context] if context else None
+            reconstruction = model.reconstruct(x, labels=labels, frames=frames, steps=steps, generator=generator)
+            decibels = frame_psnr(reconstruction[:, :, context:], x[:, :, context:]).mean(1)
+            reconstructions.append(reconstruction.cpu())
             notes += [
                 f"{db:.2f} dB · {rate:.3f} bits/pixel"
                 for db, rate in zip(decibels.tolist(), bits.tolist(), strict=True)
             ]
-        band.append(Clips(name, torch.cat(made), given, notes))
+        band.append(Clips(name, torch.cat(reconstructions), context, notes))
     return [band]
 
 
-def _numbers(labels: str | None, n: int, contract: Contract) -> list[int]:
-    """n labels in groups of about equal size, or none."""
-    if not labels:
+def _label_list(request: SampleRequest, contract: Contract) -> list[int]:
+    """The label of each sample, in groups of about equal size; [] without labels."""
+    if not request.labels:
         return []
-    return [number for number, count in share(n, label_numbers(labels, contract)) for _ in range(count)]
+    shares = split_evenly(request.n, label_numbers(request.labels, contract))
+    return [number for number, count in shares for _ in range(count)]
 
 
 def _tensor(numbers: list[int]) -> Tensor | None:
@@ -145,8 +151,8 @@ def _tensor(numbers: list[int]) -> Tensor | None:
 
 
 def _check_number(n: int) -> None:
-    if n > MOST:
-        raise ValueError(f"films have room for {MOST} clips of each model, not {n}")
+    if n > MAX_CLIPS:
+        raise ValueError(f"a video has space for {MAX_CLIPS} clips of each model, not {n}")
 
 
 def _check_sizes(models: Mapping[str, UnifiedLatents], source: Source) -> None:

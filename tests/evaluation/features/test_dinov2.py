@@ -1,4 +1,4 @@
-"""FD-DINOv2's features by a small network of random weights, against the published network written out."""
+"""DINOv2 features of a small network with random weights, against the published forward pass written out."""
 
 import pytest
 import torch
@@ -8,12 +8,12 @@ from ulzoo.evaluation.features import dinov2 as module
 from ulzoo.evaluation.features.dinov2 import DINOV2, dinov2
 from ulzoo.files.atomic import sha256
 
-D, HEADS, GRID = 8, 2, 37  # the published weights are of 37×37 places
+D, HEADS, GRID = 8, 2, 37  # the published weights have 37×37 patches
 
 
 @pytest.fixture
 def weights(monkeypatch, tmp_path):
-    """Tensors in the published file's names, and the file."""
+    """Tensors with the names of the published file, and the file."""
     monkeypatch.setattr(module, "NETWORK", {"embed_dim": D, "depth": 1, "num_heads": HEADS})
     shapes = {"cls_token": (1, 1, D), "pos_embed": (1, 1 + GRID**2, D), "mask_token": (1, D)}
     shapes |= {"patch_embed.proj.weight": (D, 3, 14, 14), "patch_embed.proj.bias": (D,)}
@@ -31,14 +31,14 @@ def weights(monkeypatch, tmp_path):
 
 def published(w, images):
     """Facebook's forward pass at 224×224 after EDM2's resize."""
-    mean, spread = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     x = F.interpolate(images.float(), (224, 224), mode="bicubic", antialias=True) / 255
-    x = (x - mean[:, None, None]) / spread[:, None, None]
+    x = (x - mean[:, None, None]) / std[:, None, None]
     x = F.conv2d(x, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=14).flatten(2).mT  # (B, 256, D)
     x = torch.cat([w["cls_token"].expand(len(x), 1, D), x], 1)
-    places = w["pos_embed"][:, 1:].reshape(1, GRID, GRID, D).permute(0, 3, 1, 2)
-    places = F.interpolate(places, scale_factor=16.1 / GRID, mode="bicubic").flatten(2).mT
-    x = x + torch.cat([w["pos_embed"][:, :1], places], 1)
+    positions = w["pos_embed"][:, 1:].reshape(1, GRID, GRID, D).permute(0, 3, 1, 2)
+    positions = F.interpolate(positions, scale_factor=16.1 / GRID, mode="bicubic").flatten(2).mT
+    x = x + torch.cat([w["pos_embed"][:, :1], positions], 1)
 
     def linear(name, x):
         return x @ w[f"blocks.0.{name}.weight"].T + w[f"blocks.0.{name}.bias"]
@@ -61,9 +61,9 @@ def test_it_is_the_published_network(weights):
     assert torch.equal(torch.get_rng_state(), before)
     images = torch.randint(0, 256, (3, 3, 50, 40), generator=torch.Generator().manual_seed(1))
     images = (images * torch.tensor([0.1, 0.5, 1]).reshape(3, 1, 1, 1)).byte()
-    found, logits = features(images)
-    assert logits is None and found.shape == (3, D) and found.std(0).min() > 1e-3
-    assert torch.allclose(found, published(tensors, images), atol=1e-5)
+    vectors, logits = features(images)
+    assert logits is None and vectors.shape == (3, D) and vectors.std(0).min() > 1e-3
+    assert torch.allclose(vectors, published(tensors, images), atol=1e-5)
     assert (features.name, features.short, features.dimension) == ("fd_dinov2", "_dinov2", D)
     assert features.protocol["network_sha256"] == sha256(path)
 
@@ -79,7 +79,7 @@ def test_other_weights(weights, tmp_path):
 
 
 def test_the_network_is_vit_large(monkeypatch):
-    """By its number of weights: 304,368,640 as published, but for the 1,113 places that 224 pixels do not have."""
+    """By its number of weights: 304,368,640 as published, except 1,113 patches that 224 pixels do not have."""
     from timm.models.vision_transformer import VisionTransformer
 
     with torch.device("meta"):

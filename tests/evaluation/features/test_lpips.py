@@ -1,4 +1,4 @@
-"""LPIPS against torchmetrics', shift-tolerant LPIPS against its package's, and which weights are read."""
+"""LPIPS against torchmetrics, shift-tolerant LPIPS against its package, and which weights are read."""
 
 import sys
 from types import ModuleType
@@ -34,13 +34,13 @@ def noisy(x, amount):
 
 @pytest.mark.parametrize("network", ["alex", "vgg"])
 def test_it_is_torchmetrics(network, images, tmp_path):
-    """The same network of random weights, in torchvision's names, under the same published weights of channels."""
+    """The same network with random weights, saved under torchvision's names, and the published channel weights."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         theirs = torchmetrics_lpips._LPIPS(net=network, pnet_rand=True)
     tensors = theirs.net.state_dict()
     names = {name: f"features.{name.split('.', 1)[1]}" for name in tensors}
-    others = {"classifier.1.weight": torch.zeros(2)}  # of torchvision's file, for no use here
+    others = {"classifier.1.weight": torch.zeros(2)}  # an unused tensor, as in torchvision's file
     torch.save({names[name]: value for name, value in tensors.items()} | others, tmp_path / "trunk.pth")
     ours = lpips(network, tmp_path / "trunk.pth", sha256(tmp_path / "trunk.pth"))
     y = noisy(images, 0.3)
@@ -49,7 +49,7 @@ def test_it_is_torchmetrics(network, images, tmp_path):
     assert expected.min() > 1e-3
     assert ours(images, y).tolist() == pytest.approx(expected.tolist(), rel=1e-4)
     assert ours.name == f"lpips_{network}" and ours.protocol["network_sha256"] == sha256(tmp_path / "trunk.pth")
-    side = ours.least_side
+    side = ours.min_side
     assert ours(images[..., :side, :side], y[..., :side, :side]).isfinite().all()
     with pytest.raises(RuntimeError):
         ours(images[..., : side - 1, : side - 1], y[..., : side - 1, : side - 1])
@@ -78,7 +78,7 @@ def test_without_weights_or_packages(tmp_path, monkeypatch):
 
 
 def test_shift_tolerant_lpips_is_its_package_s(st, images, monkeypatch):
-    for name, what in (("IPython", "embed"), ("torchsummary", "summary")):  # it imports them for no use
+    for name, what in (("IPython", "embed"), ("torchsummary", "summary")):  # imported by the package, but not used
         stub = ModuleType(name)
         setattr(stub, what, None)
         monkeypatch.setitem(sys.modules, name, stub)
@@ -90,7 +90,7 @@ def test_shift_tolerant_lpips_is_its_package_s(st, images, monkeypatch):
     assert st(images, y).tolist() == pytest.approx(expected.tolist(), rel=1e-5)
 
 
-def test_a_distance_of_zero_that_grows_with_noise_and_hardly_with_a_shift(st, images):
+def test_the_distance_grows_with_noise_but_hardly_with_a_shift(st, images):
     assert st(images, images).tolist() == [0, 0, 0, 0]
     distances = torch.stack([st(images, noisy(images, amount)) for amount in (0.02, 0.1, 0.3, 1.0)])
     assert (distances[0] > 0).all() and (distances.diff(dim=0) > 0).all()
@@ -98,5 +98,5 @@ def test_a_distance_of_zero_that_grows_with_noise_and_hardly_with_a_shift(st, im
     assert torch.allclose(st(images, noisy(images, 0.3)), st(noisy(images, 0.3), images))
     grey = images[:, :1]
     assert torch.equal(st(grey, -grey), st(grey.expand_as(images), -grey.expand_as(images)))
-    side = st.least_side
+    side = st.min_side
     assert st(images[..., :side, :side], images[..., -side:, -side:]).isfinite().all()

@@ -1,4 +1,4 @@
-"""Feature networks: the detector's contract, its hash before anything else, and TransNetV2's layer."""
+"""Video features: the detector's interface, its hash before anything else, and the layer of TransNetV2."""
 
 import hashlib
 import random
@@ -12,11 +12,11 @@ from ulzoo.evaluation.features.videos import I3D, I3DLogits, TransNetV2Features
 
 
 class StandIn(nn.Module):
-    """Has the detector's signature; its features are the mean colours and what it was asked to do."""
+    """Has the detector's signature; its features are the mean colours and the values of its switches."""
 
     def forward(self, x: Tensor, rescale: bool = True, resize: bool = True, return_features: bool = True) -> Tensor:
-        asked = torch.tensor([float(rescale), float(resize), float(return_features)]).expand(x.shape[0], 3)
-        return torch.cat([x.mean(4).mean(3).mean(2), asked], 1)
+        switches = torch.tensor([float(rescale), float(resize), float(return_features)]).expand(x.shape[0], 3)
+        return torch.cat([x.mean(4).mean(3).mean(2), switches], 1)
 
 
 @pytest.fixture(scope="session")
@@ -31,10 +31,10 @@ def clips(n: int = 2, channels: int = 3, frames: int = 10, size: int = 8) -> Ten
     return torch.randint(0, 256, (n, channels, frames, size, size), generator=torch.Generator().manual_seed(0)).byte()
 
 
-def test_the_detector_is_asked_as_the_field_asks_it(detector):
+def test_the_detector_is_called_with_all_switches_on(detector):
     features = I3DLogits(*detector)
     x = clips()
-    expected = torch.cat([x.float().mean((2, 3, 4)), torch.ones(2, 3)], 1)  # values in [0, 255]; all three switches on
+    expected = torch.cat([x.float().mean((2, 3, 4)), torch.ones(2, 3)], 1)  # values in [0, 255]
     assert torch.allclose(features(x), expected, atol=1e-3)
     assert features.protocol["network_sha256"] == detector[1]
     assert torch.allclose(features(clips(channels=1))[:, 0], features(clips(channels=1))[:, 2])
@@ -48,7 +48,7 @@ def test_a_detector_with_another_hash_is_not_run(detector, monkeypatch):
         I3DLogits(detector[0].with_name("missing.pt"))
 
 
-def test_a_file_that_is_no_torchscript(tmp_path):
+def test_a_file_that_is_not_torchscript(tmp_path):
     path = tmp_path / "junk.pt"
     path.write_bytes(b"junk")
     with pytest.raises(ValueError, match="not a TorchScript file") as error:
@@ -72,7 +72,7 @@ def transnet():
     return network
 
 
-def test_transnetv2_s_features_are_what_its_heads_see(transnet):
+def test_transnetv2_s_features_are_the_input_of_its_heads(transnet):
     x = clips(frames=5, size=32)
     features = transnet(x)
     assert features.shape == (2, transnet.dimension) == (2, 1024)
@@ -82,17 +82,17 @@ def test_transnetv2_s_features_are_what_its_heads_see(transnet):
     small = small.round().byte().reshape(2, 5, 3, 27, 48).permute(0, 1, 3, 4, 2)
     with torch.no_grad():
         heads, _ = transnet.network(small.contiguous())
-        assert torch.allclose(transnet.network.cls_layer1(features), heads.mean(1), atol=1e-4)  # linear, so is the mean
+        assert torch.allclose(transnet.network.cls_layer1(features), heads.mean(1), atol=1e-4)  # the head is linear
 
 
-def test_transnetv2_takes_each_clip_by_itself(transnet):
+def test_transnetv2_s_features_do_not_depend_on_the_batch(transnet):
     x = clips(n=3, frames=4, size=30)
     assert torch.allclose(transnet(x)[1:2], transnet(x[1:2]), atol=1e-4)
     grey = clips(channels=1, frames=4)
     assert torch.equal(transnet(grey), transnet(grey.repeat(1, 3, 1, 1, 1)))
 
 
-def test_transnetv2_says_what_it_is_not(transnet):
+def test_transnetv2_is_not_called_fvd(transnet):
     assert "fvd" not in f"{transnet.name} {transnet.protocol}".lower()
     assert len(transnet.protocol["network_sha256"]) == 64
 

@@ -1,4 +1,4 @@
-"""Published weights: which file is taken, what is fetched, and that nothing else is ever read."""
+"""Published weights: which file is used, what is downloaded, and that no other file is ever read."""
 
 from dataclasses import replace
 
@@ -13,19 +13,19 @@ from ulzoo.files.atomic import sha256
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A published file that `file:` attention_patterns, and torch's cache in another folder."""
+    """A published file that `file:` reaches, and torch's cache in another folder."""
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     path = tmp_path / "there.pth"
     torch.save({"weight": torch.ones(2)}, path)
-    return DetectorFile("x", "the network (1 MB)", path.as_uri(), sha256(path), "kept/x.pth", "y needs no network")
+    return DetectorFile("x", "the network (1 MB)", path.as_uri(), sha256(path), "kept/x.pth", "y comes with a package")
 
 
-def test_which_file_is_taken(published, tmp_path):
+def test_the_file_that_is_used(published, tmp_path):
     here = tmp_path / "here.pth"
     assert published.find(here) == (here, published.sha256)
     assert published.find(here, "ab", True) == (here, "ab")
     for words, args in {
-        r"x needs the network \(1 MB\): --download fetches it, --detector FILE names .* y needs no": (None,),
+        r"x needs the network \(1 MB\): --download fetches it, --detector FILE reads .* y comes with": (None,),
         "belongs to a file": (None, "ab", True),
     }.items():
         with pytest.raises(ValueError, match=words):
@@ -33,7 +33,7 @@ def test_which_file_is_taken(published, tmp_path):
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_download_is_asked_for_checked_and_kept(published, tmp_path):
+def test_a_requested_download_is_checked_and_cached(published, tmp_path):
     cached = tmp_path / "cache" / "kept" / "x.pth"
     with pytest.raises(OSError, match=f"SHA-256 {published.sha256}, not 00; it was not kept"):
         replace(published, sha256="00").find(None, download=True)
@@ -43,13 +43,13 @@ def test_a_download_is_asked_for_checked_and_kept(published, tmp_path):
     assert published.find(None, download=True) == (cached, published.sha256)
     assert cached.read_bytes() == (tmp_path / "there.pth").read_bytes()
     assert [file.name for file in cached.parent.iterdir()] == ["x.pth"]
-    assert replace(published, url="file:///nowhere").find(None) == (cached, published.sha256)  # it is here now
+    assert replace(published, url="file:///nowhere").find(None) == (cached, published.sha256)  # from the cache
 
 
 def test_only_a_file_of_that_hash_is_read(published, tmp_path):
     path = tmp_path / "there.pth"
-    with checked(path, published.sha256.upper(), "weights") as found:
-        assert found == published.sha256 and read_tensors(path)["weight"].tolist() == [1, 1]
+    with checked(path, published.sha256.upper(), "weights") as digest:
+        assert digest == published.sha256 and read_tensors(path)["weight"].tolist() == [1, 1]
     with pytest.raises(ValueError, match=r"absent: no such file"), checked(tmp_path / "absent", "00", "weights"):
         pytest.fail("it was read")
     with pytest.raises(ValueError, match=r"is .*, not 00; it was not loaded"), checked(path, "00", "weights"):
@@ -57,7 +57,7 @@ def test_only_a_file_of_that_hash_is_read(published, tmp_path):
 
 
 @pytest.mark.parametrize("content", [{"run": print}, b"", b"junk"])
-def test_a_file_that_is_something_else_is_named(tmp_path, content):
+def test_a_file_with_other_content_is_named(tmp_path, content):
     path = tmp_path / "x.pth"
     path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
     with pytest.raises(ValueError, match=r"x\.pth: not weights: .") as error, checked(path, sha256(path), "weights"):
@@ -65,9 +65,9 @@ def test_a_file_that_is_something_else_is_named(tmp_path, content):
     assert "\n" not in str(error.value)
 
 
-def test_messages_name_what_comes_with_a_package(tmp_path, monkeypatch):
+def test_messages_name_a_metric_that_comes_with_a_package(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     for find, words in ((find_inception, "fd_efficientnet_lite0 is"), (I3D.find, "fd_transnetv2 is")):
-        with pytest.raises(ValueError, match=f"{words} a distance that needs no network"):
+        with pytest.raises(ValueError, match=f"{words} a distance whose weights come with a package"):
             find(None, None, False)
     assert (tmp_path / INCEPTION.cached).name.endswith(f"{INCEPTION.sha256[:8]}.pth")

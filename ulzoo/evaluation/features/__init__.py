@@ -1,1 +1,1 @@
-"""Networks whose features are compared, and their weights."""
+"""The networks whose features are compared, and their weights."""

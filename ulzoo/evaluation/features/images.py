@@ -1,7 +1,7 @@
 """Networks that turn an image into a feature vector, for distances between sets of images.
 
-All of them are extractors of torch-fidelity's registry, so that its own command gives the same distance on two folders:
-`register()` adds the one that needs no download, "efficientnet-lite0".
+All of them are feature extractors of torch-fidelity, whose own command therefore measures the same distance between two
+folders; `register()` adds the one that needs no download, "efficientnet-lite0".
 """
 
 import io
@@ -19,12 +19,12 @@ from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_t
 from ulzoo.files.atomic import sha256 as sha256_of
 
 INCEPTION = DetectorFile(
-    figure="fid",
+    metric="fid",
     what="Inception's weights (96 MB)",
     url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
-    cached="checkpoints/weights-inception-2015-12-05-6726825d.pth",  # where torch-fidelity keeps them too
-    instead="fd_efficientnet_lite0 is a distance that needs no network",
+    cached="checkpoints/weights-inception-2015-12-05-6726825d.pth",  # as in torch-fidelity
+    alternative="fd_efficientnet_lite0 is a distance whose weights come with a package",
 )
 OFFLINE = "efficientnet-lite0"
 SIDE = 224  # of EfficientNet-Lite0's input
@@ -34,13 +34,13 @@ class ImageFeatures:
     """A torch-fidelity extractor as a function of uint8 images.
 
     Args:
-        extractor: in eval mode, whose outputs are the features and, if it has them, the logits of an Inception score.
-        name: of its Fréchet distance.
-        protocol: which network, which layer, which preprocessing.
-        dimension: of the features.
+        extractor: in eval mode; its outputs are the features and, optionally, the logits for an Inception score.
+        name: name of its Fréchet distance.
+        protocol: network, layer and preprocessing, as protocol fields.
+        dimension: dimension of the features.
 
     Attributes:
-        short: what stands for the network in the names of other figures; "" for Inception, as is customary.
+        short: suffix for the network in the names of other metrics; "" for Inception, as is customary.
     """
 
     def __init__(self, extractor: nn.Module, name: str, protocol: dict[str, Any], dimension: int) -> None:
@@ -58,10 +58,10 @@ class ImageFeatures:
 
 
 def efficientnet_lite0(device: torch.device | str = "cpu") -> ImageFeatures:
-    """Features of EfficientNet-Lite0 (Tan & Le 2019), whose ImageNet weights come with a package.
+    """The features of EfficientNet-Lite0 (Tan & Le 2019), whose ImageNet weights come with a package.
 
-    A distance for use without a network; it is no FID and is not to be compared with one. The features are the 320
-    channels before the last convolution, averaged over places.
+    They give a distance that needs no download. It is not FID and not comparable with it. The features are the 320
+    channels before the last convolution, averaged over positions.
 
     Raises:
         ValueError: the packages are not installed.
@@ -80,27 +80,28 @@ def efficientnet_lite0(device: torch.device | str = "cpu") -> ImageFeatures:
 
 
 def inception_v3(file: Path, sha256: str = INCEPTION.sha256, device: torch.device | str = "cpu") -> ImageFeatures:
-    """The features of FID (Heusel et al. 2017): 2048 of the Inception network of 2015, as torch-fidelity ports it.
+    """The features of FID (Heusel et al. 2017): the last 2048 of Inception-v3 of 2015, in torch-fidelity's port.
 
     Args:
         file: torch-fidelity's weights.
-        sha256: what the file must hash to.
+        sha256: the hash that the file must have.
+        device: the device of the network.
 
     Raises:
-        ValueError: no such file, another hash, or not the weights of that network.
+        ValueError: there is no such file, or it has another hash or other weights.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    with checked(file, sha256, "Inception's weights") as found:
+    with checked(file, sha256, "Inception's weights") as digest:
         weights = read_tensors(file)
-        safe = io.BytesIO()  # torch-fidelity unpickles what it is given: so it is given what was read without that
+        safe = io.BytesIO()  # torch-fidelity unpickles its file, so it gets a copy of tensors that were read safely
         torch.save({name: weights[name].clone() for name in weights}, safe)
         safe.seek(0)
         layers = ["2048", "logits_unbiased"]
         extractor = FeatureExtractorInceptionV3("inception-v3-compat", layers, feature_extractor_weights_path=safe)
     protocol = {
         "network": "Inception-v3 of 2015-12-05, torch-fidelity's inception-v3-compat",
-        "network_sha256": found,
+        "network_sha256": digest,
         "features": "2048, last average pooling",
         "preprocessing": "uint8 RGB; TensorFlow 1's bilinear to 299×299, without antialiasing; (x - 128) / 128",
     }
@@ -108,7 +109,7 @@ def inception_v3(file: Path, sha256: str = INCEPTION.sha256, device: torch.devic
 
 
 def find_inception(file: Path | None, sha256: str | None, download: bool) -> tuple[Path, str]:
-    """Inception's weights and the hash they must have; see `DetectorFile.find`."""
+    """The file of Inception's weights and the hash that it must have; see `DetectorFile.find`."""
     return INCEPTION.find(file, sha256, download)
 
 
@@ -139,9 +140,9 @@ def register() -> None:
             with redirect_stdout(sys.stderr):
                 self.network = EfficientNet.from_name("efficientnet-lite0")
             self.network.load_state_dict(torch.load(_lite0_weights(), map_location="cpu", weights_only=True))
-            self.network.to(memory_format=torch.channels_last)  # faster by half on a CPU
-            self.network._conv_head.register_forward_pre_hook(lambda _, inputs: self.seen.update({"320": inputs[0]}))
-            self.seen: dict[str, Tensor] = {}
+            self.network.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
+            self.network._conv_head.register_forward_pre_hook(lambda _, inputs: self.inputs.update({"320": inputs[0]}))
+            self.inputs: dict[str, Tensor] = {}
             self.requires_grad_(False)
             self.eval()
 
@@ -160,8 +161,8 @@ def register() -> None:
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
             x = functional.interpolate(images.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
             pooled = self.network.extract_features((x - 127) / 128).mean((2, 3))
-            found = {"320": self.seen.pop("320").mean((2, 3)), "1280": pooled, "logits": self.network._fc(pooled)}
-            return tuple(found[layer] for layer in self.features_list)
+            layers = {"320": self.inputs.pop("320").mean((2, 3)), "1280": pooled, "logits": self.network._fc(pooled)}
+            return tuple(layers[layer] for layer in self.features_list)
 
     register_feature_extractor(OFFLINE, Lite0)
 

