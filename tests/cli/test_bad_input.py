@@ -132,7 +132,7 @@ def test_a_damaged_export(run, refused):
     content = bytearray((run / "model.safetensors").read_bytes())
     content[-1] ^= 1
     (run / "model.safetensors").write_bytes(content)
-    assert "does not match the digest" in refused("sample", "run")
+    assert "does not match its digest" in refused("sample", "run")
 
 
 @pytest.fixture

@@ -12,20 +12,26 @@ from ulzoo.media.pixels import from_uint8, to_uint8
 LENGTH = 11
 
 
-def made(hflip: bool = True, length: int = LENGTH) -> TensorSource:
-    """Images of noise, so that a flip shows."""
+def make_source(hflip: bool = True, length: int = LENGTH) -> TensorSource:
+    """Images of noise, so that a flip can be detected."""
     images = torch.randint(0, 256, (length, 3, 4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     contract = DataContract(channels=3, resolution=4, num_classes=5)
-    return TensorSource(images, [i % 5 for i in range(length)], [f"k{i}" for i in range(length)], contract, hflip)
+    return TensorSource(
+        images,
+        labels=[i % 5 for i in range(length)],
+        keys=[f"k{i}" for i in range(length)],
+        contract=contract,
+        hflip=hflip,
+    )
 
 
-SOURCE = made()
+SOURCE = make_source()
 
 Image = tuple[bytes, int, str]
 
 
 def images(stream: list[Batch]) -> list[Image]:
-    """The stream image by image."""
+    """The images, labels and keys of a stream."""
     return [
         (to_uint8(x).numpy().tobytes(), int(label), key)
         for batch in stream
@@ -60,11 +66,11 @@ def test_an_epoch_shows_every_image_once_and_epochs_differ() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 2**40), st.integers(0, 3 * LENGTH), st.integers(1, 2 * LENGTH), st.integers(1, 9))
 def test_resuming_is_the_tail(seed: int, start: int, batch_size: int, other_size: int) -> None:
-    """Image by image, across epochs, whatever the batch size before."""
-    whole = take(5 * LENGTH, batch_size=1, seed=seed)
+    """Across epochs, for any batch size before."""
+    stream = take(5 * LENGTH, batch_size=1, seed=seed)
     resumed = take(2, batch_size=batch_size, seed=seed, start=start)
-    assert resumed[: len(whole) - start] == whole[start : start + len(resumed)]
-    assert take(2, batch_size=other_size, seed=seed) == whole[: 2 * other_size]
+    assert resumed[: len(stream) - start] == stream[start : start + len(resumed)]
+    assert take(2, batch_size=other_size, seed=seed) == stream[: 2 * other_size]
 
 
 @pytest.mark.parametrize("start", [0, 3, LENGTH - 1, 10 * LENGTH + 5])
@@ -72,24 +78,26 @@ def test_workers_change_nothing(start: int) -> None:
     assert take(7, start=start, workers=2) == take(7, start=start)
 
 
-def test_seeds_give_other_orders_and_flips() -> None:
+def test_seeds_change_order_and_flips() -> None:
     assert take(10, seed=0) == take(10, seed=0) != take(10, seed=1)
 
 
-def test_half_are_flipped_and_anew_each_epoch() -> None:
+def test_half_of_the_images_are_flipped_at_random_in_each_epoch() -> None:
     originals = {pixels.numpy().tobytes() for pixels in SOURCE.images}
     flips = [image not in originals for image, _, _ in take(500)]
     assert 0.45 < sum(flips) / len(flips) < 0.55
 
 
-def test_no_flip_where_it_is_not_wanted() -> None:
+def test_no_flip_without_augmentation_or_hflip() -> None:
     originals = {pixels.numpy().tobytes() for pixels in SOURCE.images}
     assert {image for image, _, _ in take(10, augment=False)} == originals
-    assert {image for image, _, _ in images(list(islice(batches(made(hflip=False), 4, seed=0), 10)))} == originals
+    assert {
+        image for image, _, _ in images(list(islice(batches(make_source(hflip=False), 4, seed=0), 10)))
+    } == originals
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_global_generator_is_left_alone(workers: int) -> None:
+def test_the_global_generator_is_not_used(workers: int) -> None:
     state = torch.get_rng_state()
     take(3, workers=workers)
     assert torch.equal(torch.get_rng_state(), state)
@@ -105,7 +113,7 @@ def test_in_order(limit: int | None) -> None:
 
 
 class Clips(Source):
-    """Clips of one frame that shows index and chance; those in `broken` cannot be read."""
+    """Clips of one frame that encodes the position; those in `broken` cannot be read."""
 
     skips_unreadable = True
     hflip = False
@@ -120,15 +128,15 @@ class Clips(Source):
     def __getitem__(self, index: int) -> Sample:
         return self.draw(index, 0.5)
 
-    def draw(self, index: int, chance: float) -> Sample:
+    def draw(self, index: int, position: float) -> Sample:
         if index in self.broken:
             raise Unreadable(f"k{index}: broken")
-        pixels = torch.full((3, 1, 4, 4), int(256 * chance), dtype=torch.uint8)
+        pixels = torch.full((3, 1, 4, 4), int(256 * position), dtype=torch.uint8)
         return Sample(pixels, -1, f"k{index}")
 
 
-def shown(stream: list[Batch]) -> list[tuple[str, int]]:
-    """(key, chance in 256ths) clip by clip."""
+def keys_and_positions(stream: list[Batch]) -> list[tuple[str, int]]:
+    """(key, position in 256ths) of each clip."""
     return [
         (key, int(to_uint8(x).flatten()[0]))
         for batch in stream
@@ -140,30 +148,32 @@ def clips(source: Source, n: int, batch_size: int = 4, **options: int) -> list[B
     return list(islice(batches(source, batch_size, **{"seed": 0, **options}), n))
 
 
-def test_every_clip_has_a_chance_of_its_own() -> None:
-    stream = shown(clips(Clips(), 100))
-    assert stream == shown(clips(Clips(), 100)) != shown(clips(Clips(), 100, seed=1))
-    chances = torch.tensor([chance for _, chance in stream], dtype=torch.float32)
-    assert chances.min() < 10 and chances.max() > 245 and 118 < chances.mean() < 137
-    by_key = {chance for key, chance in stream if key == "k0"}
-    assert len(by_key) > 20
-    assert shown(clips(Clips(), 5, start=44)) == stream[44:64]
-    assert shown(clips(Clips(), 5, batch_size=3, start=44, workers=2)) == stream[44:59]
+def test_every_clip_is_drawn_at_its_own_position() -> None:
+    stream = keys_and_positions(clips(Clips(), 100))
+    assert stream == keys_and_positions(clips(Clips(), 100)) != keys_and_positions(clips(Clips(), 100, seed=1))
+    positions = torch.tensor([position for _, position in stream], dtype=torch.float32)
+    assert positions.min() < 10 and positions.max() > 245 and 118 < positions.mean() < 137
+    positions_of_k0 = {position for key, position in stream if key == "k0"}
+    assert len(positions_of_k0) > 20
+    assert keys_and_positions(clips(Clips(), 5, start=44)) == stream[44:64]
+    assert keys_and_positions(clips(Clips(), 5, batch_size=3, start=44, workers=2)) == stream[44:59]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_next_that_can_be_read_takes_the_place_of_one_that_cannot(workers: int) -> None:
+def test_an_unreadable_example_is_replaced_by_the_next_readable_one(workers: int) -> None:
     broken = (2, 5, 6, 10)
-    whole, holed = clips(Clips(), 11, workers=workers), clips(Clips(broken=broken), 11, workers=workers)
-    place = {2: 3, 5: 7, 6: 7, 10: 0}
-    expected = [(f"k{place.get(int(key[1:]), int(key[1:]))}", chance) for key, chance in shown(whole)]
-    assert shown(holed) == expected
-    left_out = [batch["left_out"] for batch in holed]
-    assert {index: line for part in left_out for index, line in part.items()} == {i: f"k{i}: broken" for i in broken}
-    for batch, clean in zip(holed, whole, strict=True):
-        there = {int(key[1:]) for key in clean["key"]} & set(broken)
-        assert there <= set(batch["left_out"]) <= there | {6}  # 6 is also met on the way from 5
-        assert clean["left_out"] == {}
+    intact, damaged = clips(Clips(), 11, workers=workers), clips(Clips(broken=broken), 11, workers=workers)
+    replacement = {2: 3, 5: 7, 6: 7, 10: 0}
+    expected = [
+        (f"k{replacement.get(int(key[1:]), int(key[1:]))}", position) for key, position in keys_and_positions(intact)
+    ]
+    assert keys_and_positions(damaged) == expected
+    skipped = [batch["skipped"] for batch in damaged]
+    assert {index: line for part in skipped for index, line in part.items()} == {i: f"k{i}: broken" for i in broken}
+    for batch, clean in zip(damaged, intact, strict=True):
+        replaced = {int(key[1:]) for key in clean["key"]} & set(broken)
+        assert replaced <= set(batch["skipped"]) <= replaced | {6}  # 6 is also tried after 5
+        assert clean["skipped"] == {}
 
 
 def test_a_source_that_does_not_skip_raises() -> None:
@@ -185,15 +195,15 @@ def test_nothing_readable_is_an_error(workers: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 20])
 @pytest.mark.parametrize("limit", [None, 1, 5])
-def test_in_order_leaves_out(batch_size: int, limit: int | None) -> None:
+def test_in_order_skips(batch_size: int, limit: int | None) -> None:
     broken = (0, 3, 4, LENGTH - 1)
     stream = list(in_order(Clips(broken=broken), batch_size, limit))
-    left = [i for i in range(LENGTH) if i not in broken][:limit]
-    assert [key for batch in stream for key in batch["key"]] == [f"k{i}" for i in left]
-    assert {chance for _, chance in shown(stream)} == {128}
+    readable = [i for i in range(LENGTH) if i not in broken][:limit]
+    assert [key for batch in stream for key in batch["key"]] == [f"k{i}" for i in readable]
+    assert {position for _, position in keys_and_positions(stream)} == {128}
     assert [len(batch["key"]) for batch in stream[:-1]] == [batch_size] * (len(stream) - 1)
     assert [batch["images"] for batch in stream] == [
         sum(len(batch["key"]) for batch in stream[: i + 1]) for i in range(len(stream))
     ]
-    met = [i for i in broken if limit is None or i < left[-1]]
-    assert [index for batch in stream for index in batch["left_out"]] == met
+    reached = [i for i in broken if limit is None or i < readable[-1]]
+    assert [index for batch in stream for index in batch["skipped"]] == reached

@@ -1,4 +1,4 @@
-"""Atomic writing: the old content or the new, whatever happens."""
+"""Atomic writes: either the old content or the new one."""
 
 import os
 import signal
@@ -21,8 +21,8 @@ def test_a_failing_writer_leaves_the_old_content_and_nothing_else(tmp_path):
     path = tmp_path / "x.txt"
     write_text(path, "old")
 
-    def fail(aside: Path) -> None:
-        aside.write_text("half")
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -31,20 +31,20 @@ def test_a_failing_writer_leaves_the_old_content_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["x.txt"]
 
 
-def test_permissions_follow_the_umask_whatever_the_writer_did(tmp_path):
+def test_permissions_follow_the_umask_for_any_writer(tmp_path):
     path = tmp_path / "x"
     old = os.umask(0o027)
     try:
-        write_atomically(path, lambda aside: (aside.touch(), aside.chmod(0o600)))
+        write_atomically(path, lambda temporary: (temporary.touch(), temporary.chmod(0o600)))
     finally:
         os.umask(old)
     assert path.stat().st_mode & 0o777 == 0o640
 
 
 def killed_while_writing(path: Path) -> None:
-    def write(aside: Path) -> None:
-        aside.write_text("half")
-        aside.with_name("a temporary of the library's own").write_text("half")
+    def write(temporary: Path) -> None:
+        temporary.write_text("half")
+        temporary.with_name("a temporary file of the library").write_text("half")
         os.kill(os.getpid(), signal.SIGKILL)
 
     if (child := os.fork()) == 0:

@@ -1,4 +1,4 @@
-"""The tensor file: what was written comes back, and whatever happened to the file is noticed."""
+"""Tensor files: round trips, and the detection of any damage."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ METADATA = {"step": 3, "nested": {"list": [1, 2.5, None, "ä\n\"'"]}, "empty": {
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """The same bits, NaN included."""
+    """Whether the bits are the same, including NaN."""
     bits = (a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
 
@@ -54,11 +54,11 @@ def test_round_trip(dtype, shape, tmp_path):
 
 
 def test_views_and_parameters_are_written_by_value(tmp_path):
-    whole = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
-    tensor_file.write(tmp_path / "x", {"row": whole[0], "turned": whole.T}, {})
+    weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    tensor_file.write(tmp_path / "x", {"row": weight[0], "transposed": weight.T}, {})
     content = tensor_file.read(tmp_path / "x").tensors
     assert same(content["row"], torch.tensor([0.0, 1, 2]))
-    assert same(content["turned"], torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
+    assert same(content["transposed"], torch.tensor([[0.0, 3], [1, 4], [2, 5]]))
 
 
 def test_no_tensors_at_all(tmp_path):
@@ -66,7 +66,7 @@ def test_no_tensors_at_all(tmp_path):
     assert tensor_file.read(tmp_path / "x") == tensor_file.TensorFile({}, METADATA)
 
 
-def test_a_training_checkpoint_says_what_it_is_and_names_the_command(tmp_path):
+def test_a_training_checkpoint_is_refused_and_the_command_named(tmp_path):
     write_checkpoint(TrainingState("latents", 1, tensors(), {}), tmp_path / "one")
     for path in (tmp_path / "one", *(tmp_path / "one").iterdir()):
         for read in (tensor_file.read, tensor_file.read_metadata, tensor_file.digest_of):
@@ -77,8 +77,8 @@ def test_a_training_checkpoint_says_what_it_is_and_names_the_command(tmp_path):
 # --------------------------------------------------------------------------------------------------------------- damage
 
 
-def assert_refused_or_whole(data: bytes, path) -> None:
-    """Reading raises ValueError in one line, or returns exactly what was written."""
+def assert_refused_or_intact(data: bytes, path) -> None:
+    """Reading either raises a one-line ValueError or returns exactly what was written."""
     path.write_bytes(data)
     try:
         content = tensor_file.read(path)
@@ -98,7 +98,7 @@ FIXTURE = settings(max_examples=300, suppress_health_check=[HealthCheck.function
 def test_a_flipped_bit_is_noticed_or_harmless(data, bit, path, tmp_path):
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << bit
-    assert_refused_or_whole(bytes(content), tmp_path / "flipped")
+    assert_refused_or_intact(bytes(content), tmp_path / "flipped")
 
 
 @FIXTURE
@@ -106,7 +106,7 @@ def test_a_flipped_bit_is_noticed_or_harmless(data, bit, path, tmp_path):
 def test_an_altered_byte_is_noticed_or_harmless(data, byte, path, tmp_path):
     content = bytearray(path.read_bytes())
     content[data.draw(st.integers(0, len(content) - 1))] = byte
-    assert_refused_or_whole(bytes(content), tmp_path / "altered")
+    assert_refused_or_intact(bytes(content), tmp_path / "altered")
 
 
 def test_every_bit_of_a_tensor_counts(path, tmp_path):
@@ -142,7 +142,7 @@ def test_bytes_at_the_end(path, tmp_path):
 @example(length=100_000_000)
 @example(length=0)
 def test_a_header_that_lies_about_its_length(length, path, tmp_path):
-    assert_refused_or_whole(struct.pack("<Q", length) + path.read_bytes()[8:], tmp_path / "lying")
+    assert_refused_or_intact(struct.pack("<Q", length) + path.read_bytes()[8:], tmp_path / "lying")
 
 
 def header_of(path) -> tuple[dict, bytes]:
@@ -157,8 +157,8 @@ def forge(path, header: dict, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("key, value", [("dtype", {"\x1f": None}), ("dtype", "\x1b[31m"), ("shape", "a\nb")])
-def test_a_header_cannot_speak_to_a_terminal(path, key, value):
-    """The reader of safetensors quotes what it does not understand."""
+def test_a_header_cannot_control_a_terminal(path, key, value):
+    """The errors of safetensors quote invalid headers."""
     header, body = header_of(path)
     header["mask"][key] = value
     forge(path, header, body)
@@ -168,22 +168,22 @@ def test_a_header_cannot_speak_to_a_terminal(path, key, value):
         assert str(error.value).isprintable()
 
 
-def test_a_newer_format_is_refused_in_words(path):
+def test_a_newer_format_is_refused(path):
     header, body = header_of(path)
     header["__metadata__"]["version"] = "2"
     forge(path, header, body)
     for read in (tensor_file.read, tensor_file.read_metadata):
         with pytest.raises(ValueError, match="written in format 2, this ulzoo reads format 1; upgrade ulzoo") as error:
             read(path)
-        assert not isinstance(error.value, DamagedFile)  # it must not be passed over in silence
+        assert not isinstance(error.value, DamagedFile)  # it must not be ignored silently
 
 
 @pytest.mark.parametrize("missing", ["ulzoo", "content", "digest"])
-def test_a_safetensors_file_of_someone_else(missing, path):
+def test_a_safetensors_file_of_another_program(missing, path):
     header, body = header_of(path)
     del header["__metadata__"][missing]
     forge(path, header, body)
-    with pytest.raises(DamagedFile, match="not one of ulzoo's"):
+    with pytest.raises(DamagedFile, match="not a model exported by ulzoo"):
         tensor_file.read(path)
 
 
@@ -191,7 +191,7 @@ def test_altered_metadata_does_not_match_the_digest(path):
     header, body = header_of(path)
     header["__metadata__"]["content"] = json.dumps(METADATA | {"step": 4})
     forge(path, header, body)
-    with pytest.raises(DamagedFile, match="does not match the digest"):
+    with pytest.raises(DamagedFile, match="does not match its digest"):
         tensor_file.read(path)
     header["__metadata__"]["content"] = "{"
     forge(path, header, body)

@@ -1,4 +1,4 @@
-"""Exports in parts: the same as in one file, to everybody who reads them; what happened to a part is noticed."""
+"""Exports in parts: they are read like a single file, and damage of any part is detected."""
 
 import json
 
@@ -35,7 +35,7 @@ def same(content) -> bool:
     )
 
 
-def test_it_comes_back_by_the_name_of_the_whole_and_by_the_index(path):
+def test_it_is_read_by_the_name_of_the_single_file_and_of_the_index(path):
     assert names(path) == sorted(NAMES) == sorted(file.name for file in files_of(path))
     assert files_of(path)[0].name == NAMES[0]
     for name in (path, path.with_name(NAMES[0])):
@@ -44,7 +44,7 @@ def test_it_comes_back_by_the_name_of_the_whole_and_by_the_index(path):
         assert tensor_file.read_metadata(name) == METADATA
 
 
-def test_the_layout_is_hugging_faces(path):
+def test_the_layout_is_that_of_hugging_face(path):
     index = json.loads(path.with_name(NAMES[0]).read_text())
     assert index["metadata"]["total_size"] == 200
     read = {}
@@ -57,12 +57,12 @@ def test_the_layout_is_hugging_faces(path):
 
 def test_the_digest_is_that_of_one_file(path, tmp_path, monkeypatch):
     monkeypatch.setattr(tensor_shards, "PART_BYTES", 5 * 10**9)
-    tensor_file.write(tmp_path / "whole.safetensors", TENSORS, METADATA)
-    assert tensor_file.digest_of(tmp_path / "whole.safetensors") == tensor_file.digest_of(path)
+    tensor_file.write(tmp_path / "single.safetensors", TENSORS, METADATA)
+    assert tensor_file.digest_of(tmp_path / "single.safetensors") == tensor_file.digest_of(path)
 
 
-def test_what_is_replaced_goes_and_nothing_else(path, monkeypatch):
-    (path.parent / "x-00009-of-00009.safetensors").write_bytes(b"somebody's")
+def test_only_the_replaced_export_is_removed(path, monkeypatch):
+    (path.parent / "x-00009-of-00009.safetensors").write_bytes(b"unrelated")
     monkeypatch.setattr(tensor_shards, "PART_BYTES", 150)
     tensor_file.write(path, TENSORS, METADATA)
     assert same(tensor_file.read(path)) and len(names(path)) == 4
@@ -74,8 +74,8 @@ def test_what_is_replaced_goes_and_nothing_else(path, monkeypatch):
     assert names(path) == sorted([*NAMES, "x-00009-of-00009.safetensors"])
 
 
-def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
-    """Until the new index is there the old one counts, if its parts have other names."""
+def test_a_failed_write_keeps_the_previous_export(path, monkeypatch):
+    """The old index is valid until the new one is written, if the parts have other names."""
     monkeypatch.setattr(tensor_shards, "PART_BYTES", 150)
 
     def full(*_):
@@ -87,7 +87,7 @@ def test_a_write_that_fails_leaves_what_was_there(path, monkeypatch):
     assert same(tensor_file.read(path)) and tensor_file.read_metadata(path) == METADATA
 
 
-def test_parts_of_somebody_else_are_not_taken_away(tmp_path):
+def test_parts_of_another_program_are_not_removed(tmp_path):
     (tmp_path / "x-00001-of-00001.safetensors").write_bytes(b"theirs")
     index = {"metadata": {"total_size": 6}, "weight_map": {"a": "x-00001-of-00001.safetensors"}}
     (tmp_path / "x.safetensors.index.json").write_text(json.dumps(index))
@@ -121,12 +121,12 @@ def test_parts_of_two_exports_do_not_mix(path, tmp_path):
     other = tmp_path / "other" / path.name
     tensor_file.write(other, {name: tensor + 1 for name, tensor in TENSORS.items()}, METADATA)
     path.with_name(NAMES[1]).write_bytes(other.with_name(NAMES[1]).read_bytes())
-    with pytest.raises(DamagedFile, match="does not match the digest"):
+    with pytest.raises(DamagedFile, match="does not match its digest"):
         tensor_file.read(path)
 
 
-def test_a_part_alone_says_what_it_is(path):
-    with pytest.raises(DamagedFile, match="one part of a model; give its index"):
+def test_a_single_part_is_refused(path):
+    with pytest.raises(DamagedFile, match="one part of a model; pass its index"):
         tensor_file.read(path.with_name(NAMES[1]))
 
 
@@ -139,14 +139,14 @@ def test_an_index_leads_to_its_own_parts_alone(path, name):
     index = json.loads(file.read_text())
     index["weight_map"]["layer0.weight"] = name
     file.write_text(json.dumps(index))
-    with pytest.raises(DamagedFile, match="which is no part of it"):
+    with pytest.raises(DamagedFile, match="which is not one of its parts"):
         tensor_file.read(path)
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", "[" * 100_000, '{"metadata": 1, "weight_map": {}}', "1" * 10_000, "\0"]
 )
-def test_an_index_that_is_none(path, text):
+def test_an_invalid_index(path, text):
     path.with_name(NAMES[0]).write_text(text)
     for read in (lambda: tensor_file.read(path), lambda: files_of(path)):
         with pytest.raises(DamagedFile, match=r"x\.safetensors: damaged \("):

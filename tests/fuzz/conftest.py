@@ -15,7 +15,7 @@ settings.register_profile(
 
 @pytest.fixture(autouse=True, scope="session")
 def cache(tmp_path_factory):
-    """Indices of shards are kept here."""
+    """Cache shard indices in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield

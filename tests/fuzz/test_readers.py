@@ -1,7 +1,7 @@
-"""Whatever bytes a reader of files is given, it returns or refuses them with a ValueError in one printable line.
+"""For any bytes, a reader of files either succeeds or raises a ValueError of one printable line.
 
-`INPUTS=10000 pytest tests/fuzz --hypothesis-profile=fuzz` tries so many on each reader, other ones each time. What once
-got past has a test of its own at the end.
+`INPUTS=10000 pytest tests/fuzz --hypothesis-profile=fuzz` tries that many random inputs on each reader, different ones
+in each run. Inputs that once caused other errors have tests of their own.
 """
 
 import io
@@ -40,8 +40,8 @@ from ulzoo.training.checkpointing import Checkpoint, TrainingState, _digest, wri
 
 
 @contextmanager
-def orderly(printable: bool = True) -> Iterator[None]:
-    """What is inside may refuse its input as a user's mistake, and do nothing else."""
+def only_value_errors(printable: bool = True) -> Iterator[None]:
+    """Permit only ValueErrors with a printable message in the block."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -51,7 +51,7 @@ def orderly(printable: bool = True) -> Iterator[None]:
             assert message and (message.isprintable() or not printable), repr(error)
 
 
-# --- inputs: hypothesis draws a seed, which makes one
+# --- inputs, each generated from a seed that hypothesis draws
 
 SEEDS = st.integers(0, 2**64 - 1)
 WORDS = [*"{}[]?-:,#'|>\"\t\n\0\x85\u2028\ud800=.~é01", ": ", "- ", "\n  ", "---", "&a ", "*a", "<<: ", "null", "true"]
@@ -81,7 +81,7 @@ def value(rng: Random, depth: int = 0) -> Any:
 
 
 def altered(rng: Random, content: bytes) -> bytes:
-    """`content` after a few edits: bytes put in, taken out or put in the place of others."""
+    """`content` after a few edits: bytes inserted, removed or replaced."""
     data = bytearray(content)
     for _ in range(rng.randint(1, 4)):
         begin = rng.randrange(len(data) + 1)
@@ -91,12 +91,12 @@ def altered(rng: Random, content: bytes) -> bytes:
 
 
 def replaced(rng: Random, data: Any) -> Any:
-    """JSON data in which one value, however deep, is another one, or is gone."""
+    """JSON data in which one value at any depth is replaced or removed."""
     data = json.loads(json.dumps(data))
-    parent, key, here = None, None, data
-    while isinstance(here, dict | list) and here and (parent is None or rng.random() < 0.75):
-        parent, key = here, rng.choice(list(here) if isinstance(here, dict) else range(len(here)))
-        here = parent[key]
+    parent, key, node = None, None, data
+    while isinstance(node, dict | list) and node and (parent is None or rng.random() < 0.75):
+        parent, key = node, rng.choice(list(node) if isinstance(node, dict) else range(len(node)))
+        node = parent[key]
     if parent is None:
         return value(rng)
     if rng.random() < 0.85:
@@ -114,7 +114,7 @@ def one_of(rng: Random, *contents: Callable[[], bytes]) -> bytes:
     return rng.choice(contents)()
 
 
-# --- YAML: specs, overrides, cards
+# --- YAML: specs, overrides, release manifests
 
 TINY = (Path(__file__).parents[1] / "tiny.yaml").read_bytes()
 CARD = b"""name: x
@@ -144,23 +144,23 @@ def grown(rng: Random, content: bytes) -> bytes:
 @given(seed=SEEDS)
 def test_yaml(seed):
     rng = Random(seed)
-    with orderly():
+    with only_value_errors():
         parse_yaml(text(rng), "f").plain()
-    with orderly():
+    with only_value_errors():
         parse_override(text(rng))
 
 
 @given(seed=SEEDS)
 def test_yaml_files(file, seed):
     rng = Random(seed)
-    with orderly():
+    with only_value_errors():
         read_yaml(file(one_of(rng, lambda: rng.randbytes(40), lambda: altered(rng, TINY))), "x.yaml").plain()
 
 
 @given(seed=SEEDS)
 def test_specs(file, seed):
     rng = Random(seed)
-    with orderly():
+    with only_value_errors():
         load_spec(file(one_of(rng, lambda: altered(rng, TINY), lambda: grown(rng, TINY))))
 
 
@@ -174,14 +174,14 @@ def test_overrides(file, keys, seed):
     rng = Random(seed)
     parts = rng.choice(keys).split(".")
     key = ".".join(parts[: rng.randint(1, len(parts))])
-    with orderly():
+    with only_value_errors():
         load_spec(file(TINY), ["data.root=/nowhere", f"{key}={rng.choice([text(rng), value(rng)])}"])
 
 
 @given(seed=SEEDS)
 def test_cards(file, seed):
     rng = Random(seed)
-    with orderly():
+    with only_value_errors():
         card = read_manifest(file(one_of(rng, lambda: altered(rng, CARD), lambda: grown(rng, CARD))), "ulzoo.yaml")
         assert all("/" not in name and not name.startswith(".") for name in card.sha256)
         assert read_manifest(file(card.to_yaml().encode()), "again") == card
@@ -199,7 +199,7 @@ def tensor_bytes(tmp_path_factory) -> bytes:
 
 
 def reheaded(rng: Random, content: bytes) -> bytes:
-    """A safetensors file with another header of a true length."""
+    """A safetensors file with another header and its correct length."""
     length = struct.unpack("<Q", content[:8])[0]
     header = as_json(replaced(rng, json.loads(content[8 : 8 + length])))
     return struct.pack("<Q", len(header)) + header + content[8 + length :]
@@ -211,7 +211,7 @@ def test_tensor_files(file, tensor_bytes, seed):
     content = one_of(rng, lambda: altered(rng, tensor_bytes), lambda: reheaded(rng, tensor_bytes))
     path = file(content, "x.safetensors")
     for read in (tensor_file.digest_of, tensor_file.read_metadata, tensor_file.read):
-        with orderly():
+        with only_value_errors():
             read(path)
 
 
@@ -225,10 +225,10 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @given(seed=SEEDS)
 def test_checkpoints(checkpoint, seed):
-    """Altered ones, and such as are whole by their digests but made by somebody else."""
+    """Altered checkpoints, and forged ones with valid digests."""
     rng = Random(seed)
-    told, shard = checkpoint / "checkpoint.json", next(checkpoint.glob("*.safetensors"))
-    before = told.read_bytes(), shard.read_bytes()
+    description, shard = checkpoint / "checkpoint.json", next(checkpoint.glob("*.safetensors"))
+    before = description.read_bytes(), shard.read_bytes()
     content = json.loads(before[0])
     del content["digest"]
     if rng.random() < 0.7:
@@ -243,12 +243,12 @@ def test_checkpoints(checkpoint, seed):
     else:
         content = replaced(rng, content)
     digest = {"digest": _digest(content)} if isinstance(content, dict) else {}
-    told.write_bytes(as_json({**content, **digest}) if digest else altered(rng, before[0]))
+    description.write_bytes(as_json({**content, **digest}) if digest else altered(rng, before[0]))
     try:
-        with orderly():
+        with only_value_errors():
             Checkpoint.open(checkpoint).read("")
     finally:
-        told.write_bytes(before[0])
+        description.write_bytes(before[0])
         shard.write_bytes(before[1])
 
 
@@ -263,9 +263,9 @@ def test_indices_of_parts(file, seed):
     rng = Random(seed)
     content = one_of(rng, lambda: as_json(replaced(rng, INDEX)), lambda: altered(rng, as_json(INDEX)))
     path = file(content, "y.safetensors.index.json")
-    with orderly():
-        assert all(found.parent == path.parent for found in tensor_file.files_of(path))
-    with orderly():
+    with only_value_errors():
+        assert all(part.parent == path.parent for part in tensor_file.files_of(path))
+    with only_value_errors():
         tensor_file.read(path)
 
 
@@ -276,18 +276,18 @@ def exported(tiny, tmp_path_factory) -> tensor_file.TensorFile:
     return tensor_file.read(path)
 
 
-@settings(max_examples=settings.default.max_examples // 10)  # each builds networks
+@settings(max_examples=settings.default.max_examples // 10)  # each input builds networks
 @given(seed=SEEDS)
 def test_exports(file, exported, seed):
-    """Metadata of any kind with a digest that is right."""
+    """Any metadata, with a valid digest."""
     metadata = replaced(Random(seed), exported.metadata)
     path = file(b"", "model.safetensors")
-    with orderly():
+    with only_value_errors():
         tensor_file.write(path, exported.tensors, metadata)
         load_export(path)
 
 
-# --- data: tar shards, kept latents
+# --- data: tar shards, precomputed latents
 
 
 def tar(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -316,7 +316,7 @@ def test_shards(file, seed):
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory) -> Path:
-    """A folder of kept latents."""
+    """A folder of precomputed latents."""
     folder = tmp_path_factory.mktemp("latents")
     path, settings = folder / "train-00000.safetensors", "0" * 64
     z_clean = torch.arange(3 * 2 * 4, dtype=torch.float16).reshape(3, 2, 1, 2, 2)
@@ -324,18 +324,19 @@ def kept(tmp_path_factory) -> Path:
     images_as = asdict(ImageFolder.describe(resolution=8, num_classes=2, text_tokens=2, text_width=2))
     manifest = Manifest(folder, "images", ".safetensors")
     manifest.begin("train", {"encoder_sha256": "0" * 64, "flips": True, "images_as": images_as})
-    write_latents(path, z_clean, [0, 1, 1], ["a", "b", "c"], texts, {}, settings)
+    content = {"labels": [0, 1, 1], "keys": ["a", "b", "c"], "texts": texts, "failures": {}, "settings": settings}
+    write_latents(path, z_clean, **content)
     manifest.finish("train", [Shard.of(path, 3, {})])
     return folder
 
 
 def read_all(open_source: Callable[[], Source]) -> None:
-    """Every example of a source; each may be refused, all of them too."""
-    with orderly(printable=False):
+    """Read the first examples of a source; opening it or reading any of them may fail."""
+    with only_value_errors(printable=False):
         source = open_source()
         assert len(source) < 10_000
         for i in range(min(len(source), 5)):
-            with orderly(printable=False):
+            with only_value_errors(printable=False):
                 source[i]
 
 
@@ -380,7 +381,7 @@ def test_results_of_a_sweep(file, seed):
     folder = file(b"", "nothing").parent / "store"
     folder.mkdir(exist_ok=True)
     (folder / "results.jsonl").write_bytes(json.dumps(ROW).encode() + b"\n" + content + b"\n")
-    with orderly():
+    with only_value_errors():
         store = Store(folder)
         page = render(describe(store))
         assert "<script>alert" not in page

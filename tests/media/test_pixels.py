@@ -14,7 +14,7 @@ def test_the_ends_of_the_range() -> None:
     assert from_uint8(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
 
 
-def test_every_value_comes_back() -> None:
+def test_every_value_round_trips() -> None:
     x = from_uint8(ALL)
     assert x.dtype == torch.float32
     assert torch.equal(to_uint8(x), ALL)
@@ -57,7 +57,7 @@ def test_psnr_sees_rounded_pixels() -> None:
     assert torch.equal(psnr(x, x + 0.4 / 127.5), psnr(x, x))
 
 
-def test_no_fewer_errors_no_more_psnr() -> None:
+def test_psnr_decreases_with_the_number_of_errors() -> None:
     x = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     results = []
     for wrong in (0, 1, 5, 30, 100, 256):

@@ -20,7 +20,7 @@ def saved(image: Image.Image, path: Path, **options: Any) -> np.ndarray:
     return np.asarray(rgb)
 
 
-def test_rgb_is_left_alone(tmp_path: Path) -> None:
+def test_rgb_is_unchanged(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     assert np.array_equal(saved(Image.fromarray(pixels), tmp_path / "a.png"), pixels)
 
@@ -37,13 +37,13 @@ def test_16_bit_grey_is_scaled(tmp_path: Path) -> None:
     assert np.array_equal(saved(image, tmp_path / "a.png"), np.repeat(RAMP[..., None], 3, -1))
 
 
-def test_cmyk_keeps_its_colours(tmp_path: Path) -> None:
+def test_cmyk_keeps_its_colors(tmp_path: Path) -> None:
     image = Image.new("RGB", (16, 16), (200, 40, 90)).convert("CMYK")
     assert np.abs(saved(image, tmp_path / "a.jpg", quality=100).astype(int) - (200, 40, 90)).max() <= 3
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_alpha_lies_over_white(tmp_path: Path, mode: str) -> None:
+def test_alpha_is_composited_over_white(tmp_path: Path, mode: str) -> None:
     grey = Image.new("L", (3, 1), 100)
     alpha = Image.fromarray(np.array([[0, 128, 255]], np.uint8))
     image = Image.merge(mode, [grey] * (len(mode) - 1) + [alpha])
@@ -61,7 +61,7 @@ def test_a_transparent_palette_entry_is_white(tmp_path: Path) -> None:
 def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.fromarray(np.stack([RAMP[:4]] * 3, -1))
     exif = Image.Exif()
-    exif[0x0112] = 6  # shown turned by 90° clockwise
+    exif[0x0112] = 6  # displayed rotated by 90° clockwise
     turned = saved(image, tmp_path / "a.png", exif=exif)
     assert np.array_equal(turned, np.rot90(np.asarray(image), -1))
 
@@ -77,8 +77,8 @@ def bomb() -> bytes:
 
 def jpeg(tmp_path: Path) -> bytes:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.jpg")
-    return (tmp_path / "whole.jpg").read_bytes()
+    Image.fromarray(noise).save(tmp_path / "complete.jpg")
+    return (tmp_path / "complete.jpg").read_bytes()
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -102,14 +102,14 @@ def test_pixels_without_a_range_are_refused(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40))
-def test_square_of_one_colour_stays_so(width: int, height: int, resolution: int) -> None:
+def test_square_of_one_color_keeps_it(width: int, height: int, resolution: int) -> None:
     image = square(Image.new("RGB", (width, height), (10, 200, 77)), resolution)
     assert image.size == (resolution, resolution)
     assert image.getcolors() == [(resolution**2, (10, 200, 77))]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])
-def test_powers_of_two_are_exact_box_means_of_the_middle(factor: int) -> None:
+def test_powers_of_two_are_exact_box_means_of_the_center(factor: int) -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (16 * factor, 20 * factor, 3), np.uint8)
     middle = pixels[:, 2 * factor : 18 * factor]
     boxes = middle.reshape(16, factor, 16, factor, 3).mean((1, 3))
@@ -117,14 +117,14 @@ def test_powers_of_two_are_exact_box_means_of_the_middle(factor: int) -> None:
 
 
 def test_square_shrinks_like_adm() -> None:
-    """Beside the resize-then-crop of the original, on a smooth picture."""
+    """Compared with the original's resize-then-crop on a smooth image."""
     y, x = np.mgrid[:150, :230] / 150
     smooth = np.stack([np.sin(3 * x), np.cos(5 * y), x * y / 2], -1)
     image = Image.fromarray((127.5 + 127.5 * smooth).clip(0, 255).astype(np.uint8))
     half = image.resize((115, 75), Image.Resampling.BOX)
-    whole = half.resize((round(115 * 48 / 75), 48), Image.Resampling.BICUBIC)
-    left = (whole.width - 48) // 2
-    theirs = np.asarray(whole)[:, left : left + 48].astype(int)
+    resized = half.resize((round(115 * 48 / 75), 48), Image.Resampling.BICUBIC)
+    left = (resized.width - 48) // 2
+    theirs = np.asarray(resized)[:, left : left + 48].astype(int)
     assert np.abs(np.asarray(square(image, 48)).astype(int) - theirs).mean() < 1.5
 
 

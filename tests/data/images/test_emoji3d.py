@@ -26,7 +26,7 @@ def train32() -> Emoji3D:
     return Emoji3D("train", resolution=32)
 
 
-def test_is_what_the_shard_holds_in_its_order(val64: Emoji3D) -> None:
+def test_content_and_order_are_those_of_the_shard(val64: Emoji3D) -> None:
     with tarfile.open(fileobj=io.BytesIO((SHARDS / "emoji3d-64-val.tar").read_bytes())) as tar:
         content = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     names = [name.removesuffix(".webp") for name in content if name.endswith(".webp")]
@@ -78,13 +78,13 @@ def test_a_damaged_shard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         Emoji3D("val")
 
 
-def test_some_classes_are_those_images_with_their_labels(val64: Emoji3D) -> None:
-    some = Emoji3D("val", classes=(8, 2))
-    there = [i for i, label in enumerate(val64.labels) if label in (2, 8)]
-    assert some.keys == [val64.keys[i] for i in there] and some.labels == [val64.labels[i] for i in there]
-    assert torch.equal(some.images, val64.images[there])
-    assert set(some.labels) == {2, 8} and len(some) == 8 + 27
-    assert some.contract == val64.contract
+def test_a_subset_of_classes_keeps_images_and_labels(val64: Emoji3D) -> None:
+    subset = Emoji3D("val", classes=(8, 2))
+    indices = [i for i, label in enumerate(val64.labels) if label in (2, 8)]
+    assert subset.keys == [val64.keys[i] for i in indices] and subset.labels == [val64.labels[i] for i in indices]
+    assert torch.equal(subset.images, val64.images[indices])
+    assert set(subset.labels) == {2, 8} and len(subset) == 8 + 27
+    assert subset.contract == val64.contract
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_some_classes_are_those_images_with_their_labels(val64: Emoji3D) -> None
     [
         ("val", {"resolution": 48}, "32 or 64, not 48"),
         ("test", {}, "'test'"),
-        ("val", {"classes": ()}, r"classes must be labels from 0 to 8, one or more, or null for all, not \[\]"),
+        ("val", {"classes": ()}, r"classes must be one or more labels from 0 to 8, or null for all, not \[\]"),
         ("val", {"classes": (1, 9)}, r"classes must .* not \[1, 9\]"),
         ("val", {"classes": (-1,)}, r"classes must .* not \[-1\]"),
     ],
@@ -102,7 +102,7 @@ def test_bad_keys(split: str, keys: dict[str, Any], message: str) -> None:
         Emoji3D(split, **keys)
 
 
-def test_keys_as_a_spec_has_them() -> None:
+def test_keys_of_a_spec() -> None:
     config = DATASETS.config("emoji3d").model_validate({"kind": "emoji3d", "classes": [2, 8], "captions": True})
     source = DATASETS.build(config, "val")
     assert (len(source), source.contract.text_width) == (35, 64)

@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face's `datasets`, written and read on the disk."""
+"""Datasets of Hugging Face's `datasets`, written to and read from disk."""
 
 import builtins
 from io import BytesIO
@@ -81,10 +81,10 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resumes_exactly(saved: Path, workers: int) -> None:
-    whole = list(islice(batches(opened(saved), 3, seed=0), 8))
-    assert sorted(key for batch in whole for key in batch["key"])[:3] == ["train/0"] * 3
-    again = islice(batches(opened(saved), 3, seed=0, start=9, workers=workers), 5)
-    for a, b in zip(whole[3:], again, strict=True):
+    stream = list(islice(batches(opened(saved), 3, seed=0), 8))
+    assert sorted(key for batch in stream for key in batch["key"])[:3] == ["train/0"] * 3
+    resumed = islice(batches(opened(saved), 3, seed=0, start=9, workers=workers), 5)
+    for a, b in zip(stream[3:], resumed, strict=True):
         assert a["key"] == b["key"] and torch.equal(a["x"], b["x"])
 
 
@@ -95,8 +95,8 @@ def refused(message: str, path: Path, split: str = "train", **keys: object) -> N
 
 
 def test_mistakes(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(r"absent: no such folder \(`download: true` fetches", tmp_path / "absent")
-    refused("no data set that `datasets` can open", tmp_path)
+    refused(r"absent: no such folder \(`download: true` downloads", tmp_path / "absent")
+    refused("not a dataset that `datasets` can open", tmp_path)
     refused("has no split 'test', it has 'train', 'validation'", saved, val_split="test", split="val")
     refused(
         "image_column: .* has no column 'img', it has 'image', 'label', 'text_embedding'", saved, image_column="img"
@@ -129,5 +129,5 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
     for i, words in ((1, "train/1: not an image"), (2, "train/2: no image")):
         with pytest.raises(Unreadable, match=words):
             source[i]
-    left = next(batches(opened(tmp_path / "saved", skip_unreadable=True), 3, seed=0))
-    assert left["key"] == ["train/0"] * 3 and sorted(left["left_out"]) == [1, 2]
+    batch = next(batches(opened(tmp_path / "saved", skip_unreadable=True), 3, seed=0))
+    assert batch["key"] == ["train/0"] * 3 and sorted(batch["skipped"]) == [1, 2]

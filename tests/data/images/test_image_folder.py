@@ -53,7 +53,7 @@ def test_images_at_any_depth_without_labels(tmp_path: Path) -> None:
     assert (source.num_classes, source.label_names) == (0, ())
 
 
-def test_a_split_is_made_where_there_is_none(tmp_path: Path) -> None:
+def test_val_is_held_out_without_split_folders(tmp_path: Path) -> None:
     fill(tmp_path / "a", n=100)
     fill(tmp_path / "b", n=100)
 
@@ -67,32 +67,32 @@ def test_a_split_is_made_where_there_is_none(tmp_path: Path) -> None:
     assert not train & val
     assert len(train | val) == 200
     assert 25 <= len(val) <= 55
-    assert keys("val", 0.1) < val  # a larger share keeps what a smaller one held out
+    assert keys("val", 0.1) < val  # a larger fraction holds out a superset
     fill(tmp_path / "a" / "new", n=50)
-    assert val < keys("val") and train < keys("train")  # nothing changes sides
+    assert val < keys("val") and train < keys("train")  # no image changes its split
 
 
-def test_folders_that_do_not_fit(tmp_path: Path) -> None:
+def test_folders_that_do_not_match(tmp_path: Path) -> None:
     root = str(tmp_path / "here")
     fails(r"here: no such folder \(expected", root=root)
     (tmp_path / "here").mkdir()
     fails(r"here: no images in it \(expected files \*\.jpg", root=root)
     fails(r"here: has 0 class folders, but num_classes is 2", root=root, num_classes=2)
     fill(tmp_path / "here" / "train" / "a")
-    fails(r"has a folder train but none called val", root=root)
+    fails(r"has a folder train but no folder val", root=root)
     fill(tmp_path / "here" / "val" / "z")
     fails(r"train: has 1 class folders, but num_classes is 2", root=root, num_classes=2)
-    fails(r"val: has a class folder 'z' that .*train has not", "val", root=root, num_classes=1)
+    fails(r"val: has a class folder 'z' that .*train does not have", "val", root=root, num_classes=1)
     fill(tmp_path / "few", n=1)
     fails(
-        r"few: val_fraction 0.001 of so few images leaves none to val",
+        r"few: val_fraction 0.001 of so few images leaves none for val",
         "val",
         root=str(tmp_path / "few"),
         val_fraction=0.001,
     )
 
 
-def test_keys_that_make_no_sense(tmp_path: Path) -> None:
+def test_keys_out_of_range(tmp_path: Path) -> None:
     fill(tmp_path)
     root = str(tmp_path)
     fails("resolution must be at least 1, not 0", root=root, resolution=0)
@@ -104,7 +104,7 @@ def test_keys_that_make_no_sense(tmp_path: Path) -> None:
 
 @pytest.fixture
 def damaged(tmp_path: Path) -> Path:
-    """Ten images, of which 003 is no image and 007 is cut short."""
+    """Ten images, of which 003 is not an image and 007 is truncated."""
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         for i in range(10):
@@ -123,21 +123,21 @@ def test_unreadable_images_are_named_and_counted(damaged: Path) -> None:
     assert len(ImageFolder("val", root=str(damaged), resolution=8)) == 10
 
 
-def test_unreadable_images_are_left_out_when_asked(damaged: Path) -> None:
+def test_unreadable_images_are_skipped_on_request(damaged: Path) -> None:
     with pytest.warns(
-        UserWarning, match=r"2 of 10 images .* left out: .*003\.jpg: not an image; .*007\.jpg: .*truncated"
+        UserWarning, match=r"2 of 10 images .* skipped: .*003\.jpg: not an image; .*007\.jpg: .*truncated"
     ):
         source = ImageFolder("train", root=str(damaged), resolution=8, skip_unreadable=True)
     assert len([source[i] for i in range(len(source))]) == 8
 
 
-def test_nothing_readable_is_an_error_all_the_same(tmp_path: Path) -> None:
+def test_nothing_readable_is_always_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("hello")
     fails("1 of 1 images cannot be read; the first is", root=str(tmp_path), skip_unreadable=True, val_fraction=1e-9)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unverified_damage_surfaces_where_it_is_met(damaged: Path, workers: int) -> None:
+def test_unverified_damage_is_an_error_when_it_is_read(damaged: Path, workers: int) -> None:
     source = ImageFolder("train", root=str(damaged), resolution=8, verify=False)
     stream = batches(source, 1, seed=0, workers=workers)
     with pytest.raises(ValueError, match=r"00[37]\.jpg: ") as error:

@@ -1,4 +1,4 @@
-"""Captions of images in a folder: embeddings in NAME.npy beside each."""
+"""Captions of images in a folder: token embeddings in NAME.npy beside each image."""
 
 import pickle
 from io import BytesIO
@@ -39,7 +39,7 @@ def folder(root: Path, **keys: object) -> ImageFolder:
 
 def test_captions_are_the_files_beside_the_images(tmp_path: Path) -> None:
     source = folder(fill(tmp_path))
-    assert len(source) == 4  # embeddings are not taken for images
+    assert len(source) == 4  # embeddings do not count as images
     for i in range(4):
         sample = source[i]
         assert sample.key == f"train/{i}.png" and sample.text is not None and sample.text.dtype == torch.float32
@@ -53,8 +53,8 @@ def test_captions_are_the_files_beside_the_images(tmp_path: Path) -> None:
 
 def test_batches_with_workers_are_those_without(tmp_path: Path) -> None:
     source = folder(fill(tmp_path))
-    here, there = (list(islice(batches(source, 3, seed=1, start=2, workers=n), 4)) for n in (0, 2))
-    for a, b in zip(here, there, strict=True):
+    serial, parallel = (list(islice(batches(source, 3, seed=1, start=2, workers=n), 4)) for n in (0, 2))
+    for a, b in zip(serial, parallel, strict=True):
         assert a["key"] == b["key"] and a["text"] is not None and b["text"] is not None
         assert torch.equal(a["text"].tokens, b["text"].tokens) and torch.equal(a["text"].mask, b["text"].mask)
         assert a["text"].mask.sum(1).tolist() == [int(Path(key).stem) for key in a["key"]]
@@ -81,21 +81,21 @@ def written(path: Path, content: object) -> None:
         np.save(path, content, allow_pickle=True)  # type: ignore[arg-type]
 
 
-def cut_short(array: np.ndarray) -> bytes:
+def truncated(array: np.ndarray) -> bytes:
     np.save(file := BytesIO(), array)
     return file.getvalue()[:-1]
 
 
 BAD = {
-    "missing": (None, r"missing; the embeddings of an image's caption lie beside it"),
-    "pickled": (np.array([{"a": 1}], dtype=object), r"holds pickled objects, which are not opened"),
+    "missing": (None, r"missing; the caption of an image is expected beside it"),
+    "pickled": (np.array([{"a": 1}], dtype=object), r"contains pickled objects, which are not loaded"),
     "bare pickle": (pickle.dumps([1]), r"magic string"),
     "empty": (b"", r"magic string"),
-    "double": (np.zeros((2, WIDTH)), r"holds float64, not float16 or float32"),
-    "whole numbers": (np.zeros((2, WIDTH), np.int32), r"holds int32, not"),
-    "too wide": (np.zeros((2, 5), np.float32), r"has shape \(2, 5\), but text_width 3 asks for \(tokens, 3\)"),
+    "double": (np.zeros((2, WIDTH)), r"contains float64, not float16 or float32"),
+    "whole numbers": (np.zeros((2, WIDTH), np.int32), r"contains int32, not"),
+    "too wide": (np.zeros((2, 5), np.float32), r"has shape \(2, 5\), but text_width 3 requires \(tokens, 3\)"),
     "pooled": (np.zeros(WIDTH, np.float32), r"has shape \(3,\), but text_width"),
-    "cut short": (cut_short(embeddings(2)), r"cut short: 23 of the 24 bytes"),
+    "truncated": (truncated(embeddings(2)), r"truncated: has 23 of the 24 bytes"),
 }
 
 
@@ -112,25 +112,25 @@ def test_bad_captions_are_named(tmp_path: Path, name: str, verify: bool) -> None
     assert "\n" not in str(error.value)
 
 
-def test_a_bad_caption_can_be_left_out_with_its_image(tmp_path: Path) -> None:
+def test_an_image_with_a_bad_caption_can_be_skipped(tmp_path: Path) -> None:
     (fill(tmp_path) / "train" / "2.npy").unlink()
-    with pytest.warns(UserWarning, match=r"1 of 4 images cannot be read and are left out: .*2\.npy: missing"):
+    with pytest.warns(UserWarning, match=r"1 of 4 images cannot be read and are skipped: .*2\.npy: missing"):
         source = folder(tmp_path, skip_unreadable=True)
     assert [source[i].key for i in range(len(source))] == ["train/0.png", "train/1.png", "train/3.png"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_named_where_it_is_met(tmp_path: Path, value: float) -> None:
+def test_non_finite_values_are_named_when_read(tmp_path: Path, value: float) -> None:
     root = fill(tmp_path)
     array = embeddings(3, "float16")
     array[1, 2] = value
     np.save(root / "train" / "3.npy", array)
-    source = folder(root)  # the headers are right
+    source = folder(root)  # the headers are valid
     with pytest.raises(UnreadableText, match=r"3\.npy: token 1 is not finite; float16 ends at 65504"):
         source[3]
     array = np.vstack([embeddings(TOKENS), np.full((1, WIDTH), value, "float32")])
     np.save(root / "train" / "3.npy", array)
-    assert source[3].text is not None  # the token is beyond those that are used
+    assert source[3].text is not None  # the token is beyond `text_tokens`
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_bad_keys(tmp_path: Path, keys: dict[str, int | None], message: str) -> 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(at=st.integers(0, 127), byte=st.integers(0, 255))
-def test_a_damaged_header_is_an_error_of_one_line_or_harmless(tmp_path: Path, at: int, byte: int) -> None:
+def test_a_damaged_header_is_a_one_line_error_or_harmless(tmp_path: Path, at: int, byte: int) -> None:
     np.save(tmp_path / "a.npy", embeddings(2))
     content = bytearray((tmp_path / "a.npy").read_bytes())
     content[at] = byte

@@ -1,4 +1,4 @@
-"""Images in tar files: what is read, in what order, and what is refused by which rule."""
+"""Images in tar files: content, order, and the errors for invalid shards."""
 
 import io
 import json
@@ -34,15 +34,15 @@ def caption(i: int) -> np.ndarray:
 
 
 def members(start: int, stop: int) -> Members:
-    """Images i (every second one a lossless WebP), their labels i % 3 and captions of i % 3 tokens."""
-    found: Members = []
+    """Images i (every second one a lossless WebP) with labels i % 3 and captions of i % 3 tokens."""
+    members: Members = []
     for i in range(start, stop):
         image, text = Image.fromarray(PIXELS[i]), io.BytesIO()
         np.save(text, caption(i))
         picture = ("webp", encoded(image, "webp", lossless=True)) if i % 2 else ("png", encoded(image))
         files = {picture[0]: picture[1], "cls": str(i % 3).encode(), "npy": text.getvalue(), "json": b"{}"}
-        found += [(f"im{i}.{suffix}", content) for suffix, content in files.items()]
-    return found
+        members += [(f"im{i}.{suffix}", content) for suffix, content in files.items()]
+    return members
 
 
 @pytest.fixture
@@ -83,62 +83,62 @@ def test_reads_every_image_as_it_is(root: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_resumes_exactly_over_epochs_with_other_workers(root: Path, workers: int) -> None:
-    """Three epochs and a bit of 12 images in batches of 5, of which some straddle two: each image once an epoch."""
+    """Three epochs and more of 12 images, in batches of 5 that may span two epochs: each image once per epoch."""
     source = opened(root, text_tokens=2, text_width=4)
-    whole = list(islice(batches(source, 5, seed=3), 8))
-    keys = [key for batch in whole for key in batch["key"]]
+    stream = list(islice(batches(source, 5, seed=3), 8))
+    keys = [key for batch in stream for key in batch["key"]]
     for epoch in range(3):
         assert sorted(keys[12 * epoch : 12 * epoch + 12]) == sorted(f"im{i}" for i in range(12))
     assert keys[:12] != keys[12:24] != keys[24:36]
     for start in (1, 3, 6):
-        again = list(
+        resumed = list(
             islice(
                 batches(opened(root, text_tokens=2, text_width=4), 5, seed=3, start=5 * start, workers=workers),
                 8 - start,
             )
         )
-        for before, after in zip(whole[start:], again, strict=True):
+        for before, after in zip(stream[start:], resumed, strict=True):
             assert before["key"] == after["key"] and torch.equal(before["x"], after["x"])
             assert before["text"] and after["text"] and torch.equal(before["text"].tokens, after["text"].tokens)
 
 
-def kept(tmp_path: Path) -> list[Path]:
+def cached_indices(tmp_path: Path) -> list[Path]:
     return list((tmp_path / "cache/ulzoo/shards").glob("*.npz"))
 
 
-def test_the_index_is_made_once(
+def test_the_index_is_computed_once(
     root: Path, tmp_path: Path, write_tar: WriteTar, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[Path] = []
-    look = shard_index.examples
-    monkeypatch.setattr(shard_index, "examples", lambda shard, suffixes: looked.append(shard) or look(shard, suffixes))
+    scanned: list[Path] = []
+    scan = shard_index.read_examples
+    monkeypatch.setattr(
+        shard_index, "read_examples", lambda shard, suffixes: scanned.append(shard) or scan(shard, suffixes)
+    )
     before = sorted(root.iterdir())
     first = opened(root)
-    assert len(looked) == 3 and sorted(root.iterdir()) == before  # the data's folder is as it was
+    assert len(scanned) == 3 and sorted(root.iterdir()) == before  # nothing is written to the folder of the data
     again = opened(root, num_classes=None)
-    assert len(looked) == 3 and again.index.keys == first.index.keys
+    assert len(scanned) == 3 and again.index.keys == first.index.keys
     assert np.array_equal(again.index.rows, first.index.rows)
-    write_tar(root / "train-00003.tar", members(0, 1))  # a shard more
-    assert len(opened(root)) == 13 and len(looked) == 7
-    os.utime(root / "train-00000.tar", ns=(1, 1))  # the same size, but written at another time
+    write_tar(root / "train-00003.tar", members(0, 1))  # another shard
+    assert len(opened(root)) == 13 and len(scanned) == 7
+    os.utime(root / "train-00000.tar", ns=(1, 1))  # same size, other modification time
     opened(root)
-    assert len(looked) == 11
-    kept(tmp_path)[0].write_bytes(b"damaged")
-    assert len(opened(root)) == 13 and len(looked) == 15
+    assert len(scanned) == 11
+    cached_indices(tmp_path)[0].write_bytes(b"damaged")
+    assert len(opened(root)) == 13 and len(scanned) == 15
     opened(root)
-    assert len(looked) == 15
+    assert len(scanned) == 15
 
 
-def test_an_index_beside_the_shards_is_used_where_it_is_of_them(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_valid_index_beside_the_shards_is_used(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard_index.write_index(root, "train")
-    monkeypatch.setattr(shard_index, "_look_through", None)
-    assert len(opened(root)) == 12 and not kept(tmp_path)
+    monkeypatch.setattr(shard_index, "_scan", None)
+    assert len(opened(root)) == 12 and not cached_indices(tmp_path)
     monkeypatch.undo()
     os.utime(root / "train-00000.tar", ns=(1, 1))
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
-    assert len(opened(root)) == 12  # nowhere to keep another: made anew
+    assert len(opened(root)) == 12  # no writable cache: computed again
 
 
 def bomb() -> bytes:
@@ -165,16 +165,16 @@ def test_images_that_cannot_be_read_are_named(
         source[0]
 
 
-def test_unreadable_images_are_skipped_where_asked(root: Path, write_tar: WriteTar) -> None:
+def test_unreadable_images_are_skipped_on_request(root: Path, write_tar: WriteTar) -> None:
     write_tar(root / "train-00001.tar", [("bad.png", bomb()), ("bad.cls", b"0")])
     with pytest.raises(ValueError, match=r"00001\.tar: bad\.png: "):
         list(islice(batches(opened(root), 12, seed=0), 1))
-    seen = list(in_order(opened(root, skip_unreadable=True), 20))
-    assert [len(batch["key"]) for batch in seen] == [11] and list(seen[0]["left_out"]) == [5]
+    stream = list(in_order(opened(root, skip_unreadable=True), 20))
+    assert [len(batch["key"]) for batch in stream] == [11] and list(stream[0]["skipped"]) == [5]
 
 
-def test_odd_images_by_their_rules(tmp_path: Path, write_tar: WriteTar) -> None:
-    """The content tells what it is, whatever the name; of an animation it is the first frame."""
+def test_unusual_images(tmp_path: Path, write_tar: WriteTar) -> None:
+    """The format is detected from the content, not the name; of an animation, the first frame is used."""
     ramp = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     grey16 = encoded(Image.fromarray(ramp.astype(np.uint16) * 257))
     assert np.array_equal(one(tmp_path, write_tar, "a.png", grey16)[0].pixels[1], ramp)
@@ -183,8 +183,8 @@ def test_odd_images_by_their_rules(tmp_path: Path, write_tar: WriteTar) -> None:
     assert np.abs(colour - (200, 40, 90)).max() <= 3
     frames = [Image.new("RGB", (8, 8), (i, i, i)) for i in (10, 200)]
     for kind in ("gif", "webp", "png"):
-        film = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        assert one(tmp_path, write_tar, "a.jpeg", film)[0].pixels.float().mean() == 10
+        animation = encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+        assert one(tmp_path, write_tar, "a.jpeg", animation)[0].pixels.float().mean() == 10
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = one(tmp_path, write_tar, "a.png", encoded(Image.fromarray(np.stack([ramp] * 3, -1)), exif=exif))
@@ -194,17 +194,17 @@ def test_odd_images_by_their_rules(tmp_path: Path, write_tar: WriteTar) -> None:
 
 def test_shards_that_are_refused(root: Path, write_tar: WriteTar) -> None:
     path = root / "train-00001.tar"
-    whole, png = path.read_bytes(), encoded(Image.fromarray(PIXELS[0]))
-    path.write_bytes(whole[:700])
-    refused(r"00001\.tar: not a whole tar file: ", root)
+    content, png = path.read_bytes(), encoded(Image.fromarray(PIXELS[0]))
+    path.write_bytes(content[:700])
+    refused(r"00001\.tar: not a complete tar file: ", root)
     for twice in ([("a.png", png), ("a.png", png)], [("a.png", png), ("b.png", png), ("a.PNG", png)]):
         write_tar(path, [*twice, ("a.cls", b"0")])
-        refused(r"00001\.tar: holds 'a'\.png twice", root)
+        refused(r"00001\.tar: contains 'a'\.png twice", root)
     write_tar(path, [("a.png", png), ("a.jpg", png)])
-    refused(r"00001\.tar: holds two images of one key, 'a'\.jpg and \.png", root)
-    for label, said in ((b"3", "3"), (b"-1", "-1"), (b"", ""), (b"1" * 20, "1" * 20), (None, "no label")):
+    refused(r"00001\.tar: contains two images of one key, 'a'\.jpg and \.png", root)
+    for label, text in ((b"3", "3"), (b"-1", "-1"), (b"", ""), (b"1" * 20, "1" * 20), (None, "no label")):
         write_tar(path, [("a.png", png), *([] if label is None else [("a.cls", label)])])
-        refused(rf"00001\.tar: 'a'\.cls must hold a label from 0 to 2, not '{said}'", root)
+        refused(rf"00001\.tar: 'a'\.cls must contain a label from 0 to 2, not '{text}'", root)
     write_tar(path, [("a.png", png), ("a.cls", b"0")])
     refused(r"00001\.tar: a\.png has no caption KEY\.npy beside it \(1 of 12\)", root, text_tokens=2, text_width=4)
     write_tar(path, [("a.txt", b"hello")])
@@ -223,11 +223,11 @@ def test_other_mistakes(root: Path, write_tar: WriteTar) -> None:
     with pytest.raises(Unreadable, match=r"im0\.png's \.npy: has shape \(0, 4\), but text_width 5"):
         source[0]
     (root / "train-00000.tar").write_bytes(b"")
-    with pytest.raises(ValueError, match="cut short since it was opened"):
+    with pytest.raises(ValueError, match="truncated since it was opened"):
         source[1]
 
 
-def test_shards_that_are_not_what_the_manifest_says(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_that_do_not_match_the_manifest(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [
         {"name": path.stem, "bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(root.glob("train-*.tar"))
@@ -241,14 +241,14 @@ def test_shards_that_are_not_what_the_manifest_says(root: Path, monkeypatch: pyt
     assert len(opened(root)) == 12 and len(opened(root, "val")) == 2
     shard_index.write_index(root, "train")
     os.utime(root / "train-00000.tar", ns=(1, 1))
-    with monkeypatch.context() as patch:  # copied elsewhere: the hashes tell that the index is of these shards
-        patch.setattr(shard_index, "_look_through", None)
+    with monkeypatch.context() as patch:  # as if copied: the hashes prove that the index belongs to these shards
+        patch.setattr(shard_index, "_scan", None)
         assert len(opened(root)) == 12
     manifest(complete=False)
     refused("preparation of train is not complete: run the same command again", root)
     manifest(shards=[*rows, {"name": "train-00003", "bytes": 10}])
-    refused(r"train-00003\.tar: not a whole shard, it is missing", root)
+    refused(r"train-00003\.tar: not a complete shard, it is missing", root)
     manifest(shards=[{**rows[0], "bytes": 10}])
-    refused(r"train-00000\.tar: not a whole shard, it has [\d,]+ bytes, not 10 as in the manifest", root)
+    refused(r"train-00000\.tar: not a complete shard, it has [\d,]+ bytes, not 10 as in the manifest", root)
     (root / "manifest.json").write_text('{"of": "another program"}')
     assert len(opened(root)) == 12

@@ -1,4 +1,4 @@
-"""Folders of images to shards: ADM's rule on pixels, what is written, interruptions, mistakes."""
+"""Folders of images to shards: ADM's resizing, the files written, interruptions, errors."""
 
 import io
 import json
@@ -14,14 +14,15 @@ from PIL import Image
 from ulzoo.data import ImageFolder, WebDataset
 from ulzoo.data.images.decode import adm_square
 from ulzoo.data.prepare import pack as packing
-from ulzoo.data.prepare.images import ImageEncoding, Picture, prepare_image_folder, prepare_imagenet
+from ulzoo.data.prepare.images import ImageEncoding, ImageFile, prepare_image_folder, prepare_imagenet
+from ulzoo.data.prepare.pack import PackConfig
 from ulzoo.data.storage.manifest import SplitSummary, verify
 
 RNG = np.random.default_rng(0)
 
 
 def center_crop_arr(pil_image, image_size):
-    """openai/guided-diffusion, `guided_diffusion/image_datasets.py`, word for word (MIT)."""
+    """openai/guided-diffusion, `guided_diffusion/image_datasets.py`, verbatim (MIT)."""
     while min(*pil_image.size) >= 2 * image_size:
         pil_image = pil_image.resize(tuple(x // 2 for x in pil_image.size), resample=Image.BOX)
 
@@ -40,7 +41,7 @@ def noise(width: int, height: int) -> Image.Image:
 
 @given(st.integers(1, 150), st.integers(1, 150), st.integers(1, 40))
 @settings(max_examples=200)
-def test_the_resize_is_adm_s_to_the_pixel(width: int, height: int, resolution: int) -> None:
+def test_the_resize_equals_adm_s(width: int, height: int, resolution: int) -> None:
     image = noise(width, height)
     assert np.array_equal(np.asarray(adm_square(image, resolution)), center_crop_arr(image, resolution))
 
@@ -55,7 +56,7 @@ def test_adm_on_images_as_large_as_imagenet_s() -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Five images in two classes to train and two to validate, with captions of one to three tokens."""
+    """Five training and two validation images in two classes, with captions of one to three tokens."""
     folder = tmp_path / "pictures"
     for i, name in enumerate(("train/b/1.png", "train/b/2.x.png", "train/a/é.jpg", "train/a/1.png", "train/a/3.webp",
                               "val/b/1.png", "val/a/9.png")):  # fmt: skip
@@ -69,8 +70,8 @@ def root(tmp_path: Path) -> Path:
 def prepare(
     root: Path, out: Path, split: str = "train", *, encoding: ImageEncoding | None = None, **keys
 ) -> SplitSummary:
-    options = {"classes": True, "val_fraction": 0.5, "images_per_shard": 2, "workers": 1, **keys}
-    return prepare_image_folder(root, out, split, encoding or ImageEncoding(16), **options)
+    config = PackConfig(out, split, encoding or ImageEncoding(16), keys.pop("per_shard", 2), keys.pop("workers", 1))
+    return prepare_image_folder(root, config, **{"classes": True, "val_fraction": 0.5, **keys})
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -78,7 +79,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
-def test_what_is_packed_is_read_again(root: Path, tmp_path: Path, kind: str) -> None:
+def test_packed_images_are_read_back(root: Path, tmp_path: Path, kind: str) -> None:
     out, encoding = tmp_path / "out", ImageEncoding(16, kind, text_width=4)  # type: ignore[arg-type]
     for split, count in (("train", 5), ("val", 2)):
         assert prepare(root, out, split, encoding=encoding).count == count
@@ -107,15 +108,15 @@ def test_without_classes(root: Path, tmp_path: Path) -> None:
     assert {shards[i].label for i in range(5)} == {-1} and shards[0].text is None
 
 
-def test_it_goes_on_to_the_same_bytes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_writes_the_same_bytes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
-    prepare(root, tmp_path / "whole", workers=2)
-    add, left = packing._add, 3
+    prepare(root, tmp_path / "uninterrupted", workers=2)
+    add, remaining = packing._add, 3
 
     def killed(*arguments) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
+        nonlocal remaining
+        remaining -= 1
+        if remaining < 0:
             raise KeyboardInterrupt
         add(*arguments)
 
@@ -126,7 +127,7 @@ def test_it_goes_on_to_the_same_bytes(root: Path, tmp_path: Path, monkeypatch: p
     with pytest.raises(ValueError, match="train is not complete"):
         verify(out)
     prepare(root, out)
-    assert contents(out) == contents(tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "uninterrupted")
     with pytest.raises(
         ValueError, match="prepared with other settings: resolution was 16, now 8; choose another --out"
     ):
@@ -149,7 +150,7 @@ def test_shards_are_mixed(tmp_path: Path) -> None:
         (tmp_path / "in" / label).mkdir(parents=True)
         for i in range(40):
             Image.new("RGB", (4, 4)).save(tmp_path / "in" / label / f"{i}.png")
-    prepare(tmp_path / "in", tmp_path / "out", val_fraction=0.01, images_per_shard=20, encoding=ImageEncoding(4))
+    prepare(tmp_path / "in", tmp_path / "out", val_fraction=0.01, per_shard=20, encoding=ImageEncoding(4))
     with tarfile.open(tmp_path / "out" / "train-00000.tar") as tar:
         labels = [tar.extractfile(member).read() for member in tar if member.name.endswith(".cls")]  # type: ignore[union-attr]
     assert 4 <= labels.count(b"0") <= 16
@@ -162,9 +163,9 @@ def test_mistakes(root: Path, tmp_path: Path) -> None:
         assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
     refused("no such folder", tmp_path / "absent", tmp_path / "out", classes=False)
-    refused("no class folders in it: leave out --classes", root / "train" / "a", tmp_path / "out")
+    refused("no class folders in it: omit --classes", root / "train" / "a", tmp_path / "out")
     Image.new("RGB", (4, 4)).save(root / "train/b/2_x.jpg")
-    refused(r"2[._]x\.\w+ and .*2[._]x\.\w+ would have one key, 'train/b/2_x': rename", root, tmp_path / "out")
+    refused(r"2[._]x\.\w+ and .*2[._]x\.\w+ would have the same key, 'train/b/2_x': rename", root, tmp_path / "out")
     for wrong in ({"resolution": 0}, {"resolution": 8, "text_width": 0}):
         with pytest.raises(ValueError, match="must be at least 1, not 0"):
             ImageEncoding(**wrong)
@@ -189,32 +190,35 @@ def test_imagenet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table.write_text("ImageId,PredictionString\n" + "".join(f"ILSVRC2012_val_{i},{name} 1 2 3 4 \n" for i, name in
                                                             enumerate(names)))  # fmt: skip
 
-    def made(split: str, val_labels: Path | None = None) -> dict[str, int]:
+    def labels_of(split: str, val_labels: Path | None = None) -> dict[str, int]:
         out = tmp_path / "out"
-        prepare_imagenet(root, out, split, ImageEncoding(4), val_labels=val_labels, images_per_shard=2, workers=1)
+        prepare_imagenet(root, PackConfig(out, split, ImageEncoding(4), per_shard=2), val_labels=val_labels)
         shards = WebDataset(split, root=str(out), resolution=4, num_classes=3)
         assert shards.label_names == tuple(sorted(names))
         return {Path(shards[i].key).name: shards[i].label for i in range(len(shards))}
 
     with pytest.raises(ValueError, match="train: has 3 class folders such as n01440764, not 1,000"):
-        made("train")
-    monkeypatch.setattr("ulzoo.data.prepare.images.CLASSES_OF_IMAGENET", 3)
-    assert made("train") == {"ILSVRC2012_train_0": 1, "ILSVRC2012_train_1": 0, "ILSVRC2012_train_2": 2}
-    with pytest.raises(ValueError, match=r"val: no images in it .*; for a flat folder val give --val-labels"):
-        made("val")
-    assert made("val", table) == {"ILSVRC2012_val_0": 1, "ILSVRC2012_val_1": 0, "ILSVRC2012_val_2": 2}
+        labels_of("train")
+    monkeypatch.setattr("ulzoo.data.prepare.images.IMAGENET_CLASSES", 3)
+    assert labels_of("train") == {"ILSVRC2012_train_0": 1, "ILSVRC2012_train_1": 0, "ILSVRC2012_train_2": 2}
+    with pytest.raises(ValueError, match=r"val: no images in it .*; for a flat folder val pass --val-labels"):
+        labels_of("val")
+    assert labels_of("val", table) == {"ILSVRC2012_val_0": 1, "ILSVRC2012_val_1": 0, "ILSVRC2012_val_2": 2}
     table.write_text("ILSVRC2012_val_0,n00000002 1 2 3 4\n")
-    with pytest.raises(ValueError, match=r"csv: has no row of ILSVRC2012_val_1\.JPEG \(2 such images\)"):
-        made("val", table)
+    with pytest.raises(ValueError, match=r"csv: has no row for ILSVRC2012_val_1\.JPEG \(2 such images\)"):
+        labels_of("val", table)
     table.write_text("hello")
     with pytest.raises(ValueError, match="csv: has no rows such as"):
-        made("val", table)
+        labels_of("val", table)
 
 
-def test_a_picture_says_what_decides_its_bytes(tmp_path: Path) -> None:
-    picture = Picture("k", 3, str(tmp_path / "a.png"))
-    assert not picture.there() and picture.described() == ("k", 3)
+def test_an_image_file_as_an_example(tmp_path: Path) -> None:
+    image_file = ImageFile("k", 3, str(tmp_path / "a.png"))
+    assert not image_file.is_present() and image_file.identity() == ("k", 3)
     content = io.BytesIO()
     noise(5, 5).save(content, "png")
-    Path(picture.path).write_bytes(content.getvalue())
-    assert picture.there() and [suffix for suffix, _ in picture.files(ImageEncoding(5, "webp"))] == ["webp", "cls"]
+    Path(image_file.path).write_bytes(content.getvalue())
+    assert image_file.is_present() and [suffix for suffix, _ in image_file.files(ImageEncoding(5, "webp"))] == [
+        "webp",
+        "cls",
+    ]

@@ -19,7 +19,7 @@ def fails(tmp_path: Path, text: str | bytes, message: str, split: str = "train")
     assert str(error.value).isprintable() and "a.csv" in str(error.value)
 
 
-def test_rows_are_sorted_by_key_and_names_by_the_alphabet(tmp_path: Path) -> None:
+def test_rows_are_sorted_by_key_and_names_alphabetically(tmp_path: Path) -> None:
     rows, names = read(tmp_path, ROWS)
     assert [row.key for row in rows] == ["-b_CDEFGHIJK_000005_000015", "aBCDEFGHIJK_000000_000010"]
     assert rows[0] == Annotation("-b_CDEFGHIJK_000005_000015", "-b_CDEFGHIJK", 5.0, 15.0, "yoga")
@@ -40,7 +40,7 @@ def test_rows_are_sorted_by_key_and_names_by_the_alphabet(tmp_path: Path) -> Non
     ],
     ids=["bom, crlf", "more columns", "no split", "ActivityNet", "decorated", "another order", "twice", "other splits"],
 )
-def test_headers_as_they_are_found(tmp_path: Path, text: str) -> None:
+def test_variants_of_the_header(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, text) == read(tmp_path, ROWS)
 
 
@@ -50,14 +50,14 @@ def test_validation_rows_beside_train_rows(tmp_path: Path) -> None:
     assert names == ["abseiling", "yoga"]
 
 
-def test_mistakes_are_named_with_their_line(tmp_path: Path) -> None:
+def test_errors_name_their_line(tmp_path: Path) -> None:
     fails(tmp_path, "", r"no column label, youtube_id, time_start, time_end \(it has: nothing\)")
     fails(tmp_path, "label,youtube_id,start\n", r"no column time_end \(it has: label, youtube_id, start\)")
     fails(tmp_path, ROWS + "yoga,abc\n", r"a.csv:4: 2 cells, fewer than the header has")
     fails(tmp_path, ROWS + "yoga,../x,0,10,train\n", r"a.csv:4: youtube_id '../x' is not a YouTube identifier")
     fails(tmp_path, ROWS + ",abc,0,10,train\n", "a.csv:4: no label")
     for start, end in (("5", "5"), ("-1", "9"), ("x", "9"), ("0", "inf"), ("nan", "9"), ("", "")):
-        fails(tmp_path, ROWS + f"yoga,abc,{start},{end},train\n", "a.csv:4: time_start .* are no stretch of seconds")
+        fails(tmp_path, ROWS + f"yoga,abc,{start},{end},train\n", "a.csv:4: time_start .* are not a segment in seconds")
     fails(tmp_path, ROWS + "yoga,abc,0,10,trial\n", "a.csv:4: unknown split 'trial'")
     fails(tmp_path, ROWS + "dancing,aBCDEFGHIJK,0,10,train\n", r"labelled 'abseiling' \(line 3\) and 'dancing'")
     fails(tmp_path, ROWS, "no rows of the split val, only of train", "val")
@@ -73,21 +73,21 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
-def test_videos_are_found_at_any_depth(tmp_path: Path) -> None:
+def test_videos_at_any_depth(tmp_path: Path) -> None:
     names = ("a.mp4", "train/yoga/b_000000_000010.webm", "val/c.MKV", "notes.txt", ".mp4")
     touch(tmp_path, *names)
     (tmp_path / "train" / "circle").symlink_to(tmp_path)
-    found = find_videos(tmp_path, "train")
-    assert {stem: Path(path).name for stem, path in found.items() if stem != ".mp4"} == {
+    videos = find_videos(tmp_path, "train")
+    assert {stem: Path(path).name for stem, path in videos.items() if stem != ".mp4"} == {
         "a": "a.mp4",
         "b_000000_000010": "b_000000_000010.webm",
         "c": "c.MKV",
     }
-    with pytest.raises(ValueError, match="gone: no such folder"):
-        find_videos(tmp_path / "gone", "train")
+    with pytest.raises(ValueError, match="absent: no such folder"):
+        find_videos(tmp_path / "absent", "train")
 
 
-def test_of_videos_with_one_name_the_split_s_own_is_taken(tmp_path: Path) -> None:
+def test_of_videos_with_one_name_the_split_s_own_is_preferred(tmp_path: Path) -> None:
     touch(tmp_path, "a/x.mp4", "b/x.mp4", "val/x.mp4", "train/x.mp4")
     assert find_videos(tmp_path, "train")["x"] == str(tmp_path / "train/x.mp4")
     assert find_videos(tmp_path, "val")["x"] == str(tmp_path / "val/x.mp4")
@@ -95,8 +95,8 @@ def test_of_videos_with_one_name_the_split_s_own_is_taken(tmp_path: Path) -> Non
     assert find_videos(tmp_path, "train")["x"] == str(tmp_path / "a/x.mp4")
 
 
-def test_a_trimmed_video_goes_before_the_whole() -> None:
+def test_a_trimmed_video_is_preferred() -> None:
     row = Annotation("x_000001_000002", "x", 1, 2, "yoga")
-    assert locate(row, {"x": "whole", "x_000001_000002": "trimmed"}) == ("trimmed", True)
-    assert locate(row, {"x": "whole"}) == ("whole", False)
+    assert locate(row, {"x": "full", "x_000001_000002": "trimmed"}) == ("trimmed", True)
+    assert locate(row, {"x": "full"}) == ("full", False)
     assert locate(row, {"y": "other"}) == (None, False)

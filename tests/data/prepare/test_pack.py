@@ -3,48 +3,49 @@ import json
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ulzoo.data.prepare import pack
-from ulzoo.data.prepare.clips import Clip
-from ulzoo.data.prepare.pack import Progress
+from ulzoo.data.prepare.kinetics600 import Clip
+from ulzoo.data.prepare.pack import PackConfig, Progress
 from ulzoo.data.prepare.transcode import VideoEncoding
 from ulzoo.data.storage import manifest
-from ulzoo.data.storage.manifest import SplitSummary, verify
+from ulzoo.data.storage.manifest import SplitSummary, lock_folder, verify
 
 SMALL = VideoEncoding(16)
 KEYS = [f"clip{i}" for i in range(7)]
 
 
 @pytest.fixture
-def videos(tmp_path: Path, film: Callable[..., bytes]) -> Path:
+def videos(tmp_path: Path, make_video: Callable[..., bytes]) -> Path:
     folder = tmp_path / "videos"
     folder.mkdir()
     for key in KEYS[:5]:
-        (folder / f"{key}.mp4").write_bytes(film(3 + KEYS.index(key)))
+        (folder / f"{key}.mp4").write_bytes(make_video(3 + KEYS.index(key)))
     (folder / "clip5.mp4").write_bytes(b"no video at all")
     return folder
 
 
 def clips(videos: Path) -> list[Clip]:
-    """Seven: the last but one is damaged, the last missing."""
+    """Seven clips, of which the sixth is damaged and the seventh is missing."""
     paths = {path.stem: str(path) for path in videos.iterdir()}
     return [Clip(key, i % 3, paths.get(key), 0, 10, trimmed=True) for i, key in enumerate(KEYS)]
 
 
 def make(
-    out: Path, clips: list[Clip], split: str = "train", encoding: VideoEncoding = SMALL, **keys: object
+    out: Path, clips: list[Clip], split: str = "train", encoding: VideoEncoding = SMALL, **keys: Any
 ) -> SplitSummary:
-    options = {"unit": "clips", "per_shard": 3, "workers": 1, **keys}
-    return pack.pack(clips, ["a", "b", "c"], out, split, encoding, **options)  # type: ignore[arg-type]
+    config = PackConfig(out, split, encoding, keys.pop("per_shard", 3), keys.pop("workers", 1))
+    return pack.pack(clips, ["a", "b", "c"], config, unit="clips", **keys)
 
 
 def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
-def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
+def test_pack_and_resume(tmp_path: Path, videos: Path) -> None:
     out, seen = tmp_path / "out", []
     summary = make(out, clips(videos), on_progress=seen.append, workers=2)
     assert (summary.count, summary.shards) == (5, 3)
@@ -66,19 +67,19 @@ def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
         assert (len(content), hashlib.sha256(content).hexdigest()) == (shard["bytes"], shard["sha256"])
     assert verify(out) == {"train": "5 clips"}
 
-    whole = contents(out)  # a second time there is nothing to do, and no process is started
+    complete = contents(out)  # the second time nothing is written, and no process is started
     times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
     assert make(out, clips(videos)) == summary
-    assert contents(out) == whole and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert contents(out) == complete and times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
 
-    (out / "train-00000.json").unlink()  # killed between shard and sidecar
+    (out / "train-00000.json").unlink()  # killed between the shard and its description
     (out / "train-00001.tar").write_bytes(b"cut")
     (out / ".train-00002.tar.tmp").mkdir()
     (out / ".train-00002.tar.tmp" / "train-00002.tar").write_bytes(b"half")
     assert make(out, clips(videos)) == summary
-    assert contents(out) == whole
+    assert contents(out) == complete
 
-    (videos / "clip6.mp4").write_bytes((videos / "clip0.mp4").read_bytes())  # a missing video arrives
+    (videos / "clip6.mp4").write_bytes((videos / "clip0.mp4").read_bytes())  # a missing video was added
     more = make(out, clips(videos))
     assert (more.count, list(more.failures)) == (6, ["clip5"])
     assert verify(out) == {"train": "6 clips"}
@@ -86,23 +87,23 @@ def test_pack_and_go_on(tmp_path: Path, videos: Path) -> None:
 
 def test_other_settings_are_refused_by_name(tmp_path: Path, videos: Path) -> None:
     out = tmp_path / "out"
-    some = clips(videos)[:2]
-    make(out, some)
+    two_clips = clips(videos)[:2]
+    make(out, two_clips)
     before = contents(out)
     with pytest.raises(ValueError, match=r"out: train was prepared with other settings: resolution was 16, now 32;"):
-        make(out, some, encoding=VideoEncoding(32))
+        make(out, two_clips, encoding=VideoEncoding(32))
     with pytest.raises(ValueError, match=r"frame_rate was None, now 4.0; clips_per_shard was 3, now 5; choose"):
-        make(out, some, encoding=VideoEncoding(16, 4.0), per_shard=5)
+        make(out, two_clips, encoding=VideoEncoding(16, 4.0), per_shard=5)
     with pytest.raises(ValueError, match="clips was 2, now 1; clips_sha256 was"):
-        make(out, some[:1])
+        make(out, two_clips[:1])
     assert contents(out) == before
 
 
-def test_folders_that_are_not_ours(tmp_path: Path, videos: Path) -> None:
+def test_folders_with_other_content(tmp_path: Path, videos: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "train-00000.tar").write_bytes(b"precious")
-    with pytest.raises(ValueError, match=r"train-00000.tar: no manifest.json says what it is; choose another --out"):
+    with pytest.raises(ValueError, match=r"train-00000.tar: not listed in a manifest.json; choose another --out"):
         make(out, clips(videos))
     assert (out / "train-00000.tar").read_bytes() == b"precious"
     for text in ("{", "[]", '{"splits": {"train": {}}}', '{"splits": {"train": {"complete": true}}}', '{"splits": 3}'):
@@ -111,17 +112,17 @@ def test_folders_that_are_not_ours(tmp_path: Path, videos: Path) -> None:
             make(out, clips(videos))
 
 
-def test_one_process_a_folder(tmp_path: Path, videos: Path) -> None:
-    with pack.alone_in(tmp_path), pytest.raises(ValueError, match="another process is preparing data there"):
+def test_one_process_per_folder(tmp_path: Path, videos: Path) -> None:
+    with lock_folder(tmp_path), pytest.raises(ValueError, match="another process is preparing data there"):
         make(tmp_path, clips(videos))
 
 
-def test_nothing_to_be_read_at_all(tmp_path: Path, videos: Path) -> None:
-    with pytest.raises(ValueError, match=r"not one of 2 clips of train could be packed; the first, clip5: Invalid"):
+def test_no_readable_example(tmp_path: Path, videos: Path) -> None:
+    with pytest.raises(ValueError, match=r"none of 2 clips of train could be packed; the first, clip5: Invalid"):
         make(tmp_path / "out", clips(videos)[5:])
 
 
-def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
+def test_verify_names_the_problems(tmp_path: Path, videos: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"out: no manifest.json in it"):
         verify(out)
@@ -143,7 +144,7 @@ def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
     wrong("train-00000.tar has 3 bytes, not", train__00000_tar=b"cut")
     wrong("train-00001.tar is missing", train__00001_tar=None)
     wrong("labels.json is missing", labels_json=None)
-    wrong("labels.json has another SHA-256", labels_json=b"[]")
+    wrong("labels.json differs from the one that was prepared", labels_json=b"[]")
     wrong("and 1 more", **{f"train__0000{i}_tar": b"" for i in range(4)})
     half = json.loads(good["manifest.json"])
     half["splits"]["train"]["complete"] = False
@@ -156,13 +157,16 @@ def test_verify_names_what_is_wrong(tmp_path: Path, videos: Path) -> None:
     assert seen == [(i, 4) for i in (1, 2, 3, 4)]
 
 
-def test_a_full_disk_is_an_error_and_no_failure(tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = pack._Work(tmp_path, "train-00000", tuple(clips(videos)[:2]), SMALL, "settings", "clips")
+def test_a_full_disk_is_an_error_and_not_a_failed_example(
+    tmp_path: Path, videos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = PackConfig(tmp_path, "train", SMALL, per_shard=3)
+    job = pack._ShardJob(config, "train-00000", tuple(clips(videos)[:2]), "settings", "clips")
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pack, "_add", full)
     with pytest.raises(OSError, match="No space left"):
-        work.write(lambda read: None)
+        job.write(lambda success: None)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["videos"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from ulzoo.data.prepare.transcode import KEYFRAME_EVERY, VideoEncoding, transcode
 from ulzoo.data.source import Unreadable
 
-Film = Callable[..., bytes]
+MakeVideo = Callable[..., bytes]
 SMALL = VideoEncoding(16)
 
 
@@ -31,7 +31,7 @@ def frames(content: bytes) -> list[av.VideoFrame]:
 
 
 def greys(content: bytes) -> list[int]:
-    """Which frames of a film of greys these are."""
+    """The numbers of the frames in a transcoded `grey` video."""
     return [round((frame.to_ndarray(format="rgb24").mean() - 16) / 8) for frame in frames(content)]
 
 
@@ -39,72 +39,74 @@ def times(content: bytes) -> list[float]:
     return [round(frame.time or 0.0, 3) for frame in frames(content)]
 
 
-def test_a_video_keeps_its_frames_and_times(film: Film, file: Callable) -> None:
+def test_a_video_keeps_its_frames_and_times(make_video: MakeVideo, file: Callable) -> None:
     shown = [0, 125, 250, 600, 1000, 2000]
-    made = transcode(file(film(6, times=shown)), 0, 10, SMALL, trimmed=True)
-    assert greys(made) == list(range(6))
-    assert times(made) == [t / 1000 for t in shown]
-    decoded = frames(made)
+    clip = transcode(file(make_video(6, times=shown)), 0, 10, SMALL, trimmed=True)
+    assert greys(clip) == list(range(6))
+    assert times(clip) == [t / 1000 for t in shown]
+    decoded = frames(clip)
     assert (decoded[0].width, decoded[0].height) == (24, 16)
     assert decoded[0].format.name == "yuv420p"
 
 
-def test_a_stretch_of_a_whole_video(film: Film, file: Callable) -> None:
-    path = file(film(24, rate=2))  # twelve seconds
-    made = transcode(path, 4, 7, SMALL, trimmed=False)
-    assert greys(made) == [8, 9, 10, 11, 12, 13] and times(made)[:2] == [0, 0.5]
-    assert greys(transcode(path, 4.2, 5.2, SMALL, trimmed=False)) == [8, 9, 10]  # 8 is what is shown at 4.2 s
-    assert greys(transcode(path, 4, 7, SMALL, trimmed=True)) == list(range(6))  # three seconds from the beginning
-    assert greys(transcode(path, 20, 31.5, SMALL, trimmed=False)) == list(range(23))  # so short: trimmed already
+def test_a_segment_of_a_full_video(make_video: MakeVideo, file: Callable) -> None:
+    path = file(make_video(24, rate=2))  # twelve seconds
+    clip = transcode(path, 4, 7, SMALL, trimmed=False)
+    assert greys(clip) == [8, 9, 10, 11, 12, 13] and times(clip)[:2] == [0, 0.5]
+    assert greys(transcode(path, 4.2, 5.2, SMALL, trimmed=False)) == [8, 9, 10]  # frame 8 is displayed at 4.2 s
+    assert greys(transcode(path, 4, 7, SMALL, trimmed=True)) == list(range(6))  # three seconds from the start
+    assert greys(transcode(path, 20, 31.5, SMALL, trimmed=False)) == list(
+        range(23)
+    )  # short enough to be trimmed already
     with pytest.raises(Unreadable, match="fewer than two frames"):
         transcode(path, 20, 30, SMALL, trimmed=False)
 
 
-def test_a_frame_rate_shows_what_was_shown(film: Film, file: Callable) -> None:
-    made = transcode(file(film(8, rate=8)), 0, 1, VideoEncoding(16, 4.0), trimmed=True)
-    assert (greys(made), times(made)) == ([0, 2, 4, 6], [0, 0.25, 0.5, 0.75])
-    made = transcode(file(film(4, rate=4)), 0, 1, VideoEncoding(16, 8.0), trimmed=True)
-    assert greys(made) == [0, 0, 1, 1, 2, 2, 3, 3]
-    variable = film(4, times=[0, 100, 700, 800])
-    made = transcode(file(variable), 0, 1, VideoEncoding(16, 10.0), trimmed=True)
-    assert greys(made)[:9] == [0, 1, 1, 1, 1, 1, 1, 2, 3]
-    assert times(made) == pytest.approx([i / 10 for i in range(len(times(made)))])
+def test_a_frame_rate_selects_the_displayed_frames(make_video: MakeVideo, file: Callable) -> None:
+    clip = transcode(file(make_video(8, rate=8)), 0, 1, VideoEncoding(16, 4.0), trimmed=True)
+    assert (greys(clip), times(clip)) == ([0, 2, 4, 6], [0, 0.25, 0.5, 0.75])
+    clip = transcode(file(make_video(4, rate=4)), 0, 1, VideoEncoding(16, 8.0), trimmed=True)
+    assert greys(clip) == [0, 0, 1, 1, 2, 2, 3, 3]
+    variable = make_video(4, times=[0, 100, 700, 800])
+    clip = transcode(file(variable), 0, 1, VideoEncoding(16, 10.0), trimmed=True)
+    assert greys(clip)[:9] == [0, 1, 1, 1, 1, 1, 1, 2, 3]
+    assert times(clip) == pytest.approx([i / 10 for i in range(len(times(clip)))])
 
 
-def test_shape_follows_what_a_player_shows(film: Film, file: Callable) -> None:
+def test_shape_is_that_of_a_player(make_video: MakeVideo, file: Callable) -> None:
     def half(i: int) -> np.ndarray:
         picture = np.zeros((32, 64, 3), np.uint8)
         picture[:, :32, 0] = 250  # red to the left
         return picture
 
-    def made(**keys: object) -> np.ndarray:
-        return frames(transcode(file(film(3, picture=half, **keys)), 0, 1, SMALL, trimmed=True))[0].to_ndarray(
+    def first(**keys: object) -> np.ndarray:
+        return frames(transcode(file(make_video(3, picture=half, **keys)), 0, 1, SMALL, trimmed=True))[0].to_ndarray(
             format="rgb24"
         )
 
-    assert made().shape == (16, 32, 3)
-    assert made()[8, 4, 0] > 200 and made()[8, 28, 0] < 50
-    turned = made(rotation=(90,))
-    assert turned.shape == (32, 16, 3)
-    assert sorted([turned[4, 8, 0] > 200, turned[28, 8, 0] > 200]) == [False, True]
-    assert made(sample_aspect_ratio=Fraction(1, 2)).shape == (16, 16, 3)
-    assert made(sample_aspect_ratio=Fraction(13, 10)).shape == (16, 42, 3)
+    assert first().shape == (16, 32, 3)
+    assert first()[8, 4, 0] > 200 and first()[8, 28, 0] < 50
+    rotated = first(rotation=(90,))
+    assert rotated.shape == (32, 16, 3)
+    assert sorted([rotated[4, 8, 0] > 200, rotated[28, 8, 0] > 200]) == [False, True]
+    assert first(sample_aspect_ratio=Fraction(1, 2)).shape == (16, 16, 3)
+    assert first(sample_aspect_ratio=Fraction(13, 10)).shape == (16, 42, 3)
 
 
 @pytest.mark.parametrize("colour", [(220, 30, 40), (20, 200, 60), (30, 40, 230), (250, 250, 250)])
 @pytest.mark.parametrize("matrix", [1, 5])
-def test_colours_stay_whatever_the_matrix(film: Film, file: Callable, colour: tuple, matrix: int) -> None:
+def test_colors_are_kept_for_any_matrix(make_video: MakeVideo, file: Callable, colour: tuple, matrix: int) -> None:
     def plain(i: int) -> np.ndarray:
         return np.full((32, 32, 3), colour, np.uint8)
 
-    source = film(3, picture=plain, colorspace=matrix)
+    source = make_video(3, picture=plain, colorspace=matrix)
     with av.open(io.BytesIO(source)) as container:
         before = next(container.decode(video=0)).to_ndarray(format="rgb24").mean((0, 1))
     after = frames(transcode(file(source), 0, 1, SMALL, trimmed=True))[0].to_ndarray(format="rgb24").mean((0, 1))
     np.testing.assert_allclose(after, before, atol=4)
 
 
-def test_the_same_bytes_every_time(file: Callable) -> None:
+def test_the_bytes_are_deterministic(file: Callable) -> None:
     rng = np.random.default_rng(0)
     noise = np.cumsum(rng.normal(0, 12, (40, 64, 96, 3)), 0)
     buffer = io.BytesIO()
@@ -115,9 +117,9 @@ def test_the_same_bytes_every_time(file: Callable) -> None:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         output.mux(stream.encode())
     path = file(buffer.getvalue())
-    made = {transcode(path, 0, 4, VideoEncoding(64), trimmed=True) for _ in range(8)}
-    assert len(made) == 1
-    assert sum(frame.key_frame for frame in frames(made.pop())) >= 40 // KEYFRAME_EVERY
+    contents = {transcode(path, 0, 4, VideoEncoding(64), trimmed=True) for _ in range(8)}
+    assert len(contents) == 1
+    assert sum(frame.key_frame for frame in frames(contents.pop())) >= 40 // KEYFRAME_EVERY
 
 
 def sound() -> bytes:
@@ -131,42 +133,42 @@ def sound() -> bytes:
     return buffer.getvalue()
 
 
-def test_what_cannot_be_read_says_why(film: Film, file: Callable, tmp_path: Path) -> None:
+def test_errors_give_the_reason(make_video: MakeVideo, file: Callable, tmp_path: Path) -> None:
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:3,\n{tmp_path}/other.mp4\n#EXT-X-ENDLIST\n".encode()
-    (tmp_path / "other.mp4").write_bytes(film(8))
+    (tmp_path / "other.mp4").write_bytes(make_video(8))
     cases = {
         b"": "End of file|Invalid data",
         b"hello": "End of file|Invalid data",
-        film(8)[:1500]: "End of file|Invalid data",
+        make_video(8)[:1500]: "End of file|Invalid data",
         playlist: "Invalid",
         f"ffconcat version 1.0\nfile {tmp_path}/other.mp4\n".encode(): "Invalid",
         sound(): "no video in it",
-        film(1): "fewer than two frames",
-        film(12, rate=1000): "more than 250 frames per second",
+        make_video(1): "fewer than two frames",
+        make_video(12, rate=1000): "more than 250 frames per second",
     }
     for content, message in cases.items():
         with pytest.raises(Unreadable, match=message) as error:
             transcode(file(content), 0, 0.01 if "250" in message else 2, SMALL, trimmed=True)
         assert str(tmp_path) not in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(Unreadable, match="No such file"):
-        transcode(str(tmp_path / "gone"), 0, 1, SMALL, trimmed=True)
+        transcode(str(tmp_path / "absent"), 0, 1, SMALL, trimmed=True)
 
 
 @pytest.mark.parametrize("keys", [{"resolution": 65}, {"resolution": 8}, {"resolution": -2}])
 def test_a_resolution_must_be_even(keys: dict) -> None:
-    with pytest.raises(ValueError, match="resolution must be an even number from 16 on"):
+    with pytest.raises(ValueError, match="resolution must be an even number of at least 16"):
         VideoEncoding(**keys)
 
 
 @pytest.mark.parametrize("rate", [0, -1, 251, float("nan"), float("inf")])
-def test_a_frame_rate_must_make_sense(rate: float) -> None:
-    with pytest.raises(ValueError, match="frame_rate must lie above 0 and be 250 at most"):
+def test_a_frame_rate_must_be_in_range(rate: float) -> None:
+    with pytest.raises(ValueError, match="frame_rate must be above 0 and at most 250"):
         VideoEncoding(64, rate)
 
 
-def test_a_transcoded_clip_is_read_as_any_other(film: Film, file: Callable, frame_numbers: Callable) -> None:
+def test_a_transcoded_clip_can_be_read(make_video: MakeVideo, file: Callable, frame_numbers: Callable) -> None:
     from ulzoo.data.videos.decode import read_clip
 
-    made = transcode(file(film(24)), 0, 3, SMALL, trimmed=True)
-    clip: Tensor = read_clip(made, "made", frames=8, resolution=16)
+    content = transcode(file(make_video(24)), 0, 3, SMALL, trimmed=True)
+    clip: Tensor = read_clip(content, "clip", frames=8, resolution=16)
     assert frame_numbers(clip) == list(range(8, 16))

@@ -1,4 +1,4 @@
-"""Shards behind a URL: a web server of byte ranges, with and without a listing, and what it may do wrong."""
+"""Shards behind a URL: a web server with byte ranges, with and without listings, and its possible faults."""
 
 import re
 import shutil
@@ -21,6 +21,7 @@ from PIL import Image
 
 from ulzoo.data import WebDataset, batches, in_order
 from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
+from ulzoo.data.prepare.pack import PackConfig
 from ulzoo.data.storage import remote, shard_index
 from ulzoo.data.storage.remote import RemotePath
 
@@ -29,7 +30,7 @@ Served = tuple[str, SimpleNamespace, Path]
 
 
 class Ranges(SimpleHTTPRequestHandler):
-    """Files of a folder by byte ranges; how it misbehaves is in `server.faults`."""
+    """Serves files of a folder by byte ranges, with the faults in `server.faults`."""
 
     def log_message(self, *args: object) -> None:
         pass
@@ -41,7 +42,7 @@ class Ranges(SimpleHTTPRequestHandler):
 
     def send_head(self) -> BytesIO | None:  # type: ignore[override]
         faults, path = self.server.faults, Path(self.translate_path(self.path))  # type: ignore[attr-defined]
-        faults.asked.append(f"{self.command} {self.path}")
+        faults.requests.append(f"{self.command} {self.path}")
         if path.is_dir():
             return super().send_head()  # type: ignore[return-value]
         if faults.failures and self.command == "GET":
@@ -67,25 +68,25 @@ class Ranges(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images of two classes in three shards, as `ulzoo prepare` makes them."""
+    """Twelve images of two classes in three shards written by `ulzoo prepare`."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for i in range(IMAGES):
         path = root / "pictures" / "train" / "ab"[i % 2] / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(path)
     (root / "pictures" / "val").mkdir()
-    options = {"classes": True, "val_fraction": 0.5, "images_per_shard": 4, "workers": 1}
-    prepare_image_folder(root / "pictures", root / "shards", "train", ImageEncoding(SIDE), **options)  # type: ignore[arg-type]
+    config = PackConfig(root / "shards", "train", ImageEncoding(SIDE), per_shard=4)
+    prepare_image_folder(root / "pictures", config, classes=True, val_fraction=0.5)
     return root / "shards"
 
 
 @pytest.fixture
 def served(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The URL of a copy of the shards, what is wrong with its server, and the copy."""
+    """The URL of a copy of the shards, the faults of its server, and the copy."""
     folder = Path(shutil.copytree(prepared, tmp_path / "served"))
-    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(folder)))
-    faults = SimpleNamespace(listed=True, ranges=True, cut=False, failures=0, asked=[])
+    faults = SimpleNamespace(listed=True, ranges=True, cut=False, failures=0, requests=[])
     server.faults = faults  # type: ignore[attr-defined]
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -98,63 +99,63 @@ def opened(root: object) -> WebDataset:
     return WebDataset("train", root=str(root), resolution=SIDE, num_classes=2)
 
 
-def refused(message: str, ask: Callable[[], object]) -> None:
+def refused(message: str, function: Callable[[], object]) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        ask()
+        function()
     assert str(error.value).isprintable()
 
 
-def the_same(a: WebDataset, b: WebDataset) -> bool:
+def same_samples(a: WebDataset, b: WebDataset) -> bool:
     pairs = zip(map(a.__getitem__, range(IMAGES)), map(b.__getitem__, range(IMAGES)), strict=True)
     return all(x.key == y.key and x.label == y.label and torch.equal(x.pixels, y.pixels) for x, y in pairs)
 
 
 @pytest.mark.parametrize("listed", [True, False])
-def test_what_is_read_is_what_lies_there(
+def test_remote_shards_equal_local_ones(
     prepared: Path, served: Served, monkeypatch: pytest.MonkeyPatch, listed: bool
 ) -> None:
-    """The index of `ulzoo prepare` is taken, and only parts of shards are asked for."""
+    """The index of `ulzoo prepare` is used, and shards are read by ranges only."""
     url, faults, _ = served
     faults.listed = listed
-    monkeypatch.setattr(shard_index, "_look_through", None)
+    monkeypatch.setattr(shard_index, "_scan", None)
     source = opened(url)
-    assert not [asked for asked in faults.asked if asked.startswith("GET") and asked.endswith(".tar")]
-    assert the_same(source, opened(prepared)) and source.label_names == ("a", "b")
+    assert not [line for line in faults.requests if line.startswith("GET") and line.endswith(".tar")]
+    assert same_samples(source, opened(prepared)) and source.label_names == ("a", "b")
     assert str(source.index.shards[0]) == f"{url}/train-00000.tar"
 
 
-def test_shards_of_others_are_looked_through_once(prepared: Path, served: Served) -> None:
+def test_shards_without_an_index_are_scanned_once(prepared: Path, served: Served) -> None:
     url, faults, folder = served
     for name in ("manifest.json", ".index-train.npz", "labels.json"):
         (folder / name).unlink()
     source = opened(url)
-    assert the_same(source, opened(prepared)) and source.label_names == ()
-    faults.asked.clear()
-    assert len(opened(url)) == IMAGES  # known by size and Last-Modified
-    assert not [asked for asked in faults.asked if asked.startswith("GET") and asked.endswith(".tar")]
+    assert same_samples(source, opened(prepared)) and source.label_names == ()
+    faults.requests.clear()
+    assert len(opened(url)) == IMAGES  # identified by size and Last-Modified
+    assert not [line for line in faults.requests if line.startswith("GET") and line.endswith(".tar")]
     faults.listed = False
     refused(r"no shards in it \(expected train-\*\.tar\)", lambda: opened(url))
 
 
-def test_workers_have_connections_of_their_own(prepared: Path, served: Served) -> None:
+def test_workers_open_their_own_connections(prepared: Path, served: Served) -> None:
     source = opened(served[0])
-    assert source[0].key  # this process has one already
+    assert source[0].key  # this process has a connection
     expected = list(islice(batches(opened(prepared), 5, seed=1), 4))
     for a, b in zip(islice(batches(source, 5, seed=1, workers=2), 4), expected, strict=True):
         assert a["key"] == b["key"] and torch.equal(a["x"], b["x"])
 
 
-def test_any_file_system_of_fsspec_will_do(prepared: Path) -> None:
+def test_other_file_systems_of_fsspec(prepared: Path) -> None:
     system = fsspec.filesystem("memory")
     try:
         system.put(str(prepared), "/shards", recursive=True)
-        assert the_same(opened("memory://shards"), opened(prepared))
+        assert same_samples(opened("memory://shards"), opened(prepared))
     finally:
         system.rm("/shards", recursive=True)
-    assert the_same(opened(prepared.as_uri()), opened(prepared))
+    assert same_samples(opened(prepared.as_uri()), opened(prepared))
 
 
-def test_what_fails_for_a_moment_is_tried_again(served: Served) -> None:
+def test_temporary_failures_are_retried(served: Served) -> None:
     url, faults, _ = served
     source = opened(url)
     faults.failures = 2
@@ -163,36 +164,36 @@ def test_what_fails_for_a_moment_is_tried_again(served: Served) -> None:
     refused(r"train-0000\d\.tar: 503", lambda: source[3])
 
 
-def test_what_goes_wrong_is_named(served: Served) -> None:
+def test_faults_are_named(served: Served) -> None:
     url, faults, folder = served
     source = opened(url)
     faults.cut = True
-    refused(r"train-0000\d\.tar: .*(payload|[Cc]onnection|disconnected|cut short)", lambda: source[0])
+    refused(r"train-0000\d\.tar: .*(payload|[Cc]onnection|disconnected|truncated)", lambda: source[0])
     faults.cut, faults.ranges = False, False
-    refused(r"the server sends whole files where a part is asked for", lambda: source[0])
+    refused(r"the server sends entire files when asked for a part", lambda: source[0])
     faults.ranges = True
     (folder / "train-00001.tar").unlink()
-    refused(rf"{url}/train-00001\.tar: no such file, or not for you \(.*\)", lambda: list(in_order(source, 12)))
+    refused(
+        rf"{url}/train-00001\.tar: no such file, or no permission to read it \(.*\)", lambda: list(in_order(source, 12))
+    )
     refused(r"train-00001\.tar is missing", lambda: opened(url))
     faults.listed = False
     refused(r"train-00001\.tar: no such file", lambda: opened(url))
     refused(r"http://.*/nowhere: no shards in it", lambda: opened(f"{url}/nowhere"))
 
 
-def test_a_host_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "PAUSES", (0.01, 0.01))
+def test_an_unreachable_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
     refused(rf"{url}/.*: .*(connect|Connect)", lambda: opened(url))
-    refused(r"find_conflicts://x/.*: Protocol not known: find_conflicts", lambda: opened("find_conflicts://x"))
+    refused(r"unknown://x/.*: Protocol not known: unknown", lambda: opened("unknown://x"))
     monkeypatch.setitem(known_implementations, "cloud", {"class": "no_cloud.Files", "err": "Install x"})
     refused(r"cloud://x/.*: Install x; .*pip install 'ulzoo\[remote\]'", lambda: opened("cloud://x"))
 
 
-def test_a_file_is_read_from_front_to_back_by_blocks(
-    prepared: Path, served: Served, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sequential_reads_use_blocks(prepared: Path, served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     url, faults, _ = served
     monkeypatch.setattr(remote, "BLOCK", 1000)
     content = (prepared / "train-00000.tar").read_bytes()
@@ -200,4 +201,4 @@ def test_a_file_is_read_from_front_to_back_by_blocks(
         assert file.read(10) == content[:10] and file.seek(3000) == 3000
         assert file.read(2500) == content[3000:5500] and file.seek(-4, 2) == len(content) - 4
         assert file.read() == content[-4:]
-    assert len([asked for asked in faults.asked if asked.startswith("GET")]) <= 5
+    assert len([line for line in faults.requests if line.startswith("GET")]) <= 5

@@ -34,7 +34,7 @@ def test_clips_of_games() -> None:
     assert len(opened("val", clips=1)) == 2
 
 
-def test_a_clip_is_a_function_of_split_and_index_alone() -> None:
+def test_a_clip_is_a_function_of_split_and_index() -> None:
     source = opened()
     once = [source[i][0] for i in range(6)]
     assert all(torch.equal(source[i][0], once[i]) for i in (5, 0, 3, 3))
@@ -52,24 +52,24 @@ def test_a_clip_is_a_function_of_split_and_index_alone() -> None:
 
 def test_workers_give_the_same_batches() -> None:
     source = opened()
-    here, there = (next(islice(batches(source, 6, seed=1, workers=n), 1)) for n in (0, 1))
-    assert here["key"] == there["key"] and torch.equal(here["x"], there["x"])
-    assert len(set(here["key"])) == 6
+    serial, parallel = (next(islice(batches(source, 6, seed=1, workers=n), 1)) for n in (0, 1))
+    assert serial["key"] == parallel["key"] and torch.equal(serial["x"], parallel["x"])
+    assert len(set(serial["key"])) == 6
 
 
-def test_the_brighter_of_two_frames_is_shown() -> None:
+def test_an_image_is_the_maximum_of_two_frames() -> None:
     emulator = atari._emulator("pong")
-    emulator.restart()
+    emulator.reset()
     emulator.advance(emulator.actions[0], 200)
     state = emulator.machine.cloneSystemState()
-    shown = emulator.picture(emulator.actions[2], 3)
+    image = emulator.render(emulator.actions[2], 3)
     emulator.machine.restoreSystemState(state)
     screens = []
     for _ in range(3):
         emulator.machine.act(emulator.actions[2])
         screens.append(torch.from_numpy(emulator.machine.getScreenRGB().copy()))
-    assert shown.shape == (210, 160, 3)
-    assert torch.equal(torch.from_numpy(shown), torch.maximum(screens[1], screens[2]))
+    assert image.shape == (210, 160, 3)
+    assert torch.equal(torch.from_numpy(image), torch.maximum(screens[1], screens[2]))
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_the_brighter_of_two_frames_is_shown() -> None:
     [
         ({"games": ("pongg",)}, "games: ale-py has no 'pongg'; did you mean 'pong'?"),
         ({"games": ("../pong",)}, "games: ale-py has no"),
-        ({"games": ()}, "games must be one name or more, each once, not "),
-        ({"games": ("pong", "pong")}, "games must be one name or more, each once"),
+        ({"games": ()}, "games must be one or more different names, not "),
+        ({"games": ("pong", "pong")}, "games must be one or more different names"),
         ({"frame_skip": 0}, "frame_skip must be at least 1, not 0"),
         ({"clips": 0}, "clips must be at least 1"),
         ({"frames": 0}, "frames must be at least 1"),
         ({"resolution": 0}, "resolution must be at least 1"),
     ],
 )
-def test_keys_that_make_no_sense(keys: dict, message: str) -> None:
+def test_keys_out_of_range(keys: dict, message: str) -> None:
     with pytest.raises(ValueError) as error:
         opened(**keys)
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""A thousand damaged files: each is read or left out by name; nothing crashes and nothing hangs."""
+"""A thousand damaged files: each is read or skipped by name; nothing crashes or hangs."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-MADE = {
+FORMATS = {
     "mp4": {"codec": "libx264"},
     "fragmented.mp4": {"container": "mp4", "container_options": {"movflags": "frag_keyframe+empty_moov"}},
     "mov": {"codec": "mpeg4"},
@@ -29,16 +29,16 @@ import json, sys, time
 from ulzoo.data import VideoFolder, batches, in_order
 
 source = VideoFolder("train", root=sys.argv[1], resolution=16, frames=8)
-keys, left_out, slowest, began = [], {}, 0.0, time.monotonic()
+keys, skipped, slowest, began = [], {}, 0.0, time.monotonic()
 for batch in in_order(source, 1):
     keys += batch["key"]
-    left_out.update(batch["left_out"])
+    skipped.update(batch["skipped"])
     slowest, began = max(slowest, time.monotonic() - began), time.monotonic()
 stream = batches(source, 50, seed=0)
 drawn = [next(stream) for _ in range(4)]
 print(json.dumps({
     "keys": keys,
-    "left_out": [[source.files[index][0], line] for index, line in left_out.items()],
+    "skipped": [[source.files[index][0], line] for index, line in skipped.items()],
     "drawn": [key for batch in drawn for key in batch["key"]],
     "slowest": slowest,
 }))
@@ -46,7 +46,7 @@ print(json.dumps({
 
 
 def mutations(content: bytes, other: bytes, rng: random.Random) -> list[bytes]:
-    """Bytes flipped, here and there or in the part that says what is where; cut; spliced; parts moved."""
+    """Copies with changed bytes, anywhere or in headers and indices; truncated, spliced, or with parts moved."""
     length = len(content)
     flipped = [bytearray(content) for _ in range(4)]
     for n, part in zip((1, 10, 1000, 20), flipped, strict=True):
@@ -60,11 +60,12 @@ def mutations(content: bytes, other: bytes, rng: random.Random) -> list[bytes]:
     return [bytes(part) for part in flipped] + cut + spliced
 
 
-def test_a_thousand_damaged_files(film: Callable[..., bytes], tmp_path: Path) -> None:
+def test_a_thousand_damaged_files(make_video: Callable[..., bytes], tmp_path: Path) -> None:
     rng = random.Random(0)
     noise = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), np.uint8)
     videos = {
-        suffix: film(12, picture=noise.__getitem__, **{"container": suffix, **keys}) for suffix, keys in MADE.items()
+        suffix: make_video(12, picture=noise.__getitem__, **{"container": suffix, **keys})
+        for suffix, keys in FORMATS.items()
     }
     root = tmp_path / "train"
     root.mkdir()
@@ -78,7 +79,7 @@ def test_a_thousand_damaged_files(film: Callable[..., bytes], tmp_path: Path) ->
     others = {"sound": sound.getvalue(), "picture": picture.getvalue(), "text": b"hello " * 100, "empty": b""}
 
     for suffix, content in videos.items():
-        (root / f"whole.{suffix}").write_bytes(content)
+        (root / f"intact.{suffix}").write_bytes(content)
         for i in range(12):
             for j, mutant in enumerate(mutations(content, rng.choice(list(videos.values())), rng)):
                 (root / f"{i}-{j}.{suffix}").write_bytes(mutant)
@@ -92,17 +93,17 @@ def test_a_thousand_damaged_files(film: Callable[..., bytes], tmp_path: Path) ->
 
     environment = {**os.environ, "PYTHONFAULTHANDLER": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", READ, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert process.returncode == 0, process.stderr[-3000:]
+    report = json.loads(process.stdout)
 
-    read = {key.removeprefix("train/") for key in found["keys"]}
-    left_out = {Path(path).name: line for path, line in found["left_out"]}
-    assert read | set(left_out) == files and not read & set(left_out)
-    assert {name for name in files if name.startswith(("whole.", "is-"))} <= read
-    assert {name for name in files if name.startswith(tuple(others))} <= set(left_out)
-    assert len(read) > 100 and len(left_out) > 500
-    for path, line in found["left_out"]:
+    read = {key.removeprefix("train/") for key in report["keys"]}
+    skipped = {Path(path).name: line for path, line in report["skipped"]}
+    assert read | set(skipped) == files and not read & set(skipped)
+    assert {name for name in files if name.startswith(("intact.", "is-"))} <= read
+    assert {name for name in files if name.startswith(tuple(others))} <= set(skipped)
+    assert len(read) > 100 and len(skipped) > 500
+    for path, line in report["skipped"]:
         assert line.startswith(f"{path}: ") and len(line) > len(path) + 5 and line.isprintable()
-    assert len(found["drawn"]) == 200 and {key.removeprefix("train/") for key in found["drawn"]} <= files
-    assert found["slowest"] < 20
+    assert len(report["drawn"]) == 200 and {key.removeprefix("train/") for key in report["drawn"]} <= files
+    assert report["slowest"] < 20

@@ -16,7 +16,7 @@ def val() -> Emoji3DVideo:
     return Emoji3DVideo("val")
 
 
-def test_is_what_the_shard_holds_in_its_order(val: Emoji3DVideo) -> None:
+def test_content_and_order_are_those_of_the_shard(val: Emoji3DVideo) -> None:
     content = (files("ulzoo.data") / "embedded" / "emoji3d-video-64-val.tar").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
@@ -31,12 +31,12 @@ def test_is_what_the_shard_holds_in_its_order(val: Emoji3DVideo) -> None:
         assert np.array_equal(pixels.permute(1, 2, 3, 0).numpy(), frames[middle : middle + 16])
 
 
-def test_a_chance_picks_any_clip(val: Emoji3DVideo) -> None:
+def test_clips_at_other_positions(val: Emoji3DVideo) -> None:
     video = val.videos[0]
-    room = video.shape[1] - 16
-    assert room > 3
-    for first, chance in ((0, 0.0), (room // 3, (room // 3 + 0.5) / (room + 1)), (room, 1 - 1e-9)):
-        assert torch.equal(val.draw(0, chance)[0], video[:, first : first + 16])
+    last = video.shape[1] - 16
+    assert last > 3
+    for first, position in ((0, 0.0), (last // 3, (last // 3 + 0.5) / (last + 1)), (last, 1 - 1e-9)):
+        assert torch.equal(val.draw(0, position)[0], video[:, first : first + 16])
 
 
 def test_keeps_its_contract(val: Emoji3DVideo) -> None:
@@ -47,7 +47,7 @@ def test_keeps_its_contract(val: Emoji3DVideo) -> None:
     assert len({tuple(val[i][0].shape) for i in range(len(val))}) == 1
 
 
-def test_32_is_the_mean_of_boxes_of_64_as_in_the_pictures(val: Emoji3DVideo) -> None:
+def test_32_is_the_mean_of_boxes_of_64_as_in_the_images(val: Emoji3DVideo) -> None:
     small = Emoji3DVideo("val", resolution=32, frames=5)
     assert small.shape == (3, 5, 32, 32)
     boxes = val.videos[7].unflatten(-1, (32, 2)).unflatten(-3, (32, 2)).int().sum((-1, -3))
@@ -66,7 +66,7 @@ def test_the_splits_share_no_video(val: Emoji3DVideo) -> None:
     assert not set(train) & set(val.keys)
 
 
-def test_label_names_are_those_of_the_pictures(val: Emoji3DVideo) -> None:
+def test_label_names_are_those_of_the_images(val: Emoji3DVideo) -> None:
     assert val.label_names == Emoji3D.describe(resolution=64, captions=False, classes=None).label_names
 
 

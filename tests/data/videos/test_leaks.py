@@ -1,4 +1,4 @@
-"""Ten thousand clips, good and bad, leave nothing behind."""
+"""Reading ten thousand clips, readable and not, leaks neither memory nor file handles."""
 
 import os
 from collections.abc import Callable
@@ -17,11 +17,11 @@ def resident_mb() -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
-def test_no_memory_and_no_handles_leak(film: Callable[..., bytes], tmp_path: Path) -> None:
-    video = film(6)
-    files = [tmp_path / name for name in ("whole.mp4", "cut.mp4", "short.mp4", "text.mp4", "resampled.mkv")]
+def test_no_memory_and_no_handles_leak(make_video: Callable[..., bytes], tmp_path: Path) -> None:
+    video = make_video(6)
+    files = [tmp_path / name for name in ("intact.mp4", "truncated.mp4", "short.mp4", "text.mp4", "resampled.mkv")]
     for path, content in zip(
-        files, (video, video[:-400], film(3), b"hello", film(6, container="matroska")), strict=True
+        files, (video, video[:-400], make_video(3), b"hello", make_video(6, container="matroska")), strict=True
     ):
         path.write_bytes(content)
     unreadable, early, handles = 0, 0.0, 0
@@ -31,7 +31,7 @@ def test_no_memory_and_no_handles_leak(film: Callable[..., bytes], tmp_path: Pat
         path = files[n % 5]
         rate = 8 if path.suffix == ".mkv" else None
         try:
-            read_clip(path, path.name, frames=4, resolution=32, frame_rate=rate, chance=n / CLIPS)
+            read_clip(path, path.name, frames=4, resolution=32, frame_rate=rate, position=n / CLIPS)
         except UnreadableVideo:
             unreadable += 1
     assert unreadable == CLIPS // 5 * 3

@@ -8,18 +8,18 @@ from torch import Tensor
 from ulzoo.data import VideoFolder
 from ulzoo.data.videos.decode import UnreadableVideo
 
-Film = Callable[..., bytes]
+MakeVideo = Callable[..., bytes]
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory, film: Film) -> Path:
-    """Two classes, several formats, and in `train/b` one that is no video."""
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> Path:
+    """Two classes, several formats, and in `train/b` a file that is not a video."""
     root = tmp_path_factory.mktemp("videos")
     for name, container in (("a/0.mp4", "mp4"), ("a/1.MKV", "matroska"), ("b/deep/2.avi", "avi"), ("b/3.ts", "mpegts")):
         for split in ("train", "val"):
             path = root / split / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(film(20, container=container))
+            path.write_bytes(make_video(20, container=container))
     (root / "train/b/4.webm").write_bytes(b"hello")
     (root / "train/b/notes.txt").write_text("not a video")
     return root
@@ -44,7 +44,7 @@ def test_classes_and_formats(videos: Path, frame_numbers: Callable[[Tensor], lis
         train[3]
 
 
-def test_the_contract_says_what_a_clip_shows(videos: Path) -> None:
+def test_contract(videos: Path) -> None:
     keys = {"root": str(videos), "resolution": 16, "frames": 3, "stride": 2}
     source = VideoFolder("val", **keys, frame_rate=4)  # type: ignore[arg-type]
     assert source.contract == VideoFolder.describe(**keys, frame_rate=4, num_classes=None, hflip=True)
@@ -53,8 +53,8 @@ def test_the_contract_says_what_a_clip_shows(videos: Path) -> None:
     assert {source[i][1] for i in range(4)} == {-1}
 
 
-def test_a_split_is_made_where_there_is_none(videos: Path, tmp_path: Path, film: Film) -> None:
-    content = film(4)
+def test_val_is_held_out_without_split_folders(videos: Path, tmp_path: Path, make_video: MakeVideo) -> None:
+    content = make_video(4)
     for i in range(40):
         (tmp_path / f"{i}.mp4").write_bytes(content)
     train, val = (VideoFolder(split, root=str(tmp_path), resolution=8, frames=4) for split in ("train", "val"))

@@ -28,9 +28,9 @@ def write_tar(path: Path, members: Members) -> None:
 
 
 @pytest.fixture(scope="module")
-def members(film: Callable[..., bytes]) -> Members:
+def members(make_video: Callable[..., bytes]) -> Members:
     """Six videos of 16 to 21 frames with their labels."""
-    return [part for i in range(6) for part in ((f"v{i}.mp4", film(16 + i)), (f"v{i}.cls", str(i % 3).encode()))]
+    return [part for i in range(6) for part in ((f"v{i}.mp4", make_video(16 + i)), (f"v{i}.cls", str(i % 3).encode()))]
 
 
 @pytest.fixture
@@ -68,15 +68,15 @@ def test_reads_every_video_with_its_label(root: Path, frame_numbers: Callable[[T
 
 
 def test_without_labels(root: Path) -> None:
-    (root / "labels.json").write_text("find_conflicts")  # not looked at
+    (root / "labels.json").write_text("no JSON")  # ignored
     source = opened(root, num_classes=None)
     assert {source[i][1] for i in range(6)} == {-1} and source.label_names == ()
 
 
 def test_workers_read_the_same(root: Path) -> None:
     source = opened(root)
-    alone, helped = (list(islice(batches(source, 2, seed=0, workers=workers), 6)) for workers in (0, 2))
-    for a, b in zip(alone, helped, strict=True):
+    serial, parallel = (list(islice(batches(source, 2, seed=0, workers=workers), 6)) for workers in (0, 2))
+    for a, b in zip(serial, parallel, strict=True):
         assert a["key"] == b["key"] and torch.equal(a["x"], b["x"])
 
 
@@ -89,7 +89,7 @@ def test_keys_are_webdataset_s(tmp_path: Path, members: Members) -> None:
     assert [source[i][0].shape for i in range(len(source))] == [source.shape] * len(source)
 
 
-def test_links_folders_and_devices_are_no_videos(tmp_path: Path, members: Members) -> None:
+def test_links_folders_and_devices_are_not_videos(tmp_path: Path, members: Members) -> None:
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for name, kind in (("l.mp4", tarfile.SYMTYPE), ("h.mp4", tarfile.LNKTYPE), ("d.mp4", tarfile.DIRTYPE)):
             info = tarfile.TarInfo(name)
@@ -106,9 +106,9 @@ def test_no_shards(tmp_path: Path) -> None:
     refused(r"no shards in it", tmp_path / "absent")
 
     class Prepared(VideoShards):
-        hint: ClassVar[str] = "`ulzoo prepare` makes them"
+        hint: ClassVar[str] = "`ulzoo prepare` writes them"
 
-    with pytest.raises(ValueError, match=r"\(expected val-\*\.tar\); `ulzoo prepare` makes them"):
+    with pytest.raises(ValueError, match=r"\(expected val-\*\.tar\); `ulzoo prepare` writes them"):
         Prepared("val", root=str(tmp_path), resolution=16)
 
 
@@ -120,14 +120,14 @@ def test_a_missing_shard_is_named(root: Path, members: Members) -> None:
 
 
 @pytest.mark.parametrize("where", ["header", "body", "end", "empty"])
-def test_a_shard_cut_short_is_named(root: Path, where: str, members: Members) -> None:
+def test_a_truncated_shard_is_named(root: Path, where: str, members: Members) -> None:
     path = root / "train-00001.tar"
     content = path.read_bytes()
     with tarfile.open(path) as tar:
         last = tar.getmembers()[-1]
     cut = {"header": last.offset + 100, "body": 700, "end": last.offset_data + 512, "empty": 0}[where]
     path.write_bytes(content[:cut])
-    refused(r"train-00001\.tar: not a whole tar file: ", root)
+    refused(r"train-00001\.tar: not a complete tar file: ", root)
 
 
 def test_a_damaged_shard_is_named(root: Path) -> None:
@@ -137,16 +137,16 @@ def test_a_damaged_shard_is_named(root: Path) -> None:
     content = bytearray(path.read_bytes())
     content[third.offset : third.offset + 200] = b"\x07" * 200
     path.write_bytes(content)
-    refused(r"train-00001\.tar: not a whole tar file: ", root)
+    refused(r"train-00001\.tar: not a complete tar file: ", root)
     path.write_bytes(b"hello" * 1000)
-    refused(r"train-00001\.tar: not a whole tar file: ", root)
+    refused(r"train-00001\.tar: not a complete tar file: ", root)
 
 
 def test_a_shard_that_changes_while_in_use_is_an_error_and_not_skipped(root: Path) -> None:
     source = opened(root)
     (root / "train-00000.tar").write_bytes(b"")
     (root / "train-00001.tar").unlink()
-    for i, message in ((0, r"00000\.tar: cut short since"), (5, r"00001\.tar: No such file")):
+    for i, message in ((0, r"00000\.tar: truncated since"), (5, r"00001\.tar: No such file")):
         with pytest.raises(ValueError, match=message) as error:
             source[i]
         assert not isinstance(error.value, UnreadableVideo)
@@ -156,14 +156,14 @@ def test_a_shard_that_changes_while_in_use_is_an_error_and_not_skipped(root: Pat
 def test_bad_labels_are_named(root: Path, members: Members, label: bytes | None) -> None:
     wrong = [("bad.mp4", members[0][1])] + ([] if label is None else [("bad.cls", label)])
     write_tar(root / "train-00001.tar", wrong)
-    refused(r"train-00001\.tar: 'bad'\.cls must hold a label from 0 to 2, not '", root)
+    refused(r"train-00001\.tar: 'bad'\.cls must contain a label from 0 to 2, not '", root)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("find_conflicts", "not JSON"), ("{}", "a list of names"), ("[1, 2, 3]", "a list"), ('["x"]', "1 names")],
+    [("no JSON", "not JSON"), ("{}", "a list of names"), ("[1, 2, 3]", "a list"), ('["x"]', "1 names")],
 )
-def test_a_labels_json_that_does_not_fit(root: Path, content: str, message: str) -> None:
+def test_a_labels_json_that_does_not_match(root: Path, content: str, message: str) -> None:
     (root / "labels.json").write_text(content)
     refused(rf"labels\.json: .*{message}", root)
 
@@ -172,21 +172,21 @@ def test_other_mistakes(root: Path, members: Members) -> None:
     write_tar(root / "val-00000.tar", [("a.txt", b"hello")])
     refused(r"no videos \(KEY\.mp4\) in its 1 val shards", root, "val")
     write_tar(root / "val-00000.tar", [members[0], members[0]])
-    refused(r"val-00000\.tar: holds 'v0'\.mp4 twice", root, "val")
+    refused(r"val-00000\.tar: contains 'v0'\.mp4 twice", root, "val")
     refused("'test'", root, "test")
     refused("frames must be at least 1", root, frames=0)
 
 
 class Collecting(Emoji3DVideo):
-    """Collects garbage before each clip."""
+    """Runs the garbage collector before each clip."""
 
-    def draw(self, index, chance):
+    def draw(self, index, position):
         gc.collect()
-        return super().draw(index, chance)
+        return super().draw(index, position)
 
 
-def test_a_worker_does_not_free_what_threads_of_its_parent_worked_for():
-    """A frame that several threads scaled, left as garbage of the parent, would hang a forked worker in freeing it."""
+def test_a_worker_does_not_free_objects_served_by_threads_of_its_parent():
+    """A forked worker would hang when freeing garbage of the parent: a frame that several threads have scaled."""
 
     class Knot: ...
 

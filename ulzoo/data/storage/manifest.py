@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -11,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ulzoo.data.storage.remote import StoragePath
 from ulzoo.files.atomic import sha256, write_text
@@ -116,11 +117,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         ValueError: another process holds the lock.
     """
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"{folder}: another process is preparing data there") from None
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{folder}: another process is preparing data there") from None
+    with lock:
         yield
 
 
