@@ -13,6 +13,7 @@ EXAMPLES = """
   [cyan]ulzoo show my.yaml --set latent.channels=16[/]
   [cyan]ulzoo show imagenet512_medium --json[/]
   [cyan]ulzoo show --diff imagenet512_small imagenet512_medium[/]
+  [cyan]ulzoo show text2image512_100g --base-gflops 200[/]   the size of a base of that cost
   [cyan]ulzoo show paper/table2_loss_factor[/]           a sweep: its points, with the paper's numbers
   [cyan]ulzoo show paper/table2_loss_factor:1.9[/]       one of them
 """
@@ -33,16 +34,30 @@ def show(
     diff: Annotated[
         bool, typer.Option("--diff", help="Show the differences of two specs, all defaults included.")
     ] = False,
+    base_gflops: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Instead, print channels, blocks and GFLOPs of a two-level base (hierarchical_vit) of this cost, a "
+            "forward pass in GFLOPs, for the spec's latent.",
+            show_default=False,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a spec: every key with its value, every block with its output, parameters and GFLOPs."""
     from ulzoo.registry.spec.sweep import is_sweep
 
+    if base_gflops is not None and (diff or len(specs) != 1 or is_sweep(specs[0])):
+        raise typer.BadParameter("takes one spec", param_hint="--base-gflops")
     if diff and len(specs) != 2:
         raise typer.BadParameter("takes two specs", param_hint="--diff")
     if not diff and len(specs) != 1:
         raise typer.BadParameter("one spec, or two with --diff", param_hint="SPEC")
-    if diff:
+    if base_gflops is not None:
+        _show_base_size(specs[0], overrides or [], base_gflops, json)
+    elif diff:
         _show_difference(specs[0], specs[1], overrides or [], json)
     elif is_sweep(specs[0]):
         _show_sweep(specs[0], overrides or [], json)
@@ -71,6 +86,21 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     out.print()
     out.print(totals_table(summary))
     out.print(f"spec hash  {spec.hash}", soft_wrap=True)
+
+
+def _show_base_size(name: str, overrides: list[str], gflops: float, json: bool) -> None:
+    """The size of a two-level base of a given cost, also as the overrides that set it."""
+    from ulzoo.registry.cost.size_search import base_inputs, search_base_size
+    from ulzoo.registry.zoo.catalogue import load_spec
+
+    size = search_base_size(base_inputs(load_spec(name, overrides)), gflops)
+    channels, blocks = list(size.channels), list(size.blocks)
+    if json:
+        typer.echo(to_json({"channels": channels, "blocks": blocks, "gflops": size.gflops}))
+        return
+    typer.echo(f"channels {channels}, blocks {blocks}: {size.gflops:.1f} GFLOPs")
+    keys = {"kind": "hierarchical_vit", "channels": channels, "blocks": blocks}
+    typer.echo(" ".join(f"--set 'base.backbone.{key}={value}'" for key, value in keys.items()))
 
 
 def _show_difference(first: str, second: str, overrides: list[str], json: bool) -> None:

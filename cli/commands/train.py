@@ -108,5 +108,5 @@ def _utilisations(plan: "Plan", device: "torch.device", processes: int) -> dict[
     from ulzoo.training.profiling import matmul_peak
 
     dtypes = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    peaks = {name: matmul_peak(device, dtypes[name]) for name in {stage.used for stage in plan.stages}}
-    return {stage.stage: stage.flops_per_image / (peaks[stage.used] * processes) for stage in plan.stages}
+    peaks = {name: matmul_peak(device, dtypes[name]) for name in {stage.precision for stage in plan.stages}}
+    return {stage.stage: stage.flops_per_image / (peaks[stage.precision] * processes) for stage in plan.stages}

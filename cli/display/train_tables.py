@@ -78,9 +78,9 @@ def _stages(plan: "Plan", device: "torch.device", images: int, each: str) -> "Ta
 
 
 def _precision(stage: "StagePlan") -> str:
-    if stage.asked != stage.used:
-        return f"{stage.used} ({stage.asked} requested, this processor has none)"
-    return stage.used
+    if stage.requested_precision != stage.precision:
+        return f"{stage.precision} ({stage.requested_precision} requested, this processor has none)"
+    return stage.precision
 
 
 def print_result(console: "Console", result: "RunResult", kind: str, seconds: float) -> None:

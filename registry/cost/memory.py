@@ -1,8 +1,8 @@
-"""The memory of a training step, from a step without data: which tensors are alive after every operation.
+"""The memory of a training step, estimated by running one on fake tensors and tracking their storages.
 
-Autograd runs on fake tensors, which have a shape, a type and a device but no content. So what it keeps for the backward
-pass, what autocast casts, what checkpointing computes again are as they will be; memory that an operation takes for
-itself alone is not seen.
+Fake tensors have a shape, a type and a device but no content. Activations that autograd saves for the backward pass,
+copies that autocast makes, and activation checkpointing are therefore accounted for; workspaces that an operation
+allocates internally are not.
 """
 
 import weakref
@@ -28,59 +28,65 @@ from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.parallelize import checkpoint_activations
 
 EXAMPLES = 1009
-"""Of the batch without data: a prime, so that what is divisible by it grows with the batch, and nothing else is."""
+"""Batch size of the fake step: a prime, so that a size divisible by it is proportional to the batch size."""
 
 
 @dataclass(frozen=True)
 class MemorySnapshot:
-    """What is alive at one time: bytes whatever the batch, bytes of each example, bytes of the weights' gradients."""
+    """Memory allocated at one point of the step, in bytes.
+
+    Attributes:
+        fixed: independent of the batch size.
+        per_example: proportional to the batch size.
+        gradients: of the weights.
+    """
 
     fixed: int
     per_example: int
     gradients: int
 
-    def order(self) -> tuple[int, int, int]:
+    def sort_key(self) -> tuple[int, int, int]:
         return self.per_example, self.fixed, self.gradients
 
-    def above(self, other: "MemorySnapshot") -> bool:
-        """Whether no batch and no share of the gradients makes the other one the larger."""
-        more, gradients = self.fixed - other.fixed, self.gradients - other.gradients
-        return self.per_example >= other.per_example and more >= 0 and more + gradients >= 0
+    def dominates(self, other: "MemorySnapshot") -> bool:
+        """Whether it is at least as large as the other one for every batch size and every share of the gradients."""
+        fixed, gradients = self.fixed - other.fixed, self.gradients - other.gradients
+        return self.per_example >= other.per_example and fixed >= 0 and fixed + gradients >= 0
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of a training step.
+    """Memory of a training step, in bytes.
 
     Attributes:
         frozen: weights that are not trained.
         trained: trained weights, their average and the optimizer's state.
         gradients: of all trained weights.
-        moments: the forward and backward pass, as far as one of them may be the peak.
+        snapshots: of the forward and backward pass; those that can be the peak.
     """
 
     frozen: int
     trained: int
     gradients: int
-    moments: tuple[MemorySnapshot, ...]
+    snapshots: tuple[MemorySnapshot, ...]
 
     def peak(self, examples: int, shards: int = 1, keeps_gradients: bool = False) -> int:
-        """The most that is alive at a time.
+        """Peak memory of a step.
 
         Args:
-            examples: computed at once in one process.
-            shards: processes that share what is trained among them, by FSDP.
-            keeps_gradients: gradients of earlier parts of a batch, or DDP's, are there all through.
+            examples: number of examples that one process computes at once.
+            shards: number of processes over which FSDP shards the trained weights.
+            keeps_gradients: gradients are allocated throughout the step, by DDP or gradient accumulation.
         """
         return self.frozen + max(
-            moment.fixed
-            + moment.per_example * examples
-            + (self.trained + (self.gradients if keeps_gradients else moment.gradients)) // shards
-            for moment in self.moments
+            snapshot.fixed
+            + snapshot.per_example * examples
+            + (self.trained + (self.gradients if keeps_gradients else snapshot.gradients)) // shards
+            for snapshot in self.snapshots
         )
 
-    def most_examples(self, memory: int, shards: int = 1, keeps_gradients: bool = False) -> int:
-        """How many fit into so many bytes; 0 if none does."""
+    def max_examples(self, memory: int, shards: int = 1, keeps_gradients: bool = False) -> int:
+        """The largest number of examples whose peak fits into `memory` bytes; 0 if none does."""
         low, high = 0, 1
         while high < 1 << 30 and self.peak(high, shards, keeps_gradients) <= memory:
             low, high = high, 2 * high
@@ -91,15 +97,15 @@ class StepMemory:
 
 
 def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool) -> StepMemory:
-    """What a step of one stage takes on a device, which need not have that memory.
+    """Estimate the memory of a step of one stage; nothing is allocated on the device.
 
     Args:
-        bf16: compute in it, by autocast.
+        bf16: compute in bfloat16, by autocast.
     """
     device, config = torch.device(device), getattr(spec.train, stage)
     model = compile_model(spec, "meta")
     with FakeTensorMode():
-        _make_anew(model, device)
+        _replace_by_fake_tensors(model, device)
         parameters = model.prepare(stage)
         networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
         if spec.train.parallel and spec.train.parallel.checkpoint_activations:
@@ -107,8 +113,8 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
         encoded = stage == "base" and spec.train.base is not None and spec.train.base.data is not None
         x, labels, text = _batch(model, device, encoded)
         cast = torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
-        with AllocationTracker(model) as alive:
-            alive.watch(x)
+        with AllocationTracker(model) as tracker:
+            tracker.track(x)
             with cast:
                 loss = StageLoss(model, stage, encoded=encoded)(x, Conditions(labels, text))["loss"]
             loss.backward()
@@ -119,71 +125,72 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
         frozen=weights - trained,
         trained=2 * trained + _state_bytes(networks, config),
         gradients=_bytes(gradients),
-        moments=alive.moments(gradients),
+        snapshots=tracker.snapshots(gradients),
     )
 
 
 class AllocationTracker(TorchDispatchMode):
-    """Notes when the storage of a tensor comes and goes, but for those of a model's weights.
+    """Records when storages of tensors are allocated and freed, except those of a model's weights and buffers.
 
-    A free is noted when the last tensor of a storage is gone, as an allocator would.
+    Like an allocator, it records a free when the last tensor of a storage is deleted.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-        self.references: dict[int, weakref.ref[Any]] = {}  # by address, of storages that are alive
-        self.events: list[tuple[int, int]] = []  # address and bytes, which are negative when they go
+        self.weights = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+        self.references: dict[int, weakref.ref[Any]] = {}  # live storages by address
+        self.events: list[tuple[int, int]] = []  # address and bytes, negative for a free
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
-                self.watch(leaf)
+                self.track(leaf)
         return out
 
-    def watch(self, tensor: Tensor) -> None:
+    def track(self, tensor: Tensor) -> None:
+        """Record the allocation of the tensor's storage, unless it is known already."""
         storage = tensor.untyped_storage()
         address, size = storage._cdata, storage.nbytes()
-        if address in self.references or address in self.own:
+        if address in self.references or address in self.weights:
             return
 
-        def gone(_: Any) -> None:
+        def on_free(_: Any) -> None:
             del self.references[address]
             self.events.append((address, -size))
 
-        self.references[address] = weakref.ref(storage, gone)
+        self.references[address] = weakref.ref(storage, on_free)
         self.events.append((address, size))
 
-    def moments(self, gradients: list[Tensor]) -> tuple[MemorySnapshot, ...]:
-        """What was alive after every event, without those when no more was than at another time."""
-        kept = {gradient.untyped_storage()._cdata for gradient in gradients}
-        last = {address: i for i, (address, _) in enumerate(self.events)}  # a gradient is the last at its address
-        found: set[tuple[int, int, int]] = set()
-        now = [0, 0, 0]
+    def snapshots(self, gradients: list[Tensor]) -> tuple[MemorySnapshot, ...]:
+        """The memory after every event, without snapshots that another one dominates."""
+        gradient_addresses = {gradient.untyped_storage()._cdata for gradient in gradients}
+        last = {address: i for i, (address, _) in enumerate(self.events)}  # addresses are reused; gradients come last
+        totals: set[tuple[int, int, int]] = set()
+        fixed = per_example = gradient_bytes = 0
         for i, (address, size) in enumerate(self.events):
-            if address in kept and last[address] == i:
-                now[2] += size
+            if address in gradient_addresses and last[address] == i:
+                gradient_bytes += size
             elif size % EXAMPLES == 0:
-                now[1] += size // EXAMPLES
+                per_example += size // EXAMPLES
             else:
-                now[0] += size
-            found.add((now[0], now[1], now[2]))
-        best: list[MemorySnapshot] = []
-        for moment in sorted((MemorySnapshot(*each) for each in found), key=MemorySnapshot.order, reverse=True):
-            if not any(other.above(moment) for other in best):
-                best.append(moment)
-        return tuple(best)
+                fixed += size
+            totals.add((fixed, per_example, gradient_bytes))
+        peaks: list[MemorySnapshot] = []
+        for snapshot in sorted((MemorySnapshot(*total) for total in totals), key=MemorySnapshot.sort_key, reverse=True):
+            if not any(peak.dominates(snapshot) for peak in peaks):
+                peaks.append(snapshot)
+        return tuple(peaks)
 
 
-def _make_anew(model: UnifiedLatents, device: torch.device) -> None:
-    """Give a model on `meta` weights of the fake tensors' mode."""
-    anew: dict[int, nn.Parameter] = {}
+def _replace_by_fake_tensors(model: UnifiedLatents, device: torch.device) -> None:
+    """Replace parameters and buffers on `meta` by tensors of the active `FakeTensorMode` on `device`."""
+    replacements: dict[int, nn.Parameter] = {}  # by id, because modules may share parameters
     for module in model.modules():
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                made = anew.setdefault(id(parameter), nn.Parameter(_like(parameter, device)))
-                module._parameters[name] = made
+                fake = replacements.setdefault(id(parameter), nn.Parameter(_like(parameter, device)))
+                module._parameters[name] = fake
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 module._buffers[name] = _like(buffer, device)
@@ -208,7 +215,7 @@ def _bytes(tensors: list[Any]) -> int:
 
 
 def _state_bytes(networks: nn.Module, config: configs.StageConfig) -> int:
-    """Of an optimizer's state: after a step on small weights it is known how many bytes a weight's value takes."""
+    """Bytes of the optimizer's state, from the bytes per value that a step on small layers allocates."""
     per_value: dict[int, float] = {}
     for ndim, layer in {1: nn.LayerNorm(64), 2: nn.Linear(64, 64), 4: nn.Conv2d(64, 64, 3)}.items():
         optimizer = build_optimizer(layer, config)
@@ -216,6 +223,6 @@ def _state_bytes(networks: nn.Module, config: configs.StageConfig) -> int:
             parameter.grad = torch.ones_like(parameter)
         optimizer.step()
         weight = layer.get_parameter("weight")
-        held = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
-        per_value[ndim] = _bytes(held) / weight.numel()
+        state = [value for value in optimizer.state[weight].values() if isinstance(value, Tensor)]
+        per_value[ndim] = _bytes(state) / weight.numel()
     return round(sum(p.numel() * per_value[{1: 1, 2: 2}.get(p.ndim, 4)] for p in networks.parameters()))

@@ -1,4 +1,4 @@
-"""What a training run will cost, before it starts: nothing is allocated, no image is read."""
+"""The plan of a training run: its costs, estimated without allocating memory or reading data."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +14,8 @@ from ulzoo.runtime.devices import device_memory, has_bf16
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
 
-ROOM = 0.9
-"""Share of a device's memory that tensors may take; the rest is for kernels, their workspaces and fragments."""
+USABLE_MEMORY = 0.9
+"""Share of a device's memory that is available to tensors; kernels, workspaces and fragmentation take the rest."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class StagePlan:
 
     Attributes:
         steps, batch_size: of the spec; their product is `images`.
-        asked, used: precision in the spec, and what this device will compute in.
+        requested_precision, precision: of the spec, and as supported by the device.
         flops_per_image: of training, forward and backward.
-        parts: that a batch is computed in, by processes and by accumulation.
-        shards: processes that share what is trained among them.
-        keeps_gradients: those of an earlier part of the batch, or DDP's, are there all through a step.
+        parts: number of parts of a batch that are computed separately: processes × accumulation steps.
+        shards: number of processes over which FSDP shards the trained weights.
+        keeps_gradients: gradients are allocated throughout a step, by DDP or gradient accumulation.
     """
 
     spec: Spec
@@ -36,8 +36,8 @@ class StagePlan:
     device: torch.device
     steps: int
     batch_size: int
-    asked: str
-    used: str
+    requested_precision: str
+    precision: str
     flops_per_image: int
     parts: int
     shards: int
@@ -53,24 +53,24 @@ class StagePlan:
 
     @cached_property
     def memory(self) -> StepMemory:
-        """Of a step in each process; seconds of work where networks are large."""
-        return step_memory(self.spec, self.stage, self.device, self.used == "bf16")
+        """The memory of a step; takes seconds for large networks."""
+        return step_memory(self.spec, self.stage, self.device, self.precision == "bf16")
 
     @property
     def memory_bytes(self) -> int:
-        """Estimated peak of one step in each process."""
+        """Estimated peak memory of a step, per process."""
         return self.memory.peak(self.batch_size // self.parts, self.shards, self.keeps_gradients)
 
     @property
     def largest_batch(self) -> int:
-        """The largest batch that fits into the device's memory in as many parts, by the estimate; 0 if none does."""
-        room = int(ROOM * device_memory(self.device))
-        return self.parts * self.memory.most_examples(room, self.shards, self.keeps_gradients)
+        """Estimate of the largest batch, in as many parts, that fits into the device's memory; 0 if none does."""
+        usable = int(USABLE_MEMORY * device_memory(self.device))
+        return self.parts * self.memory.max_examples(usable, self.shards, self.keeps_gradients)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training run in numbers: the spec's summary and each stage's share."""
+    """A training run in numbers: the summary of the model, and the stages."""
 
     summary: ModelSummary
     stages: tuple[StagePlan, ...]
@@ -81,46 +81,47 @@ class Plan:
 
 
 def plan_training(spec: Spec, stage: str, device: torch.device, processes: int = 1) -> Plan:
-    """The plan of `ulzoo train` with this --stage; compiling on `meta` checks that the spec's parts fit.
+    """Plan `ulzoo train`. The model is compiled on `meta`, which checks that its parts fit together.
 
     Args:
-        processes: that train together.
+        stage: one of the spec's, or "all".
+        processes: number of processes that train together.
 
     Raises:
-        ValueError: they do not, there is no such stage, or a batch cannot be shared by so many processes.
+        ValueError: the parts do not fit, the spec has no such stage, or a batch cannot be split over the processes.
     """
     summary = summarize(spec)
     sharded = processes > 1 and spec.train.parallel is not None and spec.train.parallel.kind == "fsdp"
-    planned = []
+    stages = []
     for name in spec.select_stages(stage):
         config: configs.StageConfig = getattr(spec.train, name)
         try:
             ProcessGroup(world_size=processes).local_batch_size(config.batch_size, config.accumulate)
         except ValueError as error:
             raise spec.error(f"train.{name}.batch_size", str(error)) from None
-        planned.append(
+        stages.append(
             StagePlan(
                 spec,
                 name,
                 device,
                 steps=config.steps,
                 batch_size=config.batch_size,
-                asked=config.precision,
-                used=config.precision if has_bf16(device) else "fp32",
+                requested_precision=config.precision,
+                precision=config.precision if has_bf16(device) else "fp32",
                 flops_per_image=summary.training_flops(name),
                 parts=processes * config.accumulate,
                 shards=processes if sharded else 1,
                 keeps_gradients=config.accumulate > 1 or (processes > 1 and not sharded),
             )
         )
-    return Plan(summary, tuple(planned))
+    return Plan(summary, tuple(stages))
 
 
 def count_images(spec: Spec) -> int:
-    """How many training images the spec's data has, without reading or downloading any.
+    """The number of training images, without reading or downloading any.
 
     Raises:
-        ValueError: the data is not at hand.
+        ValueError: the data is not on this machine.
     """
-    idle = {key: False for key in ("verify", "skip_unreadable", "download") if hasattr(spec.data, key)}
-    return len(DATASETS.build(spec.data.model_copy(update=idle), "train"))
+    disabled = {key: False for key in ("verify", "skip_unreadable", "download") if hasattr(spec.data, key)}
+    return len(DATASETS.build(spec.data.model_copy(update=disabled), "train"))

@@ -1,4 +1,4 @@
-"""What a spec amounts to, measured on the meta device: blocks, parameters, FLOPs."""
+"""The summary of a model, measured on the meta device: blocks, parameters, FLOPs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.schema import Spec
 
 NETWORKS = tuple(chain(*STAGES.values()))
-"""Every network that a model may have; a summary speaks of those that it has."""
+"""All networks that a model may have, in order of the stages that train them."""
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One block of a network: its path, class, output shape without the batch, parameters, forward FLOPs."""
+    """A block of a network: path, class, output shape without the batch, parameters, forward FLOPs."""
 
     path: str
     kind: str
@@ -36,10 +36,14 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class ModelSummary:
-    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions, attention; per example.
+    """A spec in numbers. FLOPs are 2 × multiply-accumulates of linear layers, convolutions and attention, per example.
 
-    `encodings` is how often stage 2 encodes an example: once, and once more what is given of it; not where it was
-    encoded beforehand. `stages` are those of training that the spec has.
+    Attributes:
+        resolution, latent: shape of the image ([t,] h, w) and of the latent (c, [t,] h, w).
+        blocks: of all networks.
+        parameters, flops: by network; FLOPs of one forward pass.
+        encodings: encoder passes per example in stage 2: one, one more for context frames, none for stored latents.
+        stages: the training stages of the spec.
     """
 
     resolution: tuple[int, ...]
@@ -51,7 +55,7 @@ class ModelSummary:
     stages: tuple[Stage, ...] = ("latents", "base")
 
     def training_flops(self, stage: Stage) -> int:
-        """Per image or clip: 3 × forward for what is trained, 1 × for every pass of the frozen encoder."""
+        """FLOPs per image or clip: 3 × forward for trained networks, 1 × for every pass of the frozen encoder."""
         trained = 3 * sum(self.flops.get(name, 0) for name in STAGES[stage])
         encodings = {"latents": 0, "decoder": 1, "base": self.encodings}[stage]
         return trained + encodings * self.flops["encoder"]
@@ -77,10 +81,10 @@ class ModelSummary:
 
 
 def summarize(spec: Spec) -> ModelSummary:
-    """Compile on `meta`, run every network once on one example, and check that its output has the shape it must have.
+    """Compile on `meta`, run every network on one example, and check the shape of its output.
 
     Raises:
-        SpecError: parts that do not fit.
+        SpecError: the parts of the model do not fit together.
     """
     model = compile_model(spec, "meta")
     contract = model.contract
@@ -105,7 +109,7 @@ def summarize(spec: Spec) -> ModelSummary:
             flops[name] = 0
             continue
         if output.shape != expected.shape:
-            raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, it must be {tuple(expected.shape[1:])}")
+            raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, expected {tuple(expected.shape[1:])}")
         blocks += rows
     encoded = spec.train.base is not None and spec.train.base.data is not None
     encodings = 0 if encoded else 1 + (contract.context_frames > 0)
@@ -113,7 +117,7 @@ def summarize(spec: Spec) -> ModelSummary:
 
 
 def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:
-    """All conditions that a network takes, for one example; labels cost nothing."""
+    """All conditions that a network takes, for one example, except labels, which cost nothing."""
     conditions = Conditions(text=_text(model.contract, z.device))
     if isinstance(part, DiffusionModel | RegressionDecoder) and part in (model.decoder, model.final_decoder):
         return model.decoder_conditions(part, z, conditions)
@@ -122,7 +126,7 @@ def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> N
 
 
 def _text(contract: Contract, device: torch.device) -> Text | None:
-    """One full caption, if there are any."""
+    """A caption of the maximal length, if the data has captions."""
     if not contract.text_width:
         return None
     tokens = torch.zeros(1, contract.text_tokens, contract.text_width, device=device)
@@ -130,13 +134,17 @@ def _text(contract: Contract, device: torch.device) -> Text | None:
 
 
 def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:
-    """(how many, row): equal blocks in sequence as one row "blocks.0-7" with their parameters and FLOPs added up."""
+    """Merge consecutive equal blocks into one row "blocks.0-7" with the sums of their parameters and FLOPs.
 
-    def alike(row: BlockRow) -> tuple[Any, ...]:
+    Returns:
+        (number of blocks, row) pairs.
+    """
+
+    def identity(row: BlockRow) -> tuple[Any, ...]:
         return row.path.rpartition(".")[0], row.kind, row.output, row.parameters, row.flops
 
     folded = []
-    for _, group in groupby(rows, alike):
+    for _, group in groupby(rows, identity):
         first, *rest = group
         if not (rest and first.path.rpartition(".")[2].isdecimal()):
             folded += [(1, row) for row in (first, *rest)]
@@ -149,13 +157,14 @@ def fold(rows: list[BlockRow]) -> list[tuple[int, BlockRow]]:
 
 
 def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[BlockRow], int, Tensor]:
+    """Run a network and return its blocks, its FLOPs and its output."""
     outputs: dict[nn.Module, Tensor] = {}
     paths = dict(_blocks(network, name))
 
-    def keep(block: nn.Module, _: Any, output: Tensor | Text) -> None:
+    def record_output(block: nn.Module, _: Any, output: Tensor | Text) -> None:
         outputs.setdefault(block, output.tokens if isinstance(output, Text) else output)
 
-    hooks = [block.register_forward_hook(keep) for block in paths.values()]
+    hooks = [block.register_forward_hook(record_output) for block in paths.values()]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         output = network(*inputs)
     for hook in hooks:
@@ -176,7 +185,7 @@ def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[li
 
 
 def _blocks(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The parts of a network at the grain that its author thinks in: what lists and stacks hold."""
+    """The blocks of a network with their paths: its children, and the elements of lists and stacks instead of those."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList | nn.Sequential | Transformer):
             yield from _blocks(child, f"{path}.{name}")

@@ -52,6 +52,33 @@ def test_a_part_that_one_spec_has_not_is_a_dash(ulzoo, sweep):
     assert shown["base.backbone.kind"] == ["vit", "–"] and shown["train.base.steps"] == ["2", "–"]
 
 
+def test_a_base_of_a_given_cost(ulzoo, here):
+    assert ulzoo("show", "text2image512_100g", "--base-gflops", 100).stdout.splitlines() == [
+        "channels [384, 768], blocks [4, 14]: 101.6 GFLOPs",
+        "--set 'base.backbone.kind=hierarchical_vit' --set 'base.backbone.channels=[384, 768]' "
+        "--set 'base.backbone.blocks=[4, 14]'",
+    ]
+    size = json.loads(ulzoo("show", "text2image512_100g", "--base-gflops", 100, "--json").stdout)
+    assert (size["channels"], size["blocks"]) == ([384, 768], [4, 14])
+    assert size["gflops"] == pytest.approx(101.6, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (
+            ("tiny.yaml", "--base-gflops", 1e-6),
+            "no two-level ViT with heads of 64 channels is within",
+        ),
+        (("tiny.yaml", "tiny.yaml", "--diff", "--base-gflops", 1), "takes one spec"),
+        (("paper/table2_loss_factor", "--base-gflops", 1), "takes one spec"),
+    ],
+)
+def test_no_base_of_a_given_cost(args, words, ulzoo, here):
+    result = ulzoo("show", *args)
+    assert result.exit_code == 2 and result.stdout == "" and words in result.stderr
+
+
 def test_no_difference(ulzoo, sweep):
     result = ulzoo("show", "tiny.yaml", "tiny.yaml", "--diff")
     assert result.exit_code == 0 and result.stdout.startswith("no difference")

@@ -1,4 +1,4 @@
-"""The memory of a step: against counts by hand, and against what a real step of the trainer takes."""
+"""The memory of a step, compared with manual counts and with a real step of the trainer."""
 
 import pytest
 import torch
@@ -18,11 +18,11 @@ from ulzoo.registry.cost.memory import (
     step_memory,
 )
 from ulzoo.runtime.devices import has_bf16
-from ulzoo.training.trainer import AsyncCheckpointer, Trainer
+from ulzoo.training.trainer import AsyncCheckpointer, Trainer, TrainerOptions
 
 
-def test_a_linear_layer_by_hand():
-    """A matrix keeps its input, not its weight nor its output; a square its input; what two keep counts once."""
+def test_linear_layers():
+    """A matrix saves its input, but not its weight and output; a square saves its input; shared tensors count once."""
 
     class Toy(nn.Module):
         def __init__(self):
@@ -30,38 +30,38 @@ def test_a_linear_layer_by_hand():
             self.a, self.b = nn.Linear(10, 20), nn.Linear(20, 30)
 
         def forward(self, x):
-            h = self.a(x)  # keeps x: 10 floats an example
-            return self.b(h).square().sum()  # keeps h: 20, and what is squared: 30
+            h = self.a(x)  # saves x: 10 floats per example
+            return self.b(h).square().sum()  # saves h: 20, and the input of the square: 30
 
     with FakeTensorMode():
         toy = Toy()
-        with AllocationTracker(toy) as alive:
+        with AllocationTracker(toy) as tracker:
             x = torch.empty(EXAMPLES, 10)
             toy(x)
-        forward = max(alive.moments([]), key=lambda moment: moment.per_example)
-    assert forward.per_example == 4 * (10 + 20 + 30 + 30)  # the square itself, for a moment
+        forward = max(tracker.snapshots([]), key=lambda snapshot: snapshot.per_example)
+    assert forward.per_example == 4 * (10 + 20 + 30 + 30)  # including the square, temporarily
     assert forward.fixed == 4  # the sum
 
 
-def test_peak_is_the_largest_of_the_moments():
+def test_the_peak_is_the_largest_snapshot():
     memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)))
     assert memory.peak(1) == 100 + 1000 + 60  # after the backward pass, the gradients
-    assert memory.peak(50) == 100 + 1000 + 500  # before it, what it needs
+    assert memory.peak(50) == 100 + 1000 + 500  # before it, the saved tensors
     assert memory.peak(50, keeps_gradients=True) == 100 + 1040 + 500
     assert memory.peak(50, shards=4) == 100 + 250 + 500
     assert memory.peak(1, shards=4) == 100 + 260 + 20
 
 
-def test_most_examples_are_those_that_just_fit():
+def test_the_maximal_number_of_examples_just_fits():
     memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)))
-    assert memory.most_examples(2000) == 90
-    assert memory.most_examples(1999) == 89
-    assert memory.most_examples(1159) == 0
-    assert memory.peak(memory.most_examples(123456)) <= 123456 < memory.peak(memory.most_examples(123456) + 1)
+    assert memory.max_examples(2000) == 90
+    assert memory.max_examples(1999) == 89
+    assert memory.max_examples(1159) == 0
+    assert memory.peak(memory.max_examples(123456)) <= 123456 < memory.peak(memory.max_examples(123456) + 1)
 
 
 @pytest.mark.parametrize(("optimizer", "bytes_of_a_value"), [("adamw", 8), ("sgd", 4), ("lion", 4)])
-def test_state_of_an_optimizer(optimizer, bytes_of_a_value, tiny):
+def test_the_state_of_an_optimizer(optimizer, bytes_of_a_value, tiny):
     layer = nn.Sequential(nn.Linear(300, 200), nn.Conv2d(100, 30, 3))
     values = sum(parameter.numel() for parameter in layer.parameters())
     config = tiny(f"train.latents.optimizer={optimizer}").train.latents
@@ -69,7 +69,7 @@ def test_state_of_an_optimizer(optimizer, bytes_of_a_value, tiny):
 
 
 @pytest.mark.parametrize(
-    ("stage", "batch_size", "told"),
+    ("stage", "batch_size", "overrides"),
     [
         ("latents", 8, []),
         ("latents", 32, ["train.latents.precision=bf16"]),
@@ -79,10 +79,10 @@ def test_state_of_an_optimizer(optimizer, bytes_of_a_value, tiny):
         ("base", 8, ["train.base.precision=bf16", "train.parallel.checkpoint_activations=true"]),
     ],
 )
-def test_estimate_is_what_a_step_takes(stage, batch_size, told, tmp_path, monkeypatch):
-    """Against the peak of what PyTorch's profiler saw allocated, from the first weight through two steps."""
+def test_the_estimate_is_the_memory_of_a_step(stage, batch_size, overrides, tmp_path, monkeypatch):
+    """The peak that PyTorch's profiler reports from the first weight through two steps."""
     steps = [f"train.{stage}.{key}" for key in (f"batch_size={batch_size}", "steps=2", "precision=fp32")]
-    spec = load_spec("emoji32_tiny", [*steps, *told])
+    spec = load_spec("emoji32_tiny", [*steps, *overrides])
     config, contract = getattr(spec.train, stage), data_contract(spec)
     bf16 = config.precision == "bf16"
     if bf16 and not has_bf16(torch.device("cpu")):
@@ -91,19 +91,20 @@ def test_estimate_is_what_a_step_takes(stage, batch_size, told, tmp_path, monkey
     source = TensorSource(images, labels=[0] * batch_size, keys=[""] * batch_size, contract=contract)
     monkeypatch.setattr(AsyncCheckpointer, "save", lambda *_: None)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        Trainer(compile_model(spec), stage, config, source, tmp_path, {}, parallel=spec.train.parallel).run()
-    now = peak = 0
+        options = TrainerOptions({}, parallel=spec.train.parallel)
+        Trainer(compile_model(spec), stage, config, source, tmp_path, options).run()
+    allocated = peak = 0
     for event in sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
-            now += event.nbytes()
-            peak = max(peak, now)
+            allocated += event.nbytes()
+            peak = max(peak, allocated)
     memory = step_memory(spec, stage, "cpu", bf16)
     estimate = memory.peak(batch_size // config.accumulate, keeps_gradients=config.accumulate > 1)
     assert peak > 10e6
     assert estimate == pytest.approx(peak, rel=0.05)
 
 
-def test_nothing_is_left_behind_of_what_was_not_real(tiny):
+def test_no_fake_tensors_are_left_behind(tiny):
     step_memory(tiny(), "base", "cpu", bf16=False)
     model = compile_model(tiny())
     assert model.sample(1, steps=1).isfinite().all()

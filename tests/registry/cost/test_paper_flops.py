@@ -1,7 +1,7 @@
-"""What the paper's networks cost at ImageNet-512, counted by hand from §4's table, beside PyTorch's own counter.
+"""The FLOPs of the paper's networks at ImageNet-512, from the table of §4, compared with PyTorch's counter.
 
-2 × multiply-accumulates, forward, of one image. The paper counts linear projections and attention only; of its networks
-the decoder alone has convolutions, and is counted with and without them.
+FLOPs are 2 × multiply-accumulates of a forward pass on one image. The paper counts linear projections and attention
+only. The decoder is the only network with convolutions; it is counted with and without them.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ulzoo.nn.conditioning import NetworkConditions
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 
@@ -19,12 +20,12 @@ WIDTH = 1024  # of prior and decoder
 
 
 def blocks(count: int, tokens: int, width: int) -> int:
-    """Multiply-accumulates of transformer blocks: 3 + 1 + 4 + 4 projections, scores and their sum over the values."""
+    """Multiply-accumulates of transformer blocks: 3 + 1 + 4 + 4 projections, attention scores and weighted values."""
     return count * (tokens * 12 * width**2 + 2 * tokens**2 * width)
 
 
 def conditioning(width: int, modulated: int) -> int:
-    """128 features of the log-SNR through two layers, and the projections to all that they modulate."""
+    """128 features of the log-SNR through two layers, and the projections to the modulated channels."""
     return 128 * width + width**2 + width * modulated
 
 
@@ -34,22 +35,22 @@ def prior() -> int:
 
 
 def base() -> int:
-    """Two levels, 1024 tokens of 512 channels and 256 of 1024; the outer one's 6 blocks are two stacks."""
+    """Two levels, 1024 tokens of 512 channels and 256 of 1024; the 6 blocks of the outer one are two stacks."""
     embed_and_out = 2 * LATENT * CHANNELS * 512
     merge_and_split = 2 * 256 * (4 * 512) * 1024
-    told = conditioning(1024, 2 * 6 * 512 + 6 * 1024 + 2 * 512)
-    return embed_and_out + merge_and_split + told + blocks(6, 1024, 512) + blocks(16, 256, 1024)
+    modulation = conditioning(1024, 2 * 6 * 512 + 6 * 1024 + 2 * 512)
+    return embed_and_out + merge_and_split + modulation + blocks(6, 1024, 512) + blocks(16, 256, 1024)
 
 
 def decoder_without_convolutions() -> int:
-    """z_0 enters twice; the middle's 8 blocks; scale and shift of 3 stages' 2 residual blocks, down and up."""
+    """z_0 at two places, the 8 middle blocks, scale and shift of 2 residual blocks in each of 3 stages, down and up."""
     z_0 = LATENT * CHANNELS * (128 + WIDTH)
     stages = 2 * 2 * 2 * (128 + 256 + 512)
     return z_0 + conditioning(WIDTH, 6 * WIDTH + stages) + blocks(8, LATENT, WIDTH)
 
 
 def decoder_convolutions() -> int:
-    """On 256², 128² and 64² positions; each residual block has two of 3×3, each stage one of 2×2 down and 1×1 up."""
+    """On 256², 128² and 64² positions: two of 3×3 per residual block, and per stage one of 2×2 down and 1×1 up."""
     stages = [(256**2, 128, 256), (128**2, 256, 512), (64**2, 512, WIDTH)]  # positions, channels, the next one's
     first_and_last = 2 * 256**2 * 9 * 12 * 128
     residual = sum(2 * 2 * 2 * positions * 9 * c**2 for positions, c, _ in stages)
@@ -68,16 +69,16 @@ def counted() -> Callable[[str], dict[str, int]]:
     def count(part: str) -> dict[str, int]:
         network = getattr(model, part).network
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(x, logsnr, context=z) if part == "decoder" else network(z, logsnr)
+            network(x, logsnr, NetworkConditions(latent=z)) if part == "decoder" else network(z, logsnr)
         return {str(operator): flops for operator, flops in counter.get_flop_counts()["Global"].items()}
 
     return count
 
 
-@pytest.mark.parametrize(("part", "by_hand", "gflops"), [("prior", prior, 240.7), ("base", base, 161.2)])
-def test_transformers(counted, part: str, by_hand: Callable[[], int], gflops: float):
+@pytest.mark.parametrize(("part", "expected", "gflops"), [("prior", prior, 240.7), ("base", base, 161.2)])
+def test_transformers(counted, part: str, expected: Callable[[], int], gflops: float):
     flops = sum(counted(part).values())
-    assert 2 * by_hand() == pytest.approx(flops, rel=0.01)
+    assert 2 * expected() == pytest.approx(flops, rel=0.01)
     assert flops / 1e9 == pytest.approx(gflops, rel=0.001)
 
 

@@ -1,4 +1,4 @@
-"""What a run is said to cost before it starts."""
+"""The plan of a run."""
 
 import pytest
 import torch
@@ -10,11 +10,11 @@ from ulzoo.runtime import devices as device
 CPU = torch.device("cpu")
 
 
-def test_a_batch_is_planned_as_it_is_computed(tiny):
-    whole, halves = (
+def test_the_memory_is_that_of_the_parts_of_a_batch(tiny):
+    single, halves = (
         plan_training(tiny(f"train.latents.accumulate={parts}"), "latents", CPU).stages[0] for parts in (1, 2)
     )
-    assert whole.memory_bytes == whole.memory.peak(whole.batch_size)
+    assert single.memory_bytes == single.memory.peak(single.batch_size)
     assert halves.memory_bytes == halves.memory.peak(halves.batch_size // 2, keeps_gradients=True)
 
 
@@ -31,16 +31,16 @@ def test_the_largest_batch_is_the_last_that_fits(tiny, monkeypatch):
     largest = planned.largest_batch
     assert largest % 2 == 0
     peaks = [planned.memory.peak(examples, keeps_gradients=True) for examples in (largest // 2, largest // 2 + 1)]
-    assert peaks[0] <= plan.ROOM * 50_000_000 < peaks[1]
+    assert peaks[0] <= plan.USABLE_MEMORY * 50_000_000 < peaks[1]
     monkeypatch.setattr(plan, "device_memory", lambda _: 100)
     assert planned.largest_batch == 0
 
 
-def test_memory_of_the_processor_is_what_a_container_may_have(tmp_path, monkeypatch):
+def test_memory_of_the_processor_is_the_limit_of_the_container(tmp_path, monkeypatch):
     monkeypatch.setattr(device, "CGROUP", tmp_path / "none")
-    whole = device.device_memory(CPU)
-    assert whole > 1 << 28
-    for limit, expected in {"max\n": whole, "1000000\n": 1_000_000}.items():
+    total = device.device_memory(CPU)
+    assert total > 1 << 28
+    for limit, expected in {"max\n": total, "1000000\n": 1_000_000}.items():
         monkeypatch.setattr(device, "CGROUP", tmp_path / "memory.max")
         (tmp_path / "memory.max").write_text(limit)
         assert device.device_memory(CPU) == expected

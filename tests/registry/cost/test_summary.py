@@ -1,4 +1,4 @@
-"""The numbers of a spec against counts by hand and the real model."""
+"""The summary of a spec, compared with manual counts and with the real model."""
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.summary import summarize
@@ -15,7 +15,7 @@ def test_parameters_are_those_of_the_real_model(tiny):
         assert 0.8 * summary.parameters[name] < count <= summary.parameters[name]
 
 
-def test_flops_of_a_vit_by_hand(tiny):
+def test_flops_of_a_vit(tiny):
     """2 × multiply-accumulates: N tokens of width w, per block qkv, scores, values, projection, perceptron."""
     n, w, f = 16, 32, 128
     block = n * w * 3 * w + 2 * n * n * w + n * w * w + 2 * n * w * (4 * w)
@@ -28,7 +28,7 @@ def test_flops_of_a_vit_by_hand(tiny):
     assert summarize(tiny()).flops["decoder"] == 2 * decoder
 
 
-def test_flops_and_parameters_of_a_conv_encoder_by_hand(tiny):
+def test_flops_and_parameters_of_a_convolutional_encoder(tiny):
     encoder = "encoder={kind: resnet, patch: 2, channels: [16, 32], blocks: [1, 1]}"
     summary = summarize(tiny(encoder))
     fine, coarse = 8 * 8, 4 * 4  # positions after the patches, and after the halving
