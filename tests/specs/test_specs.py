@@ -1,4 +1,4 @@
-"""The packaged specs as files: help for editors, the paper's numbers where it gives them."""
+"""The packaged specs: schema for editors, descriptions, the paper's numbers."""
 
 import json
 import math
@@ -15,7 +15,7 @@ PAPER = ("imagenet512_small", "imagenet512_medium")
 KINETICS = ("kinetics600_small", "kinetics600_medium")
 
 
-def test_those_of_the_zoo_are_there():
+def test_the_zoo_is_complete():
     assert set(SPECS) >= {"emoji32_tiny", "emoji64_small", "fashion32_small", *PAPER}
     assert set(SPECS) >= {"emoji_video64_tiny", "emoji_video64_small", "atari128_small", *KINETICS}
 
@@ -45,7 +45,7 @@ def test_the_papers_autoencoder(name):
 
 @pytest.mark.parametrize("name", KINETICS)
 def test_the_papers_kinetics(name):
-    """The paper's 16 frames of 128², 4×8×8, 5 frames given and 11 made, the same encoder, prior and decoder."""
+    """The paper's 16 frames of 128², 4×8×8, 5 context frames and 11 generated, the same encoder, prior and decoder."""
     spec = load_spec(name)
     assert (spec.data.kind, spec.data.frames, spec.data.resolution) == ("kinetics600", 16, 128)
     assert spec.latent.downsample == (4, 8, 8) and spec.conditioning.frames == 5
