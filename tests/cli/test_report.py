@@ -91,7 +91,7 @@ def test_plot_and_report_print_the_files_they_write(ulzoo, store):
     ("args", "message"),
     [
         (("plot", "nowhere"), "no such folder"),
-        (("report", "."), "holds no results.jsonl"),
+        (("report", "."), "has no results.jsonl"),
         (("find", "tiny.yaml", "--psnr", 1), "is a file"),
         (("find", "my store"), "give one target"),
         (("find", "my store", "--psnr", 1, "--bits", 1), "give one target"),
