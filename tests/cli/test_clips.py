@@ -1,4 +1,4 @@
-"""The commands on a model of clips: what they write, print and refuse."""
+"""The commands on a model of clips: what they write and print, and their errors."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ data: {frames: 12}
 base: {class_conditional: true}
 train: {latents: {steps: 1}, base: {steps: 1}}
 """
-FILMS = {".png", ".mp4", ".webp"}
+FILES = {".png", ".mp4", ".webp"}
 
 
 @pytest.fixture(scope="session")
@@ -46,10 +46,10 @@ def inside(clips, tmp_path, monkeypatch) -> Path:
     return clips / "run"
 
 
-def test_a_run_draws_films_and_measures_prediction(clips):
+def test_a_run_saves_videos_and_measures_frame_prediction(clips):
     samples = clips / "run" / "samples"
     assert {path.name for path in samples.iterdir()} == {
-        f"{name}{suffix}" for name in ("reconstructions", "samples") for suffix in FILMS
+        f"{name}{suffix}" for name in ("reconstructions", "samples") for suffix in FILES
     }
     results = json.loads((clips / "run" / "figures.json").read_text())
     assert len(results["figures"]["psnr_db_by_frame"]) == 12
@@ -57,7 +57,7 @@ def test_a_run_draws_films_and_measures_prediction(clips):
     assert results["protocol"]["images"] == results["protocol"]["frame_prediction"]["clips"] == 3
 
 
-def test_train_speaks_of_clips(ulzoo, clips, monkeypatch):
+def test_train_prints_clips(ulzoo, clips, monkeypatch):
     monkeypatch.setattr(run_module, "EVALUATED_CLIPS", 2)
     result = ulzoo("train", clips / "clips.yaml", "--out", clips / "run", "--resume")
     assert result.exit_code == 0, result.stderr
@@ -74,17 +74,17 @@ def test_costs_are_of_clips(ulzoo, clips):
     assert "GFLOPs/clip" in shown and "12×32×32 pixels" in shown
 
 
-def test_samples_continue_the_data_s_frames(ulzoo, inside, tmp_path):
+def test_samples_continue_clips_of_the_data(ulzoo, inside, tmp_path):
     result = ulzoo("sample", inside, "--n", 2, "--out", "new/x.png")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.split() == ["new/x.png", "new/x.mp4", "new/x.webp"]
     with Image.open(tmp_path / "new" / "x.png") as sheet:
-        assert sheet.size == (4 + 12 * 68, 4 + 4 * (64 + 4 + 22))  # the truth and the sample, twice
-    with av.open(str(tmp_path / "new" / "x.mp4")) as film:
-        assert len(list(film.decode(video=0))) == 12 and film.streams.video[0].average_rate == 8
+        assert sheet.size == (4 + 12 * 68, 4 + 4 * (64 + 4 + 22))  # ground truth and sample, twice
+    with av.open(str(tmp_path / "new" / "x.mp4")) as video:
+        assert len(list(video.decode(video=0))) == 12 and video.streams.video[0].average_rate == 8
 
 
-def test_whole_clips_have_no_truth(ulzoo, inside, tmp_path):
+def test_whole_clips_have_no_ground_truth(ulzoo, inside, tmp_path):
     result = ulzoo("sample", inside, "--n", 2, "--whole", "--labels", "0,1", "--out", "x.gif")
     assert result.stdout.split() == ["x.png", "x.mp4", "x.gif"]
     with Image.open(tmp_path / "x.png") as sheet:
@@ -94,10 +94,10 @@ def test_whole_clips_have_no_truth(ulzoo, inside, tmp_path):
 def test_reconstruct(ulzoo, inside, tmp_path):
     result = ulzoo("reconstruct", inside, "--n", 1)
     assert result.exit_code == 0, result.stderr
-    assert {path.name for path in tmp_path.iterdir()} == {f"reconstructions{suffix}" for suffix in FILMS}
+    assert {path.name for path in tmp_path.iterdir()} == {f"reconstructions{suffix}" for suffix in FILES}
 
 
-def test_evaluate_with_a_distance_that_needs_no_network(ulzoo, inside):
+def test_evaluate_with_a_distance_without_a_download(ulzoo, inside):
     args = ("--limit", 2, "--rate-samples", 1, "--frechet", "fd_transnetv2", "--clips", 3, "--reference", "val")
     result = ulzoo("evaluate", inside, *args, "--json")
     assert result.exit_code == 0, result.stderr
@@ -109,7 +109,7 @@ def test_evaluate_with_a_distance_that_needs_no_network(ulzoo, inside):
 
 
 class Detector(nn.Module):
-    """Has FVD's signature and dimension."""
+    """Has the signature and dimension of FVD's detector."""
 
     def forward(self, x: torch.Tensor, rescale: bool, resize: bool, return_features: bool) -> torch.Tensor:
         return x.mean(4).mean(3).mean(2)[:, :1] * torch.linspace(0, 1, 400)
@@ -126,7 +126,7 @@ def test_evaluate_with_fvd_s_detector(ulzoo, inside, tmp_path):
     assert results["protocol"]["frechet"]["network_sha256"] == sha256 and results["figures"]["fvd"] >= 0
 
 
-REFUSED = {
+MISTAKES = {
     "another hash": (("--frechet", "fvd", "--detector", "x.pt"), "x.pt: its SHA-256 is"),
     "no detector": (("--frechet", "fvd"), "--download fetches it"),
     "hash alone": (("--frechet", "fvd", "--detector-sha256", "00"), "belongs to a file"),
@@ -135,11 +135,11 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("case", MISTAKES)
 def test_mistakes_about_distances(ulzoo, inside, tmp_path, monkeypatch, case):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     (tmp_path / "x.pt").write_bytes(b"x")
-    args, words = REFUSED[case]
+    args, words = MISTAKES[case]
     result = ulzoo("evaluate", inside, *args)
     assert result.exit_code == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and words in result.stderr and result.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`ulzoo evaluate` of images: distances, where the bits sit, and which figures of two models compare."""
+"""`ulzoo evaluate` of images: distances, the distribution of the bits, and comparisons of two models."""
 
 import json
 
@@ -18,13 +18,13 @@ def figures_of(result):
     return json.loads(result.stdout)
 
 
-def test_ssim_errors_and_hashes_are_there(ulzoo, run):
+def test_ssim_standard_errors_and_hashes(ulzoo, run):
     results = figures_of(ulzoo("evaluate", "run", "--limit", 6, "--json"))
     assert {"ssim", "bits_per_pixel_se", "bits_per_pixel_mc_se", "base_bits_per_pixel_se"} < results["figures"].keys()
     assert results["hashes"].keys() == results["figures"].keys() and "rate" not in results
     assert results["hashes"]["psnr_db"] != results["hashes"]["ssim"] != results["hashes"]["bits_per_pixel"]
-    shown = ulzoo("evaluate", "run", "--limit", 6).stdout
-    assert "SSIM of reconstructions" in shown and " ± " in shown
+    printed = ulzoo("evaluate", "run", "--limit", 6).stdout
+    assert "SSIM of reconstructions" in printed and " ± " in printed
 
 
 def test_distances_of_reconstructions_and_samples(ulzoo, run, here, tmp_path, monkeypatch):
@@ -43,7 +43,7 @@ def test_distances_of_reconstructions_and_samples(ulzoo, run, here, tmp_path, mo
     assert protocol["generated"]["guidance"] == 1.5 and protocol["generated"]["reference_images"] == 327
     with np.load(here / "stats.npz") as file:
         assert file["mu"].shape == (320,) and file["sigma"].shape == (320, 320)
-    # The file stands for the images: the same distance, but for classes and captions nothing of the split is read.
+    # the statistics in the file give the same distance; the split supplies only classes and captions
     again = ("--frechet", LITE0, "--samples", 5, "--reference", "val", "--guidance", 1.5)
     named = figures_of(ulzoo("evaluate", "run", *QUICK, *again, "--reference-statistics", "stats.npz", "--json"))
     assert named["figures"][f"g{LITE0}"] == pytest.approx(results["figures"][f"g{LITE0}"], rel=1e-9)
@@ -53,22 +53,22 @@ def test_distances_of_reconstructions_and_samples(ulzoo, run, here, tmp_path, mo
     with np.load(here / "samples.npz") as file:
         assert file.files == ["arr_0"] and file["arr_0"].shape == (5, 32, 32, 3) and file["arr_0"].dtype == np.uint8
         assert file["arr_0"].std() > 10
-    sha256s = [some["protocol"]["generated"]["reference_sha256"] for some in (named, results)]
+    sha256s = [each["protocol"]["generated"]["reference_sha256"] for each in (named, results)]
     assert sha256s[0] == sha256s[1]
 
 
-def test_a_perceptual_distance_that_needs_no_network(ulzoo, run, here):
+def test_a_perceptual_distance_without_a_download(ulzoo, run, here):
     results = figures_of(ulzoo("evaluate", "run", *QUICK, "--lpips", "st_alex", "--out", "a.json", "--json"))
     assert 0 < results["figures"]["st_lpips_alex"] < 1 and "st_lpips_alex" in results["hashes"]
     assert len(results["protocol"]["lpips"]["network_sha256"]) == 64
     plain = figures_of(ulzoo("evaluate", "run", *QUICK, "--json"))
     assert plain["hashes"].items() < results["hashes"].items()  # the other figures do not depend on it
-    shown = ulzoo("evaluate", "run", *QUICK, "--lpips", "st_alex").stdout
-    assert "shift-tolerant LPIPS (not LPIPS) of reconstructions" in shown
+    printed = ulzoo("evaluate", "run", *QUICK, "--lpips", "st_alex").stdout
+    assert "shift-tolerant LPIPS (not LPIPS) of reconstructions" in printed
 
 
-@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="no bfloat16 here")
-def test_figures_in_bf16_say_so_and_do_not_compare(ulzoo, run, here):
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="no bfloat16 on this machine")
+def test_metrics_in_bf16_are_not_comparable(ulzoo, run, here):
     plain = figures_of(ulzoo("evaluate", "run", *QUICK, "--json"))
     quick = figures_of(ulzoo("evaluate", "run", *QUICK, "--precision", "bf16", "--json"))
     assert "precision" not in plain["protocol"] and quick["protocol"]["precision"] == "bf16"
@@ -78,26 +78,26 @@ def test_figures_in_bf16_say_so_and_do_not_compare(ulzoo, run, here):
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_where_the_bits_sit(ulzoo, run, here, suffix):
+def test_the_distribution_of_the_bits(ulzoo, run, here, suffix):
     results = figures_of(ulzoo("evaluate", "run", *QUICK, "--rate-plot", f"rate.{suffix}", "--json"))
     assert (here / f"rate.{suffix}").stat().st_size > 1000
     for name, prefix in (("prior", ""), ("base", "base_")):
         rate = results["rate"][name]
-        whole = sum(rate["bits_per_pixel"]) + rate["terminal"] + rate["encoder"]
-        assert whole == pytest.approx(results["figures"][f"{prefix}bits_per_pixel"], rel=0.01)
+        total = sum(rate["bits_per_pixel"]) + rate["terminal"] + rate["encoder"]
+        assert total == pytest.approx(results["figures"][f"{prefix}bits_per_pixel"], rel=0.01)
         assert len(rate["images"]) == 6 and len(rate["channels"]) == 4
 
 
-def test_figures_that_were_measured_alike_compare(ulzoo, run, here):
+def test_metrics_of_the_same_protocol_are_comparable(ulzoo, run, here):
     assert ulzoo("evaluate", "run", "--limit", 8, "--rate-samples", 8, "--out", "a.json").exit_code == 0
-    result = ulzoo("evaluate", "run", "a.json", "--compare")  # the run's own figures are of 8 images
+    result = ulzoo("evaluate", "run", "a.json", "--compare")  # the run was evaluated on 8 images
     assert result.exit_code == 0, result.stderr
     assert "psnr_db" in result.stdout and "+0" in result.stdout and "not comparable" not in result.stdout
     result = ulzoo("evaluate", "run/model.safetensors", "a.json", "--compare", "--json")
     assert result.exit_code == 0 and all(abs(row["difference"]) < 1e-6 for row in json.loads(result.stdout))
 
 
-def test_figures_that_were_not_say_what_differs(ulzoo, run, here):
+def test_differing_protocol_fields_are_printed(ulzoo, run, here):
     assert ulzoo("evaluate", "run", "--limit", 8, "--steps", 3, "--out", "a.json").exit_code == 0
     result = ulzoo("evaluate", "run", "a.json", "--compare")
     assert result.exit_code == 1 and result.stderr == ""
@@ -113,13 +113,16 @@ MISTAKES = {
     "one to compare": (("run", "--compare"), "takes two models or JSON files, not 1"),
     "two to measure": (("run", "run"), "--compare compares two"),
     "nothing there": (("run", "absent", "--compare"), "absent: neither a released model"),
-    "no results": (("run", "tiny.yaml", "--compare"), "tiny.yaml: not a whole safetensors file"),
-    "other JSON": (("run", "x.json", "--compare"), "x.json: has no figures"),
+    "no results": (("run", "tiny.yaml", "--compare"), "tiny.yaml: not a complete safetensors file"),
+    "other JSON": (("run", "x.json", "--compare"), "x.json: contains no metrics"),
     "no JSON": (("run", "y.json", "--compare"), "y.json: not JSON"),
     "samples of nothing": (("run", "--samples", "5"), "go with --frechet fid"),
-    "clips of images": (("run", "--frechet", LITE0, "--clips", "5"), "of images it is --samples"),
+    "clips of images": (("run", "--frechet", LITE0, "--clips", "5"), "distances of images take --samples"),
     "a distance of clips": (("run", "--frechet", "fvd"), "fvd compares clips: this is a model of images"),
-    "no weights": (("run", "--frechet", "fid"), "fd_efficientnet_lite0 is a distance that needs no network"),
+    "no weights": (
+        ("run", "--frechet", "fid"),
+        "fd_efficientnet_lite0 is a distance whose weights come with a package",
+    ),
     "no DINOv2": (("run", "--frechet", "fd_dinov2"), "DINOv2's ViT-L/14 (1.2 GB): --download fetches it"),
     "hash alone": (("run", "--frechet", "fid", "--detector-sha256", "00"), "belongs to a file"),
     "another hash": (("run", "--frechet", "fid", "--detector", "x.json"), "x.json: its SHA-256 is"),

@@ -1,4 +1,4 @@
-"""Films that a player shows as they were meant, and contact sheets with every frame in its place."""
+"""Videos whose frames and durations are as intended, and contact sheets with every frame in its place."""
 
 import av
 import numpy as np
@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ulzoo.visualization.image_grid import FRAME
-from ulzoo.visualization.video import Clips, save_contact_sheet, save_film
+from ulzoo.visualization import Clips, save_contact_sheet, save_video
+from ulzoo.visualization.image_grid import FRAME_COLOUR
 
-ORANGE = tuple(int(FRAME[i : i + 2], 16) for i in (1, 3, 5))
+ORANGE = tuple(int(FRAME_COLOUR[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def ramp(n: int = 1, frames: int = 6, size: tuple[int, int] = (8, 8), channels: int = 3) -> torch.Tensor:
-    """n clips, each frame of one grey that brightens with time; the clips start a little brighter each."""
+    """n clips with frames of one grey that brightens with time; each clip starts a little brighter."""
     grey = torch.linspace(-1, 0.8, frames)[None] + 0.02 * torch.arange(n)[:, None]
     return grey[:, None, :, None, None].expand(n, channels, frames, *size)
 
@@ -22,8 +22,8 @@ def grey_of(clips: torch.Tensor, i: int, t: int) -> int:
     return round((clips[i, 0, t, 0, 0].item() + 1) * 127.5)
 
 
-def film(path) -> tuple[list[np.ndarray], list[float]]:
-    """The frames of a film, (H, W, 3) each, and how many milliseconds each stays."""
+def read_video(path) -> tuple[list[np.ndarray], list[float]]:
+    """The frames of a video, (H, W, 3) each, and the duration of each in milliseconds."""
     if path.suffix == ".mp4":
         with av.open(str(path)) as container:
             (stream,) = container.streams
@@ -31,7 +31,7 @@ def film(path) -> tuple[list[np.ndarray], list[float]]:
             frames = [frame.to_ndarray(format="rgb24", src_colorspace="ITU709") for frame in container.decode(stream)]
             return frames, [1000 / float(stream.average_rate)] * len(frames)
     with Image.open(path) as image:
-        assert image.info["loop"] == 0  # without end
+        assert image.info["loop"] == 0  # forever
         frames, durations = [], []
         for t in range(image.n_frames):
             image.seek(t)
@@ -43,11 +43,11 @@ def film(path) -> tuple[list[np.ndarray], list[float]]:
 
 @pytest.mark.parametrize("suffix", ["mp4", "webp", "gif"])
 @pytest.mark.parametrize("size", [(8, 8), (7, 9)])
-def test_a_film_shows_every_frame_in_order(tmp_path, suffix, size):
-    x, path = ramp(3, size=size), tmp_path / "deep" / f"film.{suffix}"
-    save_film(path, [[Clips("", x)]], 5, min_side=16)
+def test_a_video_has_every_frame_in_order(tmp_path, suffix, size):
+    x, path = ramp(3, size=size), tmp_path / "deep" / f"video.{suffix}"
+    save_video(path, [[Clips("", x)]], 5, min_side=16)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    frames, durations = film(path)
+    frames, durations = read_video(path)
     assert len(frames) == 6 and durations == [200] * 6
     scale = -(-16 // max(size))
     height, width = size[0] * scale, size[1] * scale
@@ -62,17 +62,17 @@ def test_an_mp4_has_even_sides_and_keeps_colours(tmp_path):
     x = torch.full((1, 3, 4, 9, 9), -1.0)
     x[:, 0] = 0.6
     x[:, 2] = -0.2
-    save_film(tmp_path / "film.mp4", [[Clips("", x)]], 8, min_side=1)
-    frames, _ = film(tmp_path / "film.mp4")
+    save_video(tmp_path / "video.mp4", [[Clips("", x)]], 8, min_side=1)
+    frames, _ = read_video(tmp_path / "video.mp4")
     assert frames[0].shape == (18, 18, 3)  # 4 + 9 + 4, and one more
     assert np.abs(frames[2][8, 8].astype(int) - [204, 0, 102]).max() <= 6
 
 
 @pytest.mark.parametrize("rate", [8, 29.97, 12.5])
-def test_films_keep_pace(tmp_path, rate):
+def test_durations_follow_the_frame_rate(tmp_path, rate):
     for suffix in ("mp4", "webp", "gif"):
-        save_film(tmp_path / f"film.{suffix}", [[Clips("", ramp(frames=40))]], rate, min_side=1)
-        frames, durations = film(tmp_path / f"film.{suffix}")
+        save_video(tmp_path / f"video.{suffix}", [[Clips("", ramp(frames=40))]], rate, min_side=1)
+        frames, durations = read_video(tmp_path / f"video.{suffix}")
         assert sum(durations) == pytest.approx(1000 * 40 / rate, abs=10)
         assert len(frames) == 40
 
@@ -81,36 +81,36 @@ def test_the_same_clips_are_the_same_bytes(tmp_path):
     x = torch.rand(2, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     for suffix in ("mp4", "webp", "gif"):
         for name in ("a", "b"):
-            save_film(tmp_path / f"{name}.{suffix}", [[Clips("title", x)]], 8)
+            save_video(tmp_path / f"{name}.{suffix}", [[Clips("title", x)]], 8)
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
-def test_given_frames_have_a_coloured_frame_while_they_last(tmp_path):
+def test_context_frames_have_a_coloured_frame(tmp_path):
     x = ramp()
-    save_film(tmp_path / "film.webp", [[Clips("", x), Clips("", x, 2)]], 8, min_side=16)
-    frames, _ = film(tmp_path / "film.webp")
+    save_video(tmp_path / "video.webp", [[Clips("", x), Clips("", x, 2)]], 8, min_side=16)
+    frames, _ = read_video(tmp_path / "video.webp")
     for t, frame in enumerate(frames):
         assert (tuple(frame[32, 2]) == ORANGE) == (t < 2)  # beside the second row
         assert tuple(frame[10, 2]) == (255, 255, 255)  # beside the first
 
 
-def test_many_clips_take_rows_that_keep_together(tmp_path):
+def test_rows_of_many_clips_stay_together(tmp_path):
     x, y = ramp(9, size=(16, 16)), ramp(9, size=(16, 16)).flip(2)
-    save_film(tmp_path / "film.webp", [[Clips("", x), Clips("", y)]], 8, min_side=16)
-    frames, _ = film(tmp_path / "film.webp")
+    save_video(tmp_path / "video.webp", [[Clips("", x), Clips("", y)]], 8, min_side=16)
+    frames, _ = read_video(tmp_path / "video.webp")
     assert frames[0].shape == (4 + 4 * 20, 4 + 8 * 20, 3)
     lefts = [frames[0][4 + 20 * row + 8, 12, 0] for row in range(4)]
     assert lefts == [grey_of(x, 0, 0), grey_of(y, 0, 0), grey_of(x, 8, 0), grey_of(y, 8, 0)]
 
 
-def test_a_shorter_clip_rests_on_its_last_frame(tmp_path):
+def test_a_shorter_clip_ends_with_copies_of_its_last_frame(tmp_path):
     x = ramp(frames=6)
-    save_film(tmp_path / "film.webp", [[Clips("", x)], [Clips("", x[:, :, :3])]], 8, min_side=16)
-    frames, _ = film(tmp_path / "film.webp")
+    save_video(tmp_path / "video.webp", [[Clips("", x)], [Clips("", x[:, :, :3])]], 8, min_side=16)
+    frames, _ = read_video(tmp_path / "video.webp")
     assert frames[5][30, 10, 0] == grey_of(x, 0, 2) and frames[5][10, 10, 0] == grey_of(x, 0, 5)
 
 
-def test_a_contact_sheet_has_a_row_a_clip_and_its_truth_above(tmp_path):
+def test_a_contact_sheet_has_a_row_per_clip_below_its_ground_truth(tmp_path):
     x, y = ramp(2, size=(16, 16)), ramp(2, size=(16, 16)).flip(2)
     band = [Clips("truth", x, notes=["a", "b"]), Clips("model", y, 2)]
     save_contact_sheet(tmp_path / "sheet.png", [band], min_side=16)
@@ -125,7 +125,7 @@ def test_a_contact_sheet_has_a_row_a_clip_and_its_truth_above(tmp_path):
         assert beside == ([True, True, True, False, False, False] if line % 2 else [False] * 6)
 
 
-def test_long_clips_go_on_in_the_next_row(tmp_path):
+def test_long_clips_continue_in_the_next_row(tmp_path):
     x = ramp(frames=20, size=(16, 16))
     save_contact_sheet(tmp_path / "sheet.png", [[Clips("", x), Clips("", x.flip(2), 18)]], min_side=16)
     with Image.open(tmp_path / "sheet.png") as image:
@@ -139,13 +139,13 @@ def test_long_clips_go_on_in_the_next_row(tmp_path):
 
 
 def test_grey_clips(tmp_path):
-    save_film(tmp_path / "film.webp", [[Clips("", ramp(channels=1))]], 8, min_side=16)
-    frames, _ = film(tmp_path / "film.webp")
+    save_video(tmp_path / "video.webp", [[Clips("", ramp(channels=1))]], 8, min_side=16)
+    frames, _ = read_video(tmp_path / "video.webp")
     assert tuple(frames[5][10, 10]) == (grey_of(ramp(), 0, 5),) * 3
 
 
-def test_a_film_that_is_too_large(tmp_path):
+def test_a_video_that_is_too_large(tmp_path):
     bands = [[Clips("", ramp(frames=1))] for _ in range(170)]
-    with pytest.raises(ValueError, match="a film of 104×17004 pixels is too large, 16383 is the most"):
-        save_film(tmp_path / "film.webp", bands, 8)
+    with pytest.raises(ValueError, match="a video of 104×17004 pixels is too large, the limit is 16383"):
+        save_video(tmp_path / "video.webp", bands, 8)
     assert not list(tmp_path.iterdir())
