@@ -68,16 +68,16 @@ def assert_same_run() -> Callable:
     """assert_same_run(folder, reference): the same bits in every checkpoint, row and figure."""
 
     def check(folder: Path, reference: Path) -> None:
-        found, expected = run_state(folder), run_state(reference)
+        state, expected = run_state(folder), run_state(reference)
         for key, value in expected.items():
             if not isinstance(value, tensor_file.TensorFile):
-                assert found[key] == value, key
+                assert state[key] == value, key
                 continue
-            assert found[key].metadata == value.metadata, key
-            assert found[key].tensors.keys() == value.tensors.keys()
+            assert state[key].metadata == value.metadata, key
+            assert state[key].tensors.keys() == value.tensors.keys()
             assert value.tensors
             for name, tensor in value.tensors.items():
-                other = found[key].tensors[name]
+                other = state[key].tensors[name]
                 assert other.dtype == tensor.dtype and torch.equal(other, tensor), (key, name)
 
     return check

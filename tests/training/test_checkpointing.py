@@ -48,18 +48,18 @@ def shard(folder: Path) -> Path:
 def test_round_trip(checkpoints):
     latest = checkpoints.latest()
     assert (latest.stage, latest.step, latest.metadata) == ("latents", 20, {"x": [20]})
-    found = latest.read("")
-    assert found.keys() == state().tensors.keys()
+    tensors = latest.read("")
+    assert tensors.keys() == state().tensors.keys()
     for name, tensor in state(step=20).tensors.items():
-        assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape
-        assert torch.equal(found[name].nan_to_num(), tensor.nan_to_num())
+        assert tensors[name].dtype == tensor.dtype and tensors[name].shape == tensor.shape
+        assert torch.equal(tensors[name].nan_to_num(), tensor.nan_to_num())
     assert latest.read("ema.").keys() == latest.shapes("ema.").keys() == {"a"}
 
 
 def test_tensors_are_filled_in_their_places(checkpoints):
-    whole = torch.zeros(2, 8)
-    checkpoints.latest().read_into({"step": whole[:, ::2][1]}, "model.")
-    assert whole[1].tolist() == [20, 0] * 4 and not whole[0].any()
+    tensor = torch.zeros(2, 8)
+    checkpoints.latest().read_into({"step": tensor[:, ::2][1]}, "model.")
+    assert tensor[1].tolist() == [20, 0] * 4 and not tensor[0].any()
 
 
 def test_nothing_yet(tmp_path):
@@ -103,8 +103,8 @@ def edit(folder: Path, change) -> None:
 
 def forge(folder: Path, offsets: list[int]) -> None:
     """A shard that is itself whole but says that its tensor lies elsewhere in one without end."""
-    told = {"DCP_SHARDING_INFO": json.dumps({"model.a": {"saved_offsets": offsets}})}
-    save_file({"model.a": torch.zeros(2)}, shard(folder), metadata=told)
+    metadata = {"DCP_SHARDING_INFO": json.dumps({"model.a": {"saved_offsets": offsets}})}
+    save_file({"model.a": torch.zeros(2)}, shard(folder), metadata=metadata)
     edit(folder, lambda content: content["files"].update({shard(folder).name: format.sha256(shard(folder))}))
 
 
@@ -118,9 +118,11 @@ DAMAGE = {
     "no text": lambda folder: (folder / "checkpoint.json").write_bytes(b"\xff" * 9),
     "a file for a folder": lambda folder: shutil.rmtree(folder) or folder.write_text("hello"),
     "a shard too many": lambda folder: shutil.copy(shard(folder), folder / "more.safetensors"),
-    "a shard elsewhere": lambda folder: edit(folder, lambda told: told["files"].update({"../x.safetensors": "0"})),
-    "no digests": lambda folder: edit(folder, lambda told: told.update(files=3)),
-    "no step": lambda folder: edit(folder, lambda told: told.pop("step")),
+    "a shard elsewhere": lambda folder: edit(
+        folder, lambda content: content["files"].update({"../x.safetensors": "0"})
+    ),
+    "no digests": lambda folder: edit(folder, lambda content: content.update(files=3)),
+    "no step": lambda folder: edit(folder, lambda content: content.pop("step")),
 }
 
 

@@ -64,8 +64,8 @@ def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
     torch.manual_seed(0)
     momenta = torch.randn(shape)
     left, _, right = torch.linalg.svd(momenta.flatten(2), full_matrices=False)
-    found = orthogonalize(momenta.bfloat16(), 1e-7).float().flatten(2)
-    values = left.mT @ found @ right.mT
+    factors = orthogonalize(momenta.bfloat16(), 1e-7).float().flatten(2)
+    values = left.mT @ factors @ right.mT
     diagonal = values.diagonal(dim1=1, dim2=2)
     assert (diagonal - 1).abs().max() < 0.35
     assert (values - torch.diag_embed(diagonal)).abs().max() < 0.05

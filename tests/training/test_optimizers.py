@@ -33,9 +33,9 @@ def rates(**keys) -> list[float]:
 
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
 def test_warm_up_reaches_the_peak_in_its_last_step_and_stays_there_for_one(decay):
-    found = rates(decay=decay, warmup_steps=10)
-    assert found[:10] == pytest.approx([0.05 * n for n in range(1, 11)])
-    assert found[9] == found[10] == max(found) == 0.5
+    schedule = rates(decay=decay, warmup_steps=10)
+    assert schedule[:10] == pytest.approx([0.05 * n for n in range(1, 11)])
+    assert schedule[9] == schedule[10] == max(schedule) == 0.5
 
 
 def test_no_warm_up_starts_at_the_peak():
@@ -55,9 +55,9 @@ def test_decays_by_their_formulas():
 @pytest.mark.parametrize("warmup", [1, 2, 3, 100])
 @pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
 def test_a_run_as_short_as_its_warm_up(decay, warmup, capfd, caplog):
-    found = rates(decay=decay, steps=2, warmup_steps=warmup)
-    assert found[0] == 0.5 / warmup
-    assert all(0 < rate <= 0.5 for rate in found)
+    schedule = rates(decay=decay, steps=2, warmup_steps=warmup)
+    assert schedule[0] == 0.5 / warmup
+    assert all(0 < rate <= 0.5 for rate in schedule)
     assert not caplog.records and capfd.readouterr() == ("", "")
 
 
@@ -90,8 +90,8 @@ def test_only_kernels_decay():
 def test_every_parameter_is_optimized_once():
     networks = nn.ModuleDict({"a": Net(), "b": Net()})
     optimizer = build_optimizer(networks, config())
-    found = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
-    assert sorted(found) == sorted(map(id, networks.parameters()))
+    parameters = [id(parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    assert sorted(parameters) == sorted(map(id, networks.parameters()))
 
 
 # ------------------------------------------------------------------------------------------------------- moving average
@@ -122,14 +122,14 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, n: int) -> None:
 
 def buildable() -> list[str]:
     """Every name that this machine can build."""
-    found = []
+    names = []
     for name in timm.optim.list_optimizers():
         try:
             build_optimizer(nn.Linear(2, 2), config(optimizer=name))
         except ValueError:
             continue
-        found.append(name)
-    return found
+        names.append(name)
+    return names
 
 
 BUILDABLE = buildable()

@@ -153,9 +153,9 @@ def test_a_broken_loss_on_one_process_stops_all_at_that_step(request, images, tm
     spec = str(request.config.rootpath / "tests" / "tiny.yaml")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tmp_path / "hurt.py"]
     done = run([sys.executable, *map(str, launcher), spec, str(tmp_path / "run"), f"data.root={images}", *STILL])
-    found = re.findall(r"process (\d): stage latents, step 6: (\S+) is nan on the images (.*?);", done.stdout)
-    assert sorted(rank for rank, _, _ in found) == ["0", "1"], done.stderr
-    assert found[0][1:] == found[1][1:] and len(found[0][2].split(", ")) == 4  # the images of the share of process 1
+    reports = re.findall(r"process (\d): stage latents, step 6: (\S+) is nan on the images (.*?);", done.stdout)
+    assert sorted(rank for rank, _, _ in reports) == ["0", "1"], done.stderr
+    assert reports[0][1:] == reports[1][1:] and len(reports[0][2].split(", ")) == 4  # of process 1
 
 
 # ------------------------------------------------------------------------------------------------------ nothing is lost
@@ -181,10 +181,10 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(number, status, com
     )
     process = start(command(1, tmp_path / "run", overrides=(*STILL, *long)), tmp_path / "run", 3)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == status, told
-    match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); use --resume", told)
-    assert match, told
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == status, stderr
+    match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); use --resume", stderr)
+    assert match, stderr
     assert (tmp_path / "run" / "checkpoints" / f"latents-{int(match[1]):08d}").is_dir()
     short = (*STILL, *long[1:], f"train.latents.steps={int(match[1]) + 3}")
     train(tiny(*short), tmp_path / "run", RunOptions(resume=True))
@@ -241,13 +241,13 @@ def test_a_process_that_is_killed_is_started_anew_and_the_run_goes_on_to_the_sam
     command, assert_same_run, tmp_path
 ):
     short = (*STILL, "train.latents.steps=30", "train.latents.log_every=1", "train.base.steps=5")
-    whole = run(command(2, tmp_path / "whole", overrides=short))
-    assert whole.returncode == 0, whole.stderr
+    reference = run(command(2, tmp_path / "whole", overrides=short))
+    assert reference.returncode == 0, reference.stderr
     process = start(command(2, tmp_path / "run", overrides=short, restarts=1), tmp_path / "run", 12)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
     os.kill(int(children[-1]), signal.SIGKILL)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

@@ -1,4 +1,4 @@
-"""The trainer: gradients, logs, warnings and what it does when the loss breaks."""
+"""The trainer: gradients, the log, warnings, and how it stops when the loss is not finite."""
 
 import copy
 import gzip
@@ -12,30 +12,31 @@ import pytest
 import torch
 
 from ulzoo.data import Batch
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES
 from ulzoo.model.losses import latents_loss
 from ulzoo.nn.transformer import Block
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.runs.train import open_source, train
+from ulzoo.registry.runs.train import RunOptions, open_source, train
 from ulzoo.runtime.devices import has_bf16
 from ulzoo.runtime.processes import SINGLE_PROCESS
 from ulzoo.training import trainer as trainer_module
 from ulzoo.training.checkpointing import CheckpointManager
-from ulzoo.training.monitoring import Metrics, NonFiniteLoss, read_rows
-from ulzoo.training.trainer import Trainer
+from ulzoo.training.monitoring import MetricsLog, NonFiniteLoss, read_rows
+from ulzoo.training.trainer import Trainer, TrainerOptions
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0", "base.label_dropout=0")
 
 
 @pytest.fixture
 def trainer(tiny, tmp_path):
-    """trainer(stage, *overrides): one on a fresh model."""
+    """trainer(stage, *overrides): a trainer of a new model."""
 
     def make(stage="latents", *overrides, **options) -> Trainer:
         spec = tiny(*overrides)
         source = options.pop("source", None) or open_source(spec, "train")
         config = getattr(spec.train, stage)
-        return Trainer(compile_model(spec), stage, config, source, tmp_path / "run", {}, **options)
+        return Trainer(compile_model(spec), stage, config, source, tmp_path / "run", TrainerOptions({}, **options))
 
     return make
 
@@ -46,7 +47,7 @@ def rows(trainer: Trainer) -> list[dict]:
 
 def batch(n: int = 8) -> Batch:
     x = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    return {"x": x, "label": torch.arange(n) % 2, "text": None, "key": [], "images": n, "left_out": {}}
+    return {"x": x, "label": torch.arange(n) % 2, "text": None, "key": [], "images": n, "skipped": {}}
 
 
 # ------------------------------------------------------------------------------------------------------------- the step
@@ -55,28 +56,28 @@ def batch(n: int = 8) -> Batch:
 def test_a_batch_in_parts_has_the_gradient_of_the_batch(trainer, monkeypatch):
     def gradients(accumulate: int) -> list[torch.Tensor]:
         one = trainer("latents", *STILL, f"train.latents.accumulate={accumulate}", "train.latents.grad_clip=null")
-        for parameter in one.parameters:  # whose outputs begin at zero
+        for parameter in one.parameters:  # outputs are initialised to zero
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(parameter.numel()))
         monkeypatch.setattr(one.optimizer, "step", lambda: None)
         monkeypatch.setattr(one.optimizer, "zero_grad", lambda: None)
         one._step(batch())
         return [parameter.grad for parameter in one.model.encoder.parameters()]
 
-    whole, parts = gradients(1), gradients(4)
-    assert any(gradient.abs().max() > 1e-4 for gradient in whole)
-    for a, b in zip(whole, parts, strict=True):
+    at_once, in_parts = gradients(1), gradients(4)
+    assert any(gradient.abs().max() > 1e-4 for gradient in at_once)
+    for a, b in zip(at_once, in_parts, strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
-def test_parts_have_the_noise_of_the_batch(trainer):
-    def told(accumulate: int) -> torch.Tensor:
+def test_parts_draw_the_noise_of_the_batch(trainer):
+    def noise_levels(accumulate: int) -> torch.Tensor:
         one, seen = trainer("latents", f"train.latents.accumulate={accumulate}"), []
         one.model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(torch.stack(inputs[:2][1:])))
         one._step(batch())
         assert len(seen) == accumulate
         return torch.cat(seen, dim=1)
 
-    assert torch.equal(told(1), told(4)) and len(told(1).unique()) == 8
+    assert torch.equal(noise_levels(1), noise_levels(4)) and len(noise_levels(1).unique()) == 8
 
 
 def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
@@ -85,7 +86,7 @@ def test_gradients_are_clipped_to_the_limit_and_logged_before(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(batch()).read(SINGLE_PROCESS)
+    values = one._step(batch()).result(SINGLE_PROCESS)
     assert norms[0] == pytest.approx(1e-3, rel=1e-3)
     assert values["grad_norm"] > 0.01
 
@@ -95,7 +96,7 @@ def test_no_clipping(trainer):
     one.optimizer.register_step_pre_hook(
         lambda *_: norms.append(torch.cat([p.grad.flatten() for p in one.parameters if p.grad is not None]).norm())
     )
-    values = one._step(batch()).read(SINGLE_PROCESS)
+    values = one._step(batch()).result(SINGLE_PROCESS)
     assert norms[0] == pytest.approx(values["grad_norm"], rel=1e-5)
 
 
@@ -131,14 +132,16 @@ def test_the_priors_gradient_is_warmed_up(trainer):
     assert trainer("latents", "train.latents.prior_warmup_steps=0").config.prior_warmup_steps == 0
 
 
-def test_without_its_gradient_the_prior_still_learns_but_the_encoder_does_not_hear(trainer):
+def test_without_its_gradient_the_prior_still_learns_but_the_encoder_gets_none(trainer):
     one = trainer("latents", "train.latents.prior_warmup_steps=1")
     x, labels = batch()["x"], batch()["label"]
 
     def encoder_gradient(step: int) -> torch.Tensor:
         one.step = step
         one.model.zero_grad()
-        loss = latents_loss(one.model, x, labels, generator=one._noise(0, 8), prior_gradient=float(step))
+        loss = latents_loss(
+            one.model, x, conditions=Conditions(labels), generator=one._noise(0, 8), prior_gradient=float(step)
+        )
         loss.regularisation.mean().backward()
         assert one.model.prior.network.out.proj.weight.grad.abs().max() > 0
         gradient = one.model.encoder.out.weight.grad
@@ -152,7 +155,7 @@ def test_without_its_gradient_the_prior_still_learns_but_the_encoder_does_not_he
 
 
 def test_the_logged_rate_is_the_models(trainer):
-    """The mean of the logged rate over many steps of lr → 0 against model.rate of many samples."""
+    """The mean of the logged rate over many steps with lr → 0 against model.rate of many samples."""
     one = trainer(
         "latents", *STILL, "train.latents.lr=1e-12", "train.latents.log_every=1", "train.latents.batch_size=44"
     )
@@ -161,7 +164,7 @@ def test_the_logged_rate_is_the_models(trainer):
     x = torch.cat([x, x.flip(-1)])  # the stream mirrors every second image
     one.run()
     logged = torch.tensor([row["rate_bits_per_pixel"] for row in rows(one)])
-    expected = one.model.rate(x, 200, torch.Generator().manual_seed(0)).mean() / 256
+    expected = one.model.rate(x, samples=200, generator=torch.Generator().manual_seed(0)).mean() / 256
     assert len(logged) == 60
     assert abs(logged.mean() - expected) < 4 * logged.std() / math.sqrt(60) + 0.01 * expected
 
@@ -169,20 +172,20 @@ def test_the_logged_rate_is_the_models(trainer):
 def test_rows_are_means_over_their_steps_and_complete(trainer):
     one = trainer("latents", "train.latents.log_every=4", "train.latents.steps=10")
     terms, step = [], one._step
-    one._step = lambda *batch: terms.append(step(*batch)) or terms[-1]
+    one._step = lambda *batch, **stop: terms.append(step(*batch, **stop)) or terms[-1]
     one.run()
-    found = rows(one)
-    assert [(row["stage"], row["step"], row["images"]) for row in found] == [("latents", n, 8 * n) for n in (4, 8, 10)]
-    for row, part in zip(found, (terms[:4], terms[4:8], terms[8:]), strict=True):
+    log = rows(one)
+    assert [(row["stage"], row["step"], row["images"]) for row in log] == [("latents", n, 8 * n) for n in (4, 8, 10)]
+    for row, part in zip(log, (terms[:4], terms[4:8], terms[8:]), strict=True):
         for name in ("loss", "rate_bits_per_pixel", "distortion", "grad_norm"):
-            assert row[name] == pytest.approx(sum(values.read(SINGLE_PROCESS)[name] for values in part) / len(part))
+            assert row[name] == pytest.approx(sum(metrics.result(SINGLE_PROCESS)[name] for metrics in part) / len(part))
         assert row["loss"] == pytest.approx(row["rate_bits_per_pixel"] * math.log(2) + row["distortion"], rel=1e-4)
         assert 0 <= row["data_wait"] <= 1
         assert row["images_per_second"] > 0
 
 
 def test_speed_after_a_resume_counts_the_steps_since(trainer, tmp_path, monkeypatch):
-    """Not those of the window's part before the kill."""
+    """Steps of the window from before the interruption do not count."""
     options = ("train.latents.steps=6", "train.latents.log_every=6", "train.latents.checkpoint_every=5")
     one = trainer("latents", *options)
     one.run()
@@ -191,20 +194,20 @@ def test_speed_after_a_resume_counts_the_steps_since(trainer, tmp_path, monkeypa
     two.resume(CheckpointManager(tmp_path / "run/checkpoints").latest())
     monkeypatch.setattr(trainer_module.time, "perf_counter", lambda: float(next(clock)))
     two.run()
-    assert rows(two)[-1]["images_per_second"] == pytest.approx(8 / 3)  # clock: start, asked, given, row
+    assert rows(two)[-1]["images_per_second"] == pytest.approx(8 / 3)  # clock: start, wait, batch, row
     assert rows(two)[-1]["data_wait"] == pytest.approx(1 / 3)
 
 
-def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
-    metrics = Metrics(tmp_path)
+def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
+    log = MetricsLog(tmp_path)
     written = [("latents", 5), ("latents", 10), ("base", 5), ("base", 10)]
     for stage, step in written:
-        metrics.write({"stage": stage, "step": step})
-    metrics.close()
+        log.write({"stage": stage, "step": step})
+    log.close()
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"stage"')
     for stage, step, left in (("base", 10, 4), ("base", 9, 3), ("base", 0, 2), ("latents", 5, 1), ("latents", 0, 0)):
-        Metrics(tmp_path, stage, step).close()
+        MetricsLog(tmp_path, stage, step).close()
         assert [(row["stage"], row["step"]) for row in read_rows(tmp_path / "metrics.jsonl")] == written[:left]
 
 
@@ -222,15 +225,15 @@ def test_tensorboard_gets_the_numbers(trainer, tmp_path):
 
 
 def test_bf16_stays_close(trainer, tmp_path):
-    """And is something else, where the processor has it."""
-    found = {}
+    """And differs, where the processor has it."""
+    losses = {}
     for precision in ("fp32", "bf16"):
         one = trainer("latents", f"train.latents.precision={precision}", "train.latents.steps=6")
         one.run()
-        found[precision] = rows(one)[-1]["loss"]
+        losses[precision] = rows(one)[-1]["loss"]
         shutil.rmtree(tmp_path / "run")
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.03)
-    assert (found["bf16"] != found["fp32"]) == has_bf16(torch.device("cpu"))
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+    assert (losses["bf16"] != losses["fp32"]) == has_bf16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("stage", ["latents", "base"])
@@ -243,23 +246,23 @@ def test_compile_compiles_every_block_of_the_stage(stage, trainer, monkeypatch):
     model = one.model
     parts = {"latents": [model.encoder, model.prior.network, model.decoder.network], "base": [model.base.network]}
     assert compiled == [module for part in parts[stage] for module in part.modules() if isinstance(module, Block)]
-    assert len(compiled) == len(parts[stage])  # tiny networks have a block each
+    assert len(compiled) == len(parts[stage])  # tiny networks have one block each
 
 
 @pytest.mark.slow
 def test_compiled_stays_close(trainer, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("no compiler")
-    found = []
+    losses = []
     for compiled in ("false", "true"):
         one = trainer("base", f"train.base.compile={compiled}", *STILL, "train.base.steps=4")
         one.run()
-        found.append(rows(one)[-1]["loss"])
+        losses.append(rows(one)[-1]["loss"])
         shutil.rmtree(tmp_path / "run")
-    assert found[1] == pytest.approx(found[0], rel=1e-3)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
-def test_a_profile_says_where_the_time_goes_and_changes_nothing(trainer, tmp_path):
+def test_a_profile_is_written_and_changes_nothing(trainer, tmp_path):
     losses = []
     for profile in (False, True):
         one = trainer("latents", "train.latents.steps=12", profile=profile)
@@ -275,7 +278,7 @@ def test_a_profile_says_where_the_time_goes_and_changes_nothing(trainer, tmp_pat
     assert "aten::mm" in (tmp_path / "run/profile/latents.txt").read_text()
 
 
-# ------------------------------------------------------------------------------------------------------- when it breaks
+# --------------------------------------------------------------------------------------------------- non-finite losses
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -313,13 +316,13 @@ def test_a_broken_image_is_named(trainer):
     bad = one.source[7][2]
     step, poisoned = one._step, []
 
-    def hurt(batch, *stop):
+    def poison(batch, **stop):
         if bad in (keys := batch["key"]):
             batch["x"][keys.index(bad)] = float("nan")
             poisoned.append(keys)
-        return step(batch, *stop)
+        return step(batch, **stop)
 
-    one._step = hurt
+    one._step = poison
     with pytest.raises(NonFiniteLoss) as error:
         one.run()
     assert bad in str(error.value) and all(key in str(error.value) for key in poisoned[0])
@@ -332,38 +335,40 @@ def collapse_warnings(caught: list) -> list[str]:
     return [str(warning.message) for warning in caught if "collapsing" in str(warning.message)]
 
 
-def test_a_collapsing_latent_is_warned_of_once_with_the_knobs(trainer):
-    one = trainer("latents")  # 0.25 latent dimensions a pixel
-    one.step = one.config.warmup_steps
+def test_one_warning_of_a_collapsing_latent_names_the_keys(trainer):
+    one = trainer("latents")  # 0.25 latent dimensions per pixel
+    step = one.config.warmup_steps
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for rate in (0.0051, 0.0049, 0.0040):
-            one._warn_of_collapse({"rate_bits_per_pixel": rate})
+            one.collapse.check(step, rate)
     (message,) = collapse_warnings(caught)
     for words in ("0.0049 bits/pixel", "decoder.weighting.loss_factor", "decoder.weighting.bias", "(now 3 and 5)"):
         assert words in message
 
 
-def test_not_before_the_warm_up_ends_nor_in_the_second_stage(trainer):
+def test_no_warning_before_the_warm_up_ends_or_in_the_second_stage(trainer):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="ulzoo")
-        for stage, step in (("latents", 3), ("base", 20)):
-            one = trainer(stage)
-            one.step = step
-            one._warn_of_collapse({"rate_bits_per_pixel": 0.0})
+        trainer("latents").collapse.check(3, 0.0)
+        one = trainer("base")
+        one.step, one.window = 20, {"steps": 1, "rate_bits_per_pixel": 0.0}
+        one._row(0, 1.0, 0.0)
 
 
 @pytest.mark.slow
 def test_a_run_whose_decoder_does_not_count_collapses(tiny, tmp_path):
-    knobs = ("decoder.weighting.loss_factor=1e-6", "train.latents.prior_warmup_steps=0", "train.latents.lr=1e-2")
-    spec = tiny(*knobs, "prior.backbone.dropout=0", "train.latents.steps=500", "train.latents.log_every=25")
+    settings = ("decoder.weighting.loss_factor=1e-6", "train.latents.prior_warmup_steps=0", "train.latents.lr=1e-2")
+    spec = tiny(*settings, "prior.backbone.dropout=0", "train.latents.steps=500", "train.latents.log_every=25")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(spec, tmp_path / "run", stage="latents")
+        train(spec, tmp_path / "run", RunOptions(stage="latents"))
     assert len(collapse_warnings(caught)) == 1
 
 
 def test_a_healthy_run_does_not(tiny, tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="ulzoo")
-        train(tiny("train.latents.steps=40", "train.latents.checkpoint_every=1000"), tmp_path, stage="latents")
+        train(
+            tiny("train.latents.steps=40", "train.latents.checkpoint_every=1000"), tmp_path, RunOptions(stage="latents")
+        )
