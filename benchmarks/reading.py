@@ -20,8 +20,7 @@ import torch
 import ulzoo
 from ulzoo.data import batches
 from ulzoo.registry import load_spec
-from ulzoo.registry.compile import compile_model
-from ulzoo.registry.runs.train import open_source
+from ulzoo.registry.compile import compile_model, open_source
 from ulzoo.training.trainer import Trainer, TrainerOptions
 
 ROOT = Path(__file__).parents[1]

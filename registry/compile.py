@@ -1,4 +1,4 @@
-"""From a spec to a PyTorch model: sizes are derived here, once; constructors' complaints get a file and line."""
+"""From a spec to its model and data. Sizes are derived here, once; constructors' errors get a file and line."""
 
 import contextlib
 import re
@@ -32,7 +32,7 @@ from ulzoo.runtime.seeds import derive_seed
 
 
 def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
-    """What the spec's data (that of `stage`, if it has its own) will look like, without touching it."""
+    """The shapes and labels of the spec's data (of `stage`, if it has its own), without reading any."""
     config, path = stage_data(spec, stage)
     with _located(spec, path):
         source = cast(type[Source], DATASETS.get(config.kind))
@@ -45,26 +45,39 @@ def stage_data(spec: Spec, stage: Stage | None) -> tuple[ComponentConfig, str]:
     return (spec.data, "data") if data is None else (data, f"train.{stage}.data")
 
 
+def open_source(spec: Spec, split: str, stage: Stage | None = None) -> Source:
+    """Open a split of the spec's data, or of the data that `stage` is trained on.
+
+    Raises:
+        SpecError: the data is missing or damaged.
+    """
+    config, path = stage_data(spec, stage)
+    try:
+        return DATASETS.build(config, split)
+    except ValueError as error:
+        raise spec.error(path, str(error)) from None
+
+
 def compile_model(spec: Spec, device: torch.device | str | None = None, pretrained: bool = True) -> UnifiedLatents:
     """Build the networks with fresh weights, seeded by the first stage's `seed`, in eval mode.
 
     Args:
-        device: where; "meta" checks and measures a model without memory for it. None is PyTorch's default device.
-        pretrained: read the weights of an encoder that comes with some; False where all weights are loaded anyway.
+        device: PyTorch's default device if None; on "meta" a model is checked and measured without memory.
+        pretrained: read the weights of an encoder that comes with some; False if all weights are loaded afterwards.
 
     Raises:
-        SpecError: parts that do not fit, with the key that is to blame.
+        SpecError: parts that do not fit, with the key at fault.
     """
     data = data_contract(spec)
     size, latent = data.size, spec.latent
     _check_other_data(spec, data)
     with _located(spec, "latent.downsample"):
         latent_size = divide(size, latent.downsample, "latent.downsample")
-    given = _given_frames(spec, data)
+    context_frames = _context_frames(spec, data)
     z = DenoiserInputs(latent_size, latent.channels)
-    z_given = replace(z, frame_channels=latent.channels + 1 if given else 0)
+    z_given = replace(z, frame_channels=latent.channels + 1 if context_frames else 0)
     x = DenoiserInputs(
-        size, data.channels, latent_size, latent.channels, frame_channels=data.channels + 1 if given else 0
+        size, data.channels, latent_size, latent.channels, frame_channels=data.channels + 1 if context_frames else 0
     )
     device = torch.device(device) if device else torch.get_default_device()
     with bounded(), device, torch.random.fork_rng(devices=[]):
@@ -92,7 +105,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         num_classes=data.num_classes,
         label_names=data.label_names,
         sampling=sampling_defaults(spec),
-        context_frames=given,
+        context_frames=context_frames,
         frame_rate=data.frame_rate,
         learned_variance=latent.variance == "learned",
         single_stage=spec.base is None,
@@ -106,12 +119,12 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
 
 
 def sampling_defaults(spec: Spec) -> dict[str, Sampling]:
-    """How a model of this spec samples its base and its decoder unless told otherwise."""
+    """The samplers of a model of this spec, for "base" and "decoder", unless a call says otherwise."""
     return {name: Sampling(**getattr(spec.sample, name).model_dump()) for name in ("base", "decoder")}
 
 
 def _check_other_data(spec: Spec, data: DataContract) -> None:
-    """Stage 1 may be trained on other data, of the same shape."""
+    """Check that the data of stage 1, if it is other data, has the same shape."""
     other, (_, path) = data_contract(spec, "latents"), stage_data(spec, "latents")
     if other.shape != data.shape:
         raise spec.error(path, f"has examples of shape {other.shape}, data has {data.shape}")
@@ -121,20 +134,20 @@ def _check_other_data(spec: Spec, data: DataContract) -> None:
             and isinstance(network, NetworkConfig)
             and (network.class_conditional or network.text_conditional)
         ):
-            raise spec.error(path, f"labels and captions may mean another thing there: {part} must not be given any")
+            raise spec.error(path, f"labels and captions may differ in meaning there: {part} must not be conditional")
 
 
-def _given_frames(spec: Spec, data: DataContract) -> int:
-    given = spec.conditioning.frames
-    if given and data.frames is None:
-        raise spec.error("conditioning.frames", "the data is of images, which have no frames to be given")
-    if data.frames is not None and given >= data.frames:
-        raise spec.error("conditioning.frames", f"{given} of the clip's {data.frames} frames leave none to generate")
-    return given
+def _context_frames(spec: Spec, data: DataContract) -> int:
+    frames = spec.conditioning.frames
+    if frames and data.frames is None:
+        raise spec.error("conditioning.frames", "the data is of images, which have no frames to continue")
+    if data.frames is not None and frames >= data.frames:
+        raise spec.error("conditioning.frames", f"{frames} of the clip's {data.frames} frames leave none to generate")
+    return frames
 
 
 def _random_logsnr(spec: Spec, prior: nn.Module | None) -> TruncatedLogistic | None:
-    """What draws the latent's log-SNR between the prior's λ(1) and λ_z(0), if anything does."""
+    """The distribution of the latent's log-SNR between the prior's λ(1) and λ_z(0); None if it is fixed."""
     if spec.latent.logsnr_bias is None:
         return None
     assert isinstance(prior, DiffusionPrior)
@@ -234,14 +247,14 @@ def _located(spec: Spec, path: str) -> Iterator[None]:
         raise spec.error(path, message) from None
 
 
-MAX_MODULES = 10_000  # the largest of the paper's has 1,283
+MAX_MODULES = 10_000  # the largest model of the paper has 1,283
 MAX_PARAMETERS = 10**12
 MAX_BUFFERS = 10**8
 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Build modules in here: beyond the bounds, or what PyTorch can hold, it is a ValueError."""
+    """Modules built in this context raise a ValueError beyond these bounds, or beyond what PyTorch can hold."""
     modules = parameters = buffers = 0
 
     def count_module(*_: object) -> None:
@@ -269,7 +282,7 @@ def bounded() -> Iterator[None]:
     ]
     try:
         yield
-    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes that overflow, memory that is not there
+    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes that overflow, or too little memory
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"the networks cannot be built: {reason}") from error
     finally:

@@ -37,7 +37,7 @@ def encode(
     """
     from ulzoo.registry.runs.encode import EncodeOptions
     from ulzoo.registry.runs.encode import encode as encode_images
-    from ulzoo.registry.runs.train import open_source
+    from ulzoo.registry.compile import open_source
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
 

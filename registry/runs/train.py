@@ -15,11 +15,10 @@ from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry.compile import compile_model, stage_data
+from ulzoo.registry.compile import compile_model, open_source, stage_data
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import load_averages, remove_untrained, save_export, versions
 from ulzoo.registry.runs.run_directory import remove_run, select_checkpoint
-from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
@@ -86,19 +85,6 @@ class RunResult:
     @property
     def samples(self) -> Path:
         return self.folder / "samples"
-
-
-def open_source(spec: Spec, split: str, stage: Stage | None = None) -> Source:
-    """Open a split of the spec's data, or of the data that `stage` is trained on.
-
-    Raises:
-        SpecError: the data is missing or damaged.
-    """
-    config, path = stage_data(spec, stage)
-    try:
-        return DATASETS.build(config, split)
-    except ValueError as error:
-        raise spec.error(path, str(error)) from None
 
 
 def train(

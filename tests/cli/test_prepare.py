@@ -51,7 +51,7 @@ def test_prepare_verify_and_again(ulzoo, kinetics):
         "extends: kinetics600_small\ndata: {root: out, num_classes: 9, resolution: 32}\n"
     )
     from ulzoo.registry import load_spec
-    from ulzoo.registry.runs.train import open_source
+    from ulzoo.registry.compile import open_source
 
     assert len(open_source(load_spec(kinetics / "spec.yaml"), "val")) == 3
 

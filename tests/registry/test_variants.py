@@ -17,7 +17,8 @@ from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.runs.export import restore
-from ulzoo.registry.runs.train import RunOptions, open_source, train
+from ulzoo.registry.runs.train import RunOptions, train
+from ulzoo.registry.compile import open_source
 from ulzoo.training.checkpointing import CheckpointManager
 
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"

@@ -72,7 +72,7 @@ def test_a_resumed_run_continues_the_list(tiny, source: Skipping, tmp_path: Path
 
 
 def test_a_run_that_skips_nothing_writes_no_list(tiny, tmp_path: Path) -> None:
-    from ulzoo.registry.runs.train import open_source
+    from ulzoo.registry.compile import open_source
 
     spec, options = tiny("train.latents.steps=5", "train.latents.log_every=5"), TrainerOptions({})
     one = Trainer(compile_model(spec), "latents", spec.train.latents, open_source(spec, "train"), tmp_path, options)
