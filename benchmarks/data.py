@@ -2,14 +2,14 @@
 
     python benchmarks/data.py [--images 400] [--rounds 30] [--steps 40] [--out benchmarks/results/data.json]
 
-Shards: emoji enlarged to 256×256 under noise, as JPEGs of quality 95 and as PNGs, packed by `ulzoo prepare`. The bare
-loader is `webdataset.WebDataset(shards).decode("rgb8")` of the same files in sequence, stacked to batches; with 2
-workers each has a shard of its own. Ours reads them in the seed's order and mirrors half of them. Both are measured as
-far as the uint8 batches of the workers, and to the float32 in [-1, 1] that training takes, which the bare one's batches
-are brought to by the same function. Both take turns, and what counts are images a second of processor time, workers
-included, since others may use the machine. Then a spec's base is trained on images and on latents that `ulzoo encode`
-made of them, counted alike, and beside it stands what the FLOPs promise. Exit status 1 if our loader has less than 0.9
-of the bare one.
+The shards contain emoji, enlarged to 256×256 with noise added, as JPEGs of quality 95 and as PNGs, packed by `ulzoo
+prepare`. The bare loader is `webdataset.WebDataset(shards).decode("rgb8")`, which reads the same files sequentially and
+stacks them to batches; each of 2 workers has its own shard. ulzoo's loader reads them in the order given by the seed
+and mirrors half of them. Both are measured up to the uint8 batches of the workers, and up to the float32 batches in
+[-1, 1] used in training, to which the bare loader's batches are converted by the same function. The loaders take turns,
+and images are counted per second of processor time, including workers, since the machine may be shared. Then a spec's
+base is trained on images and on their latents from `ulzoo encode`; the speeds are compared with the ratio of FLOPs.
+Exit status 1 if ulzoo's loader reaches less than 0.9 of the bare one.
 """
 
 import argparse
@@ -36,13 +36,15 @@ from torch.utils.data import DataLoader
 from ulzoo.data import WebDataset, batches
 from ulzoo.data.images.emoji3d import read_shard
 from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
+from ulzoo.data.prepare.pack import PackConfig
 from ulzoo.media.pixels import from_uint8
 from ulzoo.registry import load_spec, open_model
+from ulzoo.registry.compile import open_source
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.runs import train as run
 from ulzoo.registry.runs.encode import encode
 from ulzoo.registry.runs.export import versions
-from ulzoo.registry.runs.train import RunOptions, open_source, train
+from ulzoo.registry.runs.train import RunOptions, train
 
 SIDE, BATCH, SEED = 256, 20, 0
 loader = import_module("ulzoo.data.loader")
@@ -65,20 +67,20 @@ def stack(samples: list[Any]) -> tuple[torch.Tensor, list[int]]:
 
 
 def bare(shards: list[str], workers: int) -> Iterator[Any]:
-    """Batches of uint8 (B, H, W, 3) without end."""
+    """Endless batches of uint8 (B, H, W, 3)."""
     data = webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8").to_tuple("jpg;png", "cls").repeat()
     return iter(DataLoader(data, batch_size=BATCH, num_workers=workers, collate_fn=stack))
 
 
 def finished(stream: Iterator[Any]) -> Iterator[torch.Tensor]:
-    """The same as training takes them."""
+    """The batches converted for training."""
     for pixels, _ in stream:
         x = torch.from_numpy(np.empty((len(pixels), 3, SIDE, SIDE), np.float32))
         yield from_uint8(pixels.permute(0, 3, 1, 2), out=x)
 
 
 def unfinished(stream: Iterator[Any]) -> Iterator[Any]:
-    """Our loader's batches as its workers leave them."""
+    """Batches of ulzoo's loader as its workers return them."""
     while True:
         with mock.patch.object(loader, "_to_batch", lambda stacked, *_: stacked):
             batch = next(stream)
@@ -86,15 +88,13 @@ def unfinished(stream: Iterator[Any]) -> Iterator[Any]:
 
 
 def processor_seconds(processes: list[int]) -> float:
-    """That other processes have had."""
+    """Processor time of other processes."""
     fields = [Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split() for number in processes]
-    return sum(int(user) + int(system) for user, system in (found[11:13] for found in fields)) / os.sysconf(
-        "SC_CLK_TCK"
-    )
+    return sum(int(user) + int(system) for user, system in (row[11:13] for row in fields)) / os.sysconf("SC_CLK_TCK")
 
 
 class Measured:
-    """A stream of batches, the processor time of its workers included."""
+    """A stream of batches, with the processor time that it and its workers take."""
 
     def __init__(self, make: Callable[[], Iterator[Any]]) -> None:
         before = {process.pid for process in multiprocessing.active_children()}
@@ -115,7 +115,7 @@ class Measured:
 
 
 def loaders(root: Path, rounds: int, workers: int) -> dict[str, Any]:
-    """Images a second of both, in turn."""
+    """Images per second of both loaders, measured in turns."""
     source = WebDataset("train", root=str(root), resolution=SIDE, num_classes=2)
     shards = [str(path) for path in source.index.shards]
     streams = {
@@ -133,7 +133,7 @@ def loaders(root: Path, rounds: int, workers: int) -> dict[str, Any]:
 
 
 class Clock(run.TrainingCallback):
-    """The processor time at the end of every step."""
+    """Records the processor time at the end of every step."""
 
     def stage(self, stage: str, config: Any, start: int) -> None:
         self.times: list[float] = []
@@ -143,7 +143,7 @@ class Clock(run.TrainingCallback):
 
 
 def base_training(name: str, steps: int, folder: Path) -> dict[str, Any]:
-    """Images a second of the base's training, from its sixth step on."""
+    """Images per second when training the base, from its sixth step on."""
     keys = ["train.latents.steps=1", f"train.base.steps={steps}"]
     train(load_spec(name, keys), folder / "stage_1", RunOptions(stage="latents"))
     loaded = open_model(folder / "stage_1")
@@ -179,8 +179,8 @@ def main() -> int:
         write_images(folder / "pictures", arguments.images)
         for kind in ("jpeg", "png"):
             half = arguments.images // 2
-            options: dict[str, Any] = {"classes": True, "val_fraction": 0.1, "images_per_shard": half, "workers": 1}
-            prepare_image_folder(folder / "pictures", folder / kind, "train", ImageEncoding(SIDE, kind), **options)
+            config = PackConfig(folder / kind, "train", ImageEncoding(SIDE, kind), per_shard=half)
+            prepare_image_folder(folder / "pictures", config, classes=True, val_fraction=0.1)
             for workers in (0, 2):
                 rows.append({"format": kind, **loaders(folder / kind, arguments.rounds, workers)})
                 print(json.dumps(rows[-1]), flush=True)

@@ -1,15 +1,15 @@
-"""Clips a second of the loader beside plain PyAV on the same files.
+"""Clips per second of the loader and of plain PyAV on the same files.
 
     python benchmarks/loader.py [--clips 300] [--rounds 5] [--leak 10000] [--out benchmarks/results/loader.json]
 
-Three cases: the embedded emoji as they are (64×64, yuv444p, 8 frames/s); films made of them (256×144, yuv420p, 8
-seconds at 24 frames/s, a keyframe every 48) at their own height, as `ulzoo prepare` leaves videos; and the same films
+Three cases: the embedded emoji as they are (64×64, yuv444p, 8 frames/s); longer videos of them (256×144, yuv420p, 8
+seconds at 24 frames/s, a keyframe every 48) at their own height, as written by `ulzoo prepare`; and the same videos
 resized to 128. Plain PyAV opens the same files in the same order, seeks to the keyframe before the same 16 frames,
-decodes up to their end and turns them to RGB of the same height: with its defaults (`plain`), and on one thread
-(`tuned`), which is faster for small frames. With 2 workers it is two processes that send nothing back. The loader's
-clips are also cropped and batched as float32. All take turns, each is the best of its rounds, since others may use the
-machine. Then RSS is measured over `--leak` clips, of which every tenth cannot be read. Exit status 1 if the loader has
-less than 0.9 of `plain` or memory grows by over 20 MB.
+decodes up to their end and converts them to RGB of the same height: with its defaults (`plain`), and on one thread
+(`tuned`), which is faster for small frames. With 2 workers, it runs in two processes that return no frames. The
+loader's clips are also cropped and batched as float32. All take turns, and the best round of each counts, since the
+machine may be shared. Then RSS is measured over `--leak` clips, of which every tenth cannot be read. Exit status 1 if
+the loader reaches less than 0.9 of `plain` or memory grows by more than 20 MB.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 
 from ulzoo.data import VideoFolder, batches
 from ulzoo.data.images.emoji3d import read_shard
-from ulzoo.data.videos.decode import UnreadableVideo, place, read_clip, read_video
+from ulzoo.data.videos.decode import UnreadableVideo, first_frame, read_clip, read_video
 from ulzoo.registry.runs.export import versions
 from ulzoo.runtime.seeds import derive_seed
 
@@ -43,8 +43,8 @@ def write_embedded(folder: Path) -> None:
         (folder / f"{sample['__key__']}.mp4").write_bytes(sample["mp4"])
 
 
-def write_films(folder: Path, count: int = 24) -> None:
-    """Emoji that wander over a grey ground."""
+def write_videos(folder: Path, count: int = 24) -> None:
+    """Emoji that move over a grey background."""
     for sample in islice(read_shard("emoji3d-video-64-train.tar"), count):
         video = read_video(sample["mp4"], 64)
         large = interpolate(video.movedim(1, 0).float(), 144).to(torch.uint8).permute(0, 2, 3, 1).numpy()
@@ -60,23 +60,23 @@ def write_films(folder: Path, count: int = 24) -> None:
 
 
 def picks(source: VideoFolder, count: int) -> list[Pick]:
-    """The files and chances of the loader's first `count` clips."""
-    found: list[Pick] = []
+    """The files and positions of the loader's first `count` clips."""
+    clips: list[Pick] = []
     for epoch in range(count // len(source) + 1):
         generator = torch.Generator().manual_seed(derive_seed(SEED, "order", epoch))
         for index in torch.randperm(len(source), generator=generator).tolist():
-            found.append((source.files[index][0], (derive_seed(SEED, "clip", len(found)) >> 10) / 2**53))
-    return found[:count]
+            clips.append((source.files[index][0], (derive_seed(SEED, "clip", len(clips)) >> 10) / 2**53))
+    return clips[:count]
 
 
 def plain(wanted: list[Pick], height: int, threads: int) -> int:
-    """RGB frames of these clips, `height` pixels high, through PyAV; 0 threads is its default."""
+    """Decode these clips to RGB frames of `height` pixels through PyAV; 0 threads is its default."""
     clips = 0
-    for path, chance in wanted:
+    for path, position in wanted:
         with av.open(path) as container:
             stream = container.streams.video[0]
             rate = stream.average_rate
-            first = place(stream.frames, FRAMES, chance)
+            first = first_frame(stream.frames, FRAMES, position)
             container.seek(int(first / rate / stream.time_base), stream=stream)
             pixels = []
             for frame in container.decode(stream):
@@ -96,7 +96,7 @@ def seconds(work: Callable[[], Any]) -> float:
 
 
 def compare(root: Path, resolution: int, clips: int, rounds: int, workers: int) -> dict[str, Any]:
-    """Clips/s of all, in turn, after a round that is not counted."""
+    """Clips/s of all, measured in turns, after a warm-up round."""
     source = VideoFolder("train", root=str(root), resolution=resolution, frames=FRAMES, hflip=False)
     wanted = picks(source, clips)
     stream = batches(source, BATCH, seed=SEED, workers=workers)
@@ -134,7 +134,7 @@ def leak(clips: int) -> dict[str, Any]:
         if n == clips // 5:
             early = resident_mb()
         try:
-            read_clip(files[n % 100], str(n), frames=FRAMES, resolution=64, chance=n / clips)
+            read_clip(files[n % 100], str(n), frames=FRAMES, resolution=64, position=n / clips)
         except UnreadableVideo:
             unreadable += 1
     assert unreadable == clips // 10, unreadable
@@ -143,8 +143,8 @@ def leak(clips: int) -> dict[str, Any]:
 
 CASES = (
     ("emoji, 64×64", write_embedded, 64),
-    ("films, 256×144", write_films, 144),
-    ("films, 256×144", write_films, 128),
+    ("films, 256×144", write_videos, 144),
+    ("films, 256×144", write_videos, 128),
 )
 
 
