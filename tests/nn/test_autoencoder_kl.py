@@ -165,8 +165,8 @@ def test_the_same_seed_gives_the_same_autoencoder_without_files() -> None:
         ({"shift_factor": 0.0609}, r"^shift_factor is 0.0, .* says shift_factor 0.0609"),
         ({"use_quant_conv": False}, r"^use_quant_conv is True, .* says use_quant_conv False"),
         ({"in_channels": 1}, r"^the data has 3 channels, .* says in_channels 1$"),
-        ({"act_fn": "relu"}, r"^path .*: config\.json says act_fn relu, only silu is known here$"),
-        ({"latents_mean": [0.0] * 4}, r"^path .*: config\.json says latents_mean \[.*\], only None is known here$"),
+        ({"act_fn": "relu"}, r"^path .*: config\.json says act_fn relu, only silu is supported$"),
+        ({"latents_mean": [0.0] * 4}, r"^path .*: config\.json says latents_mean \[.*\], only None is supported$"),
         ({"layers_per_block": 2, "norm_num_groups": 8}, r"^layers_per_block is 1, [^;]*; norm_groups is 4, [^;]*$"),
         ({"layers_per_block": None, "norm_num_groups": None}, r"^norm_groups is 4, .* says norm_num_groups 32"),
         ({"_class_name": "VQModel"}, r"^path .*: config\.json is of VQModel, not of an AutoencoderKL$"),
@@ -196,8 +196,8 @@ def _pickled(folder: Path) -> None:
 
 
 def _cut_short(folder: Path) -> None:
-    whole = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(whole[: len(whole) // 2])
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
 
 
 def _rewritten(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
@@ -245,9 +245,9 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_the_hash_of_the_weights_is_checked_if_given(folder: Path) -> None:
-    found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    make(folder, sha256=found.upper()).load_pretrained()
-    with pytest.raises(ValueError, match=rf"^sha256 {'0' * 64} is not that of {folder}/{WEIGHTS}, {found}$"):
+    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    make(folder, sha256=digest.upper()).load_pretrained()
+    with pytest.raises(ValueError, match=rf"^sha256 {'0' * 64} is not that of {folder}/{WEIGHTS}, {digest}$"):
         make(folder, sha256="0" * 64).load_pretrained()
 
 
@@ -278,7 +278,7 @@ def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         make(Path("nowhere"))
 
 
-def test_diffusers_is_imported_by_nobody_who_does_not_need_it() -> None:
+def test_diffusers_is_imported_only_where_it_is_needed() -> None:
     code = "import sys, ulzoo.nn; from ulzoo.registry.spec.components import ENCODERS; "
     check = f"{code}ENCODERS.config('diffusers_autoencoder'); sys.exit('diffusers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0

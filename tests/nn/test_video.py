@@ -92,15 +92,17 @@ def test_the_encoder_downsamples_time_and_space_apart(downsample: Size) -> None:
 
 @pytest.mark.parametrize("downsample", [(3, 8, 8), (4, 12, 8), (4, 1, 8)])
 def test_what_halvings_cannot_pattern_is_said(downsample: Size) -> None:
-    with pytest.raises(ValueError, match=r"patch \[1, 2, 2\] times powers of two does not come to .* asks for \["):
+    with pytest.raises(
+        ValueError, match=r"patch \[1, 2, 2\] times powers of two does not reach it: latent.downsample asks for \["
+    ):
         ResNetEncoder((96, 96, 96), 3, 5, downsample, channels=(8, 8, 8, 8), blocks=(1, 1, 1, 1))
 
 
 def test_the_kinetics_shapes() -> None:
     """16 frames of 128², 4×8×8: the decoder's middle has the latent's frames, and patches are spatial."""
     with torch.device("meta"):
-        made = UViT(DenoiserInputs((16, 128, 128), 3, (4, 16, 16), 32))
-        assert made.size == (4, 8, 8) and made.halvings == [(2, 2, 2), (2, 2, 2), (1, 2, 2)]
+        decoder = UViT(DenoiserInputs((16, 128, 128), 3, (4, 16, 16), 32))
+        assert decoder.size == (4, 8, 8) and decoder.halvings == [(2, 2, 2), (2, 2, 2), (1, 2, 2)]
         assert ViT(DenoiserInputs((16, 128, 128), 3), patch=(2, 8, 8)).size == (8, 16, 16)
         assert HierarchicalViT(DenoiserInputs((4, 16, 16), 32)).sizes == [(4, 16, 16), (4, 8, 8)]
 

@@ -13,31 +13,32 @@ def test_a_clips_shapes_and_promises_are_derived(tiny_video):
     contract = model.contract
     assert contract.video and contract.size == (8, 32, 32) and contract.pixels == 8 * 32 * 32
     assert contract.latent_shape == (4, 4, 4, 4) and contract.latent_dimensions == 256
-    assert (contract.given_frames, contract.frame_rate) == (3, 8.0)
+    assert (contract.context_frames, contract.frame_rate) == (3, 8.0)
     assert model.encode(torch.zeros(2, 3, 8, 32, 32)).shape == (2, 4, 4, 4, 4)
     assert [part.dropout.frames for part in (model.decoder, model.base, model.prior)] == [0.5, 0.1, 0.0]
     assert model.sample(2, frames=torch.zeros(2, 3, 3, 32, 32)).shape == (2, 3, 8, 32, 32)
 
 
-def test_without_given_frames_the_networks_take_none(tiny_video):
+def test_without_frame_conditioning_the_networks_take_no_frames(tiny_video):
     model = compile_model(tiny_video("conditioning.frames=0"))
-    assert model.contract.given_frames == 0
+    assert model.contract.context_frames == 0
     assert model.sample(2).shape == (2, 3, 8, 32, 32)
     given = compile_model(tiny_video())
     assert given.base.network.embed.in_features == model.base.network.embed.in_features + 5
     assert given.prior.network.embed.in_features == model.prior.network.embed.in_features
 
 
-def test_a_class_and_given_frames_together(tiny_video):
+def test_a_class_and_context_frames_together(tiny_video):
     model = compile_model(tiny_video("base.class_conditional=true"))
     frames = torch.zeros(2, 3, 3, 32, 32)
     assert model.sample(2, labels=[0, 5], frames=frames, guidance=2.0).shape == (2, 3, 8, 32, 32)
 
 
-def test_the_given_frames_are_encoded_once_more_in_the_second_stage(tiny_video):
-    given, whole = summarize(tiny_video()), summarize(tiny_video("conditioning.frames=0"))
-    base = 3 * (given.flops["base"] - whole.flops["base"])
-    assert given.training_flops("base") == whole.training_flops("base") + base + given.flops["encoder"]
+def test_the_context_clip_is_encoded_too_in_the_second_stage(tiny_video):
+    prediction, generation = summarize(tiny_video()), summarize(tiny_video("conditioning.frames=0"))
+    base = 3 * (prediction.flops["base"] - generation.flops["base"])
+    expected = generation.training_flops("base") + base + prediction.flops["encoder"]
+    assert prediction.training_flops("base") == expected
 
 
 @pytest.mark.parametrize(

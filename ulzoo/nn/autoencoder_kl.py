@@ -1,4 +1,4 @@
-"""An autoencoder of somebody else's as a frozen encoder and decoder: diffusers' `AutoencoderKL`."""
+"""diffusers' `AutoencoderKL` as a frozen encoder and decoder."""
 
 import inspect
 import json
@@ -27,7 +27,7 @@ SPEC_KEYS = {  # name in config.json -> key of a spec
     "use_post_quant_conv": "use_post_quant_conv",
     "use_quant_conv": "use_quant_conv",
 }
-NO_MATTER = {"sample_size", "force_upcast"}  # advice to diffusers' pipelines, no part of the function
+IGNORED = {"sample_size", "force_upcast"}  # hints for diffusers' pipelines, without effect on the function
 OLD_NAMES = {  # of the attention's layers, in files as old as the Stable Diffusion autoencoders
     "query": "to_q",
     "key": "to_k",
@@ -39,25 +39,25 @@ OLD_NAMES = {  # of the attention's layers, in files as old as the Stable Diffus
 class DiffusersAutoencoder(nn.Module):
     """A frozen autoencoder of the package diffusers (`AutoencoderKL`): a base model is trained on its latents.
 
-    z_clean is the posterior's mean, shifted and scaled to about unit variance; `decode` undoes both and decodes: nobody
-    outside needs the factors. The baseline of the paper's text-to-image comparison (Table 1), whose latents are those
-    of Stable Diffusion; a spec has `prior: null` and `decoder: null` beside it.
+    z_clean is the posterior's mean, shifted and scaled to about unit variance; `decode` undoes both, so no other code
+    needs the factors. It is the baseline of the paper's text-to-image comparison (Table 1), whose latents are those of
+    Stable Diffusion; a spec sets `prior: null` and `decoder: null` with it.
 
-    The keys say what network it is, so that a spec can be measured without the files; `load_pretrained` reads the
-    weights and refuses files of another network. The defaults are Stable Diffusion's autoencoder (arXiv 2112.10752),
-    with 4 latent channels at 8×8. Nothing is downloaded, and a pickled file is never read.
+    The keys describe the network, so that a spec can be measured without the files; `load_pretrained` reads the weights
+    and refuses files of another network. The defaults are Stable Diffusion's autoencoder (arXiv 2112.10752), with 4
+    latent channels at 8×8. Nothing is downloaded, and a pickled file is never read.
 
     Args:
         path: folder that diffusers' `save_pretrained` wrote: config.json and diffusion_pytorch_model.safetensors.
         sha256: of the weights' file in hex, checked if given.
         block_out_channels: width of each level, finest first; the grid is halved between two levels.
         layers_per_block: residual blocks of a level of the encoder; the decoder's levels have one more.
-        norm_groups: groups of every group norm, `norm_num_groups` in config.json.
+        norm_groups: groups of every group norm; `norm_num_groups` in config.json.
         mid_block_add_attention: attention in the middle of encoder and decoder.
         use_quant_conv: a 1×1 convolution after the encoder.
         use_post_quant_conv: a 1×1 convolution before the decoder.
-        scaling_factor: what the shifted mean is multiplied by.
-        shift_factor: what is subtracted from the mean before.
+        scaling_factor: factor that the shifted mean is multiplied by.
+        shift_factor: value that is subtracted from the mean before.
 
     Raises:
         ValueError: the package is missing, or keys that do not fit.
@@ -138,8 +138,8 @@ class DiffusersAutoencoder(nn.Module):
             pickles = sorted(file.name for file in self.folder.glob("*.bin"))
             reason = f", and {pickles[0]} is a pickle, which is never read" if pickles else ""
             raise ValueError(f"path {self.folder}: has no {WEIGHTS}{reason}; save_pretrained of diffusers writes one")
-        if self.sha256 is not None and (found := sha256(weights)) != self.sha256.lower():
-            raise ValueError(f"sha256 {self.sha256} is not that of {weights}, {found}")
+        if self.sha256 is not None and (digest := sha256(weights)) != self.sha256.lower():
+            raise ValueError(f"sha256 {self.sha256} is not that of {weights}, {digest}")
         try:
             tensors = safetensors.torch.load_file(weights)
         except (SafetensorError, OSError) as error:
@@ -147,33 +147,33 @@ class DiffusersAutoencoder(nn.Module):
         tensors = {_renamed(name): tensor for name, tensor in tensors.items()}
         expected = self.autoencoder.state_dict()
         for name in sorted(tensors.keys() | expected.keys()):
-            here, there = (tuple(of[name].shape) if name in of else None for of in (expected, tensors))
-            if here != there:
+            shape, stored = (tuple(of[name].shape) if name in of else None for of in (expected, tensors))
+            if shape != stored:
                 raise ValueError(
                     f"path {self.folder}: {WEIGHTS} does not fit config.json: {name} should be "
-                    f"{'missing' if here is None else here}, it is {'missing' if there is None else there}"
+                    f"{'missing' if shape is None else shape}, it is {'missing' if stored is None else stored}"
                 )
         self.autoencoder.load_state_dict(tensors)
 
     def _differences(self, config: Mapping[str, Any]) -> Iterator[str]:
-        """In words, where config.json tells of another network than the keys; what it leaves out has its default."""
+        """Messages where config.json describes another network than the keys; what it omits has its default."""
         signature = inspect.signature(type(self.autoencoder).__init__).parameters
-        for name, here in self.autoencoder.config.items():
-            if name not in signature or name in NO_MATTER:
+        for name, value in self.autoencoder.config.items():
+            if name not in signature or name in IGNORED:
                 continue
-            there = config.get(name, signature[name].default)
-            here, there = (list(value) if isinstance(value, tuple | list) else value for value in (here, there))
+            stored = config.get(name, signature[name].default)
+            value, stored = (list(side) if isinstance(side, tuple | list) else side for side in (value, stored))
             if name == "shift_factor":
-                there = there or 0.0
-            if here == there:
+                stored = stored or 0.0
+            if value == stored:
                 continue
             file = self.folder / CONFIG
             if name in ("in_channels", "out_channels"):
-                yield f"the data has {here} channels, {file} says {name} {there}"
+                yield f"the data has {value} channels, {file} says {name} {stored}"
             elif key := SPEC_KEYS.get(name):
-                yield f"{key} is {here}, {file} says {name} {there}: set {key} to that"
+                yield f"{key} is {value}, {file} says {name} {stored}: set {key} to that"
             else:
-                yield f"path {self.folder}: {CONFIG} says {name} {there}, only {here} is known here"
+                yield f"path {self.folder}: {CONFIG} says {name} {stored}, only {value} is supported"
 
 
 def _autoencoder_kl() -> Any:
@@ -200,7 +200,7 @@ def _read_config(file: Path) -> dict[str, Any]:
 
 
 def _renamed(name: str) -> str:
-    """The name of a weight as diffusers has it today: older files call the attention's layers otherwise."""
+    """The name of a weight in current diffusers; older files have other names for the attention's layers."""
     head, _, leaf = name.rpartition(".")
     block, _, layer = head.rpartition(".")
     return f"{block}.{OLD_NAMES[layer]}.{leaf}" if ".attentions." in name and layer in OLD_NAMES else name

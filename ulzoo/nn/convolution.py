@@ -1,6 +1,6 @@
 """Convolutions and norms over (h, w) and (t, h, w): full or factorised in time, causal or not.
 
-Over a grid of one frame nothing is convolved in time, so that such a video's layers are an image's.
+Over a grid of one frame nothing is convolved in time, so the layers of such a video are those of an image.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Convolutions:
         if self.kind == "full":
             return nn.Sequential(*past, nn.Conv3d(in_channels, out_channels, 3, padding=(around, 1, 1)))
         in_time = nn.Conv3d(out_channels, out_channels, (3, 1, 1), padding=(around, 0, 0))
-        with torch.no_grad():  # starts as the frame itself, so that the network starts as an image's on every frame
+        with torch.no_grad():  # starts as the frame itself, so that the network starts as one of images on every frame
             nn.init.dirac_(in_time.weight[:, :, 1:] if self.causal else in_time.weight)
             if self.causal:
                 in_time.weight[:, :, 0] = 0
@@ -54,7 +54,7 @@ class Convolutions:
 
 
 class FrameNorm(nn.GroupNorm):
-    """Group norm of every frame by itself, (B, C, T, H, W): statistics over time would tell of the future."""
+    """Group norm of each frame separately, (B, C, T, H, W): statistics over time would leak the future."""
 
     def forward(self, x: Tensor) -> Tensor:
         frames = super().forward(x.transpose(1, 2).flatten(0, 1))  # (B · T, C, H, W)
@@ -62,13 +62,13 @@ class FrameNorm(nn.GroupNorm):
 
 
 def downsample_conv(in_channels: int, out_channels: int, factor: Sequence[int]) -> nn.Module:
-    """A convolution that makes the grid coarser by whole factors, one kernel beside the other."""
+    """A convolution that makes the grid coarser by whole factors, with non-overlapping kernels."""
     conv: type[nn.Module] = CONV[len(factor)]
     return conv(in_channels, out_channels, tuple(factor), stride=tuple(factor))
 
 
 def zero_output(layer: nn.Module) -> nn.Module:
-    """Zero what a convolution of `Convolutions.same` gives, without cutting the gradient of its first part."""
+    """Zero the output of a convolution of `Convolutions.same`, keeping the gradient of its first part."""
     last = layer[-1] if isinstance(layer, nn.Sequential) else layer
     for parameter in last.parameters():
         nn.init.zeros_(parameter)
@@ -83,7 +83,7 @@ class ResBlock(nn.Module):
 
     Args:
         size: the grid, (h, w) or (t, h, w).
-        convolutions: how they treat time.
+        convolutions: how the convolutions treat time.
     """
 
     def __init__(

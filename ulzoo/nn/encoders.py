@@ -1,4 +1,4 @@
-"""Convolutional residual blocks, and the paper's ResNet encoder."""
+"""The paper's ResNet encoder, and the identity in its place for pixel diffusion."""
 
 import math
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from ulzoo.nn.grid import divide, patch_sides, patchify
 
 
 class ResNetEncoder(nn.Module):
-    """Patches, then one stage of residual blocks per entry of `channels`, the grid halved in between, x -> z_clean.
+    """The paper's encoder, x -> z_clean: patches, then one stage of residual blocks per entry of `channels`.
 
-    Every axis is halved by the first of the steps between stages until latent.downsample is reached, so that time and
-    space may be downsampled by different factors and the last stages may share a grid. Where latent.downsample asks for
-    more halvings than there are steps, the last width goes on in further stages, each with the blocks of the last but
-    one, so that one spec serves every shape of the latent (paper, Table 4; how, is not in the paper).
+    The grid is halved between stages. Every axis is halved in the first steps until latent.downsample is reached, so
+    time and space may have different factors and the last stages may share a grid. If latent.downsample asks for more
+    halvings than there are steps, further stages follow with the last width and the blocks of the last stage but one,
+    so one spec serves every shape of the latent (paper, Table 4; not in the paper: how).
 
     Args:
         patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
         channels: width of each stage, finest first.
-        blocks: residual blocks of each stage; the last entry is the last stage's, however many there are.
-        convolution: over video: full 3×3×3 kernels, or factorised into 1×3×3 and 3×1×1.
-        causal: over video: no frame of the latent depends on frames of x after those that it stands for.
+        blocks: residual blocks of each stage; the last entry is always that of the last stage.
+        convolution: for video: full 3×3×3 kernels, or factorised into 1×3×3 and 3×1×1.
+        causal: for video: no frame of the latent depends on frames of x after its own.
     """
 
     def __init__(
@@ -68,25 +68,24 @@ class ResNetEncoder(nn.Module):
 
 
 def _halvings(downsample: Sequence[int], patch: Sequence[int], least: int) -> list[tuple[int, ...]]:
-    """What each step divides each axis by, 1 or 2, so that with the patch it comes to `downsample`; `least` steps."""
+    """Factors, 1 or 2 per axis, of each step; with the patch they multiply to `downsample`. At least `least` steps."""
     counts = [(factor // side).bit_length() - 1 for factor, side in zip(downsample, patch, strict=True)]
     reached = [side * 2**count for side, count in zip(patch, counts, strict=True) if count >= 0]
     if reached != list(downsample):
         raise ValueError(
-            f"patch {list(patch)} times powers of two does not come to what is wanted: "
-            f"latent.downsample asks for {list(downsample)}"
+            f"patch {list(patch)} times powers of two does not reach it: latent.downsample asks for {list(downsample)}"
         )
     return [tuple(2 if step < count else 1 for count in counts) for step in range(max(least, *counts))]
 
 
 class IdentityEncoder(nn.Module):
-    """Pixel diffusion: z_clean = x, and decoding gives z back as it is, so that the base samples x.
+    """Pixel diffusion: z_clean = x, and decoding returns z unchanged, so that the base samples x.
 
-    The baseline of the paper's text-to-image comparison (Table 1) on the same code. It has neither parameters nor keys;
-    a spec has `prior: null` and `decoder: null` beside it.
+    The baseline of the paper's text-to-image comparison (Table 1). It has neither parameters nor keys; a spec sets
+    `prior: null` and `decoder: null` with it.
 
     Raises:
-        ValueError: the latent has not the data's own channels and grid.
+        ValueError: the latent differs from the data in channels or grid.
     """
 
     def __init__(self, size: tuple[int, ...], in_channels: int, out_channels: int, downsample: tuple[int, ...]):
@@ -96,10 +95,10 @@ class IdentityEncoder(nn.Module):
                 f"latent.channels {out_channels} are not the data's {in_channels}, which the identity keeps: "
                 f"set latent.channels to {in_channels}"
             )
-        whole = [1] * len(size)
-        if list(downsample) != whole:
+        ones = [1] * len(size)
+        if list(downsample) != ones:
             raise ValueError(
-                f"latent.downsample {list(downsample)} is not the identity's: set latent.downsample to {whole}"
+                f"latent.downsample {list(downsample)} is not the identity's: set latent.downsample to {ones}"
             )
 
     def forward(self, x: Tensor) -> Tensor:
