@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 SPECS = ("emoji32_tiny", "emoji_video64_tiny")
 STEPS = 6
-KEPT = ("loss", "rate_bits_per_pixel", "distortion", "grad_norm")
+LOGGED = ("loss", "rate_bits_per_pixel", "distortion", "grad_norm")
 
 
 def main() -> int:
@@ -59,30 +59,35 @@ def run_recorder(tree: Path, scratch: Path) -> dict[str, Any]:
 
 def record() -> dict[str, Any]:
     """The values of the `ulzoo` that is imported."""
+    return {"hashes": spec_hashes(), **{name: record_training(name) for name in SPECS}}
+
+
+def record_training(name: str) -> dict[str, Any]:
+    """Losses of 6 + 6 steps of a packaged spec, digests of weights and samples after them, figures."""
     import torch
 
     import ulzoo
 
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    values: dict[str, Any] = {"hashes": spec_hashes()}
-    for name in SPECS:
+    try:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             train(name, run)
             log = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
             model = ulzoo.load(run)
             samples = model.sample(4, generator=torch.Generator().manual_seed(0))
-            figures = json.loads((run / "figures.json").read_text("utf-8"))["figures"]
-            values[name] = {
-                "log": [{key: row[key] for key in KEPT if key in row} for row in log],
+            return {
+                "log": [{key: row[key] for key in LOGGED if key in row} for row in log],
                 "weights_sha256": digest(model.state_dict()),
                 "samples_sha256": digest({"x": samples}),
                 "samples_mean": samples.mean().item(),
                 "samples_std": samples.std().item(),
                 "spec_yaml_sha256": hashlib.sha256((run / "spec.yaml").read_bytes()).hexdigest(),
-                "figures": figures,
+                "figures": json.loads((run / "figures.json").read_text("utf-8"))["figures"],
             }
-    return values
+    finally:
+        torch.set_num_threads(threads)
 
 
 def spec_hashes() -> dict[str, str]:
@@ -102,7 +107,8 @@ def train(name: str, run: Path) -> None:
     keys = [f"train.{stage}.{setting}" for stage in ("latents", "base") for setting in settings]
     options = [word for key in [*keys, "train.latents.prior_warmup_steps=3"] for word in ("--set", key)]
     command = [sys.executable, "-m", "ulzoo", "train", name, "--out", str(run), "--device", "cpu", *options]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
 
 
 def digest(tensors: dict[str, Any]) -> str:
