@@ -51,7 +51,7 @@ def check_video(models: "Mapping[str, UnifiedLatents]", out: Path) -> bool:
 
 def open_data(exports: "Mapping[str, Export]", split: str, n: int) -> "Source":
     """A split of the first model's data; warns if it has fewer than `n` examples."""
-    from ulzoo.registry.runs.train import open_source
+    from ulzoo.registry.compile import open_source
 
     first = next(iter(exports.values()))
     source = open_source(first.spec, split)

@@ -15,7 +15,7 @@ PACKAGES = {"ulzoo": ROOT / "ulzoo", "ulzoo.registry": ROOT / "registry", "ulzoo
 SERVICES = {"files", "runtime", "media", "version"}
 LAYERS: dict[str, set[str]] = {
     "version": set(),
-    "files": {"version"},
+    "files": {"runtime", "version"},
     "runtime": set(),
     "media": set(),
     "diffusion": SERVICES,

@@ -213,8 +213,8 @@ def evaluate(
     from ulzoo.evaluation import evaluate as evaluate_model
     from ulzoo.evaluation.features.loading import load_features, load_lpips
     from ulzoo.files.atomic import write_text
+    from ulzoo.registry.compile import open_source
     from ulzoo.registry.runs.inference import optimize_for_inference
-    from ulzoo.registry.runs.train import open_source
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
     from ulzoo.runtime.processes import SINGLE_PROCESS, launched_rank, local_device, process_group

@@ -12,12 +12,13 @@ from typing import Any, Literal
 import torch
 
 from ulzoo.files import tensor_file
-from ulzoo.files.atomic import one_line, sha256
+from ulzoo.files.atomic import sha256
 from ulzoo.model.contract import STAGES
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
+from ulzoo.runtime.messages import one_line
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 from ulzoo.version import __version__
 

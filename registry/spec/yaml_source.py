@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from ulzoo.files.atomic import one_line
+from ulzoo.runtime.messages import one_line
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 10_000  # after aliases are expanded: an alias bomb stops here

@@ -7,8 +7,7 @@ from typing import Any
 
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig, image_distances
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
-from ulzoo.registry.compile import data_contract
-from ulzoo.registry.compile import open_source
+from ulzoo.registry.compile import data_contract, open_source
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.zoo.catalogue import open_model
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from ulzoo.files.atomic import one_line
 from ulzoo.registry.spec.yaml_source import Node, read_yaml
 from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
+from ulzoo.runtime.messages import one_line
 from ulzoo.version import __version__
 
 if TYPE_CHECKING:

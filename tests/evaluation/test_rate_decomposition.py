@@ -11,8 +11,7 @@ from ulzoo.evaluation import EvaluationConfig, rate_distortion
 from ulzoo.evaluation.rate_decomposition import BINS, RateMeasurement
 from ulzoo.model.denoisers import DiffusionModel
 from ulzoo.model.rate import NormalPrior
-from ulzoo.registry.compile import compile_model
-from ulzoo.registry.compile import open_source
+from ulzoo.registry.compile import compile_model, open_source
 
 SPREADS = torch.tensor([0.2, 1.0, 3.0])  # standard deviations of the latent's channels
 LOGSNR, SIDE, SAMPLES = 5.0, 4, 16

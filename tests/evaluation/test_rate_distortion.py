@@ -16,8 +16,7 @@ from ulzoo.evaluation.rate_distortion import RATE
 from ulzoo.model.contract import Contract, Sampling
 from ulzoo.model.denoisers import ConditionDropout, DiffusionModel
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry.compile import compile_model
-from ulzoo.registry.runs.train import open_source
+from ulzoo.registry.compile import compile_model, open_source
 
 SIDE, LOGSNR, SPREAD = 4, 5.0, 0.5
 ERROR = 8  # grey levels

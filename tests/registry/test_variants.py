@@ -13,12 +13,11 @@ from ulzoo.model.contract import STAGES
 from ulzoo.model.losses import decoder_loss, latents_loss
 from ulzoo.model.rate import Posterior
 from ulzoo.registry import SpecError, load_spec
-from ulzoo.registry.compile import compile_model
+from ulzoo.registry.compile import compile_model, open_source
 from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.runs.export import restore
 from ulzoo.registry.runs.train import RunOptions, train
-from ulzoo.registry.compile import open_source
 from ulzoo.training.checkpointing import CheckpointManager
 
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
@@ -426,7 +425,7 @@ CONFLICTS: dict[str, tuple[tuple[str, ...], str]] = {
     "random log-SNR, two stages": (("latent.logsnr_bias=0",), "requires single-stage training"),
     "random log-SNR, unconditional decoder": (
         (*SINGLE, "latent.logsnr_bias=0"),
-        "decoder.latent_logsnr: must be true if latent.logsnr_bias is set",
+        "latent_logsnr must be true if latent.logsnr_bias is set",
     ),
     "a stage without a network": (
         ("train.decoder={steps: 1, batch_size: 1, lr: 1}",),

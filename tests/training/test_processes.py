@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from ulzoo.data import StreamShard, batches
-from ulzoo.registry.runs.train import RunOptions, open_source, train
+from ulzoo.registry.compile import open_source
+from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
 from ulzoo.training.monitoring import read_rows

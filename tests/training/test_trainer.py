@@ -16,9 +16,8 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES
 from ulzoo.model.losses import latents_loss
 from ulzoo.nn.transformer import Block
-from ulzoo.registry.compile import compile_model
+from ulzoo.registry.compile import compile_model, open_source
 from ulzoo.registry.runs.train import RunOptions, train
-from ulzoo.registry.compile import open_source
 from ulzoo.runtime.devices import has_bf16
 from ulzoo.runtime.processes import SINGLE_PROCESS
 from ulzoo.training import trainer as trainer_module

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from ulzoo.model.contract import Contract
-from ulzoo.registry.compile import compile_model
-from ulzoo.registry.compile import open_source
+from ulzoo.registry.compile import compile_model, open_source
 from ulzoo.visualization import Clips, SampleRequest, reconstructed_clips, sampled_clips, save_clips
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ulzoo.data.source import DataContract, Sample, Source, check_split
 from ulzoo.data.storage.manifest import Manifest, Shard
-from ulzoo.files.atomic import one_line
+from ulzoo.runtime.messages import one_line
 
 SUFFIX = ".safetensors"
 HINT = "`ulzoo encode MODEL --out DIR` writes them"

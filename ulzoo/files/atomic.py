@@ -70,7 +70,3 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulzoo"
 
 
-def one_line(text: str) -> str:
-    """`text` on one line, truncated to 1000 characters, with control characters escaped."""
-    text = text if len(text) <= 1000 else text[:1000] + " ..."
-    return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)

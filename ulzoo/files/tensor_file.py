@@ -17,7 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ulzoo.files import tensor_shards
-from ulzoo.files.atomic import one_line, write_atomically
+from ulzoo.files.atomic import write_atomically
+from ulzoo.runtime.messages import one_line
 
 FORMAT = 1
 CHECKPOINT = "checkpoint.json"  # marks the folder of a training checkpoint

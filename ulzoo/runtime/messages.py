@@ -11,3 +11,9 @@ def suggest(word: object, options: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; expected one of: {', '.join(options)}" if options else ""
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, truncated to 1000 characters, with control characters escaped."""
+    text = text if len(text) <= 1000 else text[:1000] + " ..."
+    return "".join(char if char.isprintable() else " " if char.isspace() else repr(char)[1:-1] for char in text)

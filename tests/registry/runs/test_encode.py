@@ -12,10 +12,10 @@ from ulzoo.data import Latents, batches
 from ulzoo.data.storage.manifest import verify
 from ulzoo.media.pixels import from_uint8
 from ulzoo.registry import open_model
+from ulzoo.registry.compile import open_source
 from ulzoo.registry.runs import encode as encoding
 from ulzoo.registry.runs.encode import EncodeOptions, encode, encoder_hash
 from ulzoo.registry.runs.train import RunOptions, train
-from ulzoo.registry.compile import open_source
 
 STEPS = ("train.latents.steps=4", "train.base.steps=6", "train.base.log_every=1", "train.base.checkpoint_every=3")
 
