@@ -1,4 +1,4 @@
-"""Every variant of the paper's experiments from a spec to a trained, exported and loaded model; what makes no sense."""
+"""Every variant of the paper's experiments, from a spec to a trained, exported and loaded model; conflicting keys."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 import ulzoo
 from ulzoo.data import in_order
 from ulzoo.media.captions import Text
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES
 from ulzoo.model.losses import decoder_loss, latents_loss
 from ulzoo.model.rate import Posterior
@@ -43,11 +44,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "learned variance": ("latent.variance=learned",),
     "regression": (MSE,),
     "regression, then diffusion": (MSE, *FINAL),
-    "regression told the log-SNR": (f"decoder={{kind: mse, backbone: {SMALL}, latent_logsnr: true}}",),
+    "regression given the log-SNR": (f"decoder={{kind: mse, backbone: {SMALL}, latent_logsnr: true}}",),
     "single stage": (*SINGLE, "prior.class_conditional=true", "sample.base.guidance=2"),
     "random log-SNR": RANDOM,
     "random log-SNR, learned variance": (*RANDOM, "latent.variance=learned"),
-    "decoder told the log-SNR": ("decoder.latent_logsnr=true",),
+    "decoder given the log-SNR": ("decoder.latent_logsnr=true",),
     "labels everywhere": ("prior.class_conditional=true", "decoder.class_conditional=true"),
     "pixels": PIXELS,
 }
@@ -55,13 +56,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 @pytest.fixture(scope="module")
 def variant(tiny):
-    """The spec of a variant, or of overrides, with short stages."""
+    """The spec of a variant, with overrides and short stages."""
 
     def make(name: str, *overrides: str):
-        chosen = VARIANTS[name]
-        short = ["train.base.steps=4"] if "train.base=null" not in chosen else []
-        short += ["train.latents.steps=4"] if "train.latents=null" not in chosen else []
-        return tiny(*chosen, *short, *overrides)
+        keys = VARIANTS[name]
+        short = ["train.base.steps=4"] if "train.base=null" not in keys else []
+        short += ["train.latents.steps=4"] if "train.latents=null" not in keys else []
+        return tiny(*keys, *short, *overrides)
 
     return make
 
@@ -88,7 +89,7 @@ def test_it_trains_exports_loads_and_samples(name, variant, tmp_path):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_it_is_measured_on_meta(name, variant):
-    """Parameters as of the real model, and the whole of every stage's cost."""
+    """Parameters of the real model, and the cost of every stage."""
     spec = variant(name)
     summary, model = summarize(spec), compile_model(spec)
     assert sum(summary.parameters.values()) == sum(p.numel() for p in model.parameters())
@@ -100,8 +101,8 @@ def test_it_is_measured_on_meta(name, variant):
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "pixels"])
-def test_its_loss_reaches_all_that_it_trains(name, variant):
-    """Every parameter of the stage but those of zero outputs' inputs gets a gradient once outputs are not zero."""
+def test_its_loss_reaches_all_trained_parameters(name, variant):
+    """Once the output layers are not zero, every parameter of the stage gets a gradient."""
     spec = variant(name)
     model = compile_model(spec)
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_its_loss_reaches_all_that_it_trains(name, variant):
             )
     model.prepare("latents")
     batch = next(in_order(open_source(spec, "train"), 8))
-    latents_loss(model, batch["x"], batch["label"]).total.backward()
+    latents_loss(model, batch["x"], conditions=Conditions(batch["label"])).total.backward()
     for network in STAGES["latents"]:
         for path, parameter in getattr(model, network).named_parameters():
             assert parameter.grad is not None and parameter.grad.isfinite().all(), f"{network}.{path}"
@@ -124,41 +125,42 @@ def test_its_loss_reaches_all_that_it_trains(name, variant):
 # ------------------------------------------------------------------------------------------- single-stage training (B)
 
 
-def test_the_decoder_sees_and_is_told_each_latents_own_logsnr(variant):
-    """z_0 = α z_clean + σ ε at the drawn log-SNR, which is also what the prior codes from."""
+def test_the_decoder_is_conditioned_on_the_logsnr_of_each_latent(variant):
+    """z_0 = α z_clean + σ ε at the sampled log-SNR, which is also where the prior starts to code."""
     model = compile_model(variant("random log-SNR"))
-    seen: dict[str, object] = {}
-    model.decoder.network.register_forward_pre_hook(lambda m, _, told: seen.update(told), with_kwargs=True)
-    model.prior.rate = lambda z, generator, logsnr_max=None, **_: (
-        seen.update(prior=logsnr_max, z=z),
-        z.square().flatten(1).sum(1),
-    )[1]
+    seen: dict[str, torch.Tensor] = {}
+    model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.update(inputs[2]._asdict()))
+
+    def rate(z, *, logsnr_max=None, **_):
+        seen.update(prior=logsnr_max, z=z)
+        return z.square().flatten(1).sum(1)
+
+    model.prior.rate = rate
     x = torch.zeros(4096, 3, 16, 16)
     latents_loss(model, x, generator=torch.Generator().manual_seed(0))
-    logsnr = seen["context_logsnr"]
+    logsnr = seen["latent_logsnr"]
     assert torch.equal(logsnr, seen["prior"]) and logsnr.std() > 0.5 and logsnr.max() <= 5
-    residual = seen["context"] - torch.sigmoid(logsnr).sqrt().reshape(-1, 1, 1, 1) * seen["z"]
+    residual = seen["latent"] - torch.sigmoid(logsnr).sqrt().reshape(-1, 1, 1, 1) * seen["z"]
     for low, high in ((-6.0, -2.0), (-1.0, 1.0), (2.0, 5.0)):
-        chosen = (logsnr > low) & (logsnr < high)
-        expected = torch.sigmoid(-logsnr[chosen]).mean().item()
-        assert residual[chosen].square().mean().item() == pytest.approx(expected, rel=0.05)
+        inside = (logsnr > low) & (logsnr < high)
+        expected = torch.sigmoid(-logsnr[inside]).mean().item()
+        assert residual[inside].square().mean().item() == pytest.approx(expected, rel=0.05)
 
 
-def test_at_inference_the_latent_is_at_its_own_logsnr(variant):
+def test_samples_have_the_latents_logsnr(variant):
     model = compile_model(variant("random log-SNR"))
     seen = []
-    model.decoder.network.register_forward_pre_hook(
-        lambda m, _, told: seen.append(told["context_logsnr"]), with_kwargs=True
-    )
+    model.decoder.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2].latent_logsnr))
     model.sample(3)
-    assert all(torch.equal(levels, torch.full((3,), 5.0)) for levels in seen)
+    assert seen and all(torch.equal(levels, torch.full((3,), 5.0)) for levels in seen)
 
 
-def test_a_single_stages_prior_samples_by_itself_and_has_no_base(variant):
+def test_in_a_single_stage_the_prior_samples(variant):
     model = compile_model(variant("single stage"))
     seeds = [torch.Generator().manual_seed(1) for _ in range(2)]
-    assert torch.equal(model.sample_latents(2, [0, 1], generator=seeds[0]),
-                       model.sample_latents(2, [0, 1], generator=seeds[1], network="prior"))  # fmt: skip
+    labels = Conditions(labels=[0, 1])
+    by_default = model.sample_latents(2, conditions=labels, generator=seeds[0])
+    assert torch.equal(by_default, model.sample_latents(2, conditions=labels, generator=seeds[1], network="prior"))
     with pytest.raises(ValueError, match="no base"):
         model.sample_latents(2, network="base")
 
@@ -166,10 +168,10 @@ def test_a_single_stages_prior_samples_by_itself_and_has_no_base(variant):
 # ------------------------------------------------------------------------------------------------- learned variance (D)
 
 
-def test_the_latent_of_a_learned_variance_is_drawn(variant):
+def test_the_latent_of_a_learned_variance_is_sampled(variant):
     model = compile_model(variant("learned variance"))
     x = torch.rand(2, 3, 16, 16)
-    a, b = (model.encode(x, torch.Generator().manual_seed(i)) for i in (0, 1))
+    a, b = (model.encode(x, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
     assert a.shape == (2, *model.contract.latent_shape) and not torch.equal(a, b)
     posterior = model.posterior(x)
     assert isinstance(posterior, Posterior) and posterior.log_variance is not None
@@ -178,16 +180,16 @@ def test_the_latent_of_a_learned_variance_is_drawn(variant):
     )
 
 
-def test_its_rate_is_less_by_the_entropy(variant):
+def test_the_entropy_is_subtracted_from_the_rate(variant):
     model = compile_model(variant("learned variance"))
     x = torch.rand(2, 3, 16, 16)
-    whole = model.rate(x, generator=torch.Generator().manual_seed(0))
+    rate = model.rate(x, generator=torch.Generator().manual_seed(0))
     posterior = model.posterior(x)
     model.posterior = lambda x: Posterior(posterior.sample(torch.Generator().manual_seed(0)))
     generator = torch.Generator().manual_seed(0)
     torch.randn(posterior.mean.shape, generator=generator)
-    drawn = model.rate(x, generator=generator)
-    torch.testing.assert_close(whole, drawn + posterior.entropy(5.0) / torch.log(torch.tensor(2.0)))
+    of_samples = model.rate(x, generator=generator)
+    torch.testing.assert_close(rate, of_samples + posterior.entropy(5.0) / torch.log(torch.tensor(2.0)))
 
 
 # --------------------------------------------------------------------------------------------- stages after the first
@@ -197,7 +199,7 @@ def test_the_final_decoder_decodes_and_trains_nothing_else(variant):
     model = compile_model(variant("regression, then diffusion"))
     z_0 = torch.randn(2, *model.contract.latent_shape)
     a, b = (model.decode(z_0, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    assert not torch.equal(a, b)  # the regression would have no noise
+    assert not torch.equal(a, b)  # unlike a regression
     with torch.no_grad():
         for parameter in model.final_decoder.parameters():
             parameter.add_(0.05)
@@ -208,16 +210,16 @@ def test_the_final_decoder_decodes_and_trains_nothing_else(variant):
         assert all(p.grad is None for p in getattr(model, network).parameters())
 
 
-def test_three_stages_one_by_one_are_those_of_one_go(variant, tmp_path):
+def test_three_stages_one_by_one_equal_a_single_run(variant, tmp_path):
     spec = variant("regression, then diffusion")
-    whole = train(spec, tmp_path / "whole")
+    single_run = train(spec, tmp_path / "whole")
     for stage in ("latents", "decoder", "base"):
         parts = train(spec, tmp_path / "parts", RunOptions(stage=stage))
-    assert whole.results == parts.results
+    assert single_run.results == parts.results
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_later_stage_may_change_before_it_is_trained_and_an_earlier_not(variant, tmp_path):
+def test_only_stages_that_have_not_begun_may_change(variant, tmp_path):
     train(variant("regression, then diffusion"), tmp_path, RunOptions(stage="latents"))
     with pytest.raises(ValueError, match=r"no stage decoder to build on; run `ulzoo train … --stage decoder`"):
         train(variant("regression, then diffusion"), tmp_path, RunOptions(stage="base"))
@@ -232,7 +234,7 @@ def test_a_later_stage_may_change_before_it_is_trained_and_an_earlier_not(varian
     assert train(wider, tmp_path, RunOptions(stage="base")).results["figures"]["base_bits_per_pixel"] > 0
 
 
-def test_an_export_of_a_stage_has_no_untrained_network(variant, tmp_path):
+def test_an_export_has_no_untrained_network(variant, tmp_path):
     spec = variant("regression, then diffusion")
     train(spec, tmp_path, RunOptions(stage="latents"))
     model = ulzoo.load(tmp_path)
@@ -241,14 +243,14 @@ def test_an_export_of_a_stage_has_no_untrained_network(variant, tmp_path):
     assert torch.equal(model.decode(z_0), model.decode(z_0))  # the regression
 
 
-def test_stages_that_a_spec_has_not_are_refused(variant, tmp_path):
+def test_a_stage_that_the_spec_lacks_is_refused(variant, tmp_path):
     with pytest.raises(ValueError, match="has no stage 'latents'; its stages are base"):
         train(variant("pixels"), tmp_path / "run", RunOptions(stage="latents"))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_kill_in_the_decoders_stage_changes_nothing(variant, tmp_path, request):
-    """Stopped by an error after its first checkpoint, which resuming cannot tell from a kill."""
+def test_a_kill_in_the_stage_of_the_decoder_changes_nothing(variant, tmp_path):
+    """An error after the first checkpoint, which looks like a kill to the resumed run."""
     spec = variant("regression, then diffusion")
     train(spec, tmp_path / "whole")
 
@@ -270,7 +272,7 @@ def test_a_kill_in_the_decoders_stage_changes_nothing(variant, tmp_path, request
 
 
 def test_stage_1_may_be_trained_on_other_data(images, variant, tmp_path):
-    """Only its first stage: another order of other images there, the spec's own in the second."""
+    """Other images in another order in stage 1, the spec's own images in stage 2."""
     other = f"train.latents.data={{kind: image_folder, root: {images}/train, resolution: 16, hflip: false}}"
     spec = variant("logsnr 10", other)
     assert open_source(spec, "train", "latents").hflip is False and open_source(spec, "train", "base").hflip is True
@@ -279,7 +281,7 @@ def test_stage_1_may_be_trained_on_other_data(images, variant, tmp_path):
     assert result.results["protocol"]["data"]["num_classes"] == 2
     with pytest.raises(SpecError, match=r"has examples of shape \(3, 8, 8\), data has \(3, 16, 16\)"):
         compile_model(variant("logsnr 10", other.replace("resolution: 16", "resolution: 8")))
-    with pytest.raises(SpecError, match="labels and captions may mean another thing there: prior"):
+    with pytest.raises(SpecError, match="labels and captions may differ in meaning there: prior"):
         compile_model(variant("labels everywhere", other))
     missing = variant("logsnr 10", other.replace(str(images), "nowhere"))
     with pytest.raises(SpecError, match=r"nowhere.*no such folder|no such folder.*nowhere"):
@@ -289,12 +291,12 @@ def test_stage_1_may_be_trained_on_other_data(images, variant, tmp_path):
 # ------------------------------------------------------------------------------------------------------------ baselines
 
 
-def test_pixel_diffusion_is_a_base_on_the_images_themselves(variant):
+def test_pixel_diffusion_is_a_base_on_images(variant):
     model = compile_model(variant("pixels"))
     x = torch.rand(4, 3, 16, 16) * 2 - 1
     assert torch.equal(model.encode(x), x)
-    z_0 = model.noise_latents(x, torch.Generator().manual_seed(0))
-    assert (model.decode(z_0) - x).abs().mean() < 0.01  # the noise of a log-SNR of 10
+    z_0 = model.noise_latents(x, generator=torch.Generator().manual_seed(0))
+    assert (model.decode(z_0) - x).abs().mean() < 0.01  # noise at a log-SNR of 10
     assert model.rate(x).shape == (4,)
     with pytest.raises(ValueError, match="this model has no prior"):
         model.rate(x, network="prior")
@@ -302,7 +304,7 @@ def test_pixel_diffusion_is_a_base_on_the_images_themselves(variant):
 
 @pytest.fixture
 def autoencoder(tmp_path):
-    """The overrides of a base on a tiny random AutoencoderKL, saved by diffusers."""
+    """Overrides for a base on a tiny random AutoencoderKL that diffusers saved."""
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
     levels = {"down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3}
@@ -319,21 +321,21 @@ def autoencoder(tmp_path):
 
 
 def test_a_base_on_a_foreign_autoencoder(tiny, autoencoder, tmp_path):
-    """Its weights come from its folder, are not trained, and travel in the export, which needs the folder no more."""
+    """Its weights come from its folder, are not trained, and are part of the export, which needs no folder."""
     spec = tiny(*autoencoder, "train.base.steps=4")
     before = compile_model(spec).encoder.state_dict()
     result = train(spec, tmp_path / "run")
     assert set(result.results["figures"]) >= {"psnr_db", "base_bits_per_pixel"}
-    (tmp_path / "vae").rename(tmp_path / "gone")
+    (tmp_path / "vae").rename(tmp_path / "moved")
     loaded = ulzoo.load(tmp_path / "run")
     assert all(torch.equal(before[name], tensor) for name, tensor in loaded.encoder.state_dict().items())
     assert loaded.sample(2).shape == (2, 3, 16, 16)
     with pytest.raises(SpecError, match="encoder"):
         compile_model(spec)
-    assert summarize(spec).flops["encoder"] > 0  # on meta without the files
+    assert summarize(spec).flops["encoder"] > 0  # "meta" needs no files
 
 
-def test_a_decoder_of_ours_on_a_foreign_autoencoders_latents(tiny, autoencoder, tmp_path):
+def test_our_decoder_on_the_latents_of_a_foreign_autoencoder(tiny, autoencoder, tmp_path):
     spec = tiny(*autoencoder, *FINAL, "train.base.steps=4")
     assert spec.stages == ("decoder", "base")
     train(spec, tmp_path / "run")
@@ -349,7 +351,7 @@ def test_a_decoder_of_ours_on_a_foreign_autoencoders_latents(tiny, autoencoder, 
 
 @pytest.fixture(scope="module")
 def captioned():
-    """The smallest model of the embedded emoji that reads their names."""
+    """A tiny model of the embedded emoji that is conditioned on their names."""
     tiny_keys = Path(__file__).parents[1] / "tiny.yaml"
     return load_spec(
         tiny_keys,
@@ -365,7 +367,7 @@ def captioned():
     )
 
 
-def test_a_model_reads_captions(captioned, tmp_path):
+def test_captions_condition_the_model(captioned, tmp_path):
     result = train(captioned, tmp_path)
     assert (result.samples / "samples.png").exists()
     model = ulzoo.load(tmp_path)
@@ -374,8 +376,8 @@ def test_a_model_reads_captions(captioned, tmp_path):
     for block in model.base.network.transformer.blocks:
         block.cross_attention.proj.weight.data.normal_()
 
-    def sample(**told):
-        return model.sample(4, generator=torch.Generator().manual_seed(0), **told)
+    def sample(**conditions):
+        return model.sample(4, generator=torch.Generator().manual_seed(0), **conditions)
 
     one, other, none = (
         sample(text=batch["text"]),
@@ -384,19 +386,22 @@ def test_a_model_reads_captions(captioned, tmp_path):
     )
     assert not torch.allclose(one, other) and not torch.allclose(one, none)
     assert not torch.allclose(one, sample(text=batch["text"], guidance=1.0))
-    bits = [model.rate(batch["x"], 1, torch.Generator().manual_seed(0), "base", text=t) for t in (batch["text"], None)]
+    bits = [
+        model.rate(batch["x"], text=text, network="base", generator=torch.Generator().manual_seed(0))
+        for text in (batch["text"], None)
+    ]
     assert not torch.allclose(*bits)
     with pytest.raises(ValueError, match=r"text must have tokens of shape \(2, 12, 64\)"):
         model.sample(2, text=batch["text"])
 
 
-def test_a_model_without_captions_says_so(variant):
+def test_a_model_without_captions_refuses_them(variant):
     model = compile_model(variant("logsnr 10"))
     with pytest.raises(ValueError, match="the base takes no text"):
         model.sample(1, text=Text(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)))
 
 
-# ------------------------------------------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------------------------------------------------ conflicts
 
 CONFLICTS: dict[str, tuple[tuple[str, ...], str]] = {
     "single stage, normal prior": ((*SINGLE, "prior={kind: normal}"), "single-stage training (base null) samples from"),
