@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig, image_distances
-from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, find_inception, inception_v3
+from ulzoo.evaluation.features.images import ImageFeatures
+from ulzoo.evaluation.features.loading import load_features
+from ulzoo.evaluation.features.videos import VideoFeatures
 from ulzoo.registry.compile import data_contract, open_source
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.zoo.catalogue import open_model
@@ -47,12 +49,9 @@ class DistanceConfig:
         config.load_network()
         return config
 
-    def load_network(self, device: str = "cpu") -> ImageFeatures:
+    def load_network(self, device: str = "cpu") -> ImageFeatures | VideoFeatures:
         """Load the feature network. ValueError if its weights or packages are missing."""
-        if self.network == "fid":
-            file = Path(self.detector) if self.detector else None
-            return inception_v3(*find_inception(file, None, download=False), device)
-        return efficientnet_lite0(device)
+        return load_features(self.network, Path(self.detector) if self.detector else None, device=device)
 
 
 def check_distances(config: DistanceConfig, spec: Spec, stages: tuple[str, ...]) -> None:

@@ -129,7 +129,7 @@ def draw_samples(
         ValueError: the model does not have the network, or there is guidance without labels and captions.
     """
     if request.guidance not in (None, 1) and conditions.labels is None and conditions.text is None:
-        raise ValueError("guidance needs classes or captions")
+        raise ValueError("guidance needs class labels or captions: add labels, or leave out guidance")
     generator = torch.Generator(model.device).manual_seed(request.seed)
     sampling = model.contract.sampling_with("base", request.steps, request.guidance)
     batches = []
