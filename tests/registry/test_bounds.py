@@ -1,4 +1,4 @@
-"""A spec may ask for any size; looking at it takes neither memory nor long."""
+"""A spec of any size is checked quickly and without memory for it."""
 
 import pytest
 import torch
@@ -18,17 +18,17 @@ def test_a_model_beyond_the_bounds(tiny, override):
     assert "\n" not in str(error.value)
 
 
-def test_memory_that_is_not_there(tiny):
+def test_more_memory_than_there_is(tiny):
     with pytest.raises(ValueError, match="the networks cannot be built: "), bounded():
         torch.empty(2**55)
 
 
-def test_an_error_of_ours_stays_one():
+def test_bugs_are_not_hidden():
     with pytest.raises(KeyError), bounded():
         raise KeyError("a bug")
 
 
-def test_outside_nothing_is_counted():
+def test_modules_are_counted_inside_only():
     with bounded():
         pass
     assert len(nn.Sequential(*(nn.Identity() for _ in range(MAX_MODULES + 1)))) > MAX_MODULES
@@ -41,6 +41,6 @@ def test_whole_numbers_have_64_bits(tiny, number):
     assert tiny(f"train.latents.seed={2**62}").train.latents.seed == 2**62
 
 
-def test_the_papers_models_are_far_within():
+def test_the_papers_models_are_far_below_the_bounds():
     model = compile_model(load_spec("text2image512_970g"), "meta")
     assert "text2image512_970g" in find_specs() and 5 * sum(1 for _ in model.modules()) < MAX_MODULES

@@ -1,4 +1,4 @@
-"""Compiling: every packaged spec fits on `meta`, sizes are derived, and what does not fit is said where it stands."""
+"""Compiling: every packaged spec fits on `meta`, sizes are derived, and errors are located."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ TINY = "tests/tiny.yaml"
 
 
 @pytest.mark.parametrize("name", find_specs())
-def test_every_packaged_spec_compiles_and_its_shapes_meet(name):
-    summary = summarize(load_spec(name))  # which checks every network's output
+def test_every_packaged_spec_compiles(name):
+    summary = summarize(load_spec(name))  # checks the output of every network
     spec = load_spec(name)
     size = data_contract(spec).size
     assert summary.resolution == size
@@ -23,7 +23,7 @@ def test_every_packaged_spec_compiles_and_its_shapes_meet(name):
         assert {name for name, count in counts.items() if count == 0} == free
 
 
-def test_sizes_and_promises_are_derived(tiny):
+def test_the_contract_is_derived(tiny):
     model = compile_model(tiny("latent.downsample=[8, 4]", "latent.channels=6", "latent.logsnr=4"))
     contract = model.contract
     assert (contract.size, contract.channels) == ((16, 16), 3)
@@ -47,7 +47,7 @@ def test_fresh_weights_depend_on_the_seed_alone(tiny):
     assert not torch.equal(a.encoder.embed.weight, other.encoder.embed.weight)
 
 
-def test_another_base_leaves_the_first_stage_as_it_was(tiny):
+def test_another_base_does_not_change_the_first_stage(tiny):
     a, b = compile_model(tiny()), compile_model(tiny("base.backbone.width=48"))
     for name in ("encoder", "prior", "decoder"):
         for x, y in zip(getattr(a, name).parameters(), getattr(b, name).parameters(), strict=True):
@@ -60,7 +60,7 @@ def test_meta_takes_no_memory(tiny):
 
 
 RESNET = "{kind: resnet, patch: 2, channels: [16, 16], blocks: [1, 1]}"
-WRONG = {  # what replaces what in tiny.yaml -> key and words of the error
+WRONG = {  # text in tiny.yaml, its replacement, key and words of the error
     "a patch that does not divide": ("kind: vit, patch: 4", "kind: vit, patch: 3", "decoder.backbone.patch", "divide"),
     "heads that do not divide": ("depth: 1, heads: 2}\n", "depth: 1, heads: 5}\n", "encoder.heads", "divide"),
     "labels without labels": (", num_classes: 2", "", "base.class_conditional", "the data has no class labels"),
@@ -89,7 +89,7 @@ WRONG = {  # what replaces what in tiny.yaml -> key and words of the error
 
 
 @pytest.mark.parametrize("old, new, key, words", WRONG.values(), ids=WRONG)
-def test_what_does_not_fit_is_said_where_it_stands(old, new, key, words, pytestconfig, tmp_path, monkeypatch):
+def test_errors_are_located(old, new, key, words, pytestconfig, tmp_path, monkeypatch):
     text = (pytestconfig.rootpath / TINY).read_text()
     assert old in text
     text = text.replace(old, new, 1)
@@ -105,6 +105,6 @@ def test_what_does_not_fit_is_said_where_it_stands(old, new, key, words, pytestc
     assert file == "wrong.yaml" and last in text.splitlines()[int(line) - 1]
 
 
-def test_without_a_file_the_key_stands_alone(tiny):
+def test_an_override_is_its_own_location(tiny):
     with pytest.raises(SpecError, match=r"^--set encoder.heads=5: heads 5 does not divide the width 32$"):
         compile_model(tiny("encoder.heads=5"), "meta")

@@ -1,4 +1,4 @@
-"""Compiling video: the clip's shapes are derived, given frames reach the networks, and mistakes are named."""
+"""Compiling video: derived shapes, context frames as inputs of the networks, and errors."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.summary import summarize
 
 
-def test_a_clips_shapes_and_promises_are_derived(tiny_video):
+def test_the_contract_of_a_clip_is_derived(tiny_video):
     model = compile_model(tiny_video())
     contract = model.contract
     assert contract.video and contract.size == (8, 32, 32) and contract.pixels == 8 * 32 * 32
@@ -23,9 +23,9 @@ def test_without_frame_conditioning_the_networks_take_no_frames(tiny_video):
     model = compile_model(tiny_video("conditioning.frames=0"))
     assert model.contract.context_frames == 0
     assert model.sample(2).shape == (2, 3, 8, 32, 32)
-    given = compile_model(tiny_video())
-    assert given.base.network.embed.in_features == model.base.network.embed.in_features + 5
-    assert given.prior.network.embed.in_features == model.prior.network.embed.in_features
+    continuing = compile_model(tiny_video())
+    assert continuing.base.network.embed.in_features == model.base.network.embed.in_features + 5
+    assert continuing.prior.network.embed.in_features == model.prior.network.embed.in_features
 
 
 def test_a_class_and_context_frames_together(tiny_video):
@@ -53,11 +53,11 @@ def test_the_context_clip_is_encoded_too_in_the_second_stage(tiny_video):
         ("decoder.backbone.patch=wide", "expected an integer or a list, got 'wide'"),
     ],
 )
-def test_mistakes_are_named(tiny_video, override, message):
+def test_errors_name_the_key(tiny_video, override, message):
     with pytest.raises(SpecError, match=message):
         compile_model(tiny_video(override), "meta")
 
 
-def test_images_have_no_frames_to_be_given(tiny):
+def test_images_have_no_context_frames(tiny):
     with pytest.raises(SpecError, match=r"conditioning\.frames=2: the data is of images"):
         compile_model(tiny("conditioning.frames=2"), "meta")

@@ -26,7 +26,7 @@ def test_editors_find_the_schema(name):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_spec_describes_itself_in_one_short_line(name):
+def test_the_description_is_one_short_line(name):
     assert 10 < len(load_spec(name).description) <= 100 and "\n" not in load_spec(name).description
 
 
@@ -59,7 +59,7 @@ def test_the_papers_kinetics(name):
 
 
 @pytest.mark.parametrize(("name", "gflops"), [("kinetics600_small", 30.7), ("kinetics600_medium", 161)])
-def test_the_kinetics_bases_cost_what_their_specs_say(name, gflops):
+def test_the_cost_of_the_kinetics_bases(name, gflops):
     text = SPECS[name].read_text("utf-8")
     assert f"{gflops} GFLOPs forward per clip" in text
     assert summarize(load_spec(name)).flops["base"] / 1e9 == pytest.approx(gflops, rel=0.005)
@@ -83,7 +83,7 @@ def test_imagenet_by_resolution(resolution, bias, size):
 
 
 @pytest.mark.parametrize("gflops", [100, 300, 970])
-def test_text_to_image_bases_cost_what_they_should(gflops):
+def test_the_cost_of_the_text_to_image_bases(gflops):
     """The bases of Table 1, and its baselines at the same cost, all within 2 %."""
     specs = {kind: load_spec(f"paper/table1_text2image:{kind}-{gflops}g") for kind in ("ul", "pixels", "sd_latents")}
     assert specs["ul"] == load_spec(f"text2image512_{gflops}g")
@@ -93,5 +93,5 @@ def test_text_to_image_bases_cost_what_they_should(gflops):
 
 
 def test_the_schema_beside_the_specs_is_current():
-    """Otherwise: `make schema`."""
+    """Run `make schema` if it is not."""
     assert json.loads((ROOT / "specs/schema.json").read_text("utf-8")) == json_schema()

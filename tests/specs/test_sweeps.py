@@ -1,4 +1,4 @@
-"""The sweeps of the paper: every point compiles, the numbers are the paper's, the twins are twins."""
+"""The sweeps of the paper: every point compiles, has the paper's values, and has a counterpart in `paper/small`."""
 
 import json
 from functools import cache
@@ -21,7 +21,7 @@ TABLES = (
 )
 POINTS = [f"{sweep}:{point.name}" for sweep in find_sweeps() for point in load_sweep(sweep).list_points()]
 
-# The paper's numbers, by its columns; the rows by the names of our points.
+# The paper's values by column; rows by the names of our points.
 PAPER = {
     "table1_text2image": (
         ("gfid_30k", "clip_score"),
@@ -83,7 +83,7 @@ def fits(architecture: str) -> bool:
 
 
 def architecture(spec) -> str:
-    """The spec without what no shape depends on: the weights of the loss, stages, sampling."""
+    """The spec without the keys that affect no shape: weighting of the loss, stages, sampling."""
     data = spec.to_dict() | {"name": "x", "description": "", "sample": {}}
     for part in ("decoder", "base"):
         if data[part] and "weighting" in data[part]:
@@ -101,12 +101,12 @@ def test_every_point_compiles(point):
     assert fits(architecture(load_spec(point)))
 
 
-def test_the_paper_is_there():
+def test_every_table_has_a_sweep():
     assert set(find_sweeps()) == {f"paper/{name}" for name in TABLES} | {f"paper/small/{name}" for name in TABLES}
 
 
 @pytest.mark.parametrize("name", find_sweeps())
-def test_a_sweep_describes_itself(name):
+def test_the_description_of_a_sweep(name):
     sweep = load_sweep(name)
     assert sweep.name == name
     assert sweep.source in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 8", "Appendix B")
@@ -115,7 +115,7 @@ def test_a_sweep_describes_itself(name):
 
 @pytest.mark.parametrize("name", TABLES)
 @pytest.mark.parametrize("folder", ["paper", "paper/small"])
-def test_the_numbers_are_the_papers(folder, name):
+def test_the_values_are_the_papers(folder, name):
     columns, rows = PAPER[name]
     points = load_sweep(f"{folder}/{name}").list_points()
     published = {point.name: tuple(point.paper.get(column) for column in columns) for point in points if point.paper}
@@ -124,19 +124,19 @@ def test_the_numbers_are_the_papers(folder, name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_twin_has_the_papers_points_on_another_base(name):
+def test_the_small_sweep_has_the_same_points_on_another_base(name):
     paper, small = load_sweep(f"paper/{name}"), load_sweep(f"paper/small/{name}")
     assert small.spec == "emoji32_tiny" and all(point.spec == small.spec for point in small.list_points())
     changed = {point.name: set(point.set) for point in paper.list_points()}
     for point in small.list_points():
-        if name != "figure8_bias":  # whose names say their biases
+        if name != "figure8_bias":  # its names contain the biases
             assert changed[point.name] <= set(point.set)
     assert paper.grid.keys() == small.grid.keys() and paper.set.keys() <= small.set.keys()
     assert set(paper.columns) <= set(small.columns)
 
 
 def resolved(name: str, spec: str = "imagenet512_small") -> dict[str, set[str]]:
-    """Point -> the keys, down to sections of a part, that it changes in the spec."""
+    """Point -> the keys of the spec that it changes, to a depth of three."""
     base = load_spec(spec)
     return {
         point.name: {".".join(key.split(".")[:3]) for key in diff(base, spec_of_point)}
@@ -144,7 +144,7 @@ def resolved(name: str, spec: str = "imagenet512_small") -> dict[str, set[str]]:
     }
 
 
-def test_points_change_what_their_table_is_about():
+def test_points_change_the_keys_of_their_table():
     assert resolved("paper/table2_loss_factor")["1.9"] == {"decoder.weighting.loss_factor"}
     assert resolved("paper/table2_loss_factor")["1.5"] == set()
     assert resolved("paper/table3_channels")["4"] == {"latent.channels"}

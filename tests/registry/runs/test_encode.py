@@ -1,4 +1,4 @@
-"""Latents that are encoded once: what is written, that training on them is training on the images, what is refused."""
+"""Stored latents: the files, training on them as on the images, and latents that are refused."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ STEPS = ("train.latents.steps=4", "train.base.steps=6", "train.base.log_every=1"
 
 @pytest.fixture(scope="module")
 def latents_run(tiny, tmp_path_factory) -> Path:
-    """A run whose stage 1 is over."""
+    """A run with a finished stage 1."""
     folder = tmp_path_factory.mktemp("encode") / "run"
     train(tiny(*STEPS), folder, RunOptions(stage="latents"))
     return folder
@@ -56,7 +56,7 @@ def trained(run: Path, spec, folder: Path) -> list[float]:
     return losses(folder)
 
 
-def test_what_is_written_is_what_the_encoder_says(latents_run, exact):
+def test_the_stored_latents_are_those_of_the_encoder(latents_run, exact):
     loaded = open_model(latents_run)
     images, latents = open_source(loaded.spec, "train"), Latents("train", path=str(exact))
     assert len(latents) == len(images) == 44 and latents.hflip and latents.encoded
@@ -70,11 +70,11 @@ def test_what_is_written_is_what_the_encoder_says(latents_run, exact):
         expected = loaded.model.encode(from_uint8(both)).detach()
         torch.testing.assert_close(sample.pixels, expected[0])
         torch.testing.assert_close(latents.mirror(i, sample).pixels, expected[1])
-        assert not torch.allclose(expected[1], expected[0].flip(-1))  # the encoder is no mirror
+        assert not torch.allclose(expected[1], expected[0].flip(-1))  # the encoder is not equivariant
 
 
-def test_batches_are_the_images_ones_encoded(latents_run, exact):
-    """The same keys and flips in the same order, whatever the workers and wherever it resumes."""
+def test_batches_are_the_encoded_batches_of_images(latents_run, exact):
+    """The same keys and flips in the same order, for any number of workers and wherever it resumes."""
     loaded = open_model(latents_run)
     images, latents = open_source(loaded.spec, "train"), Latents("train", path=str(exact))
     theirs = list(islice(batches(images, 16, seed=1, start=16), 5))
@@ -85,7 +85,7 @@ def test_batches_are_the_images_ones_encoded(latents_run, exact):
             torch.testing.assert_close(loaded.model.encode(a["x"]).detach(), b["x"], rtol=1e-4, atol=1e-5)
 
 
-def test_training_on_latents_is_training_on_images(tiny, latents_run, exact, tmp_path):
+def test_training_on_latents_equals_training_on_images(tiny, latents_run, exact, tmp_path):
     expected = trained(latents_run, tiny(*STEPS), tmp_path / "images")
     assert trained(latents_run, tiny(*STEPS, *on(exact)), tmp_path / "exact") == pytest.approx(expected, rel=1e-4)
     for dtype, close in (("bfloat16", 1e-2), ("float16", 1e-3)):
@@ -96,20 +96,20 @@ def test_training_on_latents_is_training_on_images(tiny, latents_run, exact, tmp
         )
     shutil.copytree(exact, tmp_path / "moved")
     spec = tiny(*STEPS, *on(tmp_path / "moved"), "train.base.steps=8")
-    train(spec, tmp_path / "exact", RunOptions(stage="base", resume=True))  # the path may change, the run goes on
+    train(spec, tmp_path / "exact", RunOptions(stage="base", resume=True))  # the path may change in a resumed run
     assert len(losses(tmp_path / "exact")) == 8
     results = json.loads((tmp_path / "exact" / "figures.json").read_text())
     assert results["figures"]["psnr_db"] > 0 and results["trained"]["step"] == 8
 
 
-def test_it_goes_on_where_it_stopped_to_the_same_bytes(latents_run, exact, tmp_path, monkeypatch):
+def test_an_interrupted_encoding_continues_to_the_same_bytes(latents_run, exact, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    write, made = encoding.write_latents, []
+    write, written = encoding.write_latents, []
 
     def killed(path, z_clean, **content):
-        if len(made) == 2:
+        if len(written) == 2:
             raise KeyboardInterrupt
-        made.append(path.name)
+        written.append(path.name)
         write(path, z_clean, **content)
 
     monkeypatch.setattr(encoding, "write_latents", killed)
@@ -117,10 +117,10 @@ def test_it_goes_on_where_it_stopped_to_the_same_bytes(latents_run, exact, tmp_p
         encoded(latents_run, out, dtype="float32")
     with pytest.raises(ValueError, match="out: train is not completely encoded: run `ulzoo encode` again"):
         Latents("train", path=str(out))
-    (out / made[0]).write_bytes((out / made[0]).read_bytes()[:1000])
-    made.clear()
+    (out / written[0]).write_bytes((out / written[0]).read_bytes()[:1000])
+    written.clear()
     encoded(latents_run, out, dtype="float32")
-    assert made == ["train-00000.safetensors", "train-00002.safetensors"]
+    assert written == ["train-00000.safetensors", "train-00002.safetensors"]
     for path in exact.iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match="prepared with other settings: dtype was float32, now bfloat16"):
@@ -135,7 +135,7 @@ def refused(message: str, spec, run: Path, **options) -> None:
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-def test_latents_of_something_else_are_refused(tiny, latents_run, exact, tmp_path):
+def test_latents_of_other_encoders_or_data_are_refused(tiny, latents_run, exact, tmp_path):
     other = tmp_path / "other"
     train(tiny(*STEPS, "train.latents.seed=1"), other, RunOptions(stage="latents"))
     spec = tiny(*STEPS, "train.latents.seed=1", *on(exact))
@@ -167,7 +167,7 @@ def test_latents_of_something_else_are_refused(tiny, latents_run, exact, tmp_pat
     )
 
 
-def test_specs_that_make_no_sense(tiny, exact):
+def test_latents_only_as_data_of_the_base(tiny, exact):
     from ulzoo.registry.compile import compile_model
 
     with pytest.raises(ValueError, match="only latents is allowed here: a base is trained on the spec's data"):
@@ -179,7 +179,7 @@ def test_specs_that_make_no_sense(tiny, exact):
         compile_model(spec, "meta")
 
 
-def test_latents_that_cannot_be_kept(tiny, tiny_video, tmp_path):
+def test_latents_that_cannot_be_stored(tiny, tiny_video, tmp_path):
     from ulzoo.registry.compile import compile_model
 
     for spec, words in (
@@ -194,7 +194,7 @@ def test_latents_that_cannot_be_kept(tiny, tiny_video, tmp_path):
         encode(model, tiny(), open_source(tiny(), "val"), tmp_path / "out", "val", options=EncodeOptions("float16"))
 
 
-def test_what_cannot_be_read_is_left_out_by_name(tiny, tmp_path):
+def test_unreadable_images_are_listed(tiny, tmp_path):
     from ulzoo.data.source import Unreadable
     from ulzoo.registry.compile import compile_model
 

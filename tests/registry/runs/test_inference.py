@@ -1,4 +1,4 @@
-"""A model made quicker: bf16 and compiled networks, and nothing else of it."""
+"""Inference with bf16 and compiled networks."""
 
 import sys
 
@@ -14,27 +14,27 @@ from ulzoo.training import parallelize as parallel
 @pytest.fixture
 def model(tiny):
     torch.manual_seed(0)
-    made = compile_model(tiny()).eval()
-    for parameter in made.parameters():  # a fresh one is zero in places
+    model = compile_model(tiny()).eval()
+    for parameter in model.parameters():  # some are initialized to zero
         torch.nn.init.normal_(parameter, std=0.05)
-    return made
+    return model
 
 
-def drawn(model):
+def sample(model):
     return model.sample(4, steps=2, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.skipif(not inference.has_bf16(torch.device("cpu")), reason="no bfloat16 here")
 def test_networks_compute_in_bf16_and_the_rest_in_fp32(model):
-    seen = []
-    before = drawn(model)
+    dtypes = []
+    before = sample(model)
     assert optimize_for_inference(model, precision="bf16") is model
     for network in (model.base.network, model.decoder.network, model.encoder):
         layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
-        layer.register_forward_hook(lambda _, inputs, output: seen.append(output.dtype))
-    after = drawn(model)
+        layer.register_forward_hook(lambda _, inputs, output: dtypes.append(output.dtype))
+    after = sample(model)
     model.encode(after)
-    assert set(seen) == {torch.bfloat16}
+    assert set(dtypes) == {torch.bfloat16}
     assert after.dtype == torch.float32
     assert not torch.equal(after, before)
     assert torch.allclose(after, before, atol=0.1)
@@ -47,7 +47,7 @@ def test_a_device_without_bf16_is_refused(model, monkeypatch):
 
 
 def test_every_block_is_compiled(model, monkeypatch):
-    monkeypatch.setenv("CXX", sys.executable)  # there is one
+    monkeypatch.setenv("CXX", sys.executable)  # an executable that exists
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
     optimize_for_inference(model, compile=True)
@@ -55,9 +55,9 @@ def test_every_block_is_compiled(model, monkeypatch):
     assert blocks and {id(module) for module in compiled} >= blocks
 
 
-def test_nothing_asked_changes_nothing(model):
-    before = drawn(model)
-    assert torch.equal(drawn(optimize_for_inference(model)), before)
+def test_without_options_nothing_changes(model):
+    before = sample(model)
+    assert torch.equal(sample(optimize_for_inference(model)), before)
 
 
 def test_compiling_for_a_cpu_needs_a_compiler(model, monkeypatch):

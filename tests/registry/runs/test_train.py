@@ -1,4 +1,4 @@
-"""Runs: what may start, go on or be overwritten, and that the stages are the same one by one and in one go."""
+"""Runs: starting, resuming and overwriting, and stages one by one or all at once."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def finished(short, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def run(finished, tmp_path) -> Path:
-    """A copy of the finished run, to spoil."""
+    """A copy of the finished run, to modify."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
@@ -45,7 +45,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def refused(spec, folder: Path, **options) -> str:
-    """The error's one line; nothing may have been written."""
+    """The error message, in one line; nothing may have been written."""
     before = content(folder) if folder.is_dir() else folder.exists()
     with pytest.raises(ValueError) as error:
         train(spec, folder, RunOptions(**options))
@@ -54,9 +54,9 @@ def refused(spec, folder: Path, **options) -> str:
     return str(error.value)
 
 
-def test_what_a_run_leaves(finished, short):
-    found = {path.name for path in finished.iterdir()}
-    assert found == {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples"}
+def test_the_files_of_a_run(finished, short):
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples"}
     assert {path.name for path in (finished / "samples").iterdir()} == {"reconstructions.png", "samples.png"}
     from ulzoo.registry import load_spec
 
@@ -67,18 +67,18 @@ def test_what_a_run_leaves(finished, short):
     assert tensor_file.read_metadata(finished / "model.safetensors")["results"] == results
 
 
-def test_a_watch_hears_of_every_step(short, tmp_path):
-    heard = []
+def test_the_callback_is_called_after_every_step(short, tmp_path):
+    calls = []
 
-    class Ear(TrainingCallback):
+    class Recorder(TrainingCallback):
         def stage(self, stage, config, start):
-            heard.append((stage, config.steps, start))
+            calls.append((stage, config.steps, start))
 
         def step(self, step, row):
-            heard.append((step, row and row["step"]))
+            calls.append((step, row and row["step"]))
 
-    train(short("train.latents.log_every=3"), tmp_path / "run", RunOptions(stage="latents"), callback=Ear())
-    assert heard == [("latents", 4, 0), (1, None), (2, None), (3, 3), (4, 4)]
+    train(short("train.latents.log_every=3"), tmp_path / "run", RunOptions(stage="latents"), callback=Recorder())
+    assert calls == [("latents", 4, 0), (1, None), (2, None), (3, 3), (4, 4)]
 
 
 def test_restored_checkpoints_are_the_exported_models(finished):
@@ -106,7 +106,7 @@ def test_stage_by_stage_is_the_same_as_all_at_once(short, finished, tmp_path):
 
 
 def test_the_first_stage_is_frozen_in_training_too(finished):
-    """Not only in the export: the second stage's checkpoints hold the first stage's averages, bit by bit."""
+    """The checkpoints of the second stage contain the averages of the first one, bit by bit."""
     checkpoints = CheckpointManager(finished / "checkpoints")
     averages = checkpoints.latest("latents").read("ema.")
     weights = checkpoints.latest("base").read("model.")
@@ -136,7 +136,7 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     assert "no stage latents to build on" in refused(short(), tmp_path / "new", stage="base")
     (tmp_path / "run").mkdir()
     train(short("train.latents.steps=2"), tmp_path / "run", RunOptions(stage="latents"))
-    # as if it had been stopped there
+    # as if it had been interrupted
     checkpoints = CheckpointManager(tmp_path / "run/checkpoints")
     stopped = checkpoints.latest()
     checkpoints.save(TrainingState("latents", 2, stopped.read(""), stopped.metadata | {"spec": short().to_dict()}))
@@ -144,7 +144,7 @@ def test_the_second_stage_needs_a_finished_first(short, tmp_path):
     assert "its stage latents stopped at step 2" in message and "--stage latents" in message
 
 
-def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
+def test_the_first_stage_is_kept_while_the_second_depends_on_it(short, run):
     assert "its stage base depends on latents" in refused(short(), run, stage="latents", resume=True)
     assert "train.latents.steps: 4 -> 8" in refused(short("train.latents.steps=8"), run, resume=True)
     assert "would remove the stage latents" in refused(short(), run, stage="base", fresh=True)
@@ -153,7 +153,7 @@ def test_the_first_stage_is_not_pulled_from_under_the_second(short, run):
 # --------------------------------------------------------------------------------------------------- resume and refusal
 
 
-def test_a_folder_with_a_run_is_not_written_to_unasked(short, run):
+def test_an_existing_run_is_not_overwritten(short, run):
     assert "already contains a run; add --resume" in refused(short(), run)
     assert "already contains a run; add --resume" in refused(short(), run, stage="base")
 
@@ -177,20 +177,20 @@ def test_more_changes_are_counted(short, run):
     assert "(and 1 more)" in refused(short("train.latents.lr=1", "train.base.lr=1"), run, resume=True)
 
 
-def test_what_changes_nothing_may_change(short, run):
+def test_keys_without_effect_on_training_may_change(short, run):
     spec = short("description=longer", "train.base.steps=6", "train.base.log_every=1", "sample.decoder.steps=1")
     train(spec, run, RunOptions(resume=True))
     assert (run / "checkpoints/base-00000006").exists()
     assert tensor_file.read_metadata(run / "model.safetensors")["spec"] == spec.to_dict()
 
 
-def test_fewer_steps_than_were_made(short, run):
+def test_fewer_steps_than_were_trained(short, run):
     assert "has trained 4 steps, more than train.base.steps, 3" in refused(
         short("train.base.steps=3"), run, resume=True
     )
 
 
-def test_resuming_a_finished_run_makes_it_again(short, run, finished):
+def test_resuming_a_finished_run_evaluates_and_exports_again(short, run, finished):
     for name in ("model.safetensors", "figures.json"):
         (run / name).unlink()
     train(short(), run, RunOptions(resume=True))
@@ -198,11 +198,11 @@ def test_resuming_a_finished_run_makes_it_again(short, run, finished):
     assert content(run / "checkpoints") == content(finished / "checkpoints")
 
 
-def test_resuming_nothing_starts(short, tmp_path, finished):
+def test_resuming_without_a_run_starts(short, tmp_path, finished):
     notes = []
-    watch = TrainingCallback()
-    watch.note = notes.append
-    train(short(), tmp_path / "new", RunOptions(resume=True), callback=watch)
+    callback = TrainingCallback()
+    callback.note = notes.append
+    train(short(), tmp_path / "new", RunOptions(resume=True), callback=callback)
     assert notes[0].startswith("nothing to resume")
     assert (tmp_path / "new/figures.json").read_bytes() == (finished / "figures.json").read_bytes()
 
@@ -216,7 +216,7 @@ def test_fresh_removes_the_run_and_nothing_else(short, run):
     assert {path.name for path in (run / "checkpoints").iterdir()} == {f"latents-0000000{n}" for n in (2, 4)}
 
 
-def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
+def test_damage_is_reported_before_anything_is_written(short, run, monkeypatch):
     for path in (run / "checkpoints").glob("*/*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.warns(UserWarning, match="going back"):
@@ -227,7 +227,7 @@ def test_damage_is_found_before_anything_is_written(short, run, monkeypatch):
     assert "upgrade ulzoo" in refused(short(), run, resume=True)
 
 
-def test_going_back_behind_damage_ends_in_the_same_place(short, run, finished):
+def test_resuming_before_a_damaged_checkpoint_gives_the_same_result(short, run, finished):
     next((run / "checkpoints/base-00000004").glob("*.safetensors")).write_bytes(b"")
     with pytest.warns(UserWarning, match="base-00000004"):
         train(short(), run, RunOptions(resume=True))
@@ -235,7 +235,7 @@ def test_going_back_behind_damage_ends_in_the_same_place(short, run, finished):
 
 
 @pytest.mark.parametrize("optimizer, why", [("adahessian", "second derivatives"), ("bnbadamw", "cannot be used here")])
-def test_an_optimizer_that_cannot_be_had(optimizer, why, short, tmp_path):
+def test_an_optimizer_that_cannot_be_used(optimizer, why, short, tmp_path):
     if optimizer.startswith("bnb"):
         from timm.optim import list_optimizers
 
@@ -245,11 +245,11 @@ def test_an_optimizer_that_cannot_be_had(optimizer, why, short, tmp_path):
     assert "train.base.optimizer" in message and why in message
 
 
-def test_no_data_no_run(short, tmp_path):
+def test_missing_data(short, tmp_path):
     assert "data: " in refused(short(f"data.root={tmp_path / 'absent'}"), tmp_path / "new")
 
 
-def test_a_missing_tensorboard_is_found_before_anything_is_written(short, tmp_path, monkeypatch):
+def test_missing_tensorboard_is_reported_before_anything_is_written(short, tmp_path, monkeypatch):
     monkeypatch.setattr("ulzoo.registry.runs.train.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package tensorboard"):
         train(short("train.tensorboard=true"), tmp_path / "run")
