@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import chain, pairwise
 
 import torch
@@ -14,6 +13,7 @@ from ulzoo.media.pixels import psnr
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
+from ulzoo.runtime.messages import suggest
 from ulzoo.visualization.image_grid import GridRow
 
 COLUMNS = 12
@@ -68,9 +68,7 @@ def _label_number(word: str, contract: Contract) -> int:
         return (exact or matches)[0]
     if matches:
         raise ValueError(f"the label {word!r} is ambiguous: {', '.join(names[i] for i in matches)}")
-    close = get_close_matches(word, names, n=1, cutoff=0.65)
-    hint = f"did you mean {close[0]!r}?" if close else f"expected one of: {', '.join(names)}"
-    raise ValueError(f"unknown label {word!r}; {hint}")
+    raise ValueError(f"unknown label {word!r}{suggest(word, names)}")
 
 
 def label_name(number: int, contract: Contract) -> str:
