@@ -162,7 +162,7 @@ def test_argument_help_of_a_constructor_docstring():
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Make a package with these entry points look installed."""
+    """Simulate an installed package with these entry points."""
 
     def install(package: str, **points: str) -> None:
         info = tmp_path / f"{package}-1.0.dist-info"
@@ -197,7 +197,7 @@ def test_two_plugins_with_one_name_are_refused(install, table):
         table.kinds()
 
 
-def test_a_plugin_that_cannot_be_imported_hurts_only_who_asks_for_it(install, table):
+def test_a_plugin_that_cannot_be_imported_is_an_error_only_when_used(install, table):
     install("zoo_broken", **{"encoder.mine": "zoo_broken:Missing"})
     assert table.get("conv") is Conv
     with pytest.raises(ValueError, match="encoder 'mine' of package 'zoo_broken' cannot be imported"):

@@ -1,4 +1,4 @@
-"""Loading: names and paths, `extends`, overrides, and errors that say where and what."""
+"""Loading: names and paths, `extends`, overrides, and located errors."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ ENCODERS = "resnet, vit, identity, diffusers_autoencoder"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """An empty working folder with a full spec in it, and a packaged one."""
+    """A working folder with a full spec, and one packaged spec."""
     monkeypatch.chdir(tmp_path)
     tmp_path.joinpath("full.yaml").write_text(FULL)
     packaged = tmp_path / "packaged"
@@ -69,7 +69,7 @@ def test_a_path_or_a_packaged_name_loads():
     assert list(find_specs()) == ["emoji_tiny"]
 
 
-def test_missing_specs_are_named_with_what_may_have_been_meant():
+def test_missing_specs_are_errors_with_a_suggestion():
     assert error("emoji_tinny") == "there is no spec named 'emoji_tinny'; did you mean 'emoji_tiny'?"
     assert error("xyz") == "there is no spec named 'xyz'; expected one of: emoji_tiny"
     assert error("fulll.yaml") == "fulll.yaml: no such file; did you mean 'full.yaml'?"
@@ -124,7 +124,7 @@ def test_overrides_apply_last_and_their_order_among_kinds_does_not_matter():
     assert load_spec("full.yaml", ["name=x", "name=y"]).name == "y"
 
 
-def test_overrides_may_create_what_the_schema_knows():
+def test_overrides_may_add_keys_of_the_schema():
     spec = load_spec("full.yaml", ["sample.base.steps=9", "base.weighting.bias=-2", "train.base.grad_clip=null"])
     assert (spec.sample.base.steps, spec.base.weighting.bias, spec.train.base.grad_clip) == (9, -2.0, None)
 
@@ -185,7 +185,7 @@ def test_the_latent_logsnr_reaches_prior_and_base():
         ("patch: 2", "kind: vit", "full.yaml:6: kind: duplicate key, first given on line 5"),
     ],
 )  # fmt: skip
-def test_errors_say_where_and_what(old, new, message):
+def test_errors_are_located(old, new, message):
     assert old in FULL
     write("full.yaml", FULL.replace(old, new, 1))
     assert error("full.yaml") == message
@@ -196,7 +196,7 @@ def test_the_first_of_several_errors_counts_the_others():
     assert error("full.yaml") == "full.yaml:6: encoder.pach: unknown key; did you mean 'patch'? (and 2 more)"
 
 
-def test_errors_name_the_file_where_the_key_stands():
+def test_errors_name_the_file_of_the_key():
     write("parent.yaml", FULL.replace("patch: 2", "patch: 2\n  pach: 3"))
     write("child.yaml", "extends: parent.yaml\n\ntrain:\n  latents:\n    lr: fast\n")
     assert error("child.yaml") == "parent.yaml:7: encoder.pach: unknown key; did you mean 'patch'? (and 1 more)"
@@ -214,7 +214,7 @@ def test_errors_name_the_file_where_the_key_stands():
     )
 
 
-def test_a_spec_locates_the_errors_of_whoever_uses_it():
+def test_a_spec_locates_later_errors():
     spec = load_spec("full.yaml", ["latent.channels=3"])
     assert str(spec.error("encoder.patch", "3 does not divide 32")) == (
         "full.yaml:6: encoder.patch: 3 does not divide 32"

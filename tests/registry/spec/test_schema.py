@@ -1,4 +1,4 @@
-"""The spec's own properties: canonical form, hash, differences, JSON Schema."""
+"""The spec: canonical form, hash, differences, JSON Schema."""
 
 import copy
 import json
@@ -31,7 +31,7 @@ MINIMAL = {
 
 
 def changed(**changes: object) -> dict:
-    """MINIMAL with values at dotted paths, `__` for the dot."""
+    """MINIMAL with values at dotted paths; `__` stands for the dot."""
     data = copy.deepcopy(MINIMAL)
     for dotted, value in changes.items():
         *parents, key = dotted.split("__")
@@ -47,7 +47,7 @@ def spec() -> Spec:
     return spec_from_dict(MINIMAL)
 
 
-def test_what_is_left_out_is_resolved(spec):
+def test_defaults_are_resolved(spec):
     assert spec.prior.weighting.kind == "elbo"
     assert spec.base.weighting.kind == spec.decoder.weighting.kind == "sigmoid"
     assert spec.decoder.weighting.bias == -3.0
@@ -73,7 +73,7 @@ def test_resolved_spec_round_trips_as_dict_json_and_yaml(spec):
     clip=st.none() | st.floats(1e-9, 1e9),
 )
 @settings(deadline=None, max_examples=50)
-def test_loading_what_was_written_gives_the_same_spec(tmp_path_factory, lr, betas, seed, description, clip):
+def test_a_written_spec_loads_as_the_same_spec(tmp_path_factory, lr, betas, seed, description, clip):
     data = changed(
         train__latents__lr=lr, train__latents__betas=list(betas), train__base__seed=seed,
         train__base__grad_clip=clip, description=description,
@@ -188,7 +188,7 @@ def test_every_pattern_of_the_allow_list_matches_a_key():
         {"name": ""},
     ],
 )
-def test_bounds_hold(changes):
+def test_values_out_of_bounds_are_refused(changes):
     with pytest.raises(ValidationError):
         Spec.model_validate(changed(**changes))
 
@@ -236,11 +236,11 @@ def test_json_schema_accepts_specs_and_differences(validator, spec):
         {"extends": ["a", "b"]},
     ],
 )
-def test_json_schema_refuses_what_loading_refuses(validator, wrong):
+def test_json_schema_rejects_invalid_specs(validator, wrong):
     assert not validator.is_valid(wrong)
 
 
-def test_json_schema_helps(validator):
+def test_json_schema_has_descriptions(validator):
     schema = validator.schema
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert next(iter(schema["properties"])) == "extends"

@@ -1,4 +1,4 @@
-"""Sweeps: points and grids, what they extend, errors that say where and what, results beside the paper's."""
+"""Sweeps: points and grids, `extends`, located errors, results beside the paper's."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ points:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
-    """An empty working folder with a sweep and its two specs in a folder of its own; nothing is packaged but a copy."""
+    """A working folder with a subfolder that contains a sweep and its two specs; only a copy of it is packaged."""
     monkeypatch.chdir(tmp_path)
     for root in (tmp_path / "own", tmp_path / "packaged" / "paper"):
         root.mkdir(parents=True)
@@ -76,7 +76,7 @@ def test_packaged_sweeps_have_names_with_their_folder(monkeypatch, tmp_path):
     assert load_sweep("paper/factors").resolve() == resolved
 
 
-def test_what_is_a_sweep(folder):
+def test_sweeps_are_recognized(folder):
     folder.joinpath("twin.yaml").write_text("extends: factors.yaml\nname: twin\nset: {latent.channels: 5}\n")
     for name in ("paper/factors", "own/factors.yaml", Path("own/factors.yaml"), "own/twin.yaml"):
         assert is_sweep(name)
@@ -86,7 +86,7 @@ def test_what_is_a_sweep(folder):
 
 
 @pytest.mark.parametrize("sweep", ["own/factors.yaml", "paper/factors"])
-def test_a_point_is_a_spec_by_its_name(sweep):
+def test_a_point_loads_by_its_name(sweep):
     points = {point.name: spec for point, spec in load_sweep(sweep).resolve()}
     assert load_spec(f"{sweep}:other") == points["other"]
     assert load_spec(f"{sweep}:low", ["latent.channels=3"]).latent.channels == 3
@@ -108,7 +108,7 @@ def test_a_grid_is_the_product_of_its_lists(folder):
     ]  # fmt: skip
 
 
-def test_a_sweep_extends_another_point_by_point(folder):
+def test_an_extending_sweep_merges_points(folder):
     folder.joinpath("small").mkdir()
     folder.joinpath("small/twin.yaml").write_text(
         "extends: ../factors.yaml\nname: twin\nspec: ../wide.yaml\n"
@@ -141,7 +141,7 @@ def test_a_sweep_extends_another_point_by_point(folder):
          ),
     ],
 )  # fmt: skip
-def test_a_sweep_with_a_mistake(folder, old, new, message):
+def test_errors_in_a_sweep(folder, old, new, message):
     assert error(load_sweep, change(folder, old, new)).removesuffix(" (and 1 more)") == message
 
 
@@ -157,11 +157,11 @@ def test_a_sweep_with_a_mistake(folder, old, new, message):
         ("tiny.yaml", "factors.yaml", "own/factors.yaml:2: spec: unknown key"),
     ],
 )  # fmt: skip
-def test_a_point_with_a_mistake(folder, old, new, message):
+def test_errors_in_a_point(folder, old, new, message):
     assert error(load_sweep(change(folder, old, new)).resolve).startswith(message)
 
 
-def test_a_sweep_needs_points_with_names_of_their_own(folder):
+def test_a_sweep_needs_points_with_unique_names(folder):
     head = "name: x\nspec: tiny.yaml\ncolumns: [psnr_db]\n"
     for text, message in [
         ("", "own/x.yaml:1: a sweep needs points or a grid"),
@@ -174,7 +174,7 @@ def test_a_sweep_needs_points_with_names_of_their_own(folder):
         assert error(load_sweep, "own/x.yaml").startswith(message)
 
 
-def test_missing_sweeps_are_named_with_what_may_have_been_meant(folder):
+def test_missing_sweeps_are_errors_with_a_suggestion(folder):
     assert error(load_sweep, "paper/factor") == (
         "paper/factor: no such file; did you mean the packaged sweep 'paper/factors'?"
     )
@@ -187,7 +187,7 @@ def test_missing_sweeps_are_named_with_what_may_have_been_meant(folder):
 # ------------------------------------------------------------------------------------------------------------- results
 
 
-def test_results_stand_beside_the_papers():
+def test_results_beside_the_papers_values():
     sweep = load_sweep("own/factors.yaml")
     rows = [
         {"point": "other", "figures": {"psnr_db": 20.0, "seconds": 3}},

@@ -1,4 +1,4 @@
-"""The YAML dialect, the places of keys, merging, overrides."""
+"""The YAML dialect, locations of keys, merging, overrides."""
 
 import pytest
 from hypothesis import given, settings
@@ -63,18 +63,18 @@ def value(text: str) -> object:
         ("{1: a, no: b, ~: c}", {"1": "a", "no": "b", "~": "c"}),
     ],
 )
-def test_scalars_mean_what_a_person_means(text, expected):
+def test_scalars(text, expected):
     got = value(text)
     assert got == expected and type(got) is type(expected)
 
 
-def test_every_key_and_item_has_its_place():
+def test_every_key_and_item_has_a_location():
     tree = parse_yaml("# comment\na: 1\n\nb:\n  c:\n  - 1\n  - d: 2\n", "f.yaml")
     places = {("a",): 2, ("b",): 4, ("b", "c"): 5, ("b", "c", 0): 6, ("b", "c", 1, "d"): 7, ("b", "absent"): 4, (): 2}
     assert {path: tree.place(path) for path in places} == {path: f"f.yaml:{line}" for path, line in places.items()}
 
 
-def test_located_names_place_and_key_path():
+def test_errors_have_location_and_key_path():
     tree = parse_yaml("a:\n  b: [1, 2]\n", "f.yaml")
     assert str(located(tree, ("a", "b", 1), "is odd")) == "f.yaml:2: a.b.1: is odd"
     assert str(located(None, ("a", "b"), "is odd")) == "a.b: is odd"
@@ -108,14 +108,14 @@ def test_located_names_place_and_key_path():
         ("a: 1\n<<: 3\n", "f:2: '<<' must be a mapping"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line_with_its_place(text, message):
+def test_errors_are_one_line_with_their_location(text, message):
     with pytest.raises(SpecError) as caught:
         parse_yaml(text, "f")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 
 
-def test_aliases_expand_and_merge_keys_give_way_to_own_keys():
+def test_aliases_expand_and_own_keys_override_merge_keys():
     text = "a: &a {x: 1, y: 2}\nb: &b {x: 7, z: 3}\nc: *a\nd:\n  y: 9\n  <<: [*a, *b]\n"
     assert value(text) == {"a": {"x": 1, "y": 2}, "b": {"x": 7, "z": 3}, "c": {"x": 1, "y": 2},
                            "d": {"x": 1, "y": 9, "z": 3}}  # fmt: skip
@@ -129,7 +129,7 @@ def test_an_alias_bomb_is_refused_at_once(item):
         parse_yaml("\n".join(lines), "f")
 
 
-def test_read_yaml_wants_a_small_utf8_file_with_a_mapping(tmp_path):
+def test_read_yaml_needs_a_small_utf8_file_with_a_mapping(tmp_path):
     file = tmp_path / "a.yaml"
 
     def error() -> str:
@@ -162,19 +162,19 @@ def merged(*texts: str) -> object:
     return tree.plain()
 
 
-def test_mappings_merge_and_everything_else_replaces():
+def test_mappings_are_merged_and_other_values_replaced():
     assert merged("{a: {x: 1, y: 2}, l: [1, 2], s: 1}", "{a: {y: 3}, l: [3], s: {t: 1}}") == {
         "a": {"x": 1, "y": 3}, "l": [3], "s": {"t": 1},
     }  # fmt: skip
 
 
-def test_a_mapping_of_another_kind_replaces_the_whole():
+def test_a_mapping_of_another_kind_is_replaced():
     assert merged("e: {kind: a, x: 1}", "e: {kind: b, y: 2}") == {"e": {"kind": "b", "y": 2}}
     assert merged("e: {kind: a, x: 1}", "e: {kind: a, y: 2}") == {"e": {"kind": "a", "x": 1, "y": 2}}
     assert merged("e: {kind: a, x: 1}", "e: {x: 2}") == {"e": {"kind": "a", "x": 2}}
 
 
-def test_merged_keys_keep_the_place_where_they_were_written():
+def test_merged_keys_keep_their_locations():
     tree = merge(parse_yaml("a:\n  x: 1\n  y: 2\n", "p"), parse_yaml("\n\na:\n  y: 3\n", "c"))
     assert [tree.place(path) for path in (("a", "x"), ("a", "y"), ("a",))] == ["p:2", "c:4", "c:3"]
     tree = merge(tree, parse_override("a.z=1"))
@@ -214,7 +214,7 @@ scalars = (
     | st.text()
 )
 data = st.recursive(scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-# one key is always a mapping or always a leaf, as in documents of one schema
+# a key is always a mapping or always a leaf, as in documents of one schema
 leaves = st.dictionaries(st.sampled_from(["p", "q", "r"]), st.integers(0, 3) | st.lists(st.integers(0, 3), max_size=2))
 shaped = st.dictionaries(st.sampled_from(["a", "b"]), leaves)
 
