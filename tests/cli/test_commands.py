@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 import ulzoo as library
 from ulzoo.registry.cost.summary import BlockRow, fold
-from ulzoo.training import trainer
+from ulzoo.training import monitoring
 
 COMMANDS = ["train", "sweep", "plot", "report", "find", "list", "show", "sample", "reconstruct", "encode", "evaluate"]
 COMMANDS += ["export", "push", "schema"]
@@ -79,7 +79,7 @@ def test_a_loss_that_is_not_finite(ulzoo, here):
 
 
 def test_a_collapse_is_one_line_of_warning(ulzoo, here, monkeypatch):
-    monkeypatch.setattr(trainer, "COLLAPSED_BITS_PER_DIMENSION", 1e9)
+    monkeypatch.setattr(monitoring, "COLLAPSED_BITS_PER_DIMENSION", 1e9)
     result = ulzoo("train", "tiny.yaml", "--stage", "latents")
     assert result.exit_code == 0
     assert re.fullmatch(r"warning: step 1: .*decoder\.weighting\.loss_factor.*\n", result.stderr)

@@ -172,10 +172,10 @@ def test_add_noise_is_variance_preserving_and_to_x_undoes_it(prediction: str) ->
     x, noise = torch.randn(5, 2, 3, generator=generator), torch.randn(5, 2, 3, generator=generator)
     logsnr = torch.tensor([-8.0, -2.0, 0.0, 3.0, 8.0])
     alpha, sigma = (1 / (1 + (-logsnr).exp())).sqrt()[:, None, None], (1 / (1 + logsnr.exp())).sqrt()[:, None, None]
-    x_t = diffusion.add_noise(x, logsnr, noise)
+    x_t = diffusion.add_noise(x, logsnr=logsnr, noise=noise)
     torch.testing.assert_close(x_t, alpha * x + sigma * noise)
     truth = {"x": x, "eps": noise, "v": alpha * noise - sigma * x}[prediction]
-    torch.testing.assert_close(diffusion.to_x(truth, x_t, logsnr), x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(diffusion.to_x(truth, x_t=x_t, logsnr=logsnr), x, rtol=0, atol=1e-4)
 
 
 def test_a_perfect_prediction_costs_nothing(prediction: str) -> None:

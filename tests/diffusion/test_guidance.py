@@ -79,7 +79,9 @@ def test_guiding_means_the_same_in_every_parametrisation() -> None:
             return {"x": x_hat, "eps": eps, "v": alpha * eps - sigma * x_hat}[prediction]
 
         guidance = Guidance(lambda x, t: (translate(conditional(x, t)), translate(unconditional(x, t))), scale)
-        return GaussianDiffusion(CosineSchedule(), prediction).to_x(guidance(X_T, LOGSNR), X_T, LOGSNR)  # type: ignore[arg-type]
+        return GaussianDiffusion(CosineSchedule(), prediction).to_x(  # type: ignore[arg-type]
+            guidance(X_T, LOGSNR), x_t=X_T, logsnr=LOGSNR
+        )
 
     for prediction in ("eps", "v"):
         torch.testing.assert_close(predicted_as(prediction, 2.5), predicted_as("x", 2.5), rtol=1e-3, atol=1e-4)

@@ -161,7 +161,7 @@ def test_the_entropy_is_eq_5s_term() -> None:
 
 def test_without_a_variance_it_is_a_point() -> None:
     features = torch.randn(SHAPE, generator=seeded(3))
-    point = Posterior.from_features(features, False, LOGSNR)
+    point = Posterior.from_features(features, learned=False, logsnr=LOGSNR)
     assert point.sample() is features and torch.equal(point.entropy(LOGSNR), torch.zeros(SHAPE[0]))
     vanishing = Posterior(features, torch.full_like(features, -60.0))
     torch.testing.assert_close(vanishing.sample(seeded()), features)
@@ -170,7 +170,7 @@ def test_without_a_variance_it_is_a_point() -> None:
 
 def test_half_the_channels_are_the_mean_and_half_the_variance() -> None:
     features = torch.randn(SHAPE, generator=seeded(4))
-    posterior = Posterior.from_features(features, True, LOGSNR)
+    posterior = Posterior.from_features(features, learned=True, logsnr=LOGSNR)
     assert torch.equal(posterior.mean, features[:, :2])
     torch.testing.assert_close(posterior.log_variance, features[:, 2:] - LOGSNR)
     draws = torch.stack([posterior.sample(seeded(i)) for i in range(4000)])

@@ -38,12 +38,12 @@ class GaussianDiffusion:
             raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}")
         self.schedule, self.prediction = schedule, prediction
 
-    def add_noise(self, x: Tensor, logsnr: Tensor, noise: Tensor) -> Tensor:
+    def add_noise(self, x: Tensor, *, logsnr: Tensor, noise: Tensor) -> Tensor:
         """x_t at log-SNR `logsnr` (B,)."""
         alpha, sigma = alpha_sigma(expand_like(logsnr, x))
         return alpha * x + sigma * noise
 
-    def to_x(self, prediction: Tensor, x_t: Tensor, logsnr: Tensor) -> Tensor:
+    def to_x(self, prediction: Tensor, *, x_t: Tensor, logsnr: Tensor) -> Tensor:
         """The denoised x̂ that a prediction at `x_t` stands for."""
         if self.prediction == "x":
             return prediction
@@ -97,7 +97,7 @@ class GaussianDiffusion:
             t = start + span * t
         logsnr = self.schedule.logsnr(t)
         noise = randn_like(x, generator)
-        prediction = denoiser(self.add_noise(x, logsnr, noise), logsnr)
+        prediction = denoiser(self.add_noise(x, logsnr=logsnr, noise=noise), logsnr)
         error = (self._target(x, noise, logsnr) - prediction).float().square().flatten(1).sum(1)
         weight = self._loss_weight(logsnr, weighting or _ELBO)
         return -self.schedule.dlogsnr_dt(t) * span * weight / 2 * error  # (B,)
@@ -139,7 +139,7 @@ class GaussianDiffusion:
         def denoise(x_t: Tensor, level: Tensor) -> Tensor:
             network = guidance if guidance and guidance.applies(level.item()) else denoiser
             logsnr = torch.full((len(x_t),), level.item(), device=x_t.device)
-            return self.to_x(network(x_t, logsnr).to(x_t.dtype), x_t, level)
+            return self.to_x(network(x_t, logsnr).to(x_t.dtype), x_t=x_t, logsnr=level)
 
         x_1 = torch.randn(shape, device=device, generator=generator)
         return SAMPLERS[sampler](denoise, x_1, GRIDS[sampler](self.schedule, steps), generator)

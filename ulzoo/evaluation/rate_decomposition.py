@@ -56,7 +56,7 @@ class Recorder(GaussianDiffusion):
         def recorded(x_t: Tensor, logsnr: Tensor) -> Tensor:
             nonlocal errors
             prediction = denoiser(x_t, logsnr)
-            denoised = self.to_x(prediction.to(x_t.dtype), x_t, logsnr)
+            denoised = self.to_x(prediction.to(x_t.dtype), x_t=x_t, logsnr=logsnr)
             errors = (x - denoised).float().square().flatten(2).sum(2)  # (B, c); the shares are equal in x, ε and v
             self.terms["logsnr"] = logsnr
             return prediction

@@ -26,7 +26,7 @@ class Posterior:
     log_variance: Tensor | None = None
 
     @classmethod
-    def from_features(cls, features: Tensor, learned: bool, logsnr: float) -> "Posterior":
+    def from_features(cls, features: Tensor, *, learned: bool, logsnr: float) -> "Posterior":
         """From the encoder's channels: c for a point; 2c, mean and log variance, for a learned variance.
 
         An encoder that outputs 0 has the variance e^{-λ_z(0)}, that of the fixed noise relative to the signal.

@@ -220,7 +220,8 @@ class UnifiedLatents(nn.Module):
         if x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
         features = self.encoder(x).to(x.dtype)  # bfloat16 under autocast is too coarse for the noise at σ_0
-        return Posterior.from_features(features, self.contract.learned_variance, self.contract.latent_logsnr)
+        contract = self.contract
+        return Posterior.from_features(features, learned=contract.learned_variance, logsnr=contract.latent_logsnr)
 
     def latent_conditions(self, model: DiffusionModel | Prior, n: int, conditions: Conditions) -> NetworkConditions:
         """The conditions of the prior or the base for n latents; the base also takes the encoded context clip."""
