@@ -44,7 +44,7 @@ class DistanceConfig:
                 raise ValueError("--samples and --detector go with --frechet")
             return None
         if detector and network != "fid":
-            raise ValueError("--detector is Inception's weights, for --frechet fid")
+            raise ValueError("--detector gives Inception's weights, so it goes with --frechet fid")
         config = cls(network, samples, os.path.abspath(detector) if detector else None)
         config.load_network()
         return config

@@ -15,10 +15,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import torch
-from filelock import Timeout
 
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
-from ulzoo.registry.sweeps.point import make_row, run_point
+from ulzoo.registry.sweeps.point import PointBusy, make_row, run_point
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.runtime.devices import pick_device
 
@@ -201,7 +200,7 @@ def _work(connection: Connection, threads: int) -> None:
         job, wait_for_lock = message
         try:
             answer: tuple[Any, ...] = ("row", run_point(job, _ProgressSender(connection), wait_for_lock))
-        except Timeout:
+        except PointBusy:
             answer = ("busy",)
         gc.collect()
         if torch.cuda.is_available():

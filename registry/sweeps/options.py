@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from ulzoo.registry.spec.loading import SPECS
 from ulzoo.registry.spec.sweep import Sweep, find_sweeps, is_sweep, load_sweep
@@ -14,17 +15,19 @@ PAPER = "paper"
 COMMAND_LINE = "the command line"
 
 
+@dataclass(frozen=True)
 class GridAxis:
     """An option for a key over which the paper sweeps.
 
-    Args:
+    Attributes:
         option: name of the command-line option.
         key: key path in a spec.
         table: last part of the names of the packaged sweeps with the paper's values.
     """
 
-    def __init__(self, option: str, key: str, table: str) -> None:
-        self.option, self.key, self.table = option, key, table
+    option: str
+    key: str
+    table: str
 
     def values(self, text: str, spec: str) -> Node:
         """The values in `text`, or the paper's for a spec."""

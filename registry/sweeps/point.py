@@ -33,6 +33,10 @@ OnStep = Callable[[str, int, int, monitoring.LogRow | None], None]
 """Progress callback: stage, step, number of steps of the stage, and the row of metrics.jsonl if one was written."""
 
 
+class PointBusy(Exception):
+    """Another process is training the point, or a stage 1 that it shares; the message is the path of the lock."""
+
+
 def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> ResultRow:
     """Train and measure a point in its folder, from its last checkpoint, and append its row to the store.
 
@@ -45,7 +49,7 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
         do not raise: they make a row with the status "failed".
 
     Raises:
-        Timeout: another process holds a lock of the point, and `wait` is False.
+        PointBusy: another process holds a lock of the point, and `wait` is False.
     """
     store = Store(job.store)
     folder = store.folder / job.folder
@@ -65,7 +69,7 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
                 outcome["figures"] = outcome["figures"] | _check_finite(results["figures"])
                 outcome["protocol"] = outcome["protocol"] | results["protocol"]
             (folder / "error.txt").unlink(missing_ok=True)
-        except Timeout:
+        except PointBusy:
             raise
         except StoppedEarly as reason:
             outcome = {"error": str(reason), "status": "stopped"}
@@ -86,10 +90,13 @@ def acquire_lock(path: Path, wait: bool) -> AcquireReturnProxy:
         A context manager that releases the lock; its attribute `lock` can be released earlier.
 
     Raises:
-        Timeout: another process holds the lock, and `wait` is False.
+        PointBusy: another process holds the lock, and `wait` is False.
     """
     lock = FileLock(path, timeout=-1 if wait else 0, thread_local=False)
-    return lock.acquire(poll_interval=SECONDS_BETWEEN_LOCK_ATTEMPTS)
+    try:
+        return lock.acquire(poll_interval=SECONDS_BETWEEN_LOCK_ATTEMPTS)
+    except Timeout:
+        raise PointBusy(str(path)) from None
 
 
 def make_row(

@@ -51,7 +51,7 @@ def test_distances_that_cannot_be_measured_are_errors_before_training(planned, m
         planned(stage="latents", distances=LITE)
     for options, words in (
         ((None, 4, None), "--samples and --detector go with --frechet"),
-        (("fd_efficientnet_lite0", None, Path("x")), "--detector is Inception's weights"),
+        (("fd_efficientnet_lite0", None, Path("x")), "--detector gives Inception's weights"),
         (("fid", None, tmp_path / "x.pth"), "no such file"),
     ):
         with pytest.raises(ValueError, match=words):

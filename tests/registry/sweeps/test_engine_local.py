@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import Timeout
 
 from ulzoo.registry.sweeps import engine_local
 from ulzoo.registry.sweeps.engine_local import LocalEngine, worker_devices
 from ulzoo.registry.sweeps.jobs import RETRIES, SweepCallback, plan_jobs, unsettled_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
-from ulzoo.registry.sweeps.point import acquire_lock, run_point
+from ulzoo.registry.sweeps.point import PointBusy, acquire_lock, run_point
 from ulzoo.registry.sweeps.store import VARYING, Store
 
 TINY = Path(__file__).parents[2] / "tiny.yaml"
@@ -118,7 +117,7 @@ def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
         while not list((tmp_path / "store").glob("points/*/checkpoints/latents-*")):
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.05)
-        with pytest.raises(Timeout):
+        with pytest.raises(PointBusy):
             run_point(job, wait=False)
         process.kill()
     free = False
@@ -128,7 +127,7 @@ def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
         try:
             acquire_lock(tmp_path / "store" / job.folder / ".lock", wait=False).lock.release()
             free = True
-        except Timeout:
+        except PointBusy:
             continue
     assert free
 

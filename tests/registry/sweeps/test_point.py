@@ -5,7 +5,6 @@ import multiprocessing
 
 import pytest
 import torch
-from filelock import Timeout
 
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.runs.train import train
@@ -13,7 +12,7 @@ from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.sweeps import point as point_module
 from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
-from ulzoo.registry.sweeps.point import acquire_lock, run_point
+from ulzoo.registry.sweeps.point import PointBusy, acquire_lock, run_point
 from ulzoo.registry.sweeps.store import VARYING, Store
 from ulzoo.training.checkpointing import Checkpoint
 
@@ -140,7 +139,7 @@ def holder():
 def test_a_point_that_another_process_trains(jobs, holder, tmp_path):
     job = jobs("latent.channels=4,8")[0]
     kill = holder(tmp_path / "store" / job.folder / ".lock")
-    with pytest.raises(Timeout):
+    with pytest.raises(PointBusy):
         run_point(job, wait=False)
     assert not (tmp_path / "store" / "results.jsonl").exists()
     kill()
@@ -149,7 +148,7 @@ def test_a_point_that_another_process_trains(jobs, holder, tmp_path):
 
 def test_a_lock_ends_with_its_process(holder, tmp_path):
     kill = holder(tmp_path / "lock")
-    with pytest.raises(Timeout):
+    with pytest.raises(PointBusy):
         acquire_lock(tmp_path / "lock", wait=False)
     kill()
     acquire_lock(tmp_path / "lock", wait=False).lock.release()
@@ -187,7 +186,7 @@ def test_a_shared_stage_1_changes_no_bit(jobs, tmp_path, monkeypatch):
 def test_a_stage_1_that_another_process_trains_is_waited_for(jobs, holder, tmp_path):
     first, second = jobs(*BASES, reuse_latents=True)
     kill = holder(tmp_path / "store" / "points" / f".latents-{first.latents_hash}.lock")
-    with pytest.raises(Timeout):
+    with pytest.raises(PointBusy):
         run_point(second, wait=False)
     kill()
     assert run_point(second, wait=False)["status"] == "done"
@@ -209,7 +208,7 @@ def test_the_lock_is_released_when_stage_1_is_finished(jobs, tmp_path):
 def is_free(path) -> bool:
     try:
         acquire_lock(path, wait=False).lock.release()
-    except Timeout:
+    except PointBusy:
         return False
     return True
 
