@@ -1,14 +1,14 @@
-"""Forward and backward of our networks beside timm's ViT blocks and diffusers' U-Net, by turns in one process.
+"""Forward and backward of our networks compared with timm's ViT blocks and diffusers' U-Net, in turns in one process.
 
     python -m benchmarks blocks [--device D] [--threads N] [--precisions fp32,bf16] [--compile] [--scale N]
                                 [--cases ...] [--rounds 9] [--out benchmarks/results] [--json]
 
-A spec's transformer is measured beside timm's blocks of the same widths, depths, heads, dropout and tokens, which are
-told of no noise level or position; its U-ViT decoder beside diffusers' UNet2DModel, of about as many FLOPs on the same
-image, in time per FLOP. Each runs its own code as it is, in training mode; with `--compile` ours as the trainer
-compiles, block by block, and theirs as a whole. `--scale` multiplies the batches, for a GPU. Exit status 1 if ours
+The transformer of a spec is compared with timm's blocks of the same widths, depths, heads, dropout and tokens, which
+have no input for the noise level and no positions; its U-ViT decoder with diffusers' UNet2DModel of about as many FLOPs
+on the same image, in time per FLOP. Both run their own code in training mode; with `--compile` ours is compiled block
+by block as in the trainer, and theirs as a whole. `--scale` multiplies the batches, for a GPU. Exit status 1 if ours
 takes more than 1.05 of timm's time or 1.1 of the U-Net's time per FLOP, in the precision that the specs train in (bf16
-where the device multiplies it, else fp32); what other precisions take is told, too.
+where the device has it, else fp32); times in other precisions are reported too.
 """
 
 import math
@@ -21,6 +21,7 @@ from torch import nn
 
 from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, ratio
 from benchmarks.rivals import DiffusersUNet, TimmBlocks, forward_flops
+from ulzoo.model.conditioning import Conditions
 from ulzoo.nn import HierarchicalViT, UViT, ViT
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
@@ -31,7 +32,7 @@ BATCHES = {
     ("emoji32_tiny", "base"): 64,
     ("emoji64_small", "prior"): 16,
     ("emoji64_small", "base"): 16,
-    ("imagenet512_small", "prior"): 3,  # with 1, casts of wide weights weigh, of which ours has more
+    ("imagenet512_small", "prior"): 3,  # with 1, the casts of wide weights dominate, of which ours has more
     ("imagenet512_small", "base"): 1,
     ("imagenet512_medium", "base"): 3,
     ("emoji64_small", "decoder"): 4,
@@ -41,60 +42,62 @@ TIMM, UNET = 1.05, 1.1
 
 
 def pair(spec: str, name: str, batch: int, device: torch.device) -> dict[str, tuple[nn.Module, dict[str, Any]]]:
-    """Ours and theirs, with what each is called with."""
+    """Our network and theirs, each with its inputs."""
     model = compile_model(load_spec(spec), device, pretrained=False)
     part, contract = getattr(model, name), model.contract
     network = part.network.train().requires_grad_(True)
     logsnr, labels = torch.randn(batch, device=device), torch.zeros(batch, dtype=torch.long, device=device)
     z = torch.randn(batch, *contract.latent_shape, device=device)
     x_t = torch.randn(batch, *contract.shape, device=device) if name == "decoder" else z
-    conditions = model.decoding(part, z, None, None, None) if name == "decoder" else {}
-    if part.num_classes:
-        conditions["labels"] = labels
+    conditions = part.select_conditions(Conditions(labels), device)
+    if name == "decoder":
+        conditions = model.decoder_conditions(part, z, Conditions(labels))
     with device:
         if isinstance(network, UViT):
-            flops = forward_flops(network, x_t[:1], logsnr[:1], **{k: v[:1] for k, v in conditions.items()})
+            one = conditions._replace(**{k: v[:1] for k, v in conditions._asdict().items() if v is not None})
+            flops = forward_flops(network, x_t[:1], logsnr[:1], one)
             theirs: nn.Module = DiffusersUNet(x_t.shape[1], x_t.shape[-1], flops)
-            given: dict[str, Any] = {"x": x_t, "t": logsnr}
+            inputs: dict[str, Any] = {"x": x_t, "t": logsnr}
         else:
             theirs = TimmBlocks(network)
-            given = {"tokens": torch.randn(batch, tokens(network), network.embed.out_features)}
-    for parameter in network.parameters():  # a fresh one is zero in places
+            inputs = {"tokens": torch.randn(batch, tokens(network), network.embed.out_features)}
+    for parameter in network.parameters():  # outputs are initialised to zero
         nn.init.normal_(parameter, std=0.02)
-    return {"ours": (network, {"x_t": x_t, "logsnr": logsnr, **conditions}), "theirs": (theirs.train(), given)}
+    our_inputs = {"x_t": x_t, "logsnr": logsnr, "conditions": conditions}
+    return {"ours": (network, our_inputs), "theirs": (theirs.train(), inputs)}
 
 
 def tokens(network: ViT | HierarchicalViT) -> int:
-    """Those of the finest level."""
+    """Number of tokens of the finest level."""
     return math.prod(network.size if isinstance(network, ViT) else network.sizes[0])
 
 
-def step(network: nn.Module, given: dict[str, Any], precision: str, device: torch.device) -> Callable[[], None]:
+def step(network: nn.Module, inputs: dict[str, Any], precision: str, device: torch.device) -> Callable[[], None]:
     """One forward and backward pass."""
 
     def run() -> None:
         network.zero_grad()
         with autocast(precision, device):
-            loss = network(**given).float().square().mean()
+            loss = network(**inputs).float().square().mean()
         loss.backward()
 
     return run
 
 
 def measure(spec: str, name: str, precision: str, options: Any, device: torch.device) -> dict[str, Any]:
-    """A row of results."""
+    """One row of the results."""
     batch = BATCHES[spec, name] * options.scale
     both = pair(spec, name, batch, device)
-    flops = {side: forward_flops(network, **given) for side, (network, given) in both.items()}
+    flops = {side: forward_flops(network, **inputs) for side, (network, inputs) in both.items()}
     if options.compile:
         for network, _ in both.values():
-            compile_blocks(nn.ModuleDict({"it": network}))
-    sides = {side: step(network, given, precision, device) for side, (network, given) in both.items()}
+            compile_blocks(nn.ModuleDict({"network": network}))
+    sides = {side: step(network, inputs, precision, device) for side, (network, inputs) in both.items()}
     seconds = by_turns(sides, device, options.rounds, warm=3 if options.compile else 1)
     against, bar = ("diffusers UNet2DModel", UNET) if "decoder" in name else ("timm blocks", TIMM)
-    found = ratio(seconds["ours"], seconds["theirs"])
+    relative = ratio(seconds["ours"], seconds["theirs"])
     if against != "timm blocks":
-        found = ratio([s / flops["ours"] for s in seconds["ours"]], [s / flops["theirs"] for s in seconds["theirs"]])
+        relative = ratio([s / flops["ours"] for s in seconds["ours"]], [s / flops["theirs"] for s in seconds["theirs"]])
     row = {
         "case": f"{spec} {name}",
         "against": against,
@@ -103,10 +106,10 @@ def measure(spec: str, name: str, precision: str, options: Any, device: torch.de
         "batch": batch,
         "forward_gflops": {side: round(count / 1e9, 3) for side, count in flops.items()},
         "seconds": {side: Spread.of(values) for side, values in seconds.items()},
-        "ratio": found,
+        "ratio": relative,
         "bar": bar,
     }
-    print(f"{row['case']:<26} {precision}  of {against}: {found}, bar {bar}", flush=True)
+    print(f"{row['case']:<26} {precision}  of {against}: {relative}, bar {bar}", flush=True)
     return row
 
 
@@ -122,9 +125,9 @@ def main() -> int:
     cases = [tuple(case.split(":")) for case in options.cases.split(",")]
     rows = [measure(spec, name, precision, options, device) for spec, name in cases for precision in precisions]
     publish("blocks_compiled" if options.compile else "blocks", {"rows": rows}, device, options.out)
-    own = "bf16" if "bf16" in precisions else "fp32"
-    missed = [row["case"] for row in rows if row["precision"] == own and row["ratio"].median > row["bar"]]
-    print(f"in {own}: " + (f"missed by {', '.join(missed)}" if missed else "all bars are met"))
+    trained_in = "bf16" if "bf16" in precisions else "fp32"
+    missed = [row["case"] for row in rows if row["precision"] == trained_in and row["ratio"].median > row["bar"]]
+    print(f"in {trained_in}: " + (f"missed by {', '.join(missed)}" if missed else "all bars are met"))
     return int(bool(missed))
 
 

@@ -1,13 +1,13 @@
-"""How the time of an image grows with resolution, latent channels, tokens and depth, beside how its FLOPs grow.
+"""How the time per image grows with resolution, latent channels, tokens and depth, compared with its FLOPs.
 
     python -m benchmarks costs [--device D] [--threads N] [--rounds 5] [--scale 1] [--precision bf16] [--json]
                                [--out benchmarks/results]
 
-Forward and backward, in bf16 where the device multiplies it. Resolution and latent channels: stage 1 with the networks
-of emoji64_small; tokens and depth: its prior. All points of an axis take turns, in batches that have `--scale` times
-256² pixels, 4096 tokens, or, along depth, 16 examples of 64 tokens. Lines through the logarithms of time and of FLOPs
-over those of the axis give two exponents. Writes costs.json, costs.png and costs.svg. Exit status 1 if an exponent of
-time is over that of FLOPs by more than 0.1.
+Forward and backward, in bf16 where the device has it. Resolution and latent channels: stage 1 with the networks of
+emoji64_small; tokens and depth: its prior. The points of an axis take turns, in batches of `--scale` times 256² pixels,
+4096 tokens, or, along depth, 16 examples of 64 tokens. Lines through the logarithms of time and of FLOPs over those of
+the axis give two exponents. Writes costs.json, costs.png and costs.svg. Exit status 1 if the exponent of time exceeds
+that of FLOPs by more than 0.1.
 """
 
 import sys
@@ -22,37 +22,38 @@ import torch
 
 from benchmarks.measuring import Spread, by_turns, parser, prepare, publish
 from benchmarks.rivals import forward_flops
-from ulzoo.model.losses import stage_loss
+from ulzoo.model.losses import StageLoss
 from ulzoo.nn import DenoiserInputs, ViT
 from ulzoo.registry import Spec, load_spec, spec_from_dict
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.runtime.devices import autocast, has_bf16
 
-Point = tuple[float, int, Callable[[], None]]  # GFLOPs of an example, examples a call, the call
+Point = tuple[float, int, Callable[[], None]]  # GFLOPs per example, examples per call, the call
 EXCESS = 0.1
 
 
 def stage_1(resolution: int, channels: int, scale: int, precision: str, device: torch.device) -> Point:
     """A step of stage 1 with emoji64_small's networks, without the optimizer."""
-    spec = at(load_spec("emoji64_small", [f"latent.channels={channels}"]), resolution)
+    spec = with_resolution(load_spec("emoji64_small", [f"latent.channels={channels}"]), resolution)
     flops = summarize(spec).training_flops("latents") / 1e9
     batch = scale * 256**2 // resolution**2
     model = compile_model(spec, device)
     model.prepare("latents")
     x = torch.rand(batch, *model.contract.shape, device=device) * 2 - 1
+    stage_loss = StageLoss(model, "latents")
 
     def run() -> None:
         model.zero_grad()
         with autocast(precision, device):
-            loss = stage_loss(model, "latents", x)
+            loss = stage_loss(x)["loss"]
         loss.backward()
 
     return flops, batch, run
 
 
-def at(spec: Spec, resolution: int) -> Spec:
-    """The same on images of another size, which nobody reads."""
+def with_resolution(spec: Spec, resolution: int) -> Spec:
+    """The spec with images of another resolution, which are not read."""
     data = {"kind": "image_folder", "root": "none", "resolution": resolution, "num_classes": 7, "verify": False}
     return spec_from_dict({**spec.to_dict(), "data": data})
 
@@ -83,12 +84,12 @@ AXES: dict[str, tuple[tuple[int, ...], Callable[..., Point]]] = {
 
 
 def slope(x: Iterable[float], y: Iterable[float]) -> float:
-    """Of the straight line through the logarithms."""
+    """Slope of the straight line through the logarithms."""
     return float(np.polyfit(np.log(list(x)), np.log(list(y)), 1)[0])
 
 
 def measure(axis: str, device: torch.device, options: Namespace) -> dict[str, Any]:
-    """Times and FLOPs of an example along an axis, and the exponents of both."""
+    """Time and FLOPs per example along an axis, and the exponents of both."""
     values, make = AXES[axis]
     points = {str(value): make(value, options.scale, options.precision, device) for value in values}
     seconds = by_turns({name: run for name, (_, _, run) in points.items()}, device, options.rounds)
@@ -107,31 +108,31 @@ def measure(axis: str, device: torch.device, options: Namespace) -> dict[str, An
     return {"axis": axis, "exponent_of_time": of_time, "exponent_of_flops": of_flops, "rows": rows}
 
 
-def plot(found: list[dict[str, Any]], where: str, path: Path) -> None:
-    """Seconds of an example over every axis, with quartiles, beside its FLOPs brought to the same first point."""
+def plot(results: list[dict[str, Any]], where: str, path: Path) -> None:
+    """Seconds per example along every axis, with quartiles, and FLOPs scaled to the same first point."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(found), figsize=(3.4 * len(found), 3.2), layout="constrained")
-    for axes, one in zip(panels, found, strict=True):
-        axis, rows = one["axis"], one["rows"]
+    figure, panels = plt.subplots(1, len(results), figsize=(3.4 * len(results), 3.2), layout="constrained")
+    for axes, result in zip(panels, results, strict=True):
+        axis, rows = result["axis"], result["rows"]
         values, spreads = [row[axis] for row in rows], [row["seconds"] for row in rows]
         seconds = np.array([spread.median for spread in spreads])
-        around = [seconds - [spread.low for spread in spreads], [spread.high for spread in spreads] - seconds]
+        errors = [seconds - [spread.low for spread in spreads], [spread.high for spread in spreads] - seconds]
         flops = np.array([row["gflops"] for row in rows])
         axes.errorbar(
-            values, seconds, np.abs(around), fmt="o-", capsize=3, label=f"time, power {one['exponent_of_time']:.2f}"
+            values, seconds, np.abs(errors), fmt="o-", capsize=3, label=f"time, power {result['exponent_of_time']:.2f}"
         )
-        axes.plot(values, flops * seconds[0] / flops[0], "--", label=f"FLOPs, power {one['exponent_of_flops']:.2f}")
+        axes.plot(values, flops * seconds[0] / flops[0], "--", label=f"FLOPs, power {result['exponent_of_flops']:.2f}")
         axes.set(xlabel=axis, xscale="log", yscale="log", xticks=values, xticklabels=[str(value) for value in values])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
-        if max(seconds) < 3 * min(seconds):  # a flat line fills no panel of its own noise
+        if max(seconds) < 3 * min(seconds):  # keeps the noise of a flat line from filling the panel
             axes.set_ylim(min(seconds) / 3, max(seconds) * 3)
-    panels[0].set_ylabel("seconds of an example")
+    panels[0].set_ylabel("seconds per example")
     figure.suptitle(f"forward and backward on {where}", fontsize=10)
     for suffix in (".png", ".svg"):
         figure.savefig(path.with_suffix(suffix), dpi=140)
@@ -139,18 +140,18 @@ def plot(found: list[dict[str, Any]], where: str, path: Path) -> None:
 
 def main() -> int:
     arguments = parser(__doc__)
-    arguments.add_argument("--scale", type=int, default=1, help="of the batches; 64 for a large GPU")
+    arguments.add_argument("--scale", type=int, default=1, help="factor of the batch sizes; 64 for a large GPU")
     arguments.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     arguments.set_defaults(rounds=5)
     options = arguments.parse_args()
     device = prepare(options)
     options.precision = options.precision if has_bf16(device) else "fp32"
-    found = [measure(axis, device, options) for axis in AXES]
+    results = [measure(axis, device, options) for axis in AXES]
     name = "costs" if options.precision == "bf16" else "costs_fp32"
-    content = {"precision": options.precision, "axes": found}
-    plot(found, f"{device.type}, {options.precision}", publish(name, content, device, options.out))
-    faster = [one["axis"] for one in found if one["exponent_of_time"] > one["exponent_of_flops"] + EXCESS]
-    print(f"faster than its FLOPs grows {', '.join(faster)}" if faster else "nothing grows faster than its FLOPs")
+    content = {"precision": options.precision, "axes": results}
+    plot(results, f"{device.type}, {options.precision}", publish(name, content, device, options.out))
+    faster = [row["axis"] for row in results if row["exponent_of_time"] > row["exponent_of_flops"] + EXCESS]
+    print(f"time grows faster than FLOPs: {', '.join(faster)}" if faster else "time never grows faster than FLOPs")
     return int(bool(faster))
 
 

@@ -1,4 +1,4 @@
-"""Training a DiT as diffusers' examples train: their model, scheduler, moving average and loop."""
+"""Training of a DiT as in diffusers' examples: their model, scheduler, moving average and loop."""
 
 import time
 from statistics import median
@@ -15,12 +15,12 @@ from ulzoo.runtime.devices import autocast
 def train_dit(
     latent: tuple[int, ...], flops: int, batch: int, steps: int, rows: int, compiled: bool, device: torch.device
 ) -> dict[str, Any]:
-    """Images a second of `steps` steps on latents that lie on the device, counted as the trainer's rows are.
+    """Images per second of `steps` steps on latents on the device, counted like the rows of the trainer's log.
 
     Args:
         latent: (channels, side, side).
-        flops: forward, of one latent; the DiT is the one that comes nearest.
-        rows: that the steps are counted in; the first is left out.
+        flops: forward FLOPs of one latent; the DiT with the nearest number is trained.
+        rows: number of rows that the steps are divided into; the first one does not count.
     """
     from diffusers import DDPMScheduler
     from diffusers.training_utils import EMAModel

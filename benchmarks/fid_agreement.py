@@ -1,14 +1,14 @@
-"""Our distances of two folders of images beside those that torch-fidelity's own command prints of the same files.
+"""Our distances between two folders of images compared with those of torch-fidelity's command on the same files.
 
     python benchmarks/fid_agreement.py [--images 350] [--folders A B] [--inception WEIGHTS] [--out results.json]
 
-Without `--folders`, the embedded emoji at 64×64, two halves of the training images, are written out as PNG. The
-features are EfficientNet-Lite0's, whose weights come with a package, registered with torch-fidelity; and Inception's,
-by torch-fidelity's weights or, without `--inception`, by random ones, under which resizing, layers and distance are the
-same. torch-fidelity runs as `fidelity --input1 A --input2 B --fid --kid --prc` in a process of its own. Beside its
-Fréchet distance (eigenvalues of a general matrix) and ours (float64, two symmetric eigendecompositions) stands scipy's
-`sqrtm` of float32 features, as pytorch-fid and ADM do it. Exit status 1 if ours and the command's differ by more than
-1e-3, relatively.
+Without `--folders`, the two halves of the embedded emoji for training are written as PNG at 64×64. Features are
+EfficientNet-Lite0's, whose weights come with a package, registered with torch-fidelity; and Inception's, with
+torch-fidelity's weights or, without `--inception`, random ones, for which resizing, layers and distance are the same.
+torch-fidelity runs as `fidelity --input1 A --input2 B --fid --kid --prc` in a separate process. Its Fréchet distance
+(eigenvalues of a general matrix) and ours (float64, two symmetric eigendecompositions) are compared with scipy's
+`sqrtm` of float32 features, as in pytorch-fid and ADM. Exit status 1 if ours and the command's differ by more
+than 1e-3, relatively.
 """
 
 import argparse
@@ -68,14 +68,14 @@ def read(folder: Path) -> TensorSource:
 def ours(folders: list[Path], features: ImageFeatures, cache: Path) -> dict[str, float]:
     a, b = (read(folder) for folder in folders)
     reference = reference_statistics(b, features, EvaluationConfig(data={}), keep_features=True, cache=cache)
-    made = FeatureCollector(features, keep=True)
+    samples = FeatureCollector(features, keep=True)
     for batch in in_order(a, BATCH):
-        made.add(batch["x"])
-    return made.metrics("g", reference, seed=0)[0]
+        samples.add(batch["x"])
+    return samples.metrics("g", reference, seed=0)[0]
 
 
 def theirs(folders: list[Path], extractor: str, size: int, weights: Path | None) -> dict[str, float]:
-    """What the command prints, to which our extractor is known."""
+    """The output of torch-fidelity's command, with our extractor registered."""
     command = ["--input1", str(folders[0]), "--input2", str(folders[1]), "--cpu", "--fid", "--kid", "--prc", "--json"]
     command += ["--feature-extractor", extractor, "--kid-subset-size", str(size), "--rng-seed", "0", "--no-cache"]
     command += ["--batch-size", str(BATCH), "--silent"]
@@ -85,7 +85,7 @@ def theirs(folders: list[Path], extractor: str, size: int, weights: Path | None)
 
 
 def random_inception(path: Path) -> Path:
-    """A file of random weights of that network, which is otherwise made with published ones alone."""
+    """Write random weights of the network, whose class otherwise loads the published ones."""
     with (
         mock.patch.object(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *args, **kwargs: {}),
         mock.patch.object(FeatureExtractorInceptionV3, "load_state_dict", lambda *args, **kwargs: None),
@@ -100,41 +100,41 @@ def random_inception(path: Path) -> Path:
 
 
 def by_sqrtm(folders: list[Path], features: ImageFeatures) -> float:
-    """As pytorch-fid, on torch-fidelity's mean and covariance of float32 features."""
+    """The Fréchet distance as in pytorch-fid, of torch-fidelity's mean and covariance of float32 features."""
     moments = []
     for folder in folders:
-        found = torch.cat([features(part)[0] for part in read(folder).images.split(BATCH)]).numpy()
-        moments.append((found.mean(0), np.cov(found, rowvar=False)))
-    (mean, covariance), (other, covariance_of_it) = moments
-    root = linalg.sqrtm(covariance @ covariance_of_it).real
-    return float(((mean - other) ** 2).sum() + np.trace(covariance + covariance_of_it - 2 * root))
+        values = torch.cat([features(part)[0] for part in read(folder).images.split(BATCH)]).numpy()
+        moments.append((values.mean(0), np.cov(values, rowvar=False)))
+    (mean_a, covariance_a), (mean_b, covariance_b) = moments
+    root = linalg.sqrtm(covariance_a @ covariance_b).real
+    return float(((mean_a - mean_b) ** 2).sum() + np.trace(covariance_a + covariance_b - 2 * root))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=350, help="of each half of the emoji")
+    parser.add_argument("--images", type=int, default=350, help="number of images in each half of the emoji")
     parser.add_argument("--folders", type=Path, nargs=2, help="two folders of PNG files of one size instead")
     parser.add_argument("--inception", type=Path, help="torch-fidelity's weights")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     worst, rows = 0.0, {}
-    with tempfile.TemporaryDirectory() as aside:
-        folders = arguments.folders or write_folders(Path(aside), arguments.images)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = arguments.folders or write_folders(Path(temporary), arguments.images)
         count = min(len(list(folder.glob("*.png"))) for folder in folders)
-        weights = arguments.inception or random_inception(Path(aside) / "random.pth")
+        weights = arguments.inception or random_inception(Path(temporary) / "random.pth")
         inception = inception_v3(weights, sha256(weights))
-        of = "" if arguments.inception else ", random weights"
+        suffix = "" if arguments.inception else ", random weights"
         for extractor, features, file in ((OFFLINE, efficientnet_lite0(), None), (INCEPTION, inception, weights)):
-            mine = list(ours(folders, features, Path(aside) / "cache").values())
+            mine = list(ours(folders, features, Path(temporary) / "cache").values())
             other = theirs(folders, extractor, min(1000, count), file)
             names = "frechet_inception_distance", "kernel_inception_distance_mean", "precision", "recall"
             row = {name: [mine[i], other[name]] for i, name in enumerate(names)}
             worst = max(worst, *(abs(x - y) / max(1, abs(y)) for x, y in row.values()))
             print(extractor, row, file=sys.stderr, flush=True)
-            if count > features.dimension:  # else sqrtm has a singular matrix before it
+            if count > features.dimension:  # otherwise the matrix is singular
                 row["frechet_by_sqrtm"] = [by_sqrtm(folders, features)]
-            rows[extractor + (of if file else "")] = row
+            rows[extractor + (suffix if file else "")] = row
     results = {"images": count, "ours, torch-fidelity's": rows, "worst": worst, "versions": versions()}
     results["versions"]["torch-fidelity"] = torch_fidelity.__version__
     text = json.dumps(results, indent=1)

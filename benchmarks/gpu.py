@@ -1,18 +1,18 @@
-"""What a GPU must show: training's share of its matmul peak, compiled over eager, beside a DiT; memory; batches.
+"""Training on a GPU: its share of the matmul peak, compiled over eager, compared with a DiT; memory; batch sizes.
 
     python -m benchmarks gpu [--device cuda] [--specs ...] [--parts speed,dit,memory,largest] [--steps 40] [--batch N]
                              [--most 1024] [--set KEY=VALUE]... [--out benchmarks/results] [--json]
 
-speed:    both stages as `ulzoo train` runs them, on noise in the place of images: loading, loss, optimizer, averages.
-          Eager and compiled; images a second, the share of time that waits for data, and FLOPs by our summaries over
-          the measured bf16 matmul peak. A batch that does not fit is halved.
-dit:      stage 2 on kept latents beside diffusers' DiTTransformer2DModel of equal FLOPs on the same latents, trained as
-          diffusers' examples do.
-memory:   the most that was allocated in stage 1 at a batch of 32.
-largest:  the largest batch of each stage, eager, by doubling up to `--most`.
+speed:    both stages as `ulzoo train` runs them, on noise instead of images: loading, loss, optimizer, averages.
+          Eager and compiled; images per second, the share of time spent waiting for data, and the FLOPs of our
+          summaries over the measured bf16 matmul peak. A batch that does not fit is halved.
+dit:      stage 2 on stored latents compared with diffusers' DiTTransformer2DModel of equal FLOPs on the same latents,
+          trained as in diffusers' examples.
+memory:   peak memory of stage 1 at a batch size of 32.
+largest:  the largest batch of each stage, eager, found by doubling up to `--most`.
 
-gpu.json is written anew after every row, so that a run that was stopped leaves what it had measured. Exit status 1 if a
-bar is missed on a GPU. On the CPU, with small specs and `--batch`, it checks the script, and its figures mean nothing.
+gpu.json is rewritten after every row, so that an interrupted run keeps its results. Exit status 1 if a bar is missed on
+a GPU. On the CPU, with small specs and `--batch`, it only checks the script, and the numbers are meaningless.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ from ulzoo.registry import Spec, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.training.profiling import matmul_peak
-from ulzoo.training.trainer import Trainer
+from ulzoo.training.trainer import Trainer, TrainerOptions
 
 STAGES: tuple[Stage, ...] = ("latents", "base")
 BATCHES = {
@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 
 class Noise(Source):
-    """Sixteen examples of noise, over and over."""
+    """Sixteen examples of noise, repeated."""
 
     def __init__(self, contract: DataContract, examples: torch.Tensor, encoded: bool) -> None:
         self.contract, self.examples, self.hflip = contract, examples, False
@@ -66,19 +66,19 @@ class Noise(Source):
         return Sample(self.examples[index % len(self.examples)], label, str(index))
 
 
-class Enough(Exception):
-    """As many steps as were asked for."""
+class StepsReached(Exception):
+    """The trainer has run the requested number of steps."""
 
 
-def trained(
+def measure_steps(
     spec: Spec, stage: Stage, device: torch.device, batch: int, steps: int, compiled: bool, encoded: bool = False
 ) -> Row:
     """Speed and memory of `steps` steps of the trainer; no checkpoint is written.
 
     Raises:
-        torch.OutOfMemoryError: they do not fit.
+        torch.OutOfMemoryError: the steps do not fit into memory.
     """
-    forget(device)
+    reset_memory(device)
     overrides = {"batch_size": batch, "steps": 10**9, "checkpoint_every": 10**9, "compile": compiled}
     overrides |= {"log_every": max(1, steps // ROWS), "precision": "bf16", "accumulate": 1}
     config = getattr(spec.train, stage).model_copy(update=overrides)
@@ -93,26 +93,26 @@ def trained(
     def on_step(step: int, row: Row | None) -> None:
         rows.extend([row] if row else [])
         if step == steps:
-            raise Enough
+            raise StepsReached
 
     source = Noise(data_contract(spec), examples, encoded)
-    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Enough):
-        Trainer(model, stage, config, source, Path(folder), {}, on_step=on_step).run()
-    counted = rows[1:] or rows  # the first one has the start of workers, and the compiler's work
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StepsReached):
+        Trainer(model, stage, config, source, Path(folder), TrainerOptions({}, on_step=on_step)).run()
+    rows = rows[1:] or rows  # the first one includes the start of workers and compilation
     return {
         "spec": spec.name,
         "stage": stage,
         "encoded": encoded,
         "compiled": compiled,
         "batch": batch,
-        "images_per_second": median(row["images_per_second"] for row in counted),
-        "data_wait": median(row["data_wait"] for row in counted),
+        "images_per_second": median(row["images_per_second"] for row in rows),
+        "data_wait": median(row["data_wait"] for row in rows),
         "peak_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     }
 
 
-def forget(device: torch.device) -> None:
-    """What earlier runs left behind in memory, and their peak."""
+def reset_memory(device: torch.device) -> None:
+    """Free the memory of earlier runs, and reset the peak."""
     torch.compiler.reset()
     gc.collect()
     if device.type == "cuda":
@@ -121,10 +121,10 @@ def forget(device: torch.device) -> None:
 
 
 def fitting(spec: Spec, stage: Stage, device: torch.device, batch: int, **options: Any) -> Row:
-    """`trained` at this batch, or the largest half, quarter, … of it that fits."""
+    """`measure_steps` at this batch, or the largest half, quarter, … of it that fits."""
     while True:
         try:
-            return trained(spec, stage, device, batch, **options)
+            return measure_steps(spec, stage, device, batch, **options)
         except torch.OutOfMemoryError:
             if batch == 1:
                 raise
@@ -132,11 +132,11 @@ def fitting(spec: Spec, stage: Stage, device: torch.device, batch: int, **option
 
 
 def largest(spec: Spec, stage: Stage, device: torch.device, most: int) -> int:
-    """The largest power of two up to `most` of which two steps fit; 0 if one example does not."""
+    """The largest batch, as a power of two up to `most`, of which two steps fit; 0 if one example does not."""
     batch = 1
     while batch <= most:
         try:
-            trained(spec, stage, device, batch, steps=2, compiled=False)
+            measure_steps(spec, stage, device, batch, steps=2, compiled=False)
         except torch.OutOfMemoryError:
             break
         batch *= 2
@@ -144,13 +144,13 @@ def largest(spec: Spec, stage: Stage, device: torch.device, most: int) -> int:
 
 
 def first_stage(spec: Spec) -> str:
-    """What stage 1 is made of; specs that share it need not measure it twice."""
-    whole = spec.to_dict()
-    return json.dumps([whole[key] for key in ("data", "latent", "conditioning", "encoder", "prior", "decoder")])
+    """The keys of stage 1; specs that share them are measured only once."""
+    keys = spec.to_dict()
+    return json.dumps([keys[key] for key in ("data", "latent", "conditioning", "encoder", "prior", "decoder")])
 
 
 def speed(spec: Spec, summary: ModelSummary, stage: Stage, device: torch.device, options: Any, top: float) -> list[Row]:
-    """Eager and compiled, with the share of the peak."""
+    """Rows of a stage, eager and compiled, with the share of the peak."""
     rows = []
     for compiled in (False, True):
         row = fitting(spec, stage, device, batch_of(spec, stage, options), steps=options.steps, compiled=compiled)
@@ -161,13 +161,13 @@ def speed(spec: Spec, summary: ModelSummary, stage: Stage, device: torch.device,
 
 
 def beside_dit(spec: Spec, summary: ModelSummary, device: torch.device, options: Any, top: float) -> list[Row]:
-    """Our base on latents, and a DiT of equal FLOPs, eager and compiled."""
+    """Rows of our base on latents and of a DiT of equal FLOPs, eager and compiled."""
     rows = []
     batch, flops = batch_of(spec, "base", options), summary.flops["base"]
     for compiled in (False, True):
         row = fitting(spec, "base", device, batch, steps=options.steps, compiled=compiled, encoded=True)
         row |= {"forward_flops": flops, "of_peak": row["images_per_second"] * 3 * flops / top}
-        forget(device)
+        reset_memory(device)
         other = train_dit(summary.latent, flops, row["batch"], options.steps, ROWS, compiled, device)
         other["of_peak"] = other["images_per_second"] * 3 * other["forward_flops"] / top
         rows += [row, {"spec": spec.name, "stage": "base", "compiled": compiled, "of": "diffusers DiT", **other}]
@@ -184,7 +184,7 @@ def main() -> int:
     arguments.add_argument("--specs", default=",".join(BATCHES))
     arguments.add_argument("--parts", default="speed,dit,memory,largest")
     arguments.add_argument("--steps", type=int, default=40)
-    arguments.add_argument("--batch", type=int, help="of both stages, in the place of what suits an H200")
+    arguments.add_argument("--batch", type=int, help="batch size of both stages; default: suitable for an H200")
     arguments.add_argument("--most", type=int, default=1024)
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     options = arguments.parse_args()
@@ -213,7 +213,7 @@ def main() -> int:
                 batch = largest(spec, stage, device, options.most)
                 keep("largest", [{"spec": name, "stage": stage, "batch": batch, "tried_up_to": options.most}])
         if "memory" in parts and same == name:
-            keep("memory", [trained(spec, "latents", device, options.batch or 32, 3, compiled=False)])
+            keep("memory", [measure_steps(spec, "latents", device, options.batch or 32, 3, compiled=False)])
         if "dit" in parts and len(spec.latent.downsample) == 2:
             keep("dit", beside_dit(spec, summary, device, options, top))
     missed = [claim for claim in claims(results) if not claim["met"]]
@@ -223,16 +223,16 @@ def main() -> int:
 
 
 def claims(results: dict[str, Any]) -> list[Row]:
-    """The bars, and where what was measured stands."""
-    found = []
+    """The bars, with the measured values."""
+    values = []
     speeds = {(row["spec"], row["stage"], row["compiled"]): row for row in results.get("speed", [])}
     for (name, stage, compiled), row in speeds.items():
         if not compiled:
             continue
         bar = UTILISATION.get((name, stage), SMALL)
-        found.append((f"{name}, {stage}: share of the peak", row["of_peak"], bar))
+        values.append((f"{name}, {stage}: share of the peak", row["of_peak"], bar))
         eager = speeds[name, stage, False]["images_per_second"]
-        found.append((f"{name}, {stage}: compiled over eager", row["images_per_second"] / eager, COMPILED))
+        values.append((f"{name}, {stage}: compiled over eager", row["images_per_second"] / eager, COMPILED))
     rows = results.get("dit", [])
     for ours, theirs in zip(rows[0::2], rows[1::2], strict=True):
         if ours["compiled"]:
@@ -240,8 +240,8 @@ def claims(results: dict[str, Any]) -> list[Row]:
             per_flop = theirs["forward_flops"] / ours["forward_flops"]
             for rival, how in ((eager, "as documented"), (theirs, "compiled")):
                 value = ours["images_per_second"] / rival["images_per_second"] / per_flop
-                found.append((f"{ours['spec']}, base: of the speed of a DiT of equal FLOPs, {how}", value, DIT))
-    return [{"what": what, "value": value, "bar": bar, "met": value >= bar} for what, value, bar in found]
+                values.append((f"{ours['spec']}, base: of the speed of a DiT of equal FLOPs, {how}", value, DIT))
+    return [{"what": what, "value": value, "bar": bar, "met": value >= bar} for what, value, bar in values]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Runs that are killed at random instants and resumed end in the same bits: how many of N do.
+"""Runs that are killed at random times and resumed end in the same bits: how many of N do.
 
     python benchmarks/kills.py [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--seed 0]
 
-Trains a small spec of its own, on noise, with torchrun: once without a disturbance, then N times, each killed with
-SIGKILL at `--kills` random instants, by turns the whole job or one process of it, and resumed with the same command.
-Compares the exported weights and every row of metrics. On the CPU. Exit status 1 if one differs.
+Trains a small spec on noise with torchrun: once without interruption, then N times, killed with SIGKILL at `--kills`
+random times, either the whole job or one of its processes, and resumed with the same command. Compares the exported
+weights and all rows of the log. On the CPU. Exit status 1 if one differs.
 """
 
 import argparse
@@ -64,22 +64,23 @@ def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(arguments, env=environment, start_new_session=True, **quiet)  # type: ignore[call-overload]
 
 
-def kill(job: subprocess.Popen, whole: bool) -> None:
-    """All processes at once, or one of those that train, whereupon torchrun ends the others."""
-    pids = [job.pid, *workers(job)] if whole else [random.choice(workers(job))]
+def kill(job: subprocess.Popen, all_processes: bool) -> None:
+    """Kill all processes at once, or one of the workers, after which torchrun ends the others."""
+    pids = [job.pid, *workers(job)] if all_processes else [random.choice(workers(job))]
     for pid in pids:
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
     job.wait()
-    for pid in pids:  # workers have sessions of their own
-        while whole and Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+    for pid in pids:  # workers run in other sessions
+        entry = Path(f"/proc/{pid}")
+        while all_processes and entry.exists() and "Z" not in (entry / "stat").read_text().split()[2]:
             time.sleep(0.01)
 
 
 def outcome(folder: Path) -> tuple[str, str]:
-    """Digests of the exported weights and of the rows."""
+    """Digests of the exported weights and of the rows of the log."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     kept = [{key: value for key, value in row.items() if key not in VARYING} for row in rows]
     return tensor_file.digest_of(folder / "model.safetensors"), hashlib.sha256(json.dumps(kept).encode()).hexdigest()
@@ -98,11 +99,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         write_images(root / "images")
-        arguments = command(root / "images", root / "whole", options.processes, options.kind)
-        began = time.monotonic()
-        assert start(arguments).wait() == 0, "the undisturbed run failed"
-        length = time.monotonic() - began
-        expected = outcome(root / "whole")
+        arguments = command(root / "images", root / "uninterrupted", options.processes, options.kind)
+        started = time.monotonic()
+        assert start(arguments).wait() == 0, "the uninterrupted run failed"
+        length = time.monotonic() - started
+        expected = outcome(root / "uninterrupted")
         for number in range(options.runs):
             folder = root / f"run{number}"
             arguments = [*command(root / "images", folder, options.processes, options.kind), "--resume"]
@@ -112,7 +113,7 @@ def main() -> None:
                     job.wait(random.uniform(0.2, 0.95) * length)
                 except subprocess.TimeoutExpired:
                     landed += 1
-                    kill(job, whole=random.random() < 0.5 or options.processes == 1)
+                    kill(job, all_processes=random.random() < 0.5 or options.processes == 1)
             assert start(arguments).wait() == 0, f"run {number} could not be resumed: {folder}"
             same += outcome(folder) == expected
             print(f"{same} of {number + 1} the same, {landed} kills", flush=True)

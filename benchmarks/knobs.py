@@ -1,8 +1,8 @@
-"""The first knob of Unified Latents on the demo: stage 1 at several loss factors, rate against PSNR.
+"""The main trade-off of Unified Latents on the demo: stage 1 at several loss factors, rate against PSNR.
 
     python benchmarks/knobs.py [--loss-factors 1,2,4] [--set KEY=VALUE]... [--out benchmarks/results]
 
-Trains the first stage of emoji32_tiny once per loss factor with everything else equal, measures each on the validation
+Trains the first stage of emoji32_tiny once per loss factor with everything else equal, measures it on the validation
 images, and writes knobs.json, knobs.png and knobs.svg. Exit status 1 if rate and PSNR do not both rise strictly.
 """
 
@@ -23,7 +23,7 @@ from ulzoo.registry.runs.train import RunOptions, train
 
 
 def measure(spec_name: str, overrides: list[str], loss_factors: list[float]) -> list[dict[str, Any]]:
-    """One row a loss factor: figures, protocol, seconds."""
+    """One row per loss factor: metrics, protocol, seconds."""
     rows = []
     for loss_factor in loss_factors:
         spec = load_spec(spec_name, [*overrides, f"decoder.weighting.loss_factor={loss_factor}"])
@@ -32,11 +32,11 @@ def measure(spec_name: str, overrides: list[str], loss_factors: list[float]) -> 
             results = train(spec, Path(folder), RunOptions(stage="latents")).results
         seconds = round(time.perf_counter() - started, 1)
         rows.append({"loss_factor": loss_factor, "spec_hash": spec.hash, "seconds": seconds, **results})
-        print(shown(rows[-1]), flush=True)
+        print(summary(rows[-1]), flush=True)
     return rows
 
 
-def shown(row: dict[str, Any]) -> str:
+def summary(row: dict[str, Any]) -> str:
     figures = row["figures"]
     return (
         f"loss factor {row['loss_factor']:g}: {figures['bits_per_pixel']:.4f} bits/pixel, "
@@ -45,7 +45,7 @@ def shown(row: dict[str, Any]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Rate against PSNR, one labelled point a row."""
+    """Plot rate against PSNR, with one labelled point per row."""
     import matplotlib
 
     matplotlib.use("Agg")

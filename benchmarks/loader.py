@@ -143,8 +143,8 @@ def leak(clips: int) -> dict[str, Any]:
 
 CASES = (
     ("emoji, 64×64", write_embedded, 64),
-    ("films, 256×144", write_videos, 144),
-    ("films, 256×144", write_videos, 128),
+    ("videos, 256×144", write_videos, 144),
+    ("videos, 256×144", write_videos, 128),
 )
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides that take turns in one process, medians, the machine, and results as files."""
+"""Shared by the benchmarks: alternatives that take turns in one process, medians, the machine, and results as files."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ class Spread:
     """A median and the quartiles around it.
 
     Attributes:
-        count: how many values.
+        count: number of values.
     """
 
     median: float
@@ -44,17 +44,17 @@ class Spread:
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """`--device`, `--threads`, `--rounds` and `--out`; `doc` is the benchmark's own docstring."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", help="cpu, cuda, cuda:N; the best one here by default")
-    made.add_argument("--threads", type=int, help="of PyTorch on the CPU")
-    made.add_argument("--rounds", type=int, default=9, help="how often every side is timed")
-    made.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
-    return made
+    """A parser with `--device`, `--threads`, `--rounds` and `--out`; `doc` is the docstring of the benchmark."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", help="cpu, cuda, cuda:N; default: the best one available")
+    parser.add_argument("--threads", type=int, help="number of PyTorch's threads on the CPU")
+    parser.add_argument("--rounds", type=int, default=9, help="number of measurements of every side")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    return parser
 
 
 def prepare(options: argparse.Namespace) -> torch.device:
-    """The device of `parser`'s options, with the threads that were asked for; one seed for all weights."""
+    """Set the threads and the seed, and return the device that the options of `parser` name."""
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -62,10 +62,9 @@ def prepare(options: argparse.Namespace) -> torch.device:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds until all of `work` is done, on the device too.
+    """Seconds until `work` is done, also on the device.
 
-    They are of the clock; but of the processor where it works on one thread, which what else the machine does changes
-    less.
+    Wall-clock time, or on one thread of the CPU processor time, which is less sensitive to other load.
     """
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     synchronise(device)
@@ -83,10 +82,10 @@ def synchronise(device: torch.device) -> None:
 def by_turns(
     sides: Mapping[str, Callable[[], object]], device: torch.device, rounds: int, warm: int = 1, least: float = 0.1
 ) -> dict[str, list[float]]:
-    """Seconds of one call of every side in each round.
+    """Seconds per call of every side in each round.
 
-    All sides run in every round, beginning with another one each time, so that what else the machine does meets all of
-    them; a side quicker than `least` seconds is called as often as fits, and the mean counts.
+    All sides run in every round, starting with a different one each time, so that other load affects them equally. A
+    side that takes less than `least` seconds is called repeatedly, and the mean counts.
     """
     calls = {}
     for name, work in sides.items():
@@ -106,13 +105,13 @@ def by_turns(
 
 
 def ratio(above: list[float], below: list[float]) -> Spread:
-    """Of two sides, round by round: what slows a whole round down does not change it."""
+    """The ratio of two sides, round by round: other load during a round does not change it."""
     return Spread.of([a / b for a, b in zip(above, below, strict=True)])
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """Where and with what figures were measured."""
-    found = {
+    """The machine and the versions that results were measured with."""
+    description = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -121,34 +120,34 @@ def machine(device: torch.device) -> dict[str, Any]:
         **versions(),
     }
     if device.type == "cuda":
-        found |= {"cuda": torch.version.cuda, "gpu_bytes": torch.cuda.get_device_properties(device).total_memory}
-    return found
+        description |= {"cuda": torch.version.cuda, "gpu_bytes": torch.cuda.get_device_properties(device).total_memory}
+    return description
 
 
 def processor() -> str:
-    """The processor's name, and those of its abilities that decide how fast it multiplies."""
+    """The processor's name, and its features that determine the speed of multiplication."""
     name, flags = platform.processor() or platform.machine(), ""
-    described = Path("/proc/cpuinfo")
-    if described.exists():
-        lines = dict(line.split(":", 1) for line in described.read_text().splitlines() if ":" in line)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = dict(line.split(":", 1) for line in cpuinfo.read_text().splitlines() if ":" in line)
         fields = {key.strip(): value.strip() for key, value in lines.items()}
         name, flags = fields.get("model name", name), fields.get("flags", "")
-    abilities = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
-    return ", ".join([name, *abilities])
+    features = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags.split()]
+    return ", ".join([name, *features])
 
 
 def publish(name: str, content: Mapping[str, Any], device: torch.device, out: Path) -> Path:
-    """Write `NAME.json` into the folder `out`, with the date and the machine, and say where."""
+    """Write `NAME.json` to the folder `out`, with the date and the machine, and print its path."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}.json"
-    whole = {"benchmark": name, "date": datetime.now(UTC).date().isoformat(), "machine": machine(device), **content}
-    write_text(path, json.dumps(whole, indent=1, default=_plain) + "\n")
+    results = {"benchmark": name, "date": datetime.now(UTC).date().isoformat(), "machine": machine(device), **content}
+    write_text(path, json.dumps(results, indent=1, default=_plain) + "\n")
     print(path)
     return path
 
 
 def _plain(value: object) -> object:
-    """A spread as JSON: four figures are more than it can be trusted for."""
+    """A spread as JSON, with four digits, which is more than its accuracy."""
     assert isinstance(value, Spread), value
     return {
         key: float(f"{number:.4g}") if isinstance(number, float) else number for key, number in asdict(value).items()

@@ -1,9 +1,9 @@
-"""Whether a spec trains on this machine: one real optimizer step of each stage on noise, its memory beside the plan.
+"""Whether a spec trains on this machine: one optimizer step of each stage on noise, its memory beside the plan.
 
     python benchmarks/one_step.py SPEC [--batch 1] [--device cpu] [--out FILE.json]
 
-Each stage runs in a process of its own, for its peak to be its own: resident memory on the CPU, less what the process
-held before the model was made; allocated memory on a GPU. Exit status 1 if a loss or a gradient is not finite.
+Each stage runs in a separate process, so that its peak memory can be measured: resident memory on the CPU, minus that
+before the model was built; allocated memory on a GPU. Exit status 1 if a loss or a gradient is not finite.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
-from ulzoo.model.losses import stage_loss
+from ulzoo.model.losses import StageLoss
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
@@ -31,7 +31,7 @@ from ulzoo.training.optimizers import build_ema, build_optimizer
 
 
 def one_step(name: str, stage: Stage, batch: int, device: torch.device) -> dict[str, Any]:
-    """Loss and gradient norm of one step, its seconds and the peak of its memory in bytes."""
+    """Loss and gradient norm of one step, its duration in seconds and its peak memory in bytes."""
     spec = load_spec(name)
     before = resident()
     model = compile_model(spec, device)
@@ -41,7 +41,7 @@ def one_step(name: str, stage: Stage, batch: int, device: torch.device) -> dict[
     average = build_ema(networks, getattr(spec.train, stage))
     x = torch.rand(batch, *model.contract.shape, device=device) * 2 - 1
     started = time.perf_counter()
-    loss = stage_loss(model, stage, x)
+    loss = StageLoss(model, stage)(x)["loss"]
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
@@ -52,7 +52,7 @@ def one_step(name: str, stage: Stage, batch: int, device: torch.device) -> dict[
 
 
 def resident() -> int:
-    """The most memory that this process ever held, in bytes."""
+    """Peak resident memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 

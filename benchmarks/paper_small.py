@@ -1,11 +1,12 @@
-"""The paper's Tables 2, 3, 5 and 6 in small: every point of their twins on the emoji, the paper's figures beside ours.
+"""The paper's Tables 2, 3, 5 and 6 at a small scale: all points of their twins on the emoji beside the paper's metrics.
 
     python benchmarks/paper_small.py [--sweeps table2_loss_factor,...] [--seeds 0,1,2] [--jobs 2] [--set KEY=VALUE]...
                                      [--device cpu] [--out benchmarks/results]
 
-Trains all stages of every point of the sweeps in specs/paper/small, once where several tables share one, and writes
-paper_small.json (a row a point and seed, added as it ends, so that a run that was stopped goes on), paper_small.md and
-paper_small.png. Exit status 1 if what the paper found is not found here. About an hour on two cores for one seed.
+Trains all stages of all points of the sweeps in specs/paper/small, once if several tables share a point, and writes
+paper_small.json (one row per point and seed, added when it is done, so that an interrupted run can continue),
+paper_small.md and paper_small.png. Exit status 1 if a finding of the paper does not hold here. About an hour per seed
+on two cores.
 """
 
 import argparse
@@ -28,7 +29,7 @@ SWEEPS = "table2_loss_factor,table3_channels,table5_regularisation,table6_ablati
 LOSS_FACTORS = ("1.3", "1.5", "1.7", "1.9", "2.1")
 REPORTED = ("bits_per_pixel", "base_bits_per_pixel", "psnr_db")
 
-WHY = """Where ours disagrees:
+EXPLANATION = """Where the results disagree with the paper:
 
 - 16 against 32 channels: a place of these latents stands for 4×4×3 = 48 values of the image, one of the paper's for
   768, so 16 channels cannot hold what this bias and loss factor ask for. At 64 channels 600 steps are too few.
@@ -46,21 +47,21 @@ def rises(figures: Figures, points: Sequence[str], name: str) -> bool:
 
 
 def excess_bits(figures: Figures, curve: Figures) -> dict[str, float]:
-    """Bits/pixel that each point spends beyond the loss-factor curve at its PSNR, by straight lines between points."""
+    """Bits/pixel of each point above the loss-factor curve at the same PSNR, with linear interpolation."""
     knots = sorted((curve[name]["psnr_db"], curve[name]["bits_per_pixel"]) for name in LOSS_FACTORS)
-    found = {}
+    excess = {}
     for point, values in figures.items():
         above = next((i for i, (psnr, _) in enumerate(knots[:-1]) if values["psnr_db"] <= psnr), len(knots) - 1)
         (x0, y0), (x1, y1) = knots[max(above, 1) - 1], knots[max(above, 1)]
-        found[point] = values["bits_per_pixel"] - (y0 + (values["psnr_db"] - x0) * (y1 - y0) / (x1 - x0))
-    return found
+        excess[point] = values["bits_per_pixel"] - (y0 + (values["psnr_db"] - x0) * (y1 - y0) / (x1 - x0))
+    return excess
 
 
 def findings(tables: dict[str, Figures]) -> list[tuple[str, bool]]:
-    """What the paper found, and whether it is so here."""
+    """The findings of the paper, and whether they hold here."""
     curve, channels = tables["table2_loss_factor"], tables["table3_channels"]
     regularised, ablated = tables["table5_regularisation"], tables["table6_ablations"]
-    more = excess_bits(regularised | ablated, curve)
+    excess = excess_bits(regularised | ablated, curve)
     lost, gained = (channels["16"]["psnr_db"] - channels[c]["psnr_db"] for c in ("4", "32"))
     rate = {name: ablated[name]["bits_per_pixel"] for name in ablated}
     return [
@@ -68,24 +69,24 @@ def findings(tables: dict[str, Figures]) -> list[tuple[str, bool]]:
         ("Table 2: PSNR rises with the loss factor", rises(curve, LOSS_FACTORS, "psnr_db")),
         ("Table 3: 4 channels lose PSNR against 16", lost > 0.5),
         ("Table 3: 16 and 32 channels do not differ much (less than 1 dB)", abs(gained) < 1),
-        ("Table 5: a normal prior needs more bits for the same PSNR", more["normal-diffusion"] > 0.01),
-        ("Table 6: no prior gradient (A) costs bits at the same PSNR", more["a-no_prior_gradient"] > 0.01),
+        ("Table 5: a normal prior needs more bits for the same PSNR", excess["normal-diffusion"] > 0.01),
+        ("Table 6: no prior gradient (A) costs bits at the same PSNR", excess["a-no_prior_gradient"] > 0.01),
         ("Table 6: λ_z(0) = 10 (B) moves information out of the latent", rate["b-logsnr10"] < rate["baseline"] / 2),
     ]
 
 
 def to_train(sweeps: list[Sweep], seed: int, overrides: list[str]) -> dict[tuple[str, str], Spec]:
-    """(sweep, point) -> spec with that seed in every stage."""
-    found = {}
+    """(sweep, point) -> spec with the seed in every stage."""
+    specs = {}
     for sweep in sweeps:
         for point, spec in sweep.resolve(overrides):
             seeds = [f"train.{stage}.seed={seed}" for stage in spec.stages]
-            found[sweep.name, point.name] = sweep.resolve_point(point.name, [*overrides, *seeds])
-    return found
+            specs[sweep.name, point.name] = sweep.resolve_point(point.name, [*overrides, *seeds])
+    return specs
 
 
 def train_one(job: tuple[dict[str, Any], str, int]) -> Row:
-    """Train and measure one spec, as plain data, in this process."""
+    """Train and evaluate one spec, given as plain data, in this process."""
     import torch
 
     from ulzoo.registry.runs.train import RunOptions, train
@@ -99,13 +100,13 @@ def train_one(job: tuple[dict[str, Any], str, int]) -> Row:
     return {"spec_hash": spec.hash, "seconds": round(time.perf_counter() - started, 1), **results}
 
 
-def measured(jobs: dict[str, Spec], path: Path, processes: int, device: str) -> dict[str, Row]:
-    """A row of every spec, by hash; those that `path` has already are not trained again."""
+def train_all(jobs: dict[str, Spec], path: Path, processes: int, device: str) -> dict[str, Row]:
+    """A row for every spec, by hash; specs with a row in `path` are not trained again."""
     rows: dict[str, Row] = {}
     threads = max((os.cpu_count() or 1) // processes, 1)
     if path.exists():
         rows = {row["spec_hash"]: row for row in json.loads(path.read_text("utf-8"))["rows"]}
-    missing = [(spec.to_dict(), device, threads) for found, spec in jobs.items() if found not in rows]
+    missing = [(spec.to_dict(), device, threads) for spec_hash, spec in jobs.items() if spec_hash not in rows]
     print(f"{len(jobs)} models, {len(missing)} to train, {processes} at a time", flush=True)
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
         work = pool.imap_unordered(train_one, missing)
@@ -150,7 +151,7 @@ def table(sweep: Sweep, rows: list[dict[str, Any]]) -> tuple[list[str], Figures]
 
 
 def plot(tables: dict[str, Figures], path: Path) -> None:
-    """Rate against PSNR of all points, the loss factors joined by a line."""
+    """Plot rate against PSNR of all points, with a line through the loss factors."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -183,23 +184,24 @@ def main() -> int:
     planned = {seed: to_train(list(sweeps.values()), seed, arguments.set) for seed in seeds}
     jobs = {spec.hash: spec for specs in planned.values() for spec in specs.values()}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = measured(jobs, arguments.out / "paper_small.json", arguments.jobs, arguments.device)
+    rows = train_all(jobs, arguments.out / "paper_small.json", arguments.jobs, arguments.device)
     lines, tables = ["# The paper's tables in small", ""], {}
     for name, sweep in sweeps.items():
-        found = [
+        results = [
             {"point": point, "figures": rows[spec.hash]["figures"]}
             for specs in planned.values()
-            for (of, point), spec in specs.items()
-            if of == sweep.name
+            for (sweep_name, point), spec in specs.items()
+            if sweep_name == sweep.name
         ]
-        more, tables[name] = table(sweep, found)
+        more, tables[name] = table(sweep, results)
         lines += more
     checked = findings(tables) if set(SWEEPS.split(",")) <= set(tables) else []
-    lines += ["## Findings", "", *(f"- {'yes' if found else '**no**'}: {words}" for words, found in checked), "", WHY]
+    lines += ["## Findings", ""]
+    lines += [*(f"- {'yes' if holds else '**no**'}: {finding}" for finding, holds in checked), "", EXPLANATION]
     write_text(arguments.out / "paper_small.md", "\n".join(lines))
     plot(tables, arguments.out / "paper_small.png")
     print("\n".join(lines))
-    return 0 if all(found for _, found in checked) else 1
+    return 0 if all(holds for _, holds in checked) else 1
 
 
 if __name__ == "__main__":

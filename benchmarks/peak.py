@@ -1,8 +1,8 @@
-"""The most FLOPs a second that this device does: products of large square matrices, in bf16 and fp32.
+"""The peak speed of this device: FLOPs per second of products of large square matrices, in bf16 and fp32.
 
     python -m benchmarks peak [--device D] [--threads N] [--sides 4096,8192] [--rounds 9] [--out DIR] [--json]
 
-By `matmul_speed`, whose maximum over the sides is the denominator of model FLOPs utilisation.
+Measured by `matmul_speed`, whose maximum over the sides is the denominator of model FLOPs utilisation.
 """
 
 import sys

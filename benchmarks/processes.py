@@ -1,11 +1,11 @@
-"""How training speeds up with processes: images per second on 1, 2, …, N, each with the same share of a batch.
+"""How training speeds up with the number of processes: images per second on 1, 2, …, N, with equal local batches.
 
     python -m benchmarks processes [--processes 1 2] [--rounds 3] [--steps 20] [--spec emoji32_tiny] [--device D]
                                    [--set KEY=VALUE]... [--out benchmarks/results] [--json]
 
-By turns, stage 1 of the spec by one process, by N with DDP and by N with FSDP; every process on one thread or one GPU.
-The cost of an image is processes × seconds an image, and a line through its logarithms is flat where speed grows with
-the processes. Writes processes.json, processes.png and processes.svg.
+Stage 1 of the spec on one process, on N with DDP and on N with FSDP take turns; every process has a thread or a GPU.
+The cost of an image is processes × seconds per image; a line through its logarithms is flat if the speed is
+proportional to the number of processes. Writes processes.json, processes.png and processes.svg.
 """
 
 import os
@@ -26,7 +26,7 @@ KINDS = ("ddp", "fsdp")
 
 
 def speed(options: Namespace, device: str, processes: int, kind: str, batch_size: int) -> float:
-    """Images per second of stage 1, the first rows left out."""
+    """Images per second of stage 1, without the first rows."""
     with tempfile.TemporaryDirectory() as folder:
         settings = [
             f"train.latents.steps={options.steps}",
@@ -39,28 +39,28 @@ def speed(options: Namespace, device: str, processes: int, kind: str, batch_size
         command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "ulzoo", "train", options.spec]
         words = [word for setting in settings for word in ("--set", setting)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        told = ["--stage", "latents", "--device", device, "--out", folder]
-        subprocess.run([*command, *told, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
+        options_of_train = ["--stage", "latents", "--device", device, "--out", folder]
+        subprocess.run([*command, *options_of_train, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
         rows = read_rows(Path(folder) / "metrics.jsonl")
     return median(row["images_per_second"] for row in rows[2:])
 
 
-def plot(found: list[dict[str, Any]], where: str, path: Path) -> None:
+def plot(results: list[dict[str, Any]], where: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(4.2, 3.4), layout="constrained")
-    for one in found:
-        counts = [row["processes"] for row in one["rows"]]
-        spreads = [row["images_per_second"] for row in one["rows"]]
+    for result in results:
+        counts = [row["processes"] for row in result["rows"]]
+        spreads = [row["images_per_second"] for row in result["rows"]]
         speeds = [spread.median for spread in spreads]
-        around = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-        label = f"{one['kind'].upper()}, cost of an image: power {one['exponent_of_cost']:.2f}"
-        axes.errorbar(counts, speeds, around, fmt="o-", capsize=3, label=label)
+        errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
+        label = f"{result['kind'].upper()}, cost per image: power {result['exponent_of_cost']:.2f}"
+        axes.errorbar(counts, speeds, errors, fmt="o-", capsize=3, label=label)
     axes.plot(counts, [speeds[0] * count / counts[0] for count in counts], "--", color="0.6", label="linear")
-    axes.set(xlabel="processes", ylabel="images a second", xscale="log", yscale="log", title=where)
+    axes.set(xlabel="processes", ylabel="images per second", xscale="log", yscale="log", title=where)
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
@@ -86,7 +86,7 @@ def main() -> int:
         for count, kind in cases:
             speeds[count, kind].append(speed(options, device.type, count, kind, config.batch_size))
             print(f"{kind} on {count}: {speeds[count, kind][-1]:.1f} images/s", flush=True)
-    found = []
+    results = []
     for kind in KINDS:
         rows = [
             {"processes": count, "images_per_second": Spread.of(speeds[count, kind if count > 1 else "ddp"])}
@@ -98,16 +98,16 @@ def main() -> int:
             for row in rows
         ]  # fmt: skip
         power = slope(options.processes, [1 / share for share in of_linear])
-        found.append({"kind": kind, "exponent_of_cost": power, "of_linear": of_linear, "rows": rows})
+        results.append({"kind": kind, "exponent_of_cost": power, "of_linear": of_linear, "rows": rows})
         print(
-            f"{kind}: {of_linear[-1]:.2f} of linear; the cost of an image grows as the power {power:.2f} of processes"
+            f"{kind}: {of_linear[-1]:.2f} of linear; the cost per image grows as the power {power:.2f} of the processes"
         )
     content = {
         "spec": options.spec, "set": options.set, "optimizer": config.optimizer,
-        "batch_size_of_a_process": config.batch_size, "kinds": found,
+        "batch_size_of_a_process": config.batch_size, "kinds": results,
     }  # fmt: skip
     where = f"stage 1 of {options.spec}, {config.optimizer}, {device.type}"
-    plot(found, where, publish("processes", content, device, options.out))
+    plot(results, where, publish("processes", content, device, options.out))
     return 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from ulzoo.registry import open_model
-from ulzoo.registry.runs.train import open_source
+from ulzoo.registry.compile import open_source
 from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows, save_grid
 
 ROOT = Path(__file__).parents[1]

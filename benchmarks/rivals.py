@@ -1,4 +1,4 @@
-"""Networks of other libraries to measure ours beside: timm's ViT blocks, diffusers' U-Net and DiT."""
+"""Networks of other libraries that ours are compared with: timm's ViT blocks, diffusers' U-Net and DiT."""
 
 from itertools import pairwise
 from typing import Any
@@ -13,18 +13,18 @@ from ulzoo.nn.transformer import Transformer
 
 
 def forward_flops(network: nn.Module, *inputs: Tensor, **conditions: Any) -> int:
-    """2 × multiply-accumulates of linear layers, convolutions and attention of one call, as our summaries count."""
+    """2 × multiply-accumulates of linear layers, convolutions and attention of one call, as in our summaries."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(*inputs, **conditions)
     return counter.get_total_flops()
 
 
 class TimmBlocks(nn.Module):
-    """timm's ViT blocks of the widths, depths, heads, dropout and tokens of one of our transformers, told nothing.
+    """timm's ViT blocks of the widths, depths, heads, dropout and tokens of one of our transformers.
 
-    Between levels tokens are merged and split by the linear layers that ours has. No noise level, label or position
-    enters, queries and keys have no norm, and nothing is modulated, so it is less work than ours.
-    (B, N, width of the finest level) -> the same.
+    Between levels, tokens are merged and split by the same linear layers as ours. There are no noise levels, labels,
+    positions, norms of queries and keys or modulation, so it is less work than ours. (B, N, width of the finest level)
+    to the same.
     """
 
     def __init__(self, ours: ViT | HierarchicalViT):
@@ -62,12 +62,11 @@ def _timm(ours: Transformer) -> nn.Sequential:
 
 
 class DiffusersUNet(nn.Module):
-    """diffusers' UNet2DModel as its example of unconditional training has it, all widths by one factor, so that the
-    FLOPs of one example are nearest to those asked for.
+    """diffusers' UNet2DModel as in its example of unconditional training, with all widths scaled by one factor.
 
     Args:
-        channels: of the image, (B, channels, side, side).
-        flops: of one forward pass.
+        channels: channels of the image, (B, channels, side, side).
+        flops: FLOPs of one forward pass of one example; the nearest possible factor is chosen.
     """
 
     def __init__(self, channels: int, side: int, flops: int):
@@ -76,7 +75,7 @@ class DiffusersUNet(nn.Module):
             x, t = torch.zeros(1, channels, side, side), torch.zeros(1)
             counted = {
                 width: forward_flops(_unet(channels, side, width), x, t) for width in range(32, 257, 32)
-            }  # widths that diffusers' groups divide
+            }  # widths that are divisible by the groups of diffusers' norms
         self.network = _unet(channels, side, min(counted, key=lambda width: abs(counted[width] - flops)))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -98,12 +97,13 @@ def _unet(channels: int, side: int, width: int) -> nn.Module:
 
 
 class DiffusersDiT(nn.Module):
-    """diffusers' DiTTransformer2DModel with patches of 2 and heads of 64, whose width and depth, in the proportion of
-    DiT-L (arXiv 2212.09748, 1024 by 24), make the FLOPs of one example nearest to those asked for.
+    """diffusers' DiTTransformer2DModel with patches of 2 and heads of 64.
+
+    Width and depth have about the proportion of DiT-L (arXiv 2212.09748, 1024 to 24).
 
     Args:
-        channels: of the latent, (B, channels, side, side).
-        flops: of one forward pass.
+        channels: channels of the latent, (B, channels, side, side).
+        flops: FLOPs of one forward pass of one example; the nearest possible size is chosen.
     """
 
     def __init__(self, channels: int, side: int, flops: int, num_classes: int = 1000, dropout: float = 0.0):

@@ -1,12 +1,11 @@
-"""Quality against steps of the samplers: Fréchet distance of samples; Fréchet distance and PSNR of reconstructions.
+"""Quality of the samplers by steps: Fréchet distance of samples; Fréchet distance and PSNR of reconstructions.
 
     python -m benchmarks sampling [--model emoji32_tiny] [--samples 512] [--seeds 1] [--steps 1,2,4,8,16,32,64,128]
 
-Every sampler starts from the same noise. The base samples are decoded as the spec says, with one decoder's noise for
-all; reconstructions are decoded from the same z_0. The distance is of the features of EfficientNet-Lite0: it is NOT
-FID.
-What is there in the results is not measured again, unless with --afresh. Writes sampling.json, .png and .svg; exit
-status 1 if DPM-Solver++ at 16 steps is more than 5 % above DDPM at 128.
+Every sampler starts from the same noise. Samples of the base are decoded as in the spec, with the same noise of the
+decoder for all; reconstructions are decoded from the same z_0. The distance is of the features of EfficientNet-Lite0:
+it is NOT FID. Rows of existing results are not measured again, unless with --afresh. Writes sampling.json, .png and
+.svg; exit status 1 if DPM-Solver++ at 16 steps is more than 5 % above DDPM at 128.
 """
 
 import argparse
@@ -24,8 +23,9 @@ from ulzoo.diffusion import SAMPLERS
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
 from ulzoo.media.pixels import psnr, to_uint8
+from ulzoo.model.conditioning import Conditions
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry.runs.train import open_source
+from ulzoo.registry.compile import open_source
 from ulzoo.registry.zoo.catalogue import open_model
 from ulzoo.runtime.devices import autocast, has_bf16
 from ulzoo.runtime.seeds import derive_seed
@@ -40,7 +40,7 @@ def seeded(seed: int, what: str, start: int, device: torch.device) -> torch.Gene
 
 
 def with_sampler(model: UnifiedLatents, part: str, sampler: str, steps: int) -> None:
-    """Let the model sample one of its parts so."""
+    """Set the sampler of a part of the model."""
     sampling = {**model.contract.sampling, part: replace(model.contract.sampling[part], sampler=sampler, steps=steps)}
     model.contract = replace(model.contract, sampling=sampling)
 
@@ -50,13 +50,16 @@ def base_quality(
     model: UnifiedLatents, features: ImageFeatures, real: FeatureStatistics, labels: Tensor, seed: int
 ) -> dict[str, Any]:
     """Fréchet distance of samples of these classes from the training images."""
-    made, device = FeatureStatistics(features.dimension), model.device
+    samples, device = FeatureStatistics(features.dimension), model.device
+    unguided = replace(model.contract.sampling["base"], guidance=1.0)
     for start in range(0, len(labels), BATCH):
-        some = labels[start : start + BATCH].to(device)
-        z_0 = model.sample_latents(len(some), some, guidance=1.0, generator=seeded(seed, "base", start, device))
+        conditions = Conditions(labels=labels[start : start + BATCH].to(device))
+        generator = seeded(seed, "base", start, device)
+        n = len(labels[start : start + BATCH])
+        z_0 = model.sample_latents(n, conditions=conditions, sampling=unguided, generator=generator)
         x = model.decode(z_0, generator=seeded(seed, "decoder", start, device))
-        made.add(features(to_uint8(x))[0])
-    return {"frechet": frechet_distance(made, real)}
+        samples.add(features(to_uint8(x))[0])
+    return {"frechet": frechet_distance(samples, real)}
 
 
 @torch.no_grad()
@@ -64,32 +67,32 @@ def decoder_quality(
     model: UnifiedLatents, features: ImageFeatures, real: FeatureStatistics, source: Source, count: int, seed: int
 ) -> dict[str, Any]:
     """PSNR of reconstructions, and their Fréchet distance from the same images."""
-    made, device, decibels, start = FeatureStatistics(features.dimension), model.device, [], 0
+    reconstructions, device, decibels, start = FeatureStatistics(features.dimension), model.device, [], 0
     for batch in in_order(source, BATCH, count):
         x = batch["x"].to(device)
-        z_0 = model.noise_latents(model.encode(x), seeded(seed, "latents", start, device))
+        z_0 = model.noise_latents(model.encode(x), generator=seeded(seed, "latents", start, device))
         decoded = model.decode(z_0, generator=seeded(seed, "decoder", start, device))
         decibels.append(psnr(x, decoded))
-        made.add(features(to_uint8(decoded))[0])
+        reconstructions.add(features(to_uint8(decoded))[0])
         start = batch["images"]
-    return {"psnr_db": torch.cat(decibels).mean().item(), "frechet": frechet_distance(made, real)}
+    return {"psnr_db": torch.cat(decibels).mean().item(), "frechet": frechet_distance(reconstructions, real)}
 
 
 def statistics(features: ImageFeatures, source: Source, count: int | None = None) -> FeatureStatistics:
-    found = FeatureStatistics(features.dimension)
+    result = FeatureStatistics(features.dimension)
     for batch in in_order(source, BATCH, count):
-        found.add(features(to_uint8(batch["x"]))[0])
-    return found
+        result.add(features(to_uint8(batch["x"]))[0])
+    return result
 
 
 def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    """A row for each part, sampler, number of steps and seed; those that are there already as they are."""
+    """A row for each part, sampler, number of steps and seed; existing rows are kept."""
     path, rows = options.out / "sampling.json", []
     bf16 = options.bf16 and has_bf16(device)
-    asked = {"model": options.model, "samples": options.samples, "precision": "bf16" if bf16 else "fp32"}
+    settings = {"model": options.model, "samples": options.samples, "precision": "bf16" if bf16 else "fp32"}
     if path.exists() and not options.afresh:
-        known = json.loads(path.read_text())
-        rows = known["rows"] if {key: known.get(key) for key in asked} == asked else []
+        earlier = json.loads(path.read_text())
+        rows = earlier["rows"] if {key: earlier.get(key) for key in settings} == settings else []
     done = {(row["part"], row["sampler"], row["steps"], row["seed"]) for row in rows}
     loaded, features = open_model(options.model, device), efficientnet_lite0(device)
     model, train, val = loaded.model, open_source(loaded.spec, "train"), open_source(loaded.spec, "val")
@@ -112,13 +115,13 @@ def measure(options: argparse.Namespace, device: torch.device) -> list[dict[str,
                         figures = decoder_quality(model, features, real[part], val, count, seed)
                     rows.append({"part": part, "sampler": sampler, "steps": steps, "seed": seed, **figures})
                     print(json.dumps(rows[-1]), flush=True)
-                    publish("sampling", {**asked, "distance": features.protocol, "rows": rows}, device, options.out)
+                    publish("sampling", {**settings, "distance": features.protocol, "rows": rows}, device, options.out)
     return rows
 
 
 def mean(rows: list[dict[str, Any]], part: str, sampler: str, steps: int, figure: str) -> float | None:
-    found = [row[figure] for row in rows if (row["part"], row["sampler"], row["steps"]) == (part, sampler, steps)]
-    return sum(found) / len(found) if found else None
+    values = [row[figure] for row in rows if (row["part"], row["sampler"], row["steps"]) == (part, sampler, steps)]
+    return sum(values) / len(values) if values else None
 
 
 def draw(rows: list[dict[str, Any]], samples: int, folder: Path) -> None:
@@ -138,8 +141,9 @@ def draw(rows: list[dict[str, Any]], samples: int, folder: Path) -> None:
             values = [mean(rows, part, sampler, count, quantity) for count in steps]
             axis.plot(steps, values, "o-", markersize=3, label=LABELS[sampler])
             if part == "base":
-                every = [row for row in rows if (row["part"], row["sampler"]) == (part, sampler)]
-                axis.plot([r["steps"] for r in every], [r[quantity] for r in every], ".", color="0.6", markersize=2)
+                points = [row for row in rows if (row["part"], row["sampler"]) == (part, sampler)]
+                x, y = [row["steps"] for row in points], [row[quantity] for row in points]
+                axis.plot(x, y, ".", color="0.6", markersize=2)
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
         if quantity == "frechet" and axis.lines:
@@ -165,8 +169,8 @@ def main() -> int:
     arguments.add_argument("--steps", default="1,2,4,8,16,32,64,128")
     arguments.add_argument("--samplers", default=",".join(SAMPLERS))
     arguments.add_argument("--parts", default="base,decoder")
-    arguments.add_argument("--bf16", action="store_true", help="all networks in bfloat16, where it is quicker")
-    arguments.add_argument("--afresh", action="store_true", help="measure again what the results have")
+    arguments.add_argument("--bf16", action="store_true", help="all networks in bfloat16, if the device has it")
+    arguments.add_argument("--afresh", action="store_true", help="measure existing rows again")
     options = arguments.parse_args()
     options.steps = [int(steps) for steps in options.steps.split(",")]
     options.samplers, options.parts = options.samplers.split(","), options.parts.split(",")
@@ -175,11 +179,11 @@ def main() -> int:
         rows = measure(options, device)
     draw(rows, options.samples, options.out)
     ddpm = mean(rows, "base", "ddpm", 128, "frechet")
-    found = {name: mean(rows, "base", name, 16, "frechet") for name in SAMPLERS if name.startswith("dpmpp")}
-    if not ddpm or not (known := {name: value / ddpm for name, value in found.items() if value}):
+    distances = {name: mean(rows, "base", name, 16, "frechet") for name in SAMPLERS if name.startswith("dpmpp")}
+    if not ddpm or not (ratios := {name: value / ddpm for name, value in distances.items() if value}):
         return 0
-    print(", ".join(f"{LABELS[name]} at 16 steps: {ratio:.3f} of DDPM at 128" for name, ratio in known.items()))
-    return int(min(known.values()) > BAR)
+    print(", ".join(f"{LABELS[name]} at 16 steps: {ratio:.3f} of DDPM at 128" for name, ratio in ratios.items()))
+    return int(min(ratios.values()) > BAR)
 
 
 if __name__ == "__main__":

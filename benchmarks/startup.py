@@ -1,10 +1,10 @@
-"""Seconds from `ulzoo train SPEC` to the first step, in fresh processes, and where they go.
+"""Seconds from `ulzoo train SPEC` to the first step, in new processes, and what they are spent on.
 
     python -m benchmarks startup [--spec emoji32_tiny] [--rounds 3] [--bar 10]
 
-The whole is until the first step stands in metrics.jsonl. The parts come from another process, which does the same:
-seconds of the clock, and of the processor, which what else the machine does changes less. Writes startup.json;
-exit status 1 if the median of the whole is above the bar.
+The total is the time until metrics.jsonl has its first row. The parts are measured in another process that does the
+same, in wall-clock time and in processor time, which is less sensitive to other load. Writes startup.json; exit
+status 1 if the median of the total is above the bar.
 """
 
 import json
@@ -22,10 +22,10 @@ from benchmarks.measuring import Spread, parser, prepare, publish
 PARTS = """
 import json, os, sys, time
 from pathlib import Path
-found, last = {}, [time.perf_counter(), time.process_time()]
+seconds, last = {}, [time.perf_counter(), time.process_time()]
 def part(name):
     now = time.perf_counter(), time.process_time()
-    found[name] = [now[0] - last[0], now[1] - last[1]]
+    seconds[name] = [now[0] - last[0], now[1] - last[1]]
     last[:] = now
 import ulzoo.cli, ulzoo.cli.commands.train
 part("the command line")
@@ -40,23 +40,23 @@ spec, device = load_spec(sys.argv[1]), torch.device(sys.argv[2])
 part("the spec")
 plan = plan_training(spec, "all", device)
 part("networks, FLOPs")
-class TrainingCallback(run.TrainingCallback):
+class Callback(run.TrainingCallback):
     def stage(self, *_):
         part("data, model, trainer")
     def step(self, *_):
         part("the first step")
-        print(json.dumps(found), flush=True)
+        print(json.dumps(seconds), flush=True)
         os._exit(0)
-run.train(spec, Path(sys.argv[3]), run.RunOptions(device=device), callback=TrainingCallback())
+run.train(spec, Path(sys.argv[3]), run.RunOptions(device=device), callback=Callback())
 """
 
 
-def whole(spec: str, device: str, folder: Path) -> float:
-    """Until metrics.jsonl has a row; the run is then stopped."""
-    told = ["--device", device, "--out", str(folder), "--set", "train.latents.log_every=1"]
+def time_to_first_row(spec: str, device: str, folder: Path) -> float:
+    """Seconds until metrics.jsonl has a row; the run is then killed."""
+    arguments = ["--device", device, "--out", str(folder), "--set", "train.latents.log_every=1"]
     started = time.perf_counter()
     with subprocess.Popen(
-        [sys.executable, "-m", "ulzoo", "train", spec, *told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "ulzoo", "train", spec, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         metrics = folder / "metrics.jsonl"
         while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
@@ -69,9 +69,10 @@ def whole(spec: str, device: str, folder: Path) -> float:
 
 
 def parts(spec: str, device: str, folder: Path) -> dict[str, list[float]]:
-    """Seconds of the clock and of the processor, part by part."""
-    told = subprocess.run([sys.executable, "-c", PARTS, spec, device, str(folder)], stdout=subprocess.PIPE, check=True)
-    return json.loads(told.stdout)
+    """Wall-clock and processor seconds of every part."""
+    command = [sys.executable, "-c", PARTS, spec, device, str(folder)]
+    result = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    return json.loads(result.stdout)
 
 
 def main() -> int:
@@ -83,21 +84,21 @@ def main() -> int:
     device = prepare(options)
     if options.threads:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    seconds, each = [], []
+    totals, rounds = [], []
     for _ in range(options.rounds):
         with tempfile.TemporaryDirectory() as folder:
-            seconds.append(whole(options.spec, device.type, Path(folder) / "whole"))
-            each.append(parts(options.spec, device.type, Path(folder) / "parts"))
+            totals.append(time_to_first_row(options.spec, device.type, Path(folder) / "total"))
+            rounds.append(parts(options.spec, device.type, Path(folder) / "parts"))
     clock, processor = (
-        {name: Spread.of([found[name][which] for found in each]) for name in each[0]} for which in (0, 1)
+        {name: Spread.of([seconds[name][which] for seconds in rounds]) for name in rounds[0]} for which in (0, 1)
     )
     for name in clock:
         print(f"{name:<20} {clock[name].median:6.2f} s, of the processor {processor[name].median:6.2f} s")
     total: dict[str, Any] = {
-        "to_the_first_step": Spread.of(seconds),
+        "to_the_first_step": Spread.of(totals),
         "parts_of_the_clock": clock,
         "parts_of_the_processor": processor,
-        "processor_in_all": Spread.of([sum(found[name][1] for name in found) for found in each]),
+        "processor_in_all": Spread.of([sum(processor for _, processor in seconds.values()) for seconds in rounds]),
     }
     print(f"to the first step: {total['to_the_first_step']} s, of the processor {total['processor_in_all']} s")
     publish("startup", {"spec": options.spec, "bar": options.bar, **total}, device, options.out)

@@ -1,10 +1,10 @@
-"""A training step in the spec's precision, compiled and not, beside the plain fp32 one; and what `train` adds to steps.
+"""A training step in the spec's precision, compiled and eager, compared with eager fp32; and the overhead of `train`.
 
     python -m benchmarks step [--spec emoji32_tiny] [--stage latents] [--steps 60] [--compile] [--device D] [--json]
 
-All sides are steps of the trainer, with the same networks, optimizer and images: noise, forward, backward, clipping,
-optimizer and average. Bars: 0.6 of the fp32 step; a run takes at most 1.05 of the time in its steps, and waits for data
-less than 2 % of it.
+All sides are steps of the trainer with the same networks, optimizer and images: noise, forward, backward, clipping,
+optimizer and moving average. Bars: 0.6 of the fp32 step; a run takes at most 1.05 of the time of its steps, and waits
+for data less than 2 % of the time.
 """
 
 import sys
@@ -19,19 +19,22 @@ import torch
 from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, ratio
 from ulzoo.data import batches
 from ulzoo.registry import load_spec
-from ulzoo.registry.compile import compile_model
-from ulzoo.registry.runs.train import open_source
+from ulzoo.registry.compile import compile_model, open_source
 from ulzoo.training.parallelize import compile_blocks
-from ulzoo.training.trainer import Trainer
+from ulzoo.training.trainer import Trainer, TrainerOptions
 
 OF_FP32, OF_STEPS, WAIT = 0.6, 1.05, 0.02
 
 
-def trainer(name: str, stage: Any, device: torch.device, folder: Path, **changes: Any) -> Trainer:
+def trainer(
+    name: str, stage: Any, device: torch.device, folder: Path, options: TrainerOptions | None = None, **changes: Any
+) -> Trainer:
+    """A trainer of a new model, with some keys of the stage changed."""
     torch.manual_seed(0)
     spec = load_spec(name)
     config = getattr(spec.train, stage).model_copy(update=changes)
-    return Trainer(compile_model(spec, device), stage, config, open_source(spec, "train", stage), folder, {})
+    source = open_source(spec, "train", stage)
+    return Trainer(compile_model(spec, device), stage, config, source, folder, options or TrainerOptions({}))
 
 
 def step(name: str, stage: Any, device: torch.device, folder: Path, precision: str, compiled: bool) -> Callable:
@@ -44,50 +47,53 @@ def step(name: str, stage: Any, device: torch.device, folder: Path, precision: s
 
 
 def overhead(name: str, stage: Any, device: torch.device, folder: Path, steps: int) -> tuple[float, float]:
-    """Wall time of a run over the time within its steps, and the share of it that it waits for data.
+    """Wall time of a run over the time of its steps, and the share of it spent waiting for data.
 
-    Without the first row, which starts the data; with a checkpoint in the middle.
+    The first row, which includes the start of the data, does not count; a checkpoint in the middle does.
     """
     changes = {"steps": steps, "log_every": steps // 6, "checkpoint_every": steps // 2, "warmup_steps": 1}
     if stage == "latents":
         changes["prior_warmup_steps"] = 0
-    one = trainer(name, stage, device, folder, **changes)
-    inside: list[float] = []
-    began: list[float] = []
+    step_seconds: list[float] = []
+    row_times: list[float] = []
     waits: list[float] = []
-    work = one._step
-
-    def timed(*arguments: Any) -> Any:
-        started = time.perf_counter()
-        terms = work(*arguments)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        inside.append(time.perf_counter() - started)
-        return terms
 
     def on_step(number: int, row: Any) -> None:
         if row:
-            began.append(time.perf_counter())
+            row_times.append(time.perf_counter())
             waits.append(row["data_wait"])
 
-    one._step, one.on_step = timed, on_step  # type: ignore[method-assign]
+    one = trainer(name, stage, device, folder, TrainerOptions({}, on_step=on_step), **changes)
+    original_step = one._step
+
+    def timed_step(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        metrics = original_step(*args, **kwargs)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        step_seconds.append(time.perf_counter() - started)
+        return metrics
+
+    one._step = timed_step  # type: ignore[method-assign]
     one.run()
-    return (began[-1] - began[0]) / sum(inside[steps // 6 :]), max(waits[1:])
+    return (row_times[-1] - row_times[0]) / sum(step_seconds[steps // 6 :]), max(waits[1:])
 
 
 def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--spec", default="emoji32_tiny")
     arguments.add_argument("--stage", default="latents")
-    arguments.add_argument("--steps", type=int, default=60, help="of the run whose overhead is measured")
-    arguments.add_argument("--compile", action="store_true", help="a compiled side too; needs a C++ compiler or a GPU")
+    arguments.add_argument("--steps", type=int, default=60, help="steps of the run whose overhead is measured")
+    arguments.add_argument("--compile", action="store_true", help="also measure compiled steps (C++ compiler or GPU)")
     options = arguments.parse_args()
     device = prepare(options)
-    asked = {"fp32": ("fp32", False), "bf16": ("bf16", False)}
+    variants = {"fp32": ("fp32", False), "bf16": ("bf16", False)}
     if options.compile:
-        asked |= {"fp32, compiled": ("fp32", True), "bf16, compiled": ("bf16", True)}
+        variants |= {"fp32, compiled": ("fp32", True), "bf16, compiled": ("bf16", True)}
     with tempfile.TemporaryDirectory() as folder:
-        sides = {key: step(options.spec, options.stage, device, Path(folder), *how) for key, how in asked.items()}
+        sides = {
+            key: step(options.spec, options.stage, device, Path(folder), *variant) for key, variant in variants.items()
+        }
         seconds = by_turns(sides, device, options.rounds, warm=3)
         runs = [
             overhead(options.spec, options.stage, device, Path(folder) / str(n), options.steps // 6 * 6)
@@ -95,13 +101,13 @@ def main() -> int:
         ]
     ratios = {key: ratio(values, seconds["fp32"]) for key, values in seconds.items()}
     wall, wait = (Spread.of([run[i] for run in runs]) for i in (0, 1))
-    for key, found in ratios.items():
-        print(f"{key:16s} {Spread.of(seconds[key])} s, {found} of fp32")
+    for key, of_fp32 in ratios.items():
+        print(f"{key:16s} {Spread.of(seconds[key])} s, {of_fp32} of fp32")
     print(f"a run over its steps: {wall}; data wait {wait}")
     content = {"spec": options.spec, "stage": options.stage, "seconds": {k: Spread.of(v) for k, v in seconds.items()}}
     name = "step" if options.stage == "latents" else f"step_{options.stage}"
     publish(name, {**content, "of_fp32": ratios, "wall_of_steps": wall, "data_wait": wait}, device, options.out)
-    best = min(found.median for found in ratios.values())
+    best = min(of_fp32.median for of_fp32 in ratios.values())
     return int(best > OF_FP32 or wall.median > OF_STEPS or wait.median > WAIT)
 
 

@@ -1,9 +1,9 @@
-"""Rate against distortion on the demo's data: a sweep of latent channels × loss factors, committed as results.
+"""Rate against distortion on the demo's data: a sweep of latent channels × loss factors, whose results are committed.
 
     python benchmarks/sweep.py [--workers N] [--set KEY=VALUE]... [--store DIR] [--out benchmarks/results/sweep]
 
-Runs `ulzoo sweep`, which goes on where it was stopped, draws its plots, and writes its rows and a table of them. With
-shorter training than the demo's, which it shows, it takes most of an hour on one core.
+Runs `ulzoo sweep`, which continues an interrupted sweep, draws its plots, and writes its rows and a table of them.
+Training is shorter than the demo's, as the results show; it takes about an hour on one core.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def ulzoo(*arguments: str) -> None:
 
 
 def table(store: Store) -> str:
-    """The points by series, the differences between these, and the Pareto front, in Markdown."""
+    """The points by series, the differences between the series, and the Pareto front, in Markdown."""
     rows = store.rows()
     means = average(rows)
     front = {row["spec_hash"] for row in pareto(rows)}

@@ -1,12 +1,12 @@
-"""What the local engine of `ulzoo sweep` costs: the same points by a plain loop in one process, side by side.
+"""Overhead of the local engine of `ulzoo sweep`, compared with a plain loop over the same points in one process.
 
     python benchmarks/sweep_overhead.py [--spec emoji32_tiny] [--points 2] [--steps 100] [--rounds 2]
                                         [--out benchmarks/results/sweep_overhead.json]
 
 Both start one process on the CPU with one thread and train the points one after another; the engine also plans them,
 locks their folders, writes the store and reports every step. Measured are wall-clock seconds and, less sensitive to
-other load, CPU seconds of the process and its children. Points are short: the engine's cost does not grow with them,
-so its share of longer ones is smaller. The exit status is 1 if the engine takes more than 5 % more CPU time.
+other load, CPU seconds of the process and its children. Points are short: the cost of the engine does not grow with
+them, so its share of longer ones is smaller. Exit status 1 if the engine takes more than 5 % more CPU time.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from ulzoo.registry.sweeps.jobs import plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.store import Store
 
-MOST = 0.05
+MAX_OVERHEAD = 0.05
 
 
 def by_engine(spec: str, factors: list[str], settings: list[str], folder: Path) -> None:
@@ -62,7 +62,7 @@ def _loop(spec: str, factors: list[str], settings: list[str], folder: Path) -> N
 
 
 def timed(work: Callable[[Path], None]) -> dict[str, float]:
-    """Seconds on the clock, and of the processor in this process and those it waited for."""
+    """Wall-clock seconds, and processor seconds of this process and its finished children."""
 
     def processor() -> float:
         used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -105,7 +105,7 @@ def main() -> int:
         print(f"{kind}: loop {loop:.1f} s, engine {engine:.1f} s, overhead {engine / loop - 1:+.1%}")
     if arguments.out:
         write_text(arguments.out, json.dumps(result, indent=1) + "\n")
-    return int(result["processor"]["overhead"] > MOST)
+    return int(result["processor"]["overhead"] > MAX_OVERHEAD)
 
 
 if __name__ == "__main__":

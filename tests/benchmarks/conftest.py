@@ -1,4 +1,4 @@
-"""`benchmarks` is a package of the repository alone, at its root."""
+"""`benchmarks` is a package in the root of the repository that is not installed."""
 
 import sys
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Exponents, and the specs whose cost is measured."""
+"""Exponents, and the specs whose costs are measured."""
 
 import pytest
 import torch
 
-from benchmarks.costs import at, slope, vit
+from benchmarks.costs import slope, vit, with_resolution
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import data_contract
 
@@ -14,7 +14,7 @@ def test_slope_is_the_power() -> None:
 
 def test_a_spec_at_another_resolution_keeps_its_networks() -> None:
     spec = load_spec("emoji64_small")
-    other = at(spec, 128)
+    other = with_resolution(spec, 128)
     assert data_contract(other).size == (128, 128)
     assert other.encoder == spec.encoder and other.decoder == spec.decoder
 

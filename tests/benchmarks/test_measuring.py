@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""Measurements and results that the benchmarks share."""
 
 import json
 from pathlib import Path
@@ -18,19 +18,17 @@ def test_spread_is_median_and_quartiles() -> None:
 
 
 def test_ratio_is_taken_round_by_round() -> None:
-    """A machine that is slower by some factor in some rounds, in all sides, changes nothing."""
+    """Rounds in which all sides are slower by the same factor change nothing."""
     slow = [1.0, 5.0, 2.0, 9.0]
-    found = ratio([3 * s for s in slow], [2 * s for s in slow])
-    assert (found.low, found.median, found.high) == pytest.approx((1.5, 1.5, 1.5))
+    spread = ratio([3 * s for s in slow], [2 * s for s in slow])
+    assert (spread.low, spread.median, spread.high) == pytest.approx((1.5, 1.5, 1.5))
 
 
 def test_sides_take_turns_and_each_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
+    calls: list[str] = []
     monkeypatch.setattr(measuring, "timed", lambda work, device: (work(), 1.0)[1])
-    seconds = by_turns({"a": lambda: called.append("a"), "b": lambda: called.append("b")}, CPU, rounds=3, warm=1)
-    assert (
-        "".join(called[4:]) == "ab" + "ba" + "ab"
-    )  # after a call to warm up and one to see how long it takes, of each
+    seconds = by_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, CPU, rounds=3, warm=1)
+    assert "".join(calls[4:]) == "ab" + "ba" + "ab"  # after one call of each to warm up and one to time it
     assert seconds == {"a": [1.0] * 3, "b": [1.0] * 3}
 
 
@@ -47,14 +45,14 @@ def test_quick_sides_are_called_often_and_the_mean_counts(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(measuring, "timed", timed)
     (seconds,) = by_turns({"a": work}, CPU, rounds=1, warm=0, least=0.1).values()
-    assert clock[0] == pytest.approx(0.01 + 0.1)  # once to see, then ten times
+    assert clock[0] == pytest.approx(0.01 + 0.1)  # once to time it, then ten times
     assert seconds == pytest.approx([0.01])
 
 
-def test_machine_says_what_decides_speed() -> None:
-    found = machine(CPU)
-    assert found["device"] == "cpu" and found["torch"] == torch.__version__
-    assert found["threads"] == torch.get_num_threads() and found["cores"] >= 1 and found["processor"]
+def test_machine_describes_what_determines_speed() -> None:
+    description = machine(CPU)
+    assert description["device"] == "cpu" and description["torch"] == torch.__version__
+    assert description["threads"] == torch.get_num_threads() and description["cores"] >= 1 and description["processor"]
 
 
 def test_published_results_have_date_and_machine(tmp_path: Path) -> None:

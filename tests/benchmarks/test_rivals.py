@@ -1,4 +1,4 @@
-"""Other libraries' networks have the shape that they are to be measured in."""
+"""The networks of other libraries have the requested shapes."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ INPUTS = DenoiserInputs((8, 8), 4)
 
 
 def in_blocks(network: nn.Module) -> int:
-    """Numbers in the matrices of perceptrons and self-attention."""
+    """Number of parameters in the matrices of perceptrons and self-attention."""
     names = ("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")
     return sum(p.numel() for name, p in network.named_parameters() if name.endswith(names) and "out." not in name)
 
@@ -34,7 +34,7 @@ def test_timm_blocks_are_as_wide_and_deep(ours: ViT | HierarchicalViT) -> None:
     assert {m.p for m in theirs.modules() if isinstance(m, nn.Dropout) and m.p} == {0.1}
 
 
-def test_the_dit_comes_near_the_flops_asked_for() -> None:
+def test_the_dit_comes_near_the_requested_flops() -> None:
     dit = DiffusersDiT(8, 16, flops=int(2e9))
     x, t = torch.randn(1, 8, 16, 16), torch.zeros(1, dtype=torch.long)
     assert dit(x, t, t).shape == x.shape

@@ -11,7 +11,7 @@ from benchmarks import __main__ as runner
 
 ROOT = Path(__file__).parents[2]
 
-FAKE = '''"""A benchmark that writes what it was told."""
+FAKE = '''"""A benchmark that writes its options."""
 import argparse
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def main():
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    print("told on the way")
+    print("printed on the way")
     (options.out / "fake.json").write_text(json.dumps({"device": options.device}))
     return 1
 '''
@@ -30,7 +30,7 @@ def main():
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a benchmark beside those that there are."""
+    """The name of a fake benchmark."""
     (tmp_path / "fake.py").write_text(FAKE)
     monkeypatch.setattr(runner, "FOLDER", tmp_path)
     monkeypatch.setattr("benchmarks.__path__", [str(tmp_path)])
@@ -62,16 +62,16 @@ def test_json_alone_goes_to_standard_output(
     fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, fake, "--json", "--device", "cpu", "--out", str(tmp_path)) == 1
-    told = capsys.readouterr()
-    assert json.loads(told.out) == {"device": "cpu"}
-    assert told.err == "told on the way\n"
+    output = capsys.readouterr()
+    assert json.loads(output.out) == {"device": "cpu"}
+    assert output.err == "printed on the way\n"
 
 
-def test_without_json_it_tells_what_the_benchmark_tells(
+def test_without_json_it_prints_what_the_benchmark_prints(
     fake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(monkeypatch, fake, "--out", str(tmp_path)) == 1
-    assert capsys.readouterr().out == "told on the way\n"
+    assert capsys.readouterr().out == "printed on the way\n"
 
 
 def test_an_option_that_a_benchmark_lacks_is_status_2(fake: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,4 +80,4 @@ def test_an_option_that_a_benchmark_lacks_is_status_2(fake: str, monkeypatch: py
 
 def test_an_unknown_name_is_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "blokcs") == 2
-    assert "no benchmark is called 'blokcs'" in capsys.readouterr().err
+    assert "unknown benchmark 'blokcs'" in capsys.readouterr().err

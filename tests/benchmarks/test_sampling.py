@@ -1,4 +1,4 @@
-"""The benchmarks of sampling: what they measure of a tiny model, and when the bar is missed."""
+"""The benchmarks of sampling: their results for a tiny model, and when the bar is missed."""
 
 import json
 from pathlib import Path
@@ -38,8 +38,8 @@ def test_a_model_samples_as_the_benchmark_says() -> None:
 
 
 def test_speed_of_every_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = ["--models", str(TINY), "--batch", "2", "--steps", "2", "--rounds", "1", "--device", "cpu"]
-    monkeypatch.setattr("sys.argv", ["sampling_speed", *told, "--out", str(tmp_path)])
+    arguments = ["--models", str(TINY), "--batch", "2", "--steps", "2", "--rounds", "1", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["sampling_speed", *arguments, "--out", str(tmp_path)])
     threads = torch.get_num_threads()
     assert sampling_speed.main() == 0
     assert torch.get_num_threads() == threads
