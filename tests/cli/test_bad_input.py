@@ -82,7 +82,7 @@ def test_a_device_that_is_not_there(refused):
 
 
 RUNS = {
-    "a run is there": (("train", "tiny.yaml", "--out", "run"), "--resume to go on with it or --fresh"),
+    "a run is there": (("train", "tiny.yaml", "--out", "run"), "--resume to continue it or --fresh"),
     "changed spec": (
         ("train", "tiny.yaml", "--out", "run", "--resume", "--set", "train.base.lr=0.1"),
         "train.base.lr: 0.001 -> 0.1",
