@@ -136,10 +136,10 @@ from ulzoo.training.monitoring import NonFiniteLoss
 from ulzoo.runtime.processes import process_group
 
 step = trainer.Trainer._step
-def hurt(self, batch, stop=False):
+def hurt(self, batch, *, stop=False):
     if self.step == 5 and self.processes.rank == 1:
         batch["x"][2] = float("nan")
-    return step(self, batch, stop)
+    return step(self, batch, stop=stop)
 trainer.Trainer._step = hurt
 with process_group(torch.device("cpu"), 1) as processes:
     try:
