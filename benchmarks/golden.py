@@ -27,9 +27,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", help="git revision to compare with")
     parser.add_argument("--record", type=Path, metavar="FILE", help="write this tree's values as JSON")
+    parser.add_argument("--optimizer", help="train with this one instead of the specs' own")
     options = parser.parse_args()
     if options.record:
-        options.record.write_text(json.dumps(record(), indent=1) + "\n", encoding="utf-8")
+        options.record.write_text(json.dumps(record(options.optimizer), indent=1) + "\n", encoding="utf-8")
         return 0
     if not options.base:
         parser.error("give --base or --record")
@@ -57,12 +58,12 @@ def run_recorder(tree: Path, scratch: Path) -> dict[str, Any]:
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def record() -> dict[str, Any]:
+def record(optimizer: str | None = None) -> dict[str, Any]:
     """The values of the `ulzoo` that is imported."""
-    return {"hashes": spec_hashes(), **{name: record_training(name) for name in SPECS}}
+    return {"hashes": spec_hashes(), **{name: record_training(name, optimizer) for name in SPECS}}
 
 
-def record_training(name: str) -> dict[str, Any]:
+def record_training(name: str, optimizer: str | None = None) -> dict[str, Any]:
     """Losses of 6 + 6 steps of a packaged spec, digests of weights and samples after them, figures."""
     import torch
 
@@ -73,7 +74,7 @@ def record_training(name: str) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
-            train(name, run)
+            train(name, run, optimizer)
             log = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
             model = ulzoo.load(run)
             samples = model.sample(4, generator=torch.Generator().manual_seed(0))
@@ -101,9 +102,11 @@ def spec_hashes() -> dict[str, str]:
     return hashes
 
 
-def train(name: str, run: Path) -> None:
+def train(name: str, run: Path, optimizer: str | None = None) -> None:
     """6 + 6 steps of a packaged spec in fp32, through the command line."""
     settings = [f"steps={STEPS}", "precision=fp32", "log_every=1", "warmup_steps=2"]
+    if optimizer:
+        settings += [f"optimizer={optimizer}", "lr=0.001"]
     keys = [f"train.{stage}.{setting}" for stage in ("latents", "base") for setting in settings]
     options = [word for key in [*keys, "train.latents.prior_warmup_steps=3"] for word in ("--set", key)]
     command = [sys.executable, "-m", "ulzoo", "train", name, "--out", str(run), "--device", "cpu", *options]

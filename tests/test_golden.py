@@ -1,13 +1,13 @@
-"""Values that refactoring must not change, recorded with `python -m benchmarks golden --record tests/golden.json`.
+"""Values that refactoring must not change, recorded with `python -m benchmarks golden --optimizer adamw --record FILE`.
 
-Spec hashes are exact. Losses and samples are held within 1e-4 (relative), since processors differ in the last bits;
-`python -m benchmarks golden --base REVISION` compares two revisions on one machine to the last bit.
+Spec hashes are exact. Losses and samples are held within 1e-4, since processors differ in the last bits; AdamW, since
+Muon multiplies in bf16, where they differ by more. `python -m benchmarks golden --base REVISION` compares two revisions
+on one machine to the last bit, with the specs' own optimizer.
 """
 
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,13 +26,12 @@ def test_hashes_of_every_packaged_spec_and_point() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", golden.SPECS)
 def test_losses_samples_and_figures(name: str) -> None:
-    recorded, values = RECORDED[name], golden.record_training(name)
-    close: dict[str, Any] = {"rel": 1e-4, "abs": 1e-6}
+    recorded, values = RECORDED[name], golden.record_training(name, "adamw")
     for row, expected in zip(values["log"], recorded["log"], strict=True):
-        assert row == pytest.approx(expected, **close)
-    assert values["samples_mean"] == pytest.approx(recorded["samples_mean"], rel=1e-3, abs=1e-4)
-    assert values["samples_std"] == pytest.approx(recorded["samples_std"], rel=1e-3, abs=1e-4)
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert values["samples_mean"] == pytest.approx(recorded["samples_mean"], abs=1e-4)
+    assert values["samples_std"] == pytest.approx(recorded["samples_std"], abs=1e-4)
     assert values["spec_yaml_sha256"] == recorded["spec_yaml_sha256"]
     assert values["figures"].keys() == recorded["figures"].keys()
     for figure in ("bits_per_pixel", "psnr_db"):
-        assert values["figures"][figure] == pytest.approx(recorded["figures"][figure], rel=1e-3)
+        assert values["figures"][figure] == pytest.approx(recorded["figures"][figure], rel=1e-4)
