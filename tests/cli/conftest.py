@@ -25,7 +25,7 @@ sample: {base: {steps: 2}, decoder: {steps: 2}}
 
 @pytest.fixture(autouse=True, scope="session")
 def small():
-    """One thread and few images, for speed."""
+    """Use one thread and few images, for speed."""
     threads, images = torch.get_num_threads(), run_module.EVALUATED_IMAGES
     torch.set_num_threads(1)
     run_module.EVALUATED_IMAGES = 8
@@ -35,7 +35,7 @@ def small():
 
 
 def invoke(*args: object) -> Result:
-    """A command in this process; only SystemExit may leave it."""
+    """Run a command in this process; only SystemExit may escape."""
     result = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "120"}, prog_name="ulzoo")
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     return result

@@ -1,4 +1,4 @@
-"""Every mistake: exit status 2, one line on stderr that names it, nothing written."""
+"""Mistakes of the user: exit status 2, one line on stderr that names the mistake, nothing written."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def contents(folder: Path) -> dict[Path, tuple[int, int]]:
 
 @pytest.fixture
 def refused(ulzoo, here):
-    """Run a command that must be refused; its line."""
+    """Run a command that must be refused, and return its error line."""
 
     def refused(*args: object, status: int = 2) -> str:
         before = contents(here)
@@ -76,8 +76,8 @@ def test_a_mistaken_argument(refused, case):
     assert words in refused(*args)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
-def test_a_device_that_is_not_there(refused):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has one")
+def test_a_missing_device(refused):
     assert "this machine has no device 'cuda'" in refused("train", "tiny.yaml", "--device", "cuda")
 
 
@@ -104,7 +104,7 @@ RUNS = {
     "no such label name": (("sample", "run", "--labels", "Flogs"), "did you mean 'Flags'?"),
     "ambiguous label": (("sample", "run", "--labels", "s"), "ambiguous: Smileys & Emotion, Symbols"),
     "labels for the prior": (("sample", "run", "--labels", "0", "--network", "prior"), "takes no class labels"),
-    "guidance alone": (("sample", "run", "--guidance", "2"), "give `labels` or `text` with it"),
+    "guidance alone": (("sample", "run", "--guidance", "2"), "guidance needs class labels or captions"),
     "no such split": (("evaluate", "run", "--split", "test"), "split must be 'train' or 'val'"),
 }
 

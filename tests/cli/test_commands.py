@@ -1,4 +1,4 @@
-"""What the commands write and print."""
+"""Files and output of the commands."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ COMMANDS = ["train", "sweep", "plot", "report", "find", "list", "show", "sample"
 COMMANDS += ["export", "push", "schema"]
 
 
-def test_train_leaves_a_run(ulzoo, here):
+def test_train_writes_a_run_directory(ulzoo, here):
     result = ulzoo("train", "tiny.yaml")
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
@@ -32,7 +32,7 @@ def test_train_leaves_a_run(ulzoo, here):
     assert library.load(here / "runs" / "tiny").sample(2).shape == (2, 3, 32, 32)
 
 
-def test_train_resumes_what_is_finished(ulzoo, run):
+def test_train_resumes_a_finished_run(ulzoo, run):
     before = (run / "checkpoints" / "base-00000002" / "checkpoint.json").read_bytes()
     result = ulzoo("train", "tiny.yaml", "--out", "run", "--resume")
     assert result.exit_code == 0, result.stderr
@@ -47,7 +47,7 @@ def test_train_in_two_commands(ulzoo, here):
     assert library.load(here / "a").base is not None
 
 
-def test_train_prints_about_twenty_lines_a_stage(ulzoo, here):
+def test_train_prints_about_twenty_lines_per_stage(ulzoo, here):
     result = ulzoo("train", "tiny.yaml", "--stage", "latents", "--set", "train.latents.steps=55")
     lines = [line for line in result.stdout.splitlines() if line.startswith("latents ")]
     assert 10 <= len(lines) <= 21 and "55/55" in lines[-1]
@@ -61,7 +61,7 @@ def test_dry_run_writes_nothing(ulzoo, here):
         assert words in result.stdout
 
 
-def test_dry_run_says_when_the_processor_has_no_bf16(ulzoo, here, monkeypatch):
+def test_dry_run_reports_missing_bf16(ulzoo, here, monkeypatch):
     monkeypatch.setattr("ulzoo.registry.cost.plan.has_bf16", lambda device: False)
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", "train.base.precision=bf16")
     assert "fp32 (bf16 requested, this processor has none)" in " ".join(result.stdout.split())
@@ -85,7 +85,7 @@ def test_a_collapse_is_one_line_of_warning(ulzoo, here, monkeypatch):
     assert re.fullmatch(r"warning: step 1: .*decoder\.weighting\.loss_factor.*\n", result.stderr)
 
 
-def test_interruption_names_the_way_on(ulzoo, here, monkeypatch):
+def test_interruption_names_resume(ulzoo, here, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
@@ -95,13 +95,13 @@ def test_interruption_names_the_way_on(ulzoo, here, monkeypatch):
     assert result.stderr == "interrupted; use --resume to continue from the last checkpoint in runs/tiny\n"
 
 
-def test_what_the_machine_refuses_is_one_line(ulzoo, here):
+def test_an_error_of_the_machine_is_one_line(ulzoo, here):
     (here / "file").touch()
     result = ulzoo("schema", "--out", "file/schema.json")
     assert result.exit_code == 1 and re.fullmatch(r"error: file.*\n", result.stderr)
 
 
-def test_our_own_mistakes_keep_their_traceback(here, monkeypatch):
+def test_bugs_keep_their_traceback(here, monkeypatch):
     from typer.testing import CliRunner
 
     from ulzoo.cli import app
@@ -144,7 +144,7 @@ def test_list(ulzoo):
     assert entry["pretrained"] == ("emoji32_tiny" in library.list_models(pretrained=True))
 
 
-def test_list_of_nothing_in_json(ulzoo):
+def test_an_empty_list_in_json(ulzoo):
     result = ulzoo("list", "nothing*", "--json")
     assert result.exit_code == 0 and json.loads(result.stdout) == []
 
@@ -185,7 +185,7 @@ def test_evaluate(ulzoo, run, here):
     assert json.loads(printed) == written
 
 
-def test_export_carries_the_run_s_figures(ulzoo, run, here):
+def test_export_includes_the_metrics_of_the_run(ulzoo, run, here):
     result = ulzoo("export", "run", "--out", "new/model.safetensors")
     assert result.exit_code == 0, result.stderr
     assert hashlib.sha256((here / "new" / "model.safetensors").read_bytes()).hexdigest() in result.stdout
@@ -194,7 +194,7 @@ def test_export_carries_the_run_s_figures(ulzoo, run, here):
     assert results(here / "new" / "model.safetensors") == json.loads((run / "figures.json").read_text())
 
 
-def test_export_of_an_earlier_step_has_no_figures(ulzoo, run, here):
+def test_export_of_an_earlier_step_has_no_metrics(ulzoo, run, here):
     result = ulzoo("export", "run/checkpoints/latents-00000001", "--out", "early.safetensors")
     assert result.exit_code == 0, result.stderr
     assert "stage latents, step 1" in result.stdout and "without metrics" in result.stdout
@@ -203,7 +203,7 @@ def test_export_of_an_earlier_step_has_no_figures(ulzoo, run, here):
 
 
 @pytest.mark.parametrize("source", ["run", "run/model.safetensors"])
-def test_export_in_half_the_bytes(ulzoo, run, here, source):
+def test_export_in_half_precision(ulzoo, run, here, source):
     result = ulzoo("export", source, "--out", "half.safetensors", "--dtype", "bfloat16")
     assert result.exit_code == 0, result.stderr
     assert (here / "half.safetensors").stat().st_size < 0.6 * (run / "model.safetensors").stat().st_size

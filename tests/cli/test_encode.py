@@ -1,4 +1,4 @@
-"""`ulzoo encode`, then `ulzoo train --stage base` on what it wrote."""
+"""`ulzoo encode`, and `ulzoo train --stage base` on its latents."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The command as it is installed, in a process of its own."""
+"""The installed command, in a separate process."""
 
 import subprocess
 import sys

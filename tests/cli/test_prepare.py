@@ -1,4 +1,4 @@
-"""`ulzoo prepare`: from a user's folder to shards, with every mistake and interruption on the way."""
+"""`ulzoo prepare kinetics600`: shards of a folder of videos, mistakes and interruptions."""
 
 import json
 import os
@@ -90,7 +90,7 @@ def test_wrong_flags(ulzoo, kinetics, arguments):
     assert not (kinetics / "out").exists()
 
 
-def test_settings_that_changed_and_shards_that_are_damaged(ulzoo, kinetics):
+def test_changed_settings_and_damaged_shards(ulzoo, kinetics):
     assert ulzoo(*on("val"), *SMALL, "--workers", 1).exit_code == 0
     result = ulzoo(*on("val"), "--resolution", 64, "--clips-per-shard", 4)
     assert result.exit_code == 2
@@ -101,18 +101,18 @@ def test_settings_that_changed_and_shards_that_are_damaged(ulzoo, kinetics):
     assert result.exit_code == 2 and "val-00000.tar has SHA-256" in result.stderr
 
 
-def test_prepare_alone_shows_its_commands(ulzoo, here):
+def test_help_lists_the_commands(ulzoo, here):
     assert "kinetics600" in ulzoo("prepare", "--help").stdout
     result = ulzoo("prepare", "kinetics60")
     assert result.exit_code == 2 and "kinetics600" in result.stderr
 
 
 @pytest.mark.slow
-def test_killed_at_any_time_it_goes_on_to_the_same_bytes(ulzoo, kinetics, kinetics_layout):
+def test_a_killed_command_continues_to_the_same_bytes(ulzoo, kinetics, kinetics_layout):
     kinetics_layout(kinetics, "train", 60)
     command = [sys.executable, "-m", "ulzoo", *on("train"), *SMALL]
     assert ulzoo(*on("train"), *SMALL, "--workers", 1, "--out", "whole").exit_code == 0
-    chance = random.Random(0)
+    rng = random.Random(0)
     for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         process = subprocess.Popen(
             [*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "120"}
@@ -120,13 +120,15 @@ def test_killed_at_any_time_it_goes_on_to_the_same_bytes(ulzoo, kinetics, kineti
         before = len(list(Path("out").glob("*.tar")))
         while len(list(Path("out").glob("*.tar"))) < before + 2 and process.poll() is None:
             time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, 0.3))
         process.send_signal(number)
-        _, said = process.communicate(timeout=30)  # ends when the last worker has let go of stderr
+        _, stderr = process.communicate(timeout=30)  # returns when the last worker has closed stderr
         assert process.returncode == status
         assert not json.loads(Path("out/manifest.json").read_text())["splits"]["train"]["complete"]
         if number == signal.SIGINT:
-            assert said.endswith("interrupted; run the same command again to continue after the last finished shard\n")
+            assert stderr.endswith(
+                "interrupted; run the same command again to continue after the last finished shard\n"
+            )
             assert not list(Path("out").glob(".*.tmp"))
     result = ulzoo(*on("train"), *SMALL, "--workers", 1)
     assert result.exit_code == 0, result.stderr

@@ -1,4 +1,4 @@
-"""`ulzoo prepare image_folder` and `imagenet`: to shards that a spec can train on, with mistakes and interruptions."""
+"""`ulzoo prepare image_folder` and `imagenet`: shards that a spec can train on, mistakes and interruptions."""
 
 import json
 import signal
@@ -45,8 +45,8 @@ def test_prepare_verify_and_train(ulzoo, pictures):
     assert "warning: 1 images skipped, all listed in out/manifest.json: train/a/000: " in result.stderr
     before = files(Path("out"))
     assert ulzoo(*FOLDER, "--classes", "--images-per-shard", 4).exit_code == 0 and files(Path("out")) == before
-    said = "out: matches its manifest, 9 images of train, 4 images of val\n"
-    assert ulzoo("prepare", "verify", "out").stdout == ulzoo(*FOLDER, "--verify").stdout == said
+    verified = "out: matches its manifest, 9 images of train, 4 images of val\n"
+    assert ulzoo("prepare", "verify", "out").stdout == ulzoo(*FOLDER, "--verify").stdout == verified
     tiny = (Path(__file__).parents[1] / "tiny.yaml").read_text().splitlines()
     data = "data: {kind: webdataset, root: out, resolution: 32, num_classes: 2}"
     Path("spec.yaml").write_text("\n".join(data if line.startswith("data:") else line for line in tiny))
@@ -77,7 +77,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(ulzoo, pictures, case):
 
 
 @pytest.mark.slow
-def test_killed_it_goes_on_to_the_same_bytes(ulzoo, pictures):
+def test_a_killed_command_continues_to_the_same_bytes(ulzoo, pictures):
     fill(pictures, 400)
     command = (*FOLDER, "--classes", "--images-per-shard", "20", "--resolution", "128")
     assert ulzoo("prepare", "image_folder", "pictures", "whole", *command[4:], "--workers", 1).exit_code == 0

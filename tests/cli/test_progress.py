@@ -12,11 +12,11 @@ ROW = {"images_per_second": 12.0, "rate_bits_per_pixel": 0.5, "distortion": 1.5,
 
 def shown(terminal: bool, start: int = 0) -> str:
     out = io.StringIO()
-    with display(Console(file=out, force_terminal=terminal, width=100), ["the plan"]) as watch:
-        watch.stage("latents", CONFIG, start)
+    with display(Console(file=out, force_terminal=terminal, width=100), ["the plan"]) as callback:
+        callback.stage("latents", CONFIG, start)
         for step in range(start + 1, CONFIG.steps + 1):
-            watch.step(step, ROW)
-        watch.note("evaluating")
+            callback.step(step, ROW)
+        callback.note("evaluating")
     return out.getvalue()
 
 
@@ -30,37 +30,37 @@ def test_lines(start):
     )
 
 
-def test_the_utilisation_is_told_where_the_stages_share_is_known():
+def test_the_utilisation_of_stages_with_a_known_one_is_printed():
     row = ROW | {"stage": "base"}
     assert format_row(row, "images", {"base": 0.03}).endswith("data wait 2%  MFU 36%")
     assert format_row(row, "images", {"latents": 0.03}).endswith("data wait 2%")
 
 
-def test_a_finished_bar_stays():
+def test_a_finished_bar_stays_visible():
     text = shown(True)
     assert "the plan" in text and "100/100" in text and "rate 0.5000 bits/pixel" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
 
 
-def test_an_interrupted_display_leaves_the_terminal_as_it_was():
+def test_an_interrupted_display_restores_the_terminal():
     out = io.StringIO()
     with (
         pytest.raises(KeyboardInterrupt),
-        display(Console(file=out, force_terminal=True, width=100), ["the plan"]) as watch,
+        display(Console(file=out, force_terminal=True, width=100), ["the plan"]) as callback,
     ):
-        watch.stage("latents", CONFIG, 0)
+        callback.stage("latents", CONFIG, 0)
         raise KeyboardInterrupt
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
 
 
-def test_a_long_evaluation_says_how_long(monkeypatch):
+def test_a_long_evaluation_prints_its_progress(monkeypatch):
     seconds = iter(range(0, 1000, 15))
     monkeypatch.setattr("ulzoo.cli.display.train_progress.time.monotonic", lambda: float(next(seconds)))
     out = io.StringIO()
-    with display(Console(file=out, width=100), []) as watch:
-        watch.note("evaluating")
+    with display(Console(file=out, width=100), []) as callback:
+        callback.note("evaluating")
         for done in range(64, 513, 64):
-            watch.measured(done, 512)
+            callback.measured(done, 512)
     first, *lines = out.getvalue().splitlines()
     assert first == "evaluating" and 2 <= len(lines) <= 7
     assert all("/512 images  " in line and line.endswith(" left") for line in lines)
@@ -68,7 +68,7 @@ def test_a_long_evaluation_says_how_long(monkeypatch):
 
 def test_an_evaluation_moves_the_spinner():
     out = io.StringIO()
-    with display(Console(file=out, force_terminal=True, width=100), []) as watch:
-        watch.note("evaluating")
-        watch.measured(64, 512)
-        assert "64/512" in str(watch.status.status)
+    with display(Console(file=out, force_terminal=True, width=100), []) as callback:
+        callback.note("evaluating")
+        callback.measured(64, 512)
+        assert "64/512" in str(callback.status.status)

@@ -1,4 +1,4 @@
-"""`ulzoo show`: what two specs differ in, and a sweep's points."""
+"""`ulzoo show`: the differences of two specs, and the points of a sweep."""
 
 import json
 
@@ -30,7 +30,7 @@ def rows(text: str) -> dict[str, list[str]]:
     return {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.strip()}
 
 
-def test_what_two_specs_differ_in(ulzoo, sweep):
+def test_the_differences_of_two_specs(ulzoo, sweep):
     result = ulzoo("show", "--diff", "tiny.yaml", "wide.yaml")
     assert result.exit_code == 0, result.stderr
     shown = rows(result.stdout)
@@ -39,14 +39,14 @@ def test_what_two_specs_differ_in(ulzoo, sweep):
     assert {"latent.channels", "base.label_dropout"} <= shown.keys()
 
 
-def test_what_two_specs_differ_in_as_json(ulzoo, sweep):
+def test_the_differences_of_two_specs_as_json(ulzoo, sweep):
     data = json.loads(ulzoo("show", "--diff", "tiny.yaml", "wide.yaml", "--set", "latent.channels=6", "--json").stdout)
     assert data["diff"] == {"name": ["tiny", "wide"], "base.label_dropout": [0.1, 0.0]}
     wide = library.load_spec("wide.yaml", ["latent.channels=6"])
     assert data["b"] == {"spec": "wide.yaml", "hash": wide.hash}
 
 
-def test_a_part_that_one_spec_has_not_is_a_dash(ulzoo, sweep):
+def test_a_missing_part_is_a_dash(ulzoo, sweep):
     (sweep / "point.yaml").write_text("extends: tiny.yaml\nbase: null\ntrain: {base: null}\n")
     shown = rows(ulzoo("show", "--diff", "tiny.yaml", "point.yaml").stdout)
     assert shown["base.backbone.kind"] == ["vit", "–"] and shown["train.base.steps"] == ["2", "–"]

@@ -13,12 +13,12 @@ from ulzoo.files import tensor_file
 from ulzoo.training.checkpointing import Checkpoint
 from ulzoo.training.monitoring import read_rows
 
-NOT_THE_SAME_TWICE = ("images_per_second", "data_wait")
+VARYING = ("images_per_second", "data_wait")
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As in the killed processes: another number of threads may sum in another order."""
+    """As in killed.py: sums depend on the number of threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -27,7 +27,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def train_and_kill() -> Iterator[Callable]:
-    """train_and_kill(spec, folder, kill, resume=False, stage="all"): see killed.py; True if the kill came in time."""
+    """train_and_kill(spec, folder, kill, resume=False, stage="all"): whether it was killed."""
     script = Path(__file__).parent / "killed.py"
     process = subprocess.Popen(
         [sys.executable, script],
@@ -50,15 +50,13 @@ def train_and_kill() -> Iterator[Callable]:
 
 
 def run_state(folder: Path) -> dict:
-    """All that a run leaves and that must not depend on how often it was stopped."""
+    """Everything in a run directory that must not depend on interruptions."""
     paths = sorted((folder / "checkpoints").iterdir())
     state = {"files": [path.name for path in paths], "export": tensor_file.read(folder / "model.safetensors")}
     for path in paths:
         checkpoint = Checkpoint.open(path)
         state[path.name] = tensor_file.TensorFile(checkpoint.read(""), checkpoint.metadata)
-    state["rows"] = [
-        {k: v for k, v in row.items() if k not in NOT_THE_SAME_TWICE} for row in read_rows(folder / "metrics.jsonl")
-    ]
+    state["rows"] = [{k: v for k, v in row.items() if k not in VARYING} for row in read_rows(folder / "metrics.jsonl")]
     state["figures"] = json.loads((folder / "figures.json").read_text())
     return state
 

@@ -1,4 +1,4 @@
-"""Trains in a process of its own that is killed with SIGKILL; a script, so that torch is imported once for many kills.
+"""Trains in a forked process that is killed with SIGKILL; a script, so that torch is imported once for many kills.
 
 Reads one job a line, {"spec", "folder", "stage", "resume", "kill"}, forks a child that trains, prints its exit code.
 `kill` is ["after", seconds], counted from the first step, ["at", stage, step], ["writing", n, "half" or "whole"], the

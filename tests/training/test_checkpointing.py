@@ -1,4 +1,4 @@
-"""Training checkpoints: the last two of each stage, checked when read, and what happens when they are damaged."""
+"""Training checkpoints: which are kept, what is verified when they are read, and how damage is handled."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def state(stage: str = "latents", step: int = 1) -> TrainingState:
 
 @pytest.fixture
 def checkpoints(tmp_path) -> CheckpointManager:
-    """With the steps 10 and 20 of the first stage."""
+    """A manager with steps 10 and 20 of the first stage."""
     checkpoints = CheckpointManager(tmp_path / "checkpoints")
     for step in (10, 20):
         checkpoints.save(state(step=step))
@@ -56,13 +56,13 @@ def test_round_trip(checkpoints):
     assert latest.read("ema.").keys() == latest.shapes("ema.").keys() == {"a"}
 
 
-def test_tensors_are_filled_in_their_places(checkpoints):
+def test_tensors_are_read_in_place(checkpoints):
     tensor = torch.zeros(2, 8)
     checkpoints.latest().read_into({"step": tensor[:, ::2][1]}, "model.")
     assert tensor[1].tolist() == [20, 0] * 4 and not tensor[0].any()
 
 
-def test_nothing_yet(tmp_path):
+def test_no_checkpoints(tmp_path):
     assert CheckpointManager(tmp_path / "none").latest() is None
 
 
@@ -70,7 +70,7 @@ def test_the_last_two_of_each_stage_are_kept(checkpoints):
     for stage, step in (("latents", 100), ("base", 5), ("base", 10), ("base", 15)):
         checkpoints.save(state(stage, step))
     assert names(checkpoints) == ["base-00000010", "base-00000015", "latents-00000020", "latents-00000100"]
-    assert (checkpoints.latest().stage, checkpoints.latest().step) == ("base", 15)  # though latents went further
+    assert (checkpoints.latest().stage, checkpoints.latest().step) == ("base", 15)  # although latents has a higher step
     assert checkpoints.latest("latents").step == 100
 
 
@@ -79,7 +79,7 @@ def test_milestones_are_kept_for_good(tmp_path):
     for step in (10, 20, 30, 40, 50, 60, 70):
         kept.save(state(step=step))
     assert [step for _, step, _ in kept.list_checkpoints()] == [20, 40, 60, 70]
-    kept.save(state(step=30))  # gone back: what comes later is of a future that is trained again
+    kept.save(state(step=30))  # back to an earlier step: later ones will be trained again
     assert [step for _, step, _ in kept.list_checkpoints()] == [20, 30]
 
 
@@ -93,7 +93,7 @@ def test_steps_sort_as_numbers(checkpoints):
 
 
 def edit(folder: Path, change) -> None:
-    """Alter what the small file says, and its digest with it."""
+    """Change the content of checkpoint.json and update its digest."""
     path = folder / "checkpoint.json"
     content = json.loads(path.read_text())
     del content["digest"]
@@ -102,23 +102,23 @@ def edit(folder: Path, change) -> None:
 
 
 def forge(folder: Path, offsets: list[int]) -> None:
-    """A shard that is itself whole but says that its tensor lies elsewhere in one without end."""
+    """A valid shard whose metadata places its tensor elsewhere in a huge one."""
     metadata = {"DCP_SHARDING_INFO": json.dumps({"model.a": {"saved_offsets": offsets}})}
     save_file({"model.a": torch.zeros(2)}, shard(folder), metadata=metadata)
     edit(folder, lambda content: content["files"].update({shard(folder).name: format.sha256(shard(folder))}))
 
 
 DAMAGE = {
-    "no small file": lambda folder: (folder / "checkpoint.json").unlink(),
+    "no metadata": lambda folder: (folder / "checkpoint.json").unlink(),
     "no shard": lambda folder: shard(folder).unlink(),
-    "an empty small file": lambda folder: (folder / "checkpoint.json").write_bytes(b""),
+    "empty metadata": lambda folder: (folder / "checkpoint.json").write_bytes(b""),
     "an empty shard": lambda folder: shard(folder).write_bytes(b""),
     "a list": lambda folder: (folder / "checkpoint.json").write_text("[]"),
-    "nested without end": lambda folder: (folder / "checkpoint.json").write_text("[" * 100_000),
-    "no text": lambda folder: (folder / "checkpoint.json").write_bytes(b"\xff" * 9),
-    "a file for a folder": lambda folder: shutil.rmtree(folder) or folder.write_text("hello"),
-    "a shard too many": lambda folder: shutil.copy(shard(folder), folder / "more.safetensors"),
-    "a shard elsewhere": lambda folder: edit(
+    "deeply nested": lambda folder: (folder / "checkpoint.json").write_text("[" * 100_000),
+    "not text": lambda folder: (folder / "checkpoint.json").write_bytes(b"\xff" * 9),
+    "a file instead of a folder": lambda folder: shutil.rmtree(folder) or folder.write_text("hello"),
+    "an unlisted shard": lambda folder: shutil.copy(shard(folder), folder / "more.safetensors"),
+    "a shard outside the folder": lambda folder: edit(
         folder, lambda content: content["files"].update({"../x.safetensors": "0"})
     ),
     "no digests": lambda folder: edit(folder, lambda content: content.update(files=3)),
@@ -127,20 +127,20 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_one_is_named_and_the_one_before_taken(damage, checkpoints):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(damage, checkpoints):
     damage(checkpoints.folder / "latents-00000020")
     with pytest.warns(UserWarning, match=r"^[^\n]*latents-00000020: .*; going back to the checkpoint before$"):
         assert checkpoints.latest().step == 10
 
 
-def test_every_file_cut_short_or_with_one_bit_turned_is_noticed(checkpoints):
+def test_truncated_files_and_flipped_bits_are_detected(checkpoints):
     folder = checkpoints.folder / "latents-00000020"
     for file in (shard(folder), folder / "checkpoint.json"):
         content = file.read_bytes()
-        for i in range(0, len(content) - 1, 5):  # the last one ends the line, which says nothing
-            turned = bytearray(content)
-            turned[i] ^= 1 << i % 8
-            for damaged in (bytes(turned), content[:i]):
+        for i in range(0, len(content) - 1, 5):  # the last byte is the final newline, which is not checked
+            flipped = bytearray(content)
+            flipped[i] ^= 1 << i % 8
+            for damaged in (bytes(flipped), content[:i]):
                 file.write_bytes(damaged)
                 with pytest.raises(DamagedFile, match="latents-00000020: ") as error:
                     Checkpoint.open(folder)
@@ -150,7 +150,7 @@ def test_every_file_cut_short_or_with_one_bit_turned_is_noticed(checkpoints):
 
 
 @pytest.mark.parametrize("offsets", [[10**15], [1], [-2], [], ["a"], None], ids=str)
-def test_a_shard_that_lies_about_its_place_does_not_fill_the_memory(offsets, checkpoints):
+def test_wrong_offsets_in_a_shard_do_not_fill_the_memory(offsets, checkpoints):
     folder = checkpoints.folder / "latents-00000020"
     forge(folder, offsets)
     with pytest.raises(DamagedFile, match="latents-00000020: a damaged checkpoint"):
@@ -173,21 +173,21 @@ def test_all_damaged(checkpoints):
         checkpoints.latest()
 
 
-def test_a_run_that_went_back_forgets_the_damaged_future(checkpoints):
-    """Or else its two newest would be the damaged one and a single good one."""
+def test_a_run_that_went_back_deletes_later_checkpoints(checkpoints):
+    """Otherwise the two newest would be the damaged one and a single good one."""
     for stage, step in (("latents", 20), ("base", 5)):
         shard(checkpoints.save(state(stage, step))).write_bytes(b"")
     checkpoints.save(state(step=15))
     assert names(checkpoints) == ["latents-00000010", "latents-00000015"]
 
 
-def test_a_damaged_one_is_replaced(checkpoints):
+def test_a_damaged_checkpoint_is_replaced(checkpoints):
     shard(checkpoints.folder / "latents-00000020").write_bytes(b"")
     checkpoints.save(state(step=20))
     assert checkpoints.latest().step == 20
 
 
-def test_a_newer_format_is_refused_not_passed_over(checkpoints, monkeypatch):
+def test_a_newer_format_is_refused_instead_of_skipped(checkpoints, monkeypatch):
     monkeypatch.setattr(format, "FORMAT", 3)
     checkpoints.save(state(step=30))
     monkeypatch.undo()
@@ -195,21 +195,21 @@ def test_a_newer_format_is_refused_not_passed_over(checkpoints, monkeypatch):
         checkpoints.latest()
 
 
-def test_strange_files_beside_them_are_ignored_and_left(checkpoints):
-    strange = {"notes.txt", "latents-00000030.bak", "latents-x", ".notes.txt.tmp"}
-    for name in strange:
+def test_unknown_files_are_ignored_and_kept(checkpoints):
+    unknown = {"notes.txt", "latents-00000030.bak", "latents-x", ".notes.txt.tmp"}
+    for name in unknown:
         (checkpoints.folder / name).touch()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", module="ulzoo")
         assert checkpoints.latest().step == 20
     checkpoints.save(state(step=30))
-    assert strange <= set(names(checkpoints))
+    assert unknown <= set(names(checkpoints))
 
 
-def test_the_rest_of_a_killed_write_is_ignored_and_cleaned_away(checkpoints):
-    rest = checkpoints.folder / ".latents-00000025.tmp"
-    rest.mkdir()
-    (rest / "half").write_bytes(b"half a checkpoint")
+def test_unfinished_checkpoints_are_ignored_and_deleted(checkpoints):
+    unfinished = checkpoints.folder / ".latents-00000025.tmp"
+    unfinished.mkdir()
+    (unfinished / "half").write_bytes(b"half a checkpoint")
     assert checkpoints.latest().step == 20
     checkpoints.save(state(step=30))
     assert names(checkpoints) == ["latents-00000020", "latents-00000030"]
@@ -218,17 +218,17 @@ def test_the_rest_of_a_killed_write_is_ignored_and_cleaned_away(checkpoints):
 # ---------------------------------------------------------------------------------------------- what cannot be written
 
 
-def test_where_nothing_can_be_written_those_before_stay(checkpoints):
-    """A file where a folder must be stands for a folder that may not be written, which the superuser always may."""
+def test_a_failed_write_keeps_the_earlier_checkpoints(checkpoints):
+    """A file in place of a folder simulates missing permissions, which root always has."""
     (checkpoints.folder / ".latents-00000030.tmp").write_text("in the way")
     with pytest.raises(OSError):
         checkpoints.save(state(step=30))
     assert checkpoints.latest().step == 20
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of its own for a forked process")
-def test_a_disk_that_is_full_halfway(checkpoints):
-    """No file may be longer than 300 bytes, so that the shard is cut short."""
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the limit is set in a forked process")
+def test_a_disk_that_fills_up_while_writing(checkpoints):
+    """Files are limited to 300 bytes, so that the shard is truncated."""
     import resource
     import signal
 

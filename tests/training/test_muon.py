@@ -1,4 +1,4 @@
-"""Muon: timm's updates to the same numbers, whichever matrices are orthogonalised together."""
+"""Muon: the same updates as timm's, whichever matrices are orthogonalised together."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from timm.optim.muon import Muon as Rival
+from timm.optim.muon import Muon as TimmMuon
 from timm.optim.muon import _is_suitable_for_muon
 from torch import nn
 
@@ -24,7 +24,7 @@ class Net(nn.Module):
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> list[torch.Tensor]:
-    """Changes of the parameters by gradients that are drawn anew at every step."""
+    """Changes of the parameters by random gradients."""
     before = [parameter.detach().clone() for parameter in network.parameters()]
     torch.manual_seed(1)
     for _ in range(steps):
@@ -45,22 +45,22 @@ def test_updates_are_timms(stacked_values, monkeypatch):
     monkeypatch.setattr(muon, "MAX_STACKED_VALUES", stacked_values)
     torch.manual_seed(0)
     network = Net()
-    rival = copy.deepcopy(network)
+    timms_network = copy.deepcopy(network)
     ours = train(network, Muon(two_groups(network), lr=1e-2, betas=(0.8, 0.9)), 4)
-    theirs = train(rival, Rival(two_groups(rival), lr=1e-2, betas=(0.8, 0.9)), 4)
+    theirs = train(timms_network, TimmMuon(two_groups(timms_network), lr=1e-2, betas=(0.8, 0.9)), 4)
     for (name, _), mine, other in zip(network.named_parameters(), ours, theirs, strict=True):
         assert (mine - other).norm() <= 1e-3 * other.norm(), name
         assert other.any() or "unused" in name
 
 
 @given(st.lists(st.integers(1, 600), max_size=4))
-def test_what_is_a_matrix_is_timms_rule(shape):
+def test_is_matrix_follows_timm(shape):
     parameter = torch.empty(shape, device="meta")
     assert is_matrix(parameter) == _is_suitable_for_muon(parameter)
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 8), (2, 8, 24), (2, 8, 4, 3, 3)])
-def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
+def test_singular_values_are_near_one_and_singular_vectors_are_kept(shape):
     torch.manual_seed(0)
     momenta = torch.randn(shape)
     left, _, right = torch.linalg.svd(momenta.flatten(2), full_matrices=False)

@@ -1,4 +1,4 @@
-"""Learning rate, weight decay, moving average, and any optimizer's state there and back."""
+"""Learning rate, weight decay, moving average, and saving and loading of optimizer states."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ def test_decays_by_their_formulas():
     assert cosine[60] == pytest.approx(0.25) and linear[60] == pytest.approx(0.25)
     assert cosine[40] == pytest.approx(0.25 * (1 + math.cos(math.pi / 4)))
     assert linear[40] == pytest.approx(0.375)
-    assert linear[99] == pytest.approx(0.5 / 80)  # one step short of 0: no step is wasted
+    assert linear[99] == pytest.approx(0.5 / 80)  # above 0 in the last step, which would otherwise be wasted
     assert 0 < cosine[99] < linear[99]
     assert set(rates(decay="constant")) == {0.5}
 
@@ -107,7 +107,7 @@ def test_average_follows_timms_rule_with_warm_up():
         decay = 0.0 if step <= 1 else min(1 - step ** (-2 / 3), 0.8)
         expected = value if expected is None else decay * expected + (1 - decay) * value
         assert ema.module.weight.item() == pytest.approx(expected, abs=1e-6)
-    assert min(1 - 29 ** (-2 / 3), 0.8) == 0.8  # the cap was reached
+    assert min(1 - 29 ** (-2 / 3), 0.8) == 0.8  # the limit was reached
 
 
 # ---------------------------------------------------------------------------------------------------------- whole state
@@ -121,7 +121,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, n: int) -> None:
 
 
 def buildable() -> list[str]:
-    """Every name that this machine can build."""
+    """The names of all optimizers that can be built on this machine."""
     names = []
     for name in timm.optim.list_optimizers():
         try:
@@ -135,14 +135,14 @@ def buildable() -> list[str]:
 BUILDABLE = buildable()
 
 
-def test_most_optimizers_can_be_had():
+def test_most_optimizers_can_be_built():
     assert len(BUILDABLE) > 60
     assert {"adamw", "muon", "lion", "lamb", "adan"} <= set(BUILDABLE)
 
 
 @pytest.fixture
 def uncompiled():
-    """For kron, which would compile for half a minute."""
+    """kron would otherwise compile for half a minute."""
     with torch.compiler.set_stance("force_eager"):
         yield
 
@@ -150,8 +150,8 @@ def uncompiled():
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("uncompiled")
 @pytest.mark.parametrize("name", BUILDABLE)
-def test_state_there_and_back_is_the_same_to_the_bit(name):
-    """Three steps, through tensors and JSON into a fresh optimizer, three more: as six at once."""
+def test_a_restored_state_continues_to_the_same_bits(name):
+    """Three steps, saving and loading through tensors and JSON, and three more steps equal six."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 2))
     optimizer = build_optimizer(network, config(optimizer=name, lr=1e-3, weight_decay=0.01))
@@ -173,7 +173,7 @@ def test_state_there_and_back_is_the_same_to_the_bit(name):
     assert all(old[key].dtype == new[key].dtype and torch.equal(old[key], new[key]) for key in old)
 
 
-def test_betas_are_given_where_there_are_two():
+def test_betas_are_passed_to_optimizers_with_two():
     betas = {"betas": (0.7, 0.8)}
     assert build_optimizer(nn.Linear(2, 2), config(**betas)).defaults["betas"] == (0.7, 0.8)
     assert len(build_optimizer(nn.Linear(2, 2), config(optimizer="adan", **betas)).defaults["betas"]) == 3

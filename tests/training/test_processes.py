@@ -1,4 +1,4 @@
-"""Several processes train one model: the same losses as one, one error for all, and nothing lost when one is lost."""
+"""Training on several processes: the losses of a single one, one error message, no work lost when a process dies."""
 
 import json
 import os
@@ -21,13 +21,13 @@ from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
 from ulzoo.training.monitoring import read_rows
 
-STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # dropout's masks are drawn process by process
+STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # every process draws its own dropout masks
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture
 def command(request, images):
-    """command(count, folder, *options): `ulzoo train tests/tiny.yaml` on so many processes, by torchrun from two on."""
+    """command(count, folder, *options): `ulzoo train tests/tiny.yaml` on `count` processes."""
 
     def command(count: int, folder: Path, *options: str, overrides=STILL, restarts: int = 0) -> list[str]:
         alone = [sys.executable, "-m", "ulzoo"]
@@ -73,7 +73,7 @@ def test_the_number_of_processes_changes_nothing(count, kind, optimizer, command
         assert many[name] == pytest.approx(one[name], rel=1e-3)
 
 
-def test_shares_are_those_of_the_whole_batch(tiny):
+def test_local_batches_make_up_the_global_batch(tiny):
     source = open_source(tiny(), "train")
 
     def keys(**share) -> list[list[str]]:
@@ -92,14 +92,14 @@ def test_shares_are_those_of_the_whole_batch(tiny):
         (4, 6, 2, "6 cannot be shared by 4 processes of 2 accumulated parts each; 8 can"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_names_those_that_can(count, batch_size, accumulate, message):
+def test_a_batch_size_that_does_not_divide_evenly_is_refused_with_suggestions(count, batch_size, accumulate, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         ProcessGroup(0, count).local_batch_size(batch_size, accumulate)
     assert ProcessGroup(1, 4).local_batch_size(32, 2) == 8
 
 
 @pytest.mark.slow
-def test_samples_are_shared_out_and_compared_as_by_one(tiny, tmp_path):
+def test_distributed_evaluation_equals_that_of_one_process(tiny, tmp_path):
     train(tiny("train.latents.steps=2", "train.base.steps=2"), tmp_path / "run")
     asked = ["--frechet", "fd_efficientnet_lite0", "--samples", "10", "--batch-size", "2", "--device", "cpu", "--json"]
     evaluate = ["-m", "ulzoo", "evaluate", str(tmp_path / "run"), *asked]
@@ -116,7 +116,7 @@ def test_samples_are_shared_out_and_compared_as_by_one(tiny, tmp_path):
 # ---------------------------------------------------------------------------------------------------- one error for all
 
 
-def test_a_mistake_is_one_line_of_one_process(command, tmp_path):
+def test_a_mistake_is_reported_by_one_process(command, tmp_path):
     done = run(command(2, tmp_path / "run", overrides=("train.latents.accumulate=8",)))
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(lines) == 1 and lines[0].endswith(
@@ -163,7 +163,7 @@ def test_a_broken_loss_on_one_process_stops_all_at_that_step(request, images, tm
 
 
 def start(command: list[str], folder: Path, step: int) -> subprocess.Popen:
-    """A run, once it has reached a step of stage 1."""
+    """Start a run, and return when it has reached a step of stage 1."""
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not any(row["step"] >= step for row in read_rows(folder / "metrics.jsonl")):
@@ -173,7 +173,7 @@ def start(command: list[str], folder: Path, step: int) -> subprocess.Popen:
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, STOPPED_STATUS), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(number, status, command, tiny, tmp_path):
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_bits(number, status, command, tiny, tmp_path):
     long = (
         "train.latents.steps=600",
         "train.latents.log_every=1",
@@ -194,7 +194,7 @@ def test_a_signal_saves_and_the_run_goes_on_to_the_same_bits(number, status, com
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
-def test_signals_are_the_callers_again_afterwards():
+def test_signal_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with StopSignals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -203,14 +203,14 @@ def test_signals_are_the_callers_again_afterwards():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_forked_worker_ends_when_it_is_told_to():
+def test_a_forked_worker_ends_on_sigterm_only():
     with StopSignals() as signals:
         child = os.fork()
         if child == 0:
             time.sleep(60)
             os._exit(0)
         time.sleep(0.1)
-        os.kill(child, signal.SIGINT)  # Ctrl-C goes to all of a terminal's processes: the parent's to hear
+        os.kill(child, signal.SIGINT)  # Ctrl-C reaches all processes of a terminal; the parent handles it
         time.sleep(0.1)
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
         os.kill(child, signal.SIGTERM)
@@ -219,8 +219,8 @@ def test_a_forked_worker_ends_when_it_is_told_to():
 
 
 @pytest.mark.slow
-def test_two_processes_save_and_another_number_goes_on(command, tiny, tmp_path):
-    """What was written in two parts is read in as many as are needed."""
+def test_a_checkpoint_of_two_processes_resumes_on_another_number(command, tiny, tmp_path):
+    """Two shards are read by one process and by three."""
     settings = (*STILL, "train.parallel.kind=fsdp", "train.latents.decay=constant", "train.latents.batch_size=12")
     half = (*settings, "train.latents.steps=12", "train.parallel.checkpoint_activations=true")
     done = run(command(2, tmp_path / "run", "--stage", "latents", overrides=half))
@@ -238,9 +238,7 @@ def test_two_processes_save_and_another_number_goes_on(command, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_started_anew_and_the_run_goes_on_to_the_same_bits(
-    command, assert_same_run, tmp_path
-):
+def test_a_killed_process_is_restarted_and_the_run_ends_in_the_same_bits(command, assert_same_run, tmp_path):
     short = (*STILL, "train.latents.steps=30", "train.latents.log_every=1", "train.base.steps=5")
     reference = run(command(2, tmp_path / "whole", overrides=short))
     assert reference.returncode == 0, reference.stderr
