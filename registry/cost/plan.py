@@ -10,7 +10,7 @@ from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.runtime.devices import device_memory, has_bf16
+from ulzoo.runtime.devices import device_memory, effective_precision
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
 
@@ -107,7 +107,7 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
                 steps=config.steps,
                 batch_size=config.batch_size,
                 requested_precision=config.precision,
-                precision=config.precision if has_bf16(device) else "fp32",
+                precision=effective_precision(config.precision, device),
                 flops_per_image=summary.training_flops(name),
                 parts=processes * config.accumulate,
                 shards=processes if sharded else 1,

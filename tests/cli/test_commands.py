@@ -62,7 +62,7 @@ def test_dry_run_writes_nothing(ulzoo, here):
 
 
 def test_dry_run_reports_missing_bf16(ulzoo, here, monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.cost.plan.has_bf16", lambda device: False)
+    monkeypatch.setattr("ulzoo.runtime.devices.has_bf16", lambda device: False)
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", "train.base.precision=bf16")
     assert "fp32 (bf16 requested, this processor has none)" in " ".join(result.stdout.split())
 

@@ -1,11 +1,13 @@
-"""Devices: which one to use, how much memory it has, and whether it computes in bfloat16."""
+"""Devices: which one to use, how much memory it has, and in which precision it computes well."""
 
 import os
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+Precision = Literal["fp32", "bf16"]
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -50,8 +52,17 @@ def has_bf16(device: torch.device) -> bool:
     return False
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to bfloat16 if `precision` is "bf16" and the device has it natively; else fp32."""
-    if precision == "bf16" and has_bf16(device):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+def effective_precision(precision: Precision, device: torch.device) -> Precision:
+    """The precision that networks compute in on a device: "bf16" only if it is requested and native."""
+    return "bf16" if precision == "bf16" and has_bf16(device) else "fp32"
+
+
+def product_dtype(device: torch.device) -> torch.dtype:
+    """The fastest dtype of matrix products that tolerate bfloat16: emulated, it is many times slower than float32."""
+    return torch.bfloat16 if has_bf16(device) else torch.float32
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
+    """The context in which networks compute in their `effective_precision`."""
+    bf16 = effective_precision(precision, device) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 from torch.optim.adamw import adamw
 
+from ulzoo.runtime.devices import product_dtype
 from ulzoo.training.config import StageConfig
 
 
@@ -131,7 +132,8 @@ class Muon(torch.optim.Optimizer):
     """timm's `muon` (Jordan 2024) with its defaults, where matrices of the same shape are orthogonalised in one stack.
 
     Updates have the RMS norm of AdamW's (Liu et al. 2025, arXiv:2502.16982). Vectors, such as biases, and thin matrices
-    are updated by AdamW. The kernel of a convolution is a matrix with one row per output channel.
+    are updated by AdamW. The kernel of a convolution is a matrix with one row per output channel. The products are in
+    bfloat16, as timm's, where the device has it natively, else in float32.
     """
 
     def __init__(
@@ -145,6 +147,8 @@ class Muon(torch.optim.Optimizer):
     ) -> None:
         options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "betas": betas, "eps": eps}
         super().__init__(params, {**options, "fused": True})
+        device = next((parameter.device for group in self.param_groups for parameter in group["params"]), None)
+        self.dtype = product_dtype(device or torch.device("cpu"))
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -171,7 +175,7 @@ class Muon(torch.optim.Optimizer):
             stack_size = max(MAX_STACKED_VALUES // shape.numel(), 1)
             for start in range(0, len(pairs), stack_size):
                 parameters, stack = zip(*pairs[start : start + stack_size], strict=True)
-                updates = orthogonalize(torch.stack([momentum.bfloat16() for momentum in stack]), group["eps"])
+                updates = orthogonalize(torch.stack([momentum.to(self.dtype) for momentum in stack]), group["eps"])
                 torch._foreach_add_(parameters, updates.to(parameters[0].dtype).unbind(), alpha=-lr)
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -224,5 +228,7 @@ def orthogonalize(momenta: Tensor, eps: float) -> Tensor:
         mesh = momenta.device_mesh
         replicated = DTensor.from_local(orthogonalize(momenta.full_tensor(), eps), mesh, [Replicate()] * mesh.ndim)
         return replicated.redistribute(mesh, momenta.placements)
-    factors = zeropower_via_newtonschulz(momenta.flatten(2), len(NEWTON_SCHULZ), NEWTON_SCHULZ, eps=eps)
+    factors = zeropower_via_newtonschulz(
+        momenta.flatten(2), len(NEWTON_SCHULZ), NEWTON_SCHULZ, eps=eps, dtype=momenta.dtype
+    )
     return factors.reshape(momenta.shape)

@@ -24,7 +24,7 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.losses import StageLoss
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.runtime.devices import autocast
+from ulzoo.runtime.devices import autocast, effective_precision
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
@@ -100,8 +100,9 @@ class Trainer:
         self.loss: nn.Module = StageLoss(model, stage, encoded=source.encoded)
         self.sharded = self.processes.world_size > 1 and parallel is not None and parallel.kind == "fsdp"
         if self.sharded:
+            bf16 = effective_precision(config.precision, model.device) == "bf16"
             for networks in (self.networks, cast(nn.ModuleDict, self.ema.module)):
-                shard(networks, self.processes, model.device, config.precision == "bf16")
+                shard(networks, self.processes, model.device, bf16)
         else:
             self.loss = replicate(self.loss, self.processes)
         self.autocast = autocast(config.precision, model.device)

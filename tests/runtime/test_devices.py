@@ -1,0 +1,63 @@
+"""Precision: what a device without native bfloat16 computes in."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ulzoo.data import batches
+from ulzoo.registry import load_spec
+from ulzoo.registry.compile import compile_model, open_source
+from ulzoo.runtime import devices
+from ulzoo.training.trainer import Trainer, TrainerOptions
+
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm", "linear", "convolution", "scaled_dot_product")
+
+
+class Bf16Products(TorchDispatchMode):
+    """Lists the operations that multiply bfloat16 tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(name in str(func) for name in PRODUCTS) and any(t.dtype == torch.bfloat16 for t in tensors):
+            self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def products_of_a_step(folder: Path) -> set[str]:
+    """The bf16 products of a step of the demo, whose spec asks for bf16 and Muon."""
+    spec = load_spec("emoji32_tiny")
+    config, source = spec.train.latents, open_source(spec, "train")
+    trainer = Trainer(compile_model(spec, "cpu"), "latents", config, source, folder, TrainerOptions(identity={}))
+    with Bf16Products() as products:
+        trainer._step(next(batches(source, config.batch_size, seed=0)))
+    return products.names
+
+
+def test_a_device_without_bf16_multiplies_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda device: False)
+    assert products_of_a_step(tmp_path) == set()
+
+
+def test_a_device_with_bf16_multiplies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda device: True)
+    assert products_of_a_step(tmp_path)
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_effective_precision(monkeypatch: pytest.MonkeyPatch, precision: Any, native: bool) -> None:
+    monkeypatch.setattr(devices, "has_bf16", lambda device: native)
+    cpu, expected = torch.device("cpu"), precision if native else "fp32"
+    assert devices.effective_precision(precision, cpu) == expected
+    assert devices.product_dtype(cpu) == (torch.bfloat16 if native else torch.float32)
+    with devices.autocast(precision, cpu):
+        assert torch.is_autocast_enabled("cpu") == (expected == "bf16")
