@@ -49,7 +49,7 @@ def tiny_video() -> Callable:
 def kinetics_layout() -> Callable[..., Path]:
     """`kinetics_layout(root, split, count)`: real clips below `root/videos` as Kinetics' files are found, and its CSV.
 
-    The clips are embedded emoji; the CSV speaks of nine missing videos and a damaged one too. Classes are 0 to 8.
+    The clips are embedded emoji; the CSV lists nine missing videos and a damaged one too. Classes are 0 to 8.
     """
 
     def lay_out(root: Path, split: str, count: int) -> Path:
