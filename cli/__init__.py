@@ -65,7 +65,7 @@ class CommandGroup(TyperGroup):
                 say(f"error: {file}{error.strerror or error}")
                 raise typer.Exit(1) from None
             except ArithmeticError as error:
-                if type(error).__name__ != "NonFiniteLoss":
+                if type(error).__name__ not in ("NonFiniteLoss", "NonFiniteOutput"):
                     raise
                 say(f"error: {error}")
                 raise typer.Exit(1) from None

@@ -212,7 +212,7 @@ def test_labels_are_checked_where_a_user_gives_them() -> None:
             model.sample(2, labels=[0, wrong])
     with pytest.raises(ValueError, match="the base takes no class labels"):
         tiny().sample(2, labels=[0, 1])
-    with pytest.raises(ValueError, match="guidance leans towards a class or a text"):
+    with pytest.raises(ValueError, match="guidance needs class labels or captions"):
         model.sample(2, guidance=2.0)
 
 

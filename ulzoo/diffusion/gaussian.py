@@ -138,8 +138,8 @@ class GaussianDiffusion:
 
         def denoise(x_t: Tensor, level: Tensor) -> Tensor:
             network = guidance if guidance and guidance.applies(level.item()) else denoiser
-            logsnr = torch.full((len(x_t),), level.item(), device=x_t.device)
+            logsnr = torch.full((len(x_t),), level.item(), device=x_t.device, dtype=torch.float32)
             return self.to_x(network(x_t, logsnr).to(x_t.dtype), x_t=x_t, logsnr=level)
 
-        x_1 = torch.randn(shape, device=device, generator=generator)
+        x_1 = torch.randn(shape, device=device, dtype=torch.float32, generator=generator)
         return SAMPLERS[sampler](denoise, x_1, GRIDS[sampler](self.schedule, steps), generator)

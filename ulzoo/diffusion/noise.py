@@ -27,7 +27,7 @@ class ExampleNoise:
 
     def shared_rand(self) -> Tensor:
         """A number in [0, 1) that is the same for all parts of the batch, ()."""
-        return torch.rand((), generator=self.shared, device=self.shared.device)
+        return torch.rand((), generator=self.shared, device=self.shared.device, dtype=torch.float32)
 
 
 Noise = torch.Generator | ExampleNoise
@@ -37,22 +37,22 @@ Noise = torch.Generator | ExampleNoise
 def rand(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
     """One uniform number in [0, 1) per example, (n,)."""
     if not isinstance(generator, ExampleNoise):
-        return torch.rand(n, generator=generator, device=device)
+        return torch.rand(n, generator=generator, device=device, dtype=torch.float32)
     assert n == len(generator.examples)
-    numbers = torch.empty(n, device=device)  # (n,)
+    numbers = torch.empty(n, device=device, dtype=torch.float32)  # (n,)
     for number, stream in zip(numbers, generator.examples, strict=True):
         number.uniform_(generator=stream)
     return numbers
 
 
 def randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`, (B, ...)."""
+    """Standard normal noise of the shape, dtype and device of `x`, (B, ...), drawn in float32 whatever the dtype."""
     if not isinstance(generator, ExampleNoise):
-        return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
-    noise = torch.empty(x.shape, dtype=x.dtype, device=x.device)  # (B, ...)
+        return torch.randn(x.shape, dtype=torch.float32, device=x.device, generator=generator).to(x.dtype)
+    noise = torch.empty(x.shape, dtype=torch.float32, device=x.device)  # (B, ...)
     for example, stream in zip(noise, generator.examples, strict=True):
         example.normal_(generator=stream)
-    return noise
+    return noise.to(x.dtype)
 
 
 def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
@@ -64,5 +64,6 @@ def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.
         assert n == len(generator.examples)
         offset, first, total = generator.shared_rand(), generator.position, generator.total
     else:
-        offset, first, total = torch.rand((), generator=generator, device=device), 0, n
-    return (offset + torch.arange(first, first + n, device=device) / total) % 1  # (n,)
+        offset, first, total = torch.rand((), generator=generator, device=device, dtype=torch.float32), 0, n
+    strata = torch.arange(first, first + n, device=device, dtype=torch.float32) / total
+    return (offset + strata) % 1  # (n,)

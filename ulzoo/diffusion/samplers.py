@@ -17,7 +17,7 @@ DenoiseToX = Callable[[Tensor, Tensor], Tensor]  # (x_t, logsnr ()) -> x̂
 
 
 def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, dtype=x.dtype, device=x.device, generator=generator)
+    return torch.randn(x.shape, dtype=torch.float32, device=x.device, generator=generator).to(x.dtype)
 
 
 def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -93,7 +93,7 @@ SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpmpp_2m": dpmpp_2m, "dpmpp_2m_sde": dp
 
 def even_times(schedule: Schedule, steps: int) -> Tensor:
     """Log-SNRs at the boundaries of equal steps in t, (steps + 1,)."""
-    return schedule.logsnr(torch.linspace(1, 0, steps + 1))
+    return schedule.logsnr(torch.linspace(1, 0, steps + 1, dtype=torch.float32))
 
 
 def even_roots(schedule: Schedule, steps: int) -> Tensor:

@@ -72,6 +72,6 @@ def context_clip(
     """
     if frames is None:
         channels, *size = contract.latent_shape if encode else contract.shape
-        return torch.zeros(n, channels + 1, *size, device=device)
+        return torch.zeros(n, channels + 1, *size, device=device, dtype=torch.float32)
     clip = repeat_last_frame(frames.to(device), contract.size[0])
     return append_mask(encode(clip) if encode else clip, contract.context_frames, contract.size[0])

@@ -14,6 +14,10 @@ from ulzoo.model.contract import Sampling
 from ulzoo.nn.conditioning import NO_CONDITIONS, NetworkConditions
 
 
+class NonFiniteOutput(ArithmeticError):
+    """A network of a trained model returned NaN or infinity."""
+
+
 @dataclass(frozen=True)
 class ConditionDropout:
     """Shares of the examples whose conditions are dropped in training, so that a network learns to do without them."""
@@ -48,6 +52,11 @@ class ConditionalNetwork(nn.Module):
         self.network, self.dropout = network, dropout
         self.takes_text, self.takes_latent_logsnr = takes_text, takes_latent_logsnr
         self.num_classes: int = getattr(network, "num_classes", 0)
+
+    def predict(self, x_t: Tensor, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
+        """The network's prediction, computed in the dtype of its weights."""
+        dtype = module_dtype(self.network, x_t.dtype)
+        return self.network(x_t.to(dtype), logsnr, conditions.to(dtype))
 
     def select_conditions(self, conditions: Conditions, device: torch.device) -> NetworkConditions:
         """The labels and captions, as far as the network takes them."""
@@ -104,7 +113,7 @@ class DiffusionModel(ConditionalNetwork):
 
     def denoiser(self, conditions: NetworkConditions = NO_CONDITIONS) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""
-        return lambda x_t, logsnr: self.network(x_t, logsnr, conditions)
+        return lambda x_t, logsnr: self.predict(x_t, logsnr, conditions)
 
     def loss(
         self, x: Tensor, *, conditions: NetworkConditions = NO_CONDITIONS, generator: Noise | None = None
@@ -146,7 +155,7 @@ class DiffusionModel(ConditionalNetwork):
         x_0 = self.diffusion.sample(
             self.denoiser(conditions), shape, sampling.steps, sampling.sampler, generator, device, guidance
         )
-        alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max))
+        alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max, dtype=torch.float32))
         return x_0 + alpha * residual_mean(conditions, shape[1])
 
     def cfg_denoiser(self, conditions: NetworkConditions) -> CfgDenoiser:
@@ -159,7 +168,7 @@ class DiffusionModel(ConditionalNetwork):
             doubled = doubled._replace(text=Text(*(torch.cat(pair) for pair in zip(text, empty, strict=True))))
 
         def denoiser(x_t: Tensor, logsnr: Tensor) -> tuple[Tensor, Tensor]:
-            predictions = self.network(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), doubled)
+            predictions = self.predict(torch.cat([x_t, x_t]), torch.cat([logsnr, logsnr]), doubled)
             conditional, unconditional = predictions.chunk(2)
             return conditional, unconditional
 
@@ -192,8 +201,8 @@ class RegressionDecoder(ConditionalNetwork):
 
     def _predict(self, shape: tuple[int, ...], conditions: NetworkConditions) -> Tensor:
         assert conditions.latent is not None
-        x_t = torch.zeros(shape, device=conditions.latent.device)
-        prediction = self.network(x_t, x_t.new_zeros(shape[0]), conditions)
+        x_t = torch.zeros(shape, device=conditions.latent.device, dtype=torch.float32)
+        prediction = self.predict(x_t, x_t.new_zeros(shape[0]), conditions)
         return prediction.float() + residual_mean(conditions, shape[1])
 
     def loss(
@@ -217,6 +226,24 @@ class RegressionDecoder(ConditionalNetwork):
 
 
 Decoder = DiffusionModel | RegressionDecoder
+
+
+def module_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:
+    """The dtype of a module's weights; the default if it has none."""
+    return next((parameter.dtype for parameter in module.parameters()), default)
+
+
+def check_finite(output: Tensor, network: str) -> Tensor:
+    """The output itself, (B, ...), if all of it is finite.
+
+    Raises:
+        NonFiniteOutput: names the network and the first example that is not.
+    """
+    finite = output.isfinite().flatten(1).all(1) if output.ndim > 1 else output.isfinite()  # (B,)
+    if not finite.all():
+        first = int(finite.int().argmin())
+        raise NonFiniteOutput(f"the {network} returned NaN or infinity for example {first} of {len(output)} in a batch")
+    return output
 
 
 def residual_mean(conditions: NetworkConditions, channels: int) -> Tensor | float:

@@ -84,7 +84,7 @@ def decoder_loss(
     """The final decoder's loss given z_0 of the frozen encoder, nats per pixel, mean over the batch, ()."""
     assert model.final_decoder is not None
     with torch.no_grad():
-        z_0 = model.noise_latents(model.encode(x, generator=generator), generator=generator)
+        z_0 = model.noise_latents(model.posterior(x).sample(generator), generator=generator)
     nats = distortion_loss(model, model.final_decoder, x, z_0, conditions=conditions, generator=generator)
     return nats.mean() / model.contract.pixels
 
@@ -105,7 +105,7 @@ def base_loss(
     base, contract = model.base, model.contract
     assert base is not None and not (encoded and contract.context_frames)
     with torch.no_grad():
-        z_clean = x if encoded else model.encode(x, generator=generator)  # noised from z_clean, not from z_0
+        z_clean = x if encoded else model.posterior(x).sample(generator)  # noised from z_clean, not from z_0
         if contract.context_frames:
             conditions = replace(conditions, frames=first_frames(x, contract))
         selected = model.latent_conditions(base, len(x), conditions)

@@ -138,7 +138,7 @@ class NormalPrior(nn.Module):
         device: torch.device | None = None,
     ) -> Tensor:
         """z_0 ~ N(0, I)."""
-        return torch.randn(shape, device=device, generator=generator)
+        return torch.randn(shape, device=device, dtype=torch.float32, generator=generator)
 
 
 Prior = DiffusionPrior | NormalPrior

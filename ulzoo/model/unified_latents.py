@@ -12,16 +12,20 @@ from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions, Labels, context_clip, first_frames
 from ulzoo.model.contract import STAGES, Contract, Sampling, Stage
-from ulzoo.model.denoisers import Decoder, DiffusionModel
+from ulzoo.model.denoisers import Decoder, DiffusionModel, check_finite, module_dtype
 from ulzoo.model.rate import Posterior, Prior
 from ulzoo.nn.conditioning import NetworkConditions
 
 LatentNetwork = Literal["prior", "base"]
 NOTHING = Conditions()
+MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
 
 
 class UnifiedLatents(nn.Module):
     """The compiled model. In all methods x is (B, C, *size) in [-1, 1], and generators are on the model's device.
+
+    Networks compute in the dtype of their weights, so `model.to(torch.bfloat16)` works; noise, log-SNRs and results are
+    in float32. Methods of a trained model raise `NonFiniteOutput`, with the network and the first example, on NaN.
 
     Args:
         encoder: x -> z_clean; without a decoder it also has `decode(z) -> x`.
@@ -76,14 +80,16 @@ class UnifiedLatents(nn.Module):
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def encode(self, x: Tensor, *, generator: Noise | None = None) -> Tensor:
-        """x -> z_clean, (B, c, *latent_size), in the dtype of x; the decoder takes `noise_latents` of it.
+        """x -> z_clean, (B, c, *latent_size), in float32 or better; the decoder takes `noise_latents` of it.
 
         Deterministic, except for an encoder with a learned variance, of whose posterior it is a sample.
         """
+        self._check_x(x)
         return self.posterior(x).sample(generator)
 
     def noise_latents(self, z_clean: Tensor, *, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
         """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at one per example, `logsnr` (B,)."""
+        z_clean = z_clean.to(torch.promote_types(z_clean.dtype, torch.float32))
         alpha, sigma = alpha_sigma(expand_like(self._levels(len(z_clean)) if logsnr is None else logsnr, z_clean))
         return alpha * z_clean + sigma * randn_like(z_clean, generator)
 
@@ -145,7 +151,7 @@ class UnifiedLatents(nn.Module):
             generator: source of all noise.
         """
         if guidance not in (None, 1) and labels is None and text is None:
-            raise ValueError("guidance leans towards a class or a text: give `labels` or `text` with it")
+            raise ValueError("guidance needs class labels or captions: give `labels` or `text` with it")
         conditions, sampling = Conditions(labels, text, frames), self.contract.sampling["base"]
         if guidance is not None or steps is not None:
             sampling = self.contract.sampling_with("base", steps, guidance)
@@ -170,6 +176,8 @@ class UnifiedLatents(nn.Module):
             network: the base, or the prior, which samples worse; None for the base, or for the prior of a model that is
                 trained in a single stage.
         """
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
         network = network or ("prior" if self.contract.single_stage else "base")
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
@@ -183,7 +191,8 @@ class UnifiedLatents(nn.Module):
         selected = self.latent_conditions(model, n, conditions)
         self._check_labels_and_text(selected, n, model.num_classes)
         shape = (n, *self.contract.latent_shape)
-        return model.sample(shape, sampling, conditions=selected, generator=generator, device=self.device)
+        z_0 = model.sample(shape, sampling, conditions=selected, generator=generator, device=self.device)
+        return check_finite(z_0, network)
 
     @torch.no_grad()
     def rate(
@@ -206,20 +215,25 @@ class UnifiedLatents(nn.Module):
             network: None for the prior, or for the base of a model without a prior.
             labels, text: see `Conditions`.
         """
-        model = self._latent_model(network or ("base" if self.prior is None else "prior"))
+        self._check_x(x)
+        if samples < 1:
+            raise ValueError(f"samples must be at least 1, got {samples}")
+        network = network or ("base" if self.prior is None else "prior")
+        model = self._latent_model(network)
         posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
         selected = self.latent_conditions(model, len(x), Conditions(labels, text, first_frames(x, self.contract)))
         self._check_labels_and_text(selected, len(x), model.num_classes)
         nats = model.rate(posterior.sample(generator), conditions=selected.repeat(samples), generator=generator)
         nats = nats + posterior.entropy(self.contract.latent_logsnr)
-        return nats.reshape(samples, len(x)).mean(0) / math.log(2)
+        return check_finite(nats.reshape(samples, len(x)).mean(0) / math.log(2), network)
 
     def posterior(self, x: Tensor) -> Posterior:
         """What the encoder says about the latent of x."""
         expected = self.contract.shape
         if x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        features = self.encoder(x).to(x.dtype)  # bfloat16 under autocast is too coarse for the noise at σ_0
+        features = self.encoder(x.to(module_dtype(self.encoder, x.dtype)))
+        features = features.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 is too coarse for noise at σ_0
         contract = self.contract
         return Posterior.from_features(features, learned=contract.learned_variance, logsnr=contract.latent_logsnr)
 
@@ -255,8 +269,9 @@ class UnifiedLatents(nn.Module):
         decoder, frames = self._decoder, conditions.frames
         self._check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
-            alpha, _ = alpha_sigma(z_0.new_tensor(self.contract.latent_logsnr))
-            x = cast(Tensor, self.encoder.decode(z_0 / alpha))  # type: ignore[operator]
+            alpha, _ = alpha_sigma(torch.tensor(self.contract.latent_logsnr, dtype=torch.float32))
+            z = (z_0 / alpha).to(module_dtype(self.encoder, z_0.dtype))
+            x = cast(Tensor, self.encoder.decode(z)).float()  # type: ignore[operator]
         else:
             selected = self.decoder_conditions(decoder, z_0, conditions)
             self._check_labels_and_text(selected, len(z_0), decoder.num_classes)
@@ -264,12 +279,23 @@ class UnifiedLatents(nn.Module):
             if steps is not None:
                 sampling = replace(sampling, steps=steps)
             x = decoder.sample(shape, sampling, conditions=selected, generator=generator, device=z_0.device)
-        x = x.clamp(-1, 1)
+        x = check_finite(x, "decoder").clamp(-1, 1)
         return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
+
+    def _check_x(self, x: Tensor) -> None:
+        """Images or clips of a caller: floating point, about in [-1, 1]. Their shape is checked by `posterior`."""
+        if not x.is_floating_point():
+            raise ValueError(
+                f"x must be floating point in [-1, 1], got {x.dtype}; ulzoo.media.pixels.from_uint8 converts"
+            )
+        if x.numel() and not (largest := x.abs().max()) <= MAX_PIXEL:
+            raise ValueError(
+                f"x must be in [-1, 1], got values up to {largest:g}; ulzoo.media.pixels.from_uint8 converts"
+            )
 
     def _levels(self, n: int) -> Tensor:
         """λ_z(0) of n latents, (n,)."""
-        return torch.full((n,), self.contract.latent_logsnr, device=self.device)
+        return torch.full((n,), self.contract.latent_logsnr, device=self.device, dtype=torch.float32)
 
     def _latent_model(self, network: str) -> DiffusionModel | Prior:
         if network not in ("prior", "base"):

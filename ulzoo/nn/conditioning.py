@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from timm.layers import LayerNorm
@@ -62,6 +62,15 @@ class NetworkConditions(NamedTuple):
     text: Text | None = None
     context_frames: Tensor | None = None
 
+    def to(self, dtype: torch.dtype) -> "NetworkConditions":
+        """The same with latent, token embeddings and context frames in `dtype`; log-SNRs stay as they are."""
+        latent, text, frames = self.latent, self.text, self.context_frames
+        return self._replace(
+            latent=None if latent is None else latent.to(dtype),
+            text=None if text is None else Text(text.tokens.to(dtype), text.mask),
+            context_frames=None if frames is None else frames.to(dtype),
+        )
+
     def repeat(self, times: int) -> "NetworkConditions":
         """The conditions of a batch that is repeated `times` times along its first dimension."""
         repeated: dict[str, Tensor | Text] = {}
@@ -88,14 +97,25 @@ class LogsnrEmbedding(nn.Module):
 
     def __init__(self, width: int, frequencies: int = 64):
         super().__init__()
-        # Wavelengths from 120 down to 2 log-SNR units: the first spans every schedule, the last tells neighbours apart.
-        self.register_buffer("frequency", 2 * math.pi / 120 * 60 ** torch.linspace(0, 1, frequencies), persistent=False)
+        self.register_buffer("frequency", self._frequencies(frequencies), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, logsnr: Tensor) -> Tensor:
         angles = logsnr.float()[:, None] * self.frequency
         features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 2 · frequencies)
-        return self.mlp(features)
+        return self.mlp(features.to(self.mlp[0].weight.dtype))
+
+    @staticmethod
+    def _frequencies(n: int) -> Tensor:
+        """Of wavelengths from 120 down to 2 log-SNR units: from the span of every schedule to neighbouring levels."""
+        return 2 * math.pi / 120 * 60 ** torch.linspace(0, 1, n, dtype=torch.float32)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "LogsnrEmbedding":
+        """As for any module, but the frequencies stay in float32: rounded, they would be others."""
+        super()._apply(fn, recurse)
+        if self.frequency.dtype != torch.float32:
+            self.frequency = self._frequencies(len(self.frequency)).to(self.frequency.device)
+        return self
 
 
 class VectorConditioning(nn.Module):
