@@ -197,7 +197,10 @@ def find_conflicts(spec: Spec) -> Iterator[tuple[str, str]]:
         if base is not None:
             yield "latent.logsnr_bias", "requires single-stage training: set base and train.base to null"
         if decoder is not None and not decoder.latent_logsnr:
-            yield "decoder.latent_logsnr", "latent_logsnr must be true if latent.logsnr_bias is set, which varies the log-SNR"
+            yield (
+                "decoder.latent_logsnr",
+                "latent_logsnr must be true if latent.logsnr_bias is set, which varies the log-SNR",
+            )
     if spec.conditioning.frames and base is None:
         yield "conditioning.frames", "frame prediction needs a base: add one, or set this to 0"
     for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():

@@ -68,5 +68,3 @@ def sha256(path: Path) -> str:
 def cache_folder() -> Path:
     """The folder for files that can be recomputed: `$XDG_CACHE_HOME/ulzoo`, or `~/.cache/ulzoo`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ulzoo"
-
-
