@@ -43,8 +43,17 @@ class Export:
 def save_export(
     path: Path, model: UnifiedLatents, spec: Spec, results: dict[str, Any], dtype: Dtype = "float32"
 ) -> None:
-    """Write `model` to `path` atomically, with weights stored as `dtype`; a loaded model always computes in float32."""
+    """Write `model` to `path` atomically, with weights stored as `dtype`; a loaded model always computes in float32.
+
+    Raises:
+        ValueError: a weight is not finite in `dtype`; nothing is written.
+    """
     tensors = {name: tensor.to(getattr(torch, dtype)) for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            finite = bool(model.state_dict()[name].isfinite().all())
+            reason = f"exceeds the range of {dtype}; use --dtype bfloat16" if finite else "is NaN or infinite"
+            raise ValueError(f"{path}: not written: the weight {name} {reason}")
     metadata = {
         "spec": spec.to_dict(),
         "spec_hash": spec.hash,

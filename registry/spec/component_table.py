@@ -45,10 +45,11 @@ class Table:
     Args:
         name: the role, e.g. "encoder"; the prefix of entry-point names and the noun in error messages.
         entries: kind -> import string "module:Class", or the class itself.
+        module: where `getattr(module, "NAME_KIND")` is the derived model, so that specs can be pickled; None: nowhere.
     """
 
-    def __init__(self, name: str, entries: Mapping[str, str | type]) -> None:
-        self.name = name
+    def __init__(self, name: str, entries: Mapping[str, str | type], *, module: str | None = None) -> None:
+        self.name, self.module = name, module or __name__
         self.entries = dict(entries)
         self._configs: dict[str, type[ComponentConfig]] = {}
 
@@ -113,7 +114,9 @@ class Table:
             field = Field(default, description=descriptions.get(parameter.name))
             fields[parameter.name] = (parameter.annotation, field)
         doc = inspect.cleandoc(cls.__doc__ or "").split("\n\n")[0]
-        return create_model(f"{self.name}_{kind}", __base__=ComponentConfig, __doc__=doc or None, **fields)
+        return create_model(
+            f"{self.name}_{kind}", __base__=ComponentConfig, __module__=self.module, __doc__=doc or None, **fields
+        )
 
     def union(self, kinds: Iterable[str] | None = None) -> Any:
         """The discriminated union, on `kind`, of the models of `kinds` (default: all); imports every class."""

@@ -1,5 +1,7 @@
 """The built-in components that a spec can name."""
 
+from typing import Any
+
 from ulzoo.registry.spec.component_table import Table
 
 ENCODERS = Table(
@@ -10,6 +12,7 @@ ENCODERS = Table(
         "identity": "ulzoo.nn:IdentityEncoder",
         "diffusers_autoencoder": "ulzoo.nn:DiffusersAutoencoder",
     },
+    module=__name__,
 )
 
 BACKBONES = Table(
@@ -19,6 +22,7 @@ BACKBONES = Table(
         "hierarchical_vit": "ulzoo.nn:HierarchicalViT",
         "uvit": "ulzoo.nn:UViT",
     },
+    module=__name__,
 )
 
 SCHEDULES = Table(
@@ -29,6 +33,7 @@ SCHEDULES = Table(
         "shifted_cosine": "ulzoo.diffusion:ShiftedCosineSchedule",
         "interpolated_cosine": "ulzoo.diffusion:InterpolatedCosineSchedule",
     },
+    module=__name__,
 )
 
 WEIGHTINGS = Table(
@@ -37,6 +42,7 @@ WEIGHTINGS = Table(
         "elbo": "ulzoo.diffusion:ElboWeighting",
         "sigmoid": "ulzoo.diffusion:SigmoidWeighting",
     },
+    module=__name__,
 )
 
 DATASETS = Table(
@@ -54,4 +60,14 @@ DATASETS = Table(
         "atari": "ulzoo.data:Atari",
         "latents": "ulzoo.data:Latents",
     },
+    module=__name__,
 )
+
+
+def __getattr__(name: str) -> Any:
+    """The derived model `TABLE_KIND`, for pickle."""
+    for table in (ENCODERS, BACKBONES, SCHEDULES, WEIGHTINGS, DATASETS):
+        kind = name.removeprefix(f"{table.name}_")
+        if kind != name and kind in table.kinds():
+            return table.config(kind)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

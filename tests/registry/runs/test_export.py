@@ -162,3 +162,19 @@ def test_a_newer_format(path):
 
 def test_writing_leaves_nothing_beside(path):
     assert [entry.name for entry in path.parent.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "message"),
+    [
+        (1e5, "float16", "exceeds the range of float16; use --dtype bfloat16"),
+        (float("nan"), "float32", "is NaN or infinite"),
+    ],
+)
+def test_weights_that_do_not_fit_are_not_written(tiny, tmp_path, value, dtype, message):
+    model = compile_model(tiny())
+    with torch.no_grad():
+        next(model.encoder.parameters()).flatten()[0] = value
+    with pytest.raises(ValueError, match=f"not written: the weight encoder.* {message}"):
+        save_export(tmp_path / "x.safetensors", model, tiny(), RESULTS, dtype)
+    assert not list(tmp_path.iterdir())

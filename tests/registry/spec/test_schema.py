@@ -2,6 +2,9 @@
 
 import copy
 import json
+import pickle
+import subprocess
+import sys
 
 import jsonschema
 import pytest
@@ -247,3 +250,14 @@ def test_json_schema_has_descriptions(validator):
     assert "required" not in schema
     assert schema["properties"]["name"]["description"]
     assert schema["$defs"]["encoder_resnet"]["properties"]["channels"]["description"]
+
+
+@pytest.mark.parametrize("name", ["emoji32_tiny", "emoji_video64_tiny", "imagenet512_medium", "text2image512_300g"])
+def test_a_spec_survives_pickling_and_copying(name):
+    spec = load_spec(name)
+    for duplicate in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec)):
+        assert duplicate == spec and duplicate.hash == spec.hash
+        assert type(duplicate.encoder) is type(spec.encoder)
+    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).hash)"
+    elsewhere = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(spec), capture_output=True, check=True)
+    assert elsewhere.stdout.decode().strip() == spec.hash
