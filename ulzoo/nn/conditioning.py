@@ -103,7 +103,7 @@ class LogsnrEmbedding(nn.Module):
     def forward(self, logsnr: Tensor) -> Tensor:
         angles = logsnr.float()[:, None] * self.frequency
         features = math.sqrt(2) * torch.cat([angles.cos(), angles.sin()], dim=1)  # (B, 2 · frequencies)
-        return self.mlp(features.to(self.mlp[0].weight.dtype))
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))
 
     @staticmethod
     def _frequencies(n: int) -> Tensor:
