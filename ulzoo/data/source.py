@@ -48,6 +48,12 @@ class DataContract:
 
 
 SPLITS = ("train", "val")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".jpe", ".jfif", ".mpo", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c", ".avif", ".avifs"),
+    *(".tga", ".icb", ".vda", ".vst", ".ico", ".dds"),
+)
+"""Suffixes of images in the formats that `ulzoo.data.images.decode` decodes, in lower case."""
 
 
 class Sample(NamedTuple):

@@ -26,7 +26,8 @@ def test_train_and_val_folders_with_classes(tmp_path: Path) -> None:
     fill(tmp_path / "train" / "blue", BLUE)
     fill(tmp_path / "val" / "green", GREEN, n=1)  # no blue: green is still class 1
     (tmp_path / "train" / "green" / "notes.txt").write_text("not an image")
-    train = ImageFolder("train", root=str(tmp_path), resolution=8, num_classes=2)
+    with pytest.warns(UserWarning, match=r"train: passed over 1 \.txt"):
+        train = ImageFolder("train", root=str(tmp_path), resolution=8, num_classes=2)
     val = ImageFolder("val", root=str(tmp_path), resolution=8, num_classes=2)
     assert (len(train), len(val)) == (6, 1)
     pixels, label, key, _ = val[0]

@@ -192,6 +192,15 @@ def test_unusual_images(tmp_path: Path, write_tar: WriteTar) -> None:
     assert one(tmp_path, write_tar, "A.JPG", cmyk, resolution=5)[0].pixels.shape == (3, 5, 5)
 
 
+def test_every_format_but_no_hidden_files(tmp_path: Path, write_tar: WriteTar) -> None:
+    image = Image.new("RGB", (8, 8), (255, 0, 0))
+    files = [("./a/0.gif", "gif"), ("a/1.BMP", "bmp"), ("a/2.tiff", "tiff"), ("a/3.jp2", "jpeg2000"),
+             ("._4.png", "png"), ("a/.ipynb_checkpoints/5.png", "png"), ("__MACOSX/6.png", "png")]  # fmt: skip
+    write_tar(tmp_path / "train-0.tar", [(name, encoded(image, kind)) for name, kind in files])
+    source = opened(tmp_path, num_classes=None)
+    assert [source[i].key for i in range(len(source))] == ["./a/0", "a/1", "a/2", "a/3"]
+
+
 def test_shards_that_are_refused(root: Path, write_tar: WriteTar) -> None:
     path = root / "train-00001.tar"
     content, png = path.read_bytes(), encoded(Image.fromarray(PIXELS[0]))
@@ -215,7 +224,7 @@ def test_shards_that_are_refused(root: Path, write_tar: WriteTar) -> None:
 
 def test_other_mistakes(root: Path, write_tar: WriteTar) -> None:
     write_tar(root / "val-00000.tar", [("a.txt", b"hello")])
-    refused(r"no images \(KEY\.jpg, \.png or \.webp\) in its 1 val shards", root, "val")
+    refused(r"no images \(KEY\.jpg, \.png, \.webp, \.gif, \.\.\.\) in its 1 val shards", root, "val")
     refused(r"no shards in it \(expected train-\*\.tar\); `ulzoo prepare image_folder`", root / "absent")
     refused("text_width is missing", root, text_tokens=3)
     refused("4 names, but num_classes is 3|has 3 names, but num_classes is 4", root, num_classes=4)

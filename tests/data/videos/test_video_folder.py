@@ -26,7 +26,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> P
 
 
 def test_classes_and_formats(videos: Path, frame_numbers: Callable[[Tensor], list[int]]) -> None:
-    train = VideoFolder("train", root=str(videos), resolution=16, frames=4, num_classes=2)
+    with pytest.warns(UserWarning, match=r"train: passed over 1 \.txt"):
+        train = VideoFolder("train", root=str(videos), resolution=16, frames=4, num_classes=2)
     val = VideoFolder("val", root=str(videos), resolution=16, frames=4, num_classes=2)
     assert (len(train), len(val)) == (5, 4)
     read = [val[i] for i in range(4)]

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ulzoo.data.source import Unreadable
 
+SUFFIX = ".npy"
+
 
 class UnreadableText(Unreadable):
     """A file that does not contain token embeddings."""
@@ -22,7 +24,7 @@ class UnreadableText(Unreadable):
 
 def text_path(image: str | Path) -> Path:
     """The path of an image's caption: NAME.npy beside NAME.jpg."""
-    return Path(image).with_suffix(".npy")
+    return Path(image).with_suffix(SUFFIX)
 
 
 def read_text(file: Path | BinaryIO, width: int, length: int, name: object = None) -> Tensor:

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ulzoo.data.images.caption_file import SUFFIX as CAPTION
 from ulzoo.data.images.caption_file import check_text, read_text, text_path
 from ulzoo.data.images.decode import read_rgb, square
-from ulzoo.data.source import DataContract, Sample, Source, Unreadable
+from ulzoo.data.source import IMAGE_SUFFIXES, DataContract, Sample, Source, Unreadable
 from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
 
 
@@ -96,7 +96,9 @@ class ImageFolder(ImageSource):
         )
         if skip_unreadable and not verify:
             raise ValueError("skip_unreadable finds unreadable images by verify: set verify to true")
-        self.folders = ClassFolders(Path(root).expanduser(), "images", IMG_EXTENSIONS, num_classes, val_fraction)
+        self.folders = ClassFolders(
+            Path(root).expanduser(), "images", IMAGE_SUFFIXES, num_classes, val_fraction, (CAPTION,)
+        )
         self.hflip = hflip
         self.contract = contract
         files, label_names = self.folders.split(split)

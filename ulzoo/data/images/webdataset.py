@@ -20,12 +20,12 @@ MAX_BYTES = 2**28  # of an image, which is read at once
 
 
 class WebDataset(ImageSource):
-    """WebDataset shards of images: `root/train-*.tar` and `root/val-*.tar` with `KEY.jpg`, .png or .webp and `KEY.cls`.
+    """WebDataset shards of images: `root/train-*.tar` and `root/val-*.tar` with images `KEY.jpg` and `KEY.cls`.
 
-    `KEY.cls` contains the label in ASCII digits, `root/labels.json` optionally a list of label names, and `KEY.npy` a
-    caption in the format of `ImageFolder`. The shards are scanned once and their index is cached; images are then read
-    by random access, so that every image is used once per epoch in the order given by the seed, for any number of
-    workers. Shards are never unpacked to disk: the name of a member is only its key. A damaged shard is an error.
+    Images have one of the `IMAGE_SUFFIXES`. `KEY.cls` contains the label in ASCII digits, `root/labels.json` optionally
+    a list of label names, and `KEY.npy` a caption in the format of `ImageFolder`. The shards are scanned once and their
+    index is cached; images are then read by random access, so that every image is used once per epoch in the order
+    given by the seed, for any number of workers. Shards are never unpacked to disk: the name of a member is only its key. A damaged shard is an error.
     `ulzoo prepare` writes shards. `root` may be a URL, read by HTTP ranges and their like: see
     `ulzoo.data.storage.remote`.
 
@@ -68,7 +68,9 @@ class WebDataset(ImageSource):
         names = () if num_classes is None else read_label_names(folder / "labels.json", num_classes)
         self.index = open_index(folder, split, shards)
         if not len(self.index.rows):
-            raise ValueError(f"{folder}: no images (KEY.jpg, .png or .webp) in its {len(shards)} {split} shards")
+            raise ValueError(
+                f"{folder}: no images (KEY.jpg, .png, .webp, .gif, ...) in its {len(shards)} {split} shards"
+            )
         if num_classes is not None:
             _check_labels(self.index, num_classes)
         if text_tokens and (missing := np.flatnonzero(self.index.column("text_size") < 0)).size:

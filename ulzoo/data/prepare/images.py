@@ -12,12 +12,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
+from ulzoo.data.images.caption_file import SUFFIX as CAPTION
 from ulzoo.data.images.caption_file import check_text, text_path
 from ulzoo.data.images.decode import UnreadableImage, adm_square, read_rgb
 from ulzoo.data.prepare.pack import PackConfig, Progress, pack
+from ulzoo.data.source import IMAGE_SUFFIXES
 from ulzoo.data.storage.class_folders import ClassFolders, count_classes
+from ulzoo.data.storage.folder_walk import is_hidden
 from ulzoo.data.storage.manifest import SplitSummary
 from ulzoo.data.storage.shard_index import write_index
 
@@ -128,7 +129,7 @@ def prepare_image_folder(
     count = count_classes(root) if classes else None
     if count == 0:
         raise ValueError(f"{root}: no class folders in it: omit --classes, or pass the parent folder of the classes")
-    files, names = ClassFolders(root, "images", IMG_EXTENSIONS, count, val_fraction).split(config.split)
+    files, names = ClassFolders(root, "images", IMAGE_SUFFIXES, count, val_fraction, (CAPTION,)).split(config.split)
     return _pack(_sorted_by_hash(root, files), names, config, on_progress)
 
 
@@ -161,16 +162,20 @@ def prepare_imagenet(
     folder = root / config.split
     if config.split == "val" and val_labels is not None:
         labels = _val_labels(val_labels, numbers)
-        paths = sorted(folder.glob("*.JPEG"))
+        paths = _jpegs(folder)
         if missing := [path for path in paths if path.stem not in labels]:
             raise ValueError(f"{val_labels}: has no row for {missing[0].name} ({len(missing):,} such images)")
         files = [(str(path), labels[path.stem]) for path in paths]
     else:
-        files = [(str(path), numbers[name]) for name in names for path in sorted((folder / name).glob("*.JPEG"))]
+        files = [(str(path), numbers[name]) for name in names for path in _jpegs(folder / name)]
     if not files:
         hint = "; for a flat folder val pass --val-labels LOC_val_solution.csv" if config.split == "val" else ""
         raise ValueError(f"{folder}: no images in it (expected n01440764/*.JPEG, ...){hint}")
     return _pack(_sorted_by_hash(root, files), names, config, on_progress)
+
+
+def _jpegs(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.JPEG") if not is_hidden(path.name))
 
 
 def _pack(

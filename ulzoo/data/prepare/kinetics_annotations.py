@@ -6,9 +6,12 @@ import csv
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from ulzoo.data.storage.folder_walk import list_files
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov")
 
@@ -79,20 +82,13 @@ def find_videos(folder: Path, split: str) -> dict[str, str]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder (expected one with Kinetics' videos)")
     best: dict[str, tuple[int, str]] = {}
-    seen: set[tuple[int, int]] = set()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        stat = os.stat(parent)
-        if (stat.st_dev, stat.st_ino) in seen:  # circular links
-            subfolders.clear()
-            continue
-        seen.add((stat.st_dev, stat.st_ino))
-        splits = {SPLITS.get(part.lower()) for part in Path(parent).relative_to(folder).parts} - {None}
-        rank = 0 if split in splits else 2 if splits else 1
-        for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in VIDEO_SUFFIXES:
-                candidate = rank, os.path.join(parent, name)
-                best[stem] = min(best.get(stem, candidate), candidate)
+    for path in list_files(folder, Counter()):
+        parent, name = os.path.split(path)
+        stem, suffix = os.path.splitext(name)
+        if suffix.lower() in VIDEO_SUFFIXES:
+            splits = {SPLITS.get(part.lower()) for part in Path(parent).relative_to(folder).parts} - {None}
+            candidate = (0 if split in splits else 2 if splits else 1), path
+            best[stem] = min(best.get(stem, candidate), candidate)
     return {stem: path for stem, (_, path) in best.items()}
 
 

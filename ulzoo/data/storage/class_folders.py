@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from torchvision.datasets.folder import find_classes, make_dataset
-
 from ulzoo.data.source import check_split
+from ulzoo.data.storage.folder_walk import HIDDEN, describe_passed_over, is_hidden, list_files, list_folders
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,8 @@ class ClassFolders:
     The splits are `root/train` and `root/val` if both exist. If neither does, `root` itself contains the examples, and
     those whose relative path hashes below `val_fraction` are held out for val: the same ones on every machine, also
     after more files are added. With `num_classes`, the subfolders are the classes, numbered in the alphabetical order
-    of the training split's; without, examples are collected at any depth and have no labels.
+    of the training split's; without, examples are collected at any depth and have no labels. Hidden files and folders
+    are passed over, and links that lead back are not followed (`ulzoo.data.storage.folder_walk`).
 
     Args:
         root: the folder.
@@ -27,6 +29,7 @@ class ClassFolders:
         suffixes: accepted file name suffixes in lower case; matched case-insensitively.
         num_classes: number of class folders; None for no labels.
         val_fraction: fraction held out for val if there are no folders train and val.
+        companions: suffixes of files that belong to the examples, such as captions.
     """
 
     root: Path
@@ -34,29 +37,33 @@ class ClassFolders:
     suffixes: tuple[str, ...]
     num_classes: int | None
     val_fraction: float
+    companions: tuple[str, ...] = ()
 
     def split(self, split: str) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
         """The (path, label or -1) of the split's files in alphabetical order, and the names of the classes.
 
-        Raises ValueError: no such folder or split, no matching files in it, not `num_classes` class folders.
+        Warns of files that are passed over, with their number by suffix. Raises ValueError: no such folder or split, no
+        matching files in it, not `num_classes` class folders.
         """
         check_split(split)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}")
         folder, held_out = self._locate(split)
         names = self._classes(folder)
-        files = make_dataset(folder, {name: i for i, name in enumerate(names)}, self.suffixes, allow_empty=True)
+        passed_over: Counter[str] = Counter()
+        files = self._files(folder, names, passed_over)
         if not files:
-            raise ValueError(f"{folder}: no {self.what} in it (expected files *{', *'.join(self.suffixes)})")
+            others = f"; {describe_passed_over(passed_over)}" if passed_over else ""
+            raise ValueError(f"{folder}: no {self.what} in it (expected files *{', *'.join(self.suffixes)}){others}")
         if held_out:
             files = [file for file in files if (self._hash(file[0]) < self.val_fraction) == (split == "val")]
             if not files:
                 raise ValueError(
                     f"{folder}: val_fraction {self.val_fraction} of so few {self.what} leaves none for {split}"
                 )
-        if self.num_classes is None:
-            return [(path, -1) for path, _ in files], ()
-        return files, tuple(names)
+        if passed_over:
+            warnings.warn(f"{folder}: {describe_passed_over(passed_over)}", stacklevel=2)
+        return files, tuple(names or ())
 
     def key(self, path: str) -> str:
         """The path of a file relative to `root`."""
@@ -74,17 +81,47 @@ class ClassFolders:
             raise ValueError(f"{self.root}: has a folder {present.name} but no folder {missing.name}")
         return (self.root / split, False) if train.is_dir() else (self.root, True)
 
-    def _classes(self, folder: Path) -> list[str]:
-        """The names of the training split's class folders, for both splits; [""] if there are no classes."""
+    def _classes(self, folder: Path) -> list[str] | None:
+        """The names of the training split's class folders, for both splits; None if there are no classes."""
         if self.num_classes is None:
-            return [""]
+            return None
         train = folder if folder == self.root else self.root / "train"
-        names = _folders(train)
+        names = list_folders(train)
         if len(names) != self.num_classes:
             raise ValueError(f"{train}: has {len(names)} class folders, but num_classes is {self.num_classes}")
-        if unknown := sorted(set(_folders(folder)) - set(names)):
+        if unknown := sorted(set(list_folders(folder)) - set(names)):
             raise ValueError(f"{folder}: has a class folder {unknown[0]!r} that {train} does not have")
         return names
+
+    def _files(self, folder: Path, names: list[str] | None, passed_over: Counter[str]) -> list[tuple[str, int]]:
+        """The (path, label or -1) of a folder's examples, and what is passed over, counted by suffix or reason."""
+        splits = [self.root, self.root / "train", self.root / "val"]
+        if names is None:
+            return [
+                (path, -1) for path in self._accepted(list_files(folder, passed_over, excluded=splits), passed_over)
+            ]
+        present = [(label, folder / name) for label, name in enumerate(names) if (folder / name).is_dir()]
+        excluded = [*splits, folder, *(path for _, path in present)]
+        files = []
+        for label, path in present:
+            accepted = self._accepted(list_files(path, passed_over, excluded=excluded), passed_over)
+            files += [(file, label) for file in accepted]
+        others = Counter({HIDDEN: sum(is_hidden(name) for name in os.listdir(folder))})
+        loose = [path.name for path in folder.iterdir() if not path.is_dir() and not is_hidden(path.name)]
+        others["outside of the class folders"] = len(self._accepted(loose, others))
+        passed_over.update(+others)
+        return files
+
+    def _accepted(self, paths: list[str], passed_over: Counter[str]) -> list[str]:
+        """The paths with one of the `suffixes`; the others are counted, but for the `companions`."""
+        accepted = []
+        for path in paths:
+            suffix = os.path.splitext(path)[1].lower()
+            if suffix in self.suffixes:
+                accepted.append(path)
+            elif suffix not in self.companions:
+                passed_over[suffix or "without a suffix"] += 1
+        return accepted
 
     def _hash(self, path: str) -> float:
         """A number in [0, 1) that is a function of the path relative to `root`."""
@@ -99,11 +136,4 @@ def check_num_classes(num_classes: int | None, what: str) -> None:
 
 def count_classes(root: Path) -> int:
     """The number of class folders in a folder of examples, or in its training split if it has splits."""
-    return len(_folders(root / "train" if (root / "train").is_dir() else root))
-
-
-def _folders(folder: Path) -> list[str]:
-    try:
-        return find_classes(folder)[0]
-    except FileNotFoundError:
-        return []
+    return len(list_folders(root / "train" if (root / "train").is_dir() else root))

@@ -14,12 +14,13 @@ from zipfile import ZipFile
 
 import numpy as np
 
+from ulzoo.data.source import IMAGE_SUFFIXES
 from ulzoo.data.storage.remote import RemotePath, StoragePath
 from ulzoo.data.storage.shards import LABEL, ByteRange, find_shards, read_examples
 from ulzoo.files.atomic import cache_folder, write_atomically
 
-FORMAT = 2
-IMAGES = ("jpg", "jpeg", "png", "webp")
+FORMAT = 3
+IMAGES = tuple(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
 TEXT = "npy"
 COLUMNS = ("shard", "suffix", "offset", "size", "text_offset", "text_size", "label_offset", "label_size", "label")
 

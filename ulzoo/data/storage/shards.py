@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 from ulzoo.data.source import check_split
+from ulzoo.data.storage.folder_walk import is_hidden
 from ulzoo.data.storage.manifest import MANIFEST, NotAManifest, read_splits
 from ulzoo.data.storage.remote import RemotePath, StoragePath
 
@@ -60,7 +61,9 @@ def find_shards(folder: StoragePath, split: str, hint: str = "") -> dict[Storage
 
 
 def read_examples(shard: StoragePath, suffixes: Collection[str]) -> Iterator[tuple[str, dict[str, ByteRange], int]]:
-    """Yield key, byte ranges by suffix, and label of a shard's examples in order; other suffixes are ignored.
+    """Yield key, byte ranges by suffix, and label of a shard's examples in order.
+
+    Other suffixes, and hidden files and folders, are ignored.
 
     The label is the number in KEY.cls, if "cls" is among the suffixes: NO_LABEL if there is no such file, INVALID_LABEL
     for anything but ASCII digits. Raises ValueError if the shard is damaged or truncated, or contains a file twice.
@@ -69,7 +72,7 @@ def read_examples(shard: StoragePath, suffixes: Collection[str]) -> Iterator[tup
     labels: dict[str, int] = {}
     for name, byte_range, file in _members(shard):
         key, suffix = _split_name(name)
-        if suffix in suffixes:
+        if suffix in suffixes and not any(is_hidden(part) for part in key.split("/")):
             ranges = ranges_of.setdefault(key, {})
             if suffix in ranges:
                 raise ValueError(f"{shard}: contains {key!r}.{suffix} twice")
