@@ -1,7 +1,7 @@
 """`ulzoo find`: the settings of a sweep that reach a PSNR or a rate, and the next point to run."""
 
 import os
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,11 +33,13 @@ def find(
     """Find settings that reach a PSNR or a rate, between the points of a sweep, and the point to run next."""
     from ulzoo.registry.report.target_search import find_settings
     from ulzoo.registry.sweeps.store import Store
+    from ulzoo.registry.sweeps.variants import separate_variants
 
     results = Store(store, must_exist=True)
-    sweep, rows = results.sweep, results.rows()
-    fractional = _fractional(results.folder, rows)
+    sweep, rows = results.sweep, separate_variants(results.rows(), results.folder)
+    fractional = _fractional(rows)
     result = find_settings(rows, psnr=psnr, bits=bits, shared=sweep.set if sweep else None, fractional=fractional)
+    result = replace(result, settings=[_complete(setting, results) for setting in result.settings])
     if json:
         settings = [_to_dict(setting, results) for setting in result.settings]
         head = {"figure": result.metric, "target": result.target, "measured": [result.low, result.high]}
@@ -82,30 +84,46 @@ def _neighbours(setting: "Setting") -> str:
 
 def _to_dict(setting: "Setting", results: "Store") -> dict[str, Any]:
     """A setting as `--json` prints it."""
-    content = {("figures" if key == "metrics" else key): value for key, value in vars(setting).items()}
+    content = {
+        ("figures" if key == "metrics" else key): value
+        for key, value in vars(setting).items()
+        if key not in ("resolved", "training")
+    }
     return content | {"command": _command(setting, results)}
 
 
 def _command(setting: "Setting", results: "Store") -> str:
-    """The command that runs a setting. A spec that is a file is named by its path, which is stored with the sweep."""
+    """The command that runs a setting."""
+    return setting.command(str(results.folder), _base_spec(setting, results))
+
+
+def _complete(setting: "Setting", results: "Store") -> "Setting":
+    """The setting with everything else in which its measured neighbours differ from the base spec as it is now."""
+    from ulzoo.registry.sweeps.variants import settings_to_add
+
+    if setting.resolved is None:
+        return setting
+    missing = settings_to_add(_base_spec(setting, results), setting.set, setting.key, setting.resolved)
+    return replace(setting, set={**setting.set, **missing})
+
+
+def _base_spec(setting: "Setting", results: "Store") -> str:
+    """The name of a setting's base spec, or its path if it is a file, which is stored with the sweep."""
     from ulzoo.registry.spec.loading import find_specs
 
     spec, sweep = setting.spec, results.sweep
     if spec not in find_specs() and sweep:
         points = {point.name: point.spec for point in sweep.list_points()}
         spec = os.path.normpath(results.folder / points.get(setting.between[0], sweep.spec))
-    return setting.command(str(results.folder), spec)
+    return spec
 
 
-def _fractional(folder: Path, rows: list[dict[str, Any]]) -> set[str]:
+def _fractional(rows: list[dict[str, Any]]) -> set[str]:
     """Keys whose value is a float in the resolved spec of a run, where 3 is written as 3.0."""
-    import yaml
-
     keys = {key: row for row in rows if row["status"] == "done" for key in row["set"]}
     fractional = set()
     for key, row in keys.items():
-        path = folder / (row.get("folder") or "") / "spec.yaml"
-        value: Any = yaml.safe_load(path.read_text("utf-8")) if path.is_file() else None
+        value: Any = row.get("resolved")
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         if isinstance(value, float):

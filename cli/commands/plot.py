@@ -21,8 +21,10 @@ def plot(
     """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG."""
     from ulzoo.registry.report.plots import draw
     from ulzoo.registry.sweeps.store import Store
+    from ulzoo.registry.sweeps.variants import separate_variants
 
     results = Store(store, must_exist=True)
     sweep = results.sweep
-    for path in draw(results.rows(), out or results.folder / "plots", sweep.name if sweep else store.name):
+    rows = separate_variants(results.rows(), results.folder)
+    for path in draw(rows, out or results.folder / "plots", sweep.name if sweep else store.name):
         typer.echo(path)

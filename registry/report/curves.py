@@ -10,13 +10,15 @@ JVET-T2010), over the logarithm of the rate (VCEG-M33). This is not in the paper
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import fmean
 from typing import Any, TypeVar
 
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
+
+from ulzoo.registry.sweeps.variants import separate_variants
 
 ResultRow = Mapping[str, Any]  # of a store, see registry/sweeps/store.py
 AnyRow = TypeVar("AnyRow", bound=ResultRow)
@@ -40,6 +42,9 @@ class Mean:
         paper: the paper's values, by column.
         gflops: network -> GFLOPs of one forward pass.
         rows: number of rows.
+        training: identity of the rows' specs without their seeds.
+        overrides: key path -> value of what the command set for all points.
+        resolved: the resolved spec of the first row; None if it is not recorded.
     """
 
     point: str
@@ -51,17 +56,23 @@ class Mean:
     paper: dict[str, float]
     gflops: dict[str, float]
     rows: int
+    training: str = ""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    resolved: Mapping[str, Any] | None = None
 
 
 def average(rows: Iterable[ResultRow]) -> dict[str, list[Mean]]:
-    """Series -> means over seeds of its points, in the order of their first row. Failed rows are skipped."""
-    groups: dict[tuple[str, str, str], list[ResultRow]] = {}
-    for row in rows:
+    """Series -> means over seeds of its points, in the order of their first row. Failed rows are skipped.
+
+    Only rows whose specs differ in their seeds alone are averaged; other variants of a series are series of their own
+    (`registry/sweeps/variants.py`).
+    """
+    groups: dict[tuple[str, str, str, str], list[ResultRow]] = {}
+    for row in separate_variants(rows):
         if row["status"] == "done":
-            spec = row.get("spec", "")
-            groups.setdefault((row.get("series", spec), spec, row["point"]), []).append(row)
+            groups.setdefault((row["series"], row.get("spec") or "", row["point"], row["training"]), []).append(row)
     means: dict[str, list[Mean]] = {}
-    for (series, spec, point), group in groups.items():
+    for (series, spec, point, _), group in groups.items():
         samples: dict[str, list[float]] = {}
         for row in group:
             for name, value in row["figures"].items():
@@ -78,6 +89,9 @@ def average(rows: Iterable[ResultRow]) -> dict[str, list[Mean]]:
             paper=first.get("paper") or {},
             gflops=first.get("gflops") or {},
             rows=len(group),
+            training=first["training"],
+            overrides=first.get("overrides") or {},
+            resolved=first.get("resolved"),
         )
         means.setdefault(series, []).append(mean)
     return means

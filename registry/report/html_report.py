@@ -26,6 +26,7 @@ from ulzoo.registry.report.curves import Mean, ResultRow, average, bd_psnr, bd_r
 from ulzoo.registry.report.plots import better_direction
 from ulzoo.registry.spec.sweep import METRICS
 from ulzoo.registry.sweeps.store import Store
+from ulzoo.registry.sweeps.variants import separate_variants
 
 MAX_PICTURED_POINTS = 60
 MAX_PICTURE_BYTES = 8 * 2**20
@@ -96,12 +97,13 @@ def render(data: dict[str, Any]) -> str:
 
 def describe(store: Store) -> dict[str, Any]:
     """The content of the page as plain data."""
-    rows, damaged, sweep = store.rows(), store.damaged, store.sweep
+    rows, damaged, sweep = separate_variants(store.rows(), store.folder), store.damaged, store.sweep
     done = [row for row in rows if row["status"] == "done"]
     failed = [row for row in rows if row["status"] != "done"]
     columns = list_columns(done, sweep.columns if sweep else ())
     keys = list_keys(done)
     series, specs = _enumerate(_series(row) for row in done), _enumerate(row.get("spec", "") for row in done)
+    trainings = _enumerate(row["training"] for row in done)
     protocols = _enumerate(json.dumps(row.get("protocol") or {}, sort_keys=True) for row in done)
     pictures, pictures_of = embed_pictures(store.folder, _picture_order(done))
     entries = []
@@ -111,6 +113,8 @@ def describe(store: Store) -> dict[str, Any]:
             "point": row["point"],
             "series": series[_series(row)],
             "spec": specs[row.get("spec", "")],
+            "training": trainings[row["training"]],
+            "overrides": list((row.get("overrides") or {}).items()),
             "seed": row.get("seed"),
             "settings": [_setting(row, key["name"]) for key in keys],
             "values": [_value(row, column) for column in columns],
@@ -283,7 +287,7 @@ def _enumerate(values: Iterable[str]) -> dict[str, int]:
 
 def _tiles(done: Sequence[ResultRow], failed: Sequence[ResultRow], series: int) -> list[dict[str, Any]]:
     """The key numbers at the top of the page."""
-    points = len({(_series(row), row["point"]) for row in done})
+    points = len({(_series(row), row["point"], row["training"]) for row in done})
     tiles: list[dict[str, Any]] = [
         {"name": name, "value": f"{count:,}"}
         for name, count in (("points", points), ("runs", len(done)), ("series", series))

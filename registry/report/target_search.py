@@ -9,7 +9,7 @@ import json
 import math
 import shlex
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import itemgetter
 from typing import Any
@@ -17,6 +17,8 @@ from typing import Any
 from scipy.interpolate import PchipInterpolator
 
 from ulzoo.registry.report.curves import QUALITY, RATE, Mean, ResultRow, average, is_number, solve
+from ulzoo.registry.spec.schema import flatten
+from ulzoo.registry.sweeps.variants import all_but
 
 LOGARITHMIC_FROM = 4  # ratio of the largest to the smallest value
 
@@ -35,6 +37,8 @@ class Setting:
         inside: whether neighbours on both sides were measured. Outside, metrics are extrapolated linearly from the
             last two points.
         measured: whether this very point was measured.
+        resolved: the resolved spec of a measured neighbour, which the setting shares but for `key`; None if unknown.
+        training: identity of that neighbour's spec, see `Mean`.
     """
 
     spec: str
@@ -44,6 +48,8 @@ class Setting:
     between: tuple[str, ...]
     inside: bool = True
     measured: bool = False
+    resolved: Mapping[str, Any] | None = field(default=None, repr=False)
+    training: str = field(default="{}", repr=False)
 
     def command(self, store: str | None = None, spec: str | None = None) -> str:
         """The command that runs it; `spec` replaces the name of the base spec."""
@@ -146,9 +152,9 @@ class _Line:
                 metrics[name] = float(interpolant(at))
         for measured, mean in self.points:
             if measured == value:
-                return Setting(mean.spec, mean.set, self.key, metrics, (mean.point,), measured=True)
+                return replace(_setting(mean, self.key, measured), metrics=metrics, measured=True)
         (_, low), (_, high) = next((a, b) for a, b in pairwise(self.points) if a[0] <= value <= b[0])
-        return Setting(low.spec, low.set | {self.key: value}, self.key, metrics, (low.point, high.point))
+        return replace(_setting(low, self.key, value), metrics=metrics, between=(low.point, high.point))
 
     def _extrapolated(self, y: list[float], target: float, end: int, before: int) -> Setting | None:
         """A guess on the straight line through the last two points, at most one step on; None if it leads away."""
@@ -170,21 +176,28 @@ class _Line:
             for name in (RATE, QUALITY)
             if name in last.metrics and name in second.metrics
         }
-        return Setting(last.spec, last.set | {self.key: value}, self.key, metrics, (last.point,), inside=False)
+        return replace(_setting(last, self.key, value), metrics=metrics, inside=False)
 
     def _rounded(self, value: float) -> float:
         """Four significant digits, or an integer among integers."""
         return round(value) if self.integers else float(f"{value:.4g}")
 
 
+def _setting(mean: Mean, key: str, value: float) -> Setting:
+    """The setting of a measured point, with the value of one key replaced."""
+    settings = {**mean.set, key: value, **mean.overrides}
+    return Setting(mean.spec, settings, key, {}, (mean.point,), resolved=mean.resolved, training=mean.training)
+
+
 def _lines(means: list[Mean], fractional: Container[str]) -> Iterator[_Line]:
-    groups: dict[tuple[str, str, str], dict[float, Mean]] = {}
+    groups: dict[tuple[str, str, str, str], dict[float, Mean]] = {}
     for mean in means:
         for key, value in mean.set.items():
-            if is_number(value):
+            if is_number(value) and key not in mean.overrides:
                 rest = {other: mean.set[other] for other in sorted(mean.set) if other != key}
-                groups.setdefault((mean.spec, key, json.dumps(rest)), {}).setdefault(value, mean)
-    for (_, key, _), points in groups.items():
+                constant = all_but(mean.training, key)
+                groups.setdefault((mean.spec, key, json.dumps(rest), constant), {}).setdefault(value, mean)
+    for (_, key, *_), points in groups.items():
         if len(points) > 1:
             integers = key not in fractional and all(isinstance(value, int) for value in points)
             yield _Line(key, sorted(points.items(), key=itemgetter(0)), integers)
@@ -197,7 +210,8 @@ def _rank(settings: list[Setting], metric: str, shared: Mapping[str, Any]) -> li
     unique: dict[str, Setting] = {}
     for setting in sorted(settings, key=lambda s: (other not in s.metrics, sign * s.metrics.get(other, 0.0))):
         complete = {**shared, **setting.set}
-        identity = f"{setting.spec} {json.dumps(complete, sort_keys=True)}"
+        spec = {**json.loads(setting.training), **flatten(complete)}
+        identity = f"{setting.spec} {json.dumps(spec, sort_keys=True)}"
         unique.setdefault(identity, replace(setting, set=complete))
     return list(unique.values())
 

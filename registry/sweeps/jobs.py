@@ -21,6 +21,7 @@ from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, without_nulls
 from ulzoo.registry.spec.sweep import Point, Sweep, point_word
+from ulzoo.registry.spec.yaml_source import parse_override
 from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
 
@@ -49,6 +50,7 @@ class Job:
     Attributes:
         store: the sweep's folder.
         folder: the run directory, relative to `store`.
+        overrides: key path -> value of what the command sets for all points, after what the points set.
         stages: the stages to train; the spec may have more.
         siblings: run directories, relative to `store`, that may contain the same stage 1; None: do not share it.
         distances: what is measured besides rate and PSNR.
@@ -63,6 +65,7 @@ class Job:
     series: str
     seed: int
     set: dict[str, Any]
+    overrides: dict[str, Any]
     paper: dict[str, float]
     spec_name: str
     spec: dict[str, Any]
@@ -141,8 +144,8 @@ def plan_jobs(
     Raises:
         SpecError: the spec of a point is invalid, or its parts do not fit.
     """
-    options = options or JobOptions()
-    resolved = sweep.resolve(overrides)
+    options, overrides = options or JobOptions(), list(overrides)
+    resolved, settings = sweep.resolve(overrides), _settings_of(overrides)
     line = _line_key([point for point, _ in resolved])
     existing = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
     now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
@@ -165,6 +168,7 @@ def plan_jobs(
                     series=_series(point, spec.name, line),
                     seed=getattr(spec.train, spec.stages[0]).seed,
                     set=json.loads(json.dumps(point.set)),
+                    overrides=settings,
                     paper=point.paper,
                     spec_name=spec.name,
                     spec=spec.to_dict(),
@@ -228,6 +232,15 @@ def stage1_hash(spec: Spec) -> str:
 def timestamp() -> str:
     """The current time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _settings_of(overrides: Iterable[str]) -> dict[str, Any]:
+    """`a.b=value` -> {"a.b": value}; of a key that is set twice the last value."""
+    settings: dict[str, Any] = {}
+    for text in overrides:
+        keys = [key.strip() for key in text.partition("=")[0].split(".")]
+        settings[".".join(keys)] = json.loads(json.dumps(parse_override(text).at(tuple(keys)).plain(), default=str))
+    return settings
 
 
 def _with_siblings(jobs: list[Job], store: Store) -> list[Job]:

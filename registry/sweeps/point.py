@@ -115,7 +115,9 @@ def make_row(
         "series": job.series,
         "seed": job.seed,
         "set": job.set,
+        "overrides": job.overrides,
         "spec": job.spec_name,
+        "resolved": job.spec,
         "spec_hash": job.spec_hash,
         "latents_hash": job.latents_hash,
         "stages": list(job.stages),
@@ -205,6 +207,7 @@ def _copy_stage1(run: Path, spec: Spec, folder: Path, device: str) -> bool:
         if name.startswith(trained) or not name.startswith("model."):
             tensors[name] = tensor
     metadata = {**checkpoint.metadata, "spec": spec.to_dict(), "spec_hash": spec.hash}
+    write_text(folder / "spec.yaml", spec.to_yaml())  # marks the folder as a run
     (folder / "checkpoints").mkdir(exist_ok=True)
     rows = [row for row in monitoring.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
     write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

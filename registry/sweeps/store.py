@@ -5,11 +5,13 @@
     FOLDER/points/POINT-HASH/  one run directory per point
 
 A row has `point` (its name in the sweep), `series` (the line of a plot that it belongs to), `seed`, `set` (key path ->
-value), `spec` (name of the base spec), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status`
-("done", "failed", or "stopped" early), `error`, `figures` (the metrics), `protocol`, `distances` (which ones were
-requested), `paper`, `versions`, `checkpoint_sha256` (the digest stored in model.safetensors), `training_images` and
+value), `overrides` (key path -> value of what the command sets for all points), `spec` (name of the base spec),
+`resolved` (the resolved spec), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status` ("done",
+"failed", or "stopped" early), `error`, `figures` (the metrics), `protocol`, `distances` (which ones were requested),
+`paper`, `versions`, `checkpoint_sha256` (the digest stored in model.safetensors), `training_images` and
 `training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds`, `folder`, `finished`. However
 often the training of a point is interrupted, its row is the same except for `seconds`, `finished` and `versions`.
+Rows of earlier versions lack `overrides` and `resolved`.
 """
 
 import fcntl
@@ -45,6 +47,8 @@ class _RowSchema(BaseModel):
     series: str | None = None
     seed: int | None = None
     spec: str | None = None
+    overrides: dict[str, Any] | None = None
+    resolved: dict[str, Any] | None = None
     latents_hash: str | None = None
     stages: list[str] = []
     error: str | None = None

@@ -58,6 +58,35 @@ def test_find_uses_the_path_of_the_spec_and_fractions_where_a_key_takes_them(ulz
     assert last == f"next  ulzoo sweep tiny.yaml --set {FACTOR}=1.5 --out 'my store'"
 
 
+@pytest.mark.parametrize("version", ["old", "new"])
+def test_the_proposed_command_repeats_what_the_measured_points_were_trained_with(ulzoo, here, version):
+    """Two commands with different settings for all points: two series, each proposal with its own settings."""
+    from ulzoo.registry.sweeps.jobs import plan_jobs
+    from ulzoo.registry.sweeps.options import sweep_from_options
+    from ulzoo.registry.sweeps.point import make_row
+    from ulzoo.registry.sweeps.store import Store
+
+    store = Store("s")
+    for steps, psnr in ((4, 20.0), (40, 30.0)):
+        settings = [f"train.latents.steps={steps}", "train.base.lr=0.5", f"{FACTOR}=1,3"]
+        sweep, overrides = sweep_from_options("tiny.yaml", {}, settings)
+        for number, job in enumerate(plan_jobs(sweep, store, overrides=overrides)):
+            entry = make_row(job, 1.0, figures={"psnr_db": psnr + 2 * number, "bits_per_pixel": 0.1 + number})
+            if version == "old":
+                (store.folder / job.folder).mkdir(parents=True)
+                (store.folder / job.folder / "spec.yaml").write_text(json.dumps(entry["resolved"]))
+                del entry["resolved"], entry["overrides"]
+            store.append(entry)
+        store.write_sweep(sweep)
+    assert "outside the measured range, 20 to 32" in ulzoo("find", "s", "--psnr", 40).stderr
+    for steps, psnr in ((4, 21), (40, 31)):
+        words = shlex.split(ulzoo("find", "s", "--psnr", psnr).stdout.splitlines()[-1])
+        assert {f"{FACTOR}=2.0", f"train.latents.steps={steps}", "train.base.lr=0.5"} <= set(words)
+        assert words.count("--set") == 3
+    result = ulzoo("find", "s", "--psnr", 25)
+    assert "lies between measured points" in result.stderr
+
+
 def test_find_of_a_measured_point_suggests_no_run(ulzoo, store):
     result = ulzoo("find", store, "--psnr", 24)
     assert "measured: 2.0" in result.stdout and "next" not in result.stdout

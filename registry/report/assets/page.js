@@ -149,7 +149,7 @@ function gather(rows, x, y, average) {
   const groups = new Map();
   for (const row of rows) {
     if (x.value(row) === null || y.value(row) === null || state.hidden.has(state.colouring.group(row))) continue;
-    const name = average ? `${row.series} ${row.spec} ${row.point} ${state.colouring.group(row)}` : row;
+    const name = average ? `${row.series} ${row.spec} ${row.point} ${row.training} ${state.colouring.group(row)}` : row;
     groups.has(name) ? groups.get(name).push(row) : groups.set(name, [row]);
   }
   return [...groups.values()].map((rows) => {

@@ -91,6 +91,7 @@ function showPoint(row) {
     (column.cost ? costs : measured).push([column.title, text]);
   });
   const set = data.keys.flatMap((key, i) => row.settings[i] === null || key.name === "seed" ? [] : [[key.name, asText(row.settings[i])]]);
+  set.push(...row.overrides.map(([key, value]) => [key, asText(value)]));
   const about = [["series", data.series[row.series]], ["spec", data.specs[row.spec]], ["seed", asText(row.seed)],
     ["spec hash", code(row.hash)], ["folder", code(row.folder)]];
   const pictures = row.pictures.map((i) => {
