@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ulzoo.data.source import DataContract, Sample, Source, Unreadable
 from ulzoo.media.captions import Text, pad
 from ulzoo.media.pixels import from_uint8
+from ulzoo.runtime.messages import one_line
 from ulzoo.runtime.seeds import derive_seed
 
 Skipped = dict[int, str]
@@ -187,7 +188,7 @@ def _skip(source: Source, skipped: Skipped, index: int, error: Unreadable) -> No
     """Record an example that cannot be read. Raises the error if the source does not skip such examples."""
     if not source.skips_unreadable:
         raise error
-    skipped[index] = str(error)
+    skipped[index] = one_line(str(error))
 
 
 def _nothing_readable(source: Source, skipped: Skipped) -> ValueError:

@@ -55,8 +55,13 @@ def remove_unfinished(folder: Path, name: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small text file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a small text file atomically, encoded by `encode_text`."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(encode_text(text)))
+
+
+def encode_text(text: str) -> bytes:
+    r"""Encode as UTF-8; a byte of a file name that is not UTF-8 becomes an escape, `\udce9`, which JSON reads back."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def sha256(path: Path) -> str:

@@ -84,7 +84,7 @@ def jpeg(tmp_path: Path) -> bytes:
 @pytest.mark.parametrize("fast", [False, True])
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not an image"), (b"hello", "not an image"), (bomb(), "decompression bomb"), (None, "truncated")],
+    [(b"", "an empty file"), (b"hello", "not an image"), (bomb(), "decompression bomb"), (None, "truncated")],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, content: bytes | None, message: str, fast: bool) -> None:
     path = tmp_path / "bad.jpg"

@@ -131,3 +131,67 @@ def test_images_that_cannot_be_read(tmp_path: Path) -> None:
             source[i]
     batch = next(batches(opened(tmp_path / "saved", skip_unreadable=True), 3, seed=0))
     assert batch["key"] == ["train/0"] * 3 and sorted(batch["skipped"]) == [1, 2]
+
+
+def save(folder: Path, image: list, label: list, image_type: object = None) -> Path:
+    data = datasets.Dataset.from_dict({"image": image, "label": label})
+    if image_type is not None:
+        data = data.cast_column("image", image_type)
+    datasets.DatasetDict({"train": data}).save_to_disk(str(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.7, 1.0], "row 0 has the label 0.7, which is not an integer"),
+        ([0.0, float("nan")], "row 1 has the label nan, which is not an integer"),
+        ([float("inf"), 0.0], "row 0 has the label inf"),
+        ([0, None], r"row 1 has no label in 'label' \(1 such rows\)"),
+        ([None, None], "row 0 has no label"),
+        (["cat", "dog"], r"'label' has string, not integers: `dataset.class_encode_column\('label'\)`"),
+        (["0", "1"], "'label' has string, not integers"),
+        ([[0], [1]], "'label' has List, not integers"),
+        ([[0], [1, 0]], "'label' has List, not integers"),
+        ([{"a": 0}, {"a": 1}], "'label' has dict, not integers"),
+        ([2**62, 0], "row 0 of train has the label 4611686018427387904, not one from 0 to 1"),
+    ],
+)
+def test_labels_that_are_no_integers(tmp_path: Path, labels: list, message: str) -> None:
+    image = {"bytes": png(0), "path": None}
+    refused(message, save(tmp_path / "saved", [image, image], labels, datasets.Image(decode=False)))
+
+
+@pytest.mark.parametrize("labels", [[1, 0], [1.0, 0.0], [True, False]])
+def test_labels_of_other_types_with_integer_values(tmp_path: Path, labels: list) -> None:
+    image = {"bytes": png(0), "path": None}
+    source = opened(save(tmp_path / "saved", [image, image], labels, datasets.Image(decode=False)))
+    assert [source[0].label, source[1].label] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("images", "name"),
+    [([1, 2], "int64"), ([0.5, 1.0], "double|float64"), ([[1, 2]] * 2, "List"), ([[[1, 300]]] * 2, "List"),
+     ([{"a": 1}] * 2, "dict")],
+)  # fmt: skip
+def test_columns_without_images(tmp_path: Path, images: list, name: str) -> None:
+    refused(f"image_column: .*saved: 'image' has ({name}), not images", save(tmp_path / "saved", images, [0, 1]))
+
+
+def test_images_of_other_types(tmp_path: Path) -> None:
+    content = save(tmp_path / "content", [png(0), png(1)], [0, 1])
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for i, path in enumerate(paths):
+        Path(path).write_bytes(png(i))
+    for folder in (content, save(tmp_path / "paths", paths, [0, 1])):
+        for i in range(2):
+            assert np.array_equal(opened(folder)[i].pixels.permute(1, 2, 0), PIXELS[i])
+
+
+def test_empty_bytes(tmp_path: Path) -> None:
+    images = [{"bytes": b"", "path": None}, {"bytes": b"", "path": ""}, {"bytes": png(0), "path": None}]
+    source = opened(save(tmp_path / "saved", images, [0, 1, 0], datasets.Image(decode=False)))
+    for i in range(2):
+        with pytest.raises(Unreadable, match=f"saved: train/{i}: no image, its bytes are empty"):
+            source[i]
+    assert source[2].label == 0

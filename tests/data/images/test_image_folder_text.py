@@ -90,7 +90,7 @@ BAD = {
     "missing": (None, r"missing; the caption of an image is expected beside it"),
     "pickled": (np.array([{"a": 1}], dtype=object), r"contains pickled objects, which are not loaded"),
     "bare pickle": (pickle.dumps([1]), r"magic string"),
-    "empty": (b"", r"magic string"),
+    "empty": (b"", r"an empty file"),
     "double": (np.zeros((2, WIDTH)), r"contains float64, not float16 or float32"),
     "whole numbers": (np.zeros((2, WIDTH), np.int32), r"contains int32, not"),
     "too wide": (np.zeros((2, 5), np.float32), r"has shape \(2, 5\), but text_width 3 requires \(tokens, 3\)"),

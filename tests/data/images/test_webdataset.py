@@ -155,7 +155,7 @@ def one(tmp_path: Path, write_tar: WriteTar, name: str, content: bytes, **keys: 
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "not an image"), (b"hello", "not an image"), (bomb(), "decompression bomb")]
+    ("content", "message"), [(b"", "an empty file"), (b"hello", "not an image"), (bomb(), "decompression bomb")]
 )
 def test_images_that_cannot_be_read_are_named(
     tmp_path: Path, write_tar: WriteTar, content: bytes, message: str

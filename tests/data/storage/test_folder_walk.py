@@ -5,15 +5,19 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from ulzoo.data import ImageFolder, VideoFolder
+from ulzoo.data import ImageFolder, VideoFolder, WebDataset, batches
+from ulzoo.data.images.caption_file import check_text
 from ulzoo.data.images.decode import FORMATS
 from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
 from ulzoo.data.prepare.kinetics_annotations import find_videos
 from ulzoo.data.prepare.pack import PackConfig
-from ulzoo.data.source import IMAGE_SUFFIXES
+from ulzoo.data.source import IMAGE_SUFFIXES, DataContract, Sample, TensorSource, Unreadable
 from ulzoo.data.storage.folder_walk import describe_passed_over, list_files
+from ulzoo.data.storage.manifest import verify
+from ulzoo.training.monitoring import SkippedExamples
 
 
 def touch(*paths: Path) -> None:
@@ -130,3 +134,58 @@ def test_videos_too(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="passed over 2 hidden, 1 link that leads back"):
         source = VideoFolder("train", root=str(tmp_path), resolution=8, num_classes=1, val_fraction=1e-9)
     assert [video.key for video in map(source.video, range(len(source)))] == ["a/1.mp4"]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    """Folders, images and unreadable images are packed, listed and skipped, and can be read back."""
+    for split in ("train", "val"):
+        for folder in (b"caf\xe9", b"b"):
+            path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "in" / split), folder)))
+            draw(path / os.fsdecode(b"\xff1.png"), path / os.fsdecode(b"\xff2.png"))
+        (path / os.fsdecode(b"bad\xff.png")).write_bytes(b"hello")
+        (path / "zero.png").touch()
+    message = r"skipped: .*bad\udcff\.png: not an image; .*zero\.png: an empty file"
+    with pytest.warns(UserWarning, match=message):
+        folder = ImageFolder("train", root=str(tmp_path / "in"), resolution=8, num_classes=2, skip_unreadable=True)
+    out = tmp_path / "out"
+    for _ in range(2):  # the second run has nothing to do
+        summary = prepare_image_folder(
+            tmp_path / "in", PackConfig(out, "train", ImageEncoding(8), 2), classes=True, val_fraction=0.1
+        )
+        assert (summary.count, list(summary.failures)) == (4, ["train/b/bad\udcff", "train/b/zero"])
+    assert verify(out) == {"train": "4 images"}
+    shards = WebDataset("train", root=str(out), resolution=8, num_classes=2)
+    assert shards.label_names == folder.label_names == ("b", "caf\udce9")
+    assert {shards[i].key + ".png" for i in range(4)} == {folder[i].key for i in range(4)}
+
+
+def test_examples_that_are_skipped_in_training_have_printable_names(tmp_path: Path) -> None:
+    damaged = Unreadable("bad\udcff.png: not an image")
+
+    class Damaged(TensorSource):
+        skips_unreadable = True
+
+        def __getitem__(self, index: int) -> Sample:
+            if index == 0:
+                raise damaged
+            return super().__getitem__(index)
+
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    source = Damaged(images, labels=[-1, -1], keys=["a", "b"], contract=DataContract(3, 8, 0))
+    skipped = next(batches(source, 2, seed=0))["skipped"]
+    assert skipped == {0: r"bad\udcff.png: not an image"}
+    for _ in range(2):
+        log = SkippedExamples(tmp_path)
+        with pytest.warns(UserWarning, match="skipped: bad"):
+            log.add(skipped)
+        log.write()
+        assert (tmp_path / "skipped.txt").read_text() == "bad\\udcff.png: not an image\n"
+
+
+def test_empty_videos_and_captions_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "videos" / "a.mp4", tmp_path / "a.npy")
+    source = VideoFolder("train", root=str(tmp_path / "videos"), resolution=8, val_fraction=1e-9)
+    with pytest.raises(Unreadable, match=r"a\.mp4: an empty file"):
+        source[0]
+    with pytest.raises(Unreadable, match=r"a\.npy: an empty file"):
+        check_text(tmp_path / "a.npy", 4)

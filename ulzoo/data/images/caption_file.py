@@ -79,6 +79,10 @@ class _Header(NamedTuple):
 
 def _checked_header(file: BinaryIO, width: int) -> _Header:
     """Read and validate the header without unpickling anything. Raises ValueError."""
+    start = file.tell()
+    if file.seek(0, SEEK_END) == start:
+        raise ValueError("an empty file")
+    file.seek(start)
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f".npy version {version[0]}.{version[1]} is not supported; arrays of numbers have 1.0 or 2.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -42,9 +43,14 @@ def read_rgb(file: str | Path | BinaryIO, name: object = None, *, fast: bool = F
             rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
             return to_rgb(ImageOps.exif_transpose(image) if rotated else image)
     except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{name}: not an image") from error
+        raise UnreadableImage(f"{name}: {'an empty file' if _is_empty(file) else 'not an image'}") from error
     except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError, ...
         raise UnreadableImage(f"{name}: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _is_empty(file: str | Path | BinaryIO) -> bool:
+    """Whether a file has no bytes."""
+    return (os.path.getsize(file) if isinstance(file, str | Path) else file.seek(0, os.SEEK_END)) == 0
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.image_folder import ImageSource
 from ulzoo.data.source import Sample, Unreadable, check_split
+from ulzoo.runtime.messages import one_line
 
 MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
 
@@ -80,18 +82,19 @@ class HFDataset(ImageSource):
                 raise ValueError(
                     f"{key}_column: {path} has no column {column!r}, it has {', '.join(map(repr, rows.column_names))}"
                 )
-        rows = rows.select_columns(list(columns.values())).cast_column(image_column, _undecoded_image())
+        rows = _with_undecoded_images(rows.select_columns(list(columns.values())), image_column, path)
         if not len(rows):
             raise ValueError(f"{path}: its split {self.name!r} is empty")
         self.labels = np.full(len(rows), -1)
         if num_classes is not None:
-            self.labels = np.asarray(rows.with_format("numpy").select_columns([label_column])[:][label_column])
+            self.labels = _integers(rows, label_column, f"{path}: {self.name}")
             wrong = np.flatnonzero((self.labels < 0) | (self.labels >= num_classes))
             if wrong.size:
                 row, label = int(wrong[0]), self.labels[wrong[0]]
                 raise ValueError(
                     f"{path}: row {row} of {self.name} has the label {label}, not one from 0 to {num_classes - 1}"
                 )
+            self.labels = self.labels.astype(np.int64)
             names = getattr(rows.features[label_column], "names", None) or ()
             contract = replace(contract, label_names=tuple(names) if len(names) == num_classes else ())
         self.rows, self.columns, self.contract = rows, columns, contract
@@ -105,8 +108,8 @@ class HFDataset(ImageSource):
         row, key = self.rows[index], f"{self.name}/{index}"
         name = f"{self.path}: {key}"
         image = row[self.columns["image"]]
-        if image is None:
-            raise Unreadable(f"{name}: no image")
+        if image is None or not (image["bytes"] or image["path"]):
+            raise Unreadable(f"{name}: no image{'' if image is None else ', its bytes are empty'}")
         pixels = self.pixels(read_rgb(BytesIO(image["bytes"]) if image["bytes"] else image["path"], name))
         text = self._text(row[self.columns["text"]], name) if self.contract.text_tokens else None
         return Sample(pixels, int(self.labels[index]), key, text)
@@ -124,11 +127,48 @@ class HFDataset(ImageSource):
         return torch.from_numpy(embeddings[: self.contract.text_tokens])
 
 
-def _undecoded_image() -> Any:
-    """The feature type of images that `datasets` returns without decoding."""
+def _with_undecoded_images(rows: Any, column: str, path: str) -> Any:
+    """The rows with a column of images that `datasets` returns without decoding.
+
+    Raises ValueError unless the column has images, encoded files, their paths, or arrays of uint8.
+    """
     import datasets
 
-    return datasets.Image(decode=False)
+    feature = rows.features[column]
+    is_array = isinstance(feature, datasets.Array2D | datasets.Array3D) and feature.dtype == "uint8"
+    is_file = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    is_content = isinstance(feature, datasets.Value) and feature.dtype in ("string", "binary", "large_binary", "null")
+    if not (isinstance(feature, datasets.Image) or is_array or is_file or is_content):
+        raise ValueError(
+            f"image_column: {path}: {column!r} has {_type_name(feature)}, not images, such as a column of the type "
+            "datasets.Image or of encoded files"
+        )
+    try:
+        return rows.cast_column(column, datasets.Image(decode=False))
+    except Exception as error:  # pyarrow and Pillow raise errors of many classes
+        raise ValueError(f"image_column: {path}: {column!r} has no images: {one_line(str(error))}") from None
+
+
+def _integers(rows: Any, column: str, where: str) -> np.ndarray:
+    """The labels in a column. Raises ValueError, with the row, for anything but integers."""
+    values = rows.select_columns([column]).with_format("arrow")[:][column]
+    feature, kind = rows.features[column], str(values.type)
+    if kind != "null" and not re.fullmatch("bool|u?int[0-9]+|float|double|halffloat", kind):
+        hint = f": `dataset.class_encode_column({column!r})` numbers them" if "string" in kind else ""
+        raise ValueError(f"label_column: {where}: {column!r} has {_type_name(feature)}, not integers{hint}")
+    if values.null_count:
+        row = int(np.flatnonzero(values.is_null().to_numpy())[0])
+        raise ValueError(f"{where}: row {row} has no label in {column!r} ({values.null_count:,} such rows)")
+    labels = values.to_numpy()
+    if labels.dtype.kind == "f" and (wrong := np.flatnonzero(~np.isfinite(labels) | (labels != np.floor(labels)))).size:
+        row = int(wrong[0])
+        raise ValueError(f"{where}: row {row} has the label {labels[row]}, which is not an integer")
+    return labels
+
+
+def _type_name(feature: Any) -> str:
+    """The type of a column in words: "int64", "List"."""
+    return str(getattr(feature, "dtype", "")) or type(feature).__name__
 
 
 def _open(path: str, split: str, download: bool) -> Any:

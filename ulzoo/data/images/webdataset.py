@@ -25,9 +25,9 @@ class WebDataset(ImageSource):
     Images have one of the `IMAGE_SUFFIXES`. `KEY.cls` contains the label in ASCII digits, `root/labels.json` optionally
     a list of label names, and `KEY.npy` a caption in the format of `ImageFolder`. The shards are scanned once and their
     index is cached; images are then read by random access, so that every image is used once per epoch in the order
-    given by the seed, for any number of workers. Shards are never unpacked to disk: the name of a member is only its key. A damaged shard is an error.
-    `ulzoo prepare` writes shards. `root` may be a URL, read by HTTP ranges and their like: see
-    `ulzoo.data.storage.remote`.
+    given by the seed, for any number of workers. Shards are never unpacked to disk: the name of a member is only its
+    key. A damaged shard is an error. `ulzoo prepare` writes shards. `root` may be a URL, read by HTTP ranges and their
+    like: see `ulzoo.data.storage.remote`.
 
     Images are decoded on access; `read_rgb` and `square` in `ulzoo.data.images.decode` define colors and sizes.
 

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 from ulzoo.data.source import Unreadable
 from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, SplitSummary, lock_folder
-from ulzoo.files.atomic import remove_unfinished, write_atomically, write_text
+from ulzoo.files.atomic import encode_text, remove_unfinished, write_atomically, write_text
 
 POLL_SECONDS = 0.2
 
@@ -117,7 +117,7 @@ def pack(
             f"{unit}_per_shard": per_shard,
             unit: len(examples),
             f"{unit}_sha256": _digest([example.identity() for example in examples]),
-            **({"labels_sha256": hashlib.sha256(names.encode()).hexdigest()} if labels else {}),
+            **({"labels_sha256": hashlib.sha256(encode_text(names)).hexdigest()} if labels else {}),
         }
         manifest = Manifest(out, unit)
         manifest.begin(split, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 from ulzoo.data.source import DataContract, Sample, Source
 from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
-from ulzoo.data.videos.decode import read_clip
+from ulzoo.data.videos.decode import UnreadableVideo, read_clip
 
 SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".divx", ".wmv", ".asf", ".flv", ".f4v"),
@@ -77,6 +78,8 @@ class VideoSource(Source):
 
     def _clip(self, index: int, position: float | None) -> Sample:
         video = self.video(index)
+        if video.file == b"" or (not isinstance(video.file, bytes) and _is_empty(video.file)):
+            raise UnreadableVideo(f"{video.name}: an empty file")
         frames, resolution, _ = self.contract.size
         clip = read_clip(
             video.file,
@@ -88,6 +91,10 @@ class VideoSource(Source):
             position=position,
         )
         return Sample(clip, video.label, video.key)
+
+
+def _is_empty(file: str | Path) -> bool:
+    return os.path.isfile(file) and os.path.getsize(file) == 0
 
 
 class VideoFolder(VideoSource):
