@@ -1,26 +1,34 @@
 """The directory of a run: what training writes into it, and whether a run may start, resume or begin a stage there."""
 
+import json
+import os
+import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from ulzoo.files.tensor_file import DamagedFile, files_of, is_checkpoint
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
+from ulzoo.registry.spec.yaml_source import SpecError, read_yaml
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 
-CONTENTS = (
-    "spec.yaml",
-    "metrics.jsonl",
-    "left_out.txt",
-    "figures.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "checkpoints",
-    "samples",
-    "profile",
-    "tensorboard",
-)
-"""Files and folders that a run writes; the parts of a large model come on top."""
+LOCK = ".train.lock"
+MODEL = "model.safetensors"
+RESULTS = ("figures.json", MODEL, f"{MODEL}.index.json")
+"""Files that only a finished run has."""
+FILES = ("spec.yaml", "metrics.jsonl", "skipped.txt", "left_out.txt", *RESULTS)
+_STAGE = "|".join(STAGES)
+FOLDERS = {
+    "checkpoints": re.compile(rf"({_STAGE})-\d{{8,}}|\.({_STAGE})-\d{{8,}}\.tmp"),
+    "samples": re.compile(r"(samples|reconstructions)\.(png|mp4|webp)"),
+    "profile": re.compile(rf"({_STAGE})(\.json\.gz|\.txt|-memory\.pickle)"),
+    "tensorboard": re.compile(r"events\.out\.tfevents\..+"),
+}
+"""The folders of a run, and the names of the files and checkpoints that training writes into them."""
 
 
 def select_checkpoint(
@@ -32,18 +40,19 @@ def select_checkpoint(
 
     Args:
         resume: continue from the latest intact checkpoint, if there is one.
-        fresh: start from scratch whatever the folder contains.
+        fresh: start from scratch; a run in the folder will be removed.
 
     Raises:
-        ValueError: the folder is a file, already contains a run, lacks the stage before, or has a run of another spec.
+        ValueError: the folder is a file, contains the files of something else or a finished run, lacks the stage
+            before, or has a run of another spec.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder}: is a file, not a run directory")
+    check_folder(folder)
     order = spec.stages
     previous: Stage | None = order[order.index(stages[0]) - 1] if stages[0] != order[0] else None
     if fresh:
         if previous:
             raise ValueError(f"{folder}: --fresh would remove the stage {previous} that --stage {stages[0]} needs")
+        files_of_run(folder)
         return None
     checkpoints = CheckpointManager(folder / "checkpoints")
     reached = {stage for stage, _, _ in checkpoints.list_checkpoints()}
@@ -58,6 +67,13 @@ def select_checkpoint(
         )
     if reached and not resume and not begins_stage:
         raise ValueError(f"{folder}: already contains a run; add --resume to continue it or --fresh to start over")
+    if not reached:
+        _check_unfinished(folder, spec)
+    elif begins_stage and order.index(trained := _trained_stage(folder, order)) >= order.index(stages[0]):
+        raise ValueError(
+            f"{folder}: contains a finished stage {trained} without its checkpoints; add --resume without --stage to "
+            "train it again, or use another --out"
+        )
     checkpoint = checkpoints.latest(previous if begins_stage else stages[-1] if len(stages) == 1 else None)
     if checkpoint is not None:
         _check_spec(folder, spec, checkpoint, stages[0] if begins_stage else None)
@@ -74,7 +90,7 @@ def _check_spec(folder: Path, spec: Spec, checkpoint: Checkpoint, begins: Stage 
     changes = changed_on_resume(old, spec)
     if begins:  # the stages that have not begun may have other networks and settings
         free = [f"{key}." for stage in order[order.index(begins) :] for key in (STAGES[stage][-1], f"train.{stage}")]
-        changes = [change for change in changes if not change.startswith((*free, "name:"))]
+        changes = [change for change in changes if not change.startswith(tuple(free))]
         if checkpoint.step < getattr(old.train, checkpoint.stage).steps:
             raise ValueError(
                 f"{folder}: its stage {checkpoint.stage} stopped at step {checkpoint.step}; "
@@ -94,12 +110,125 @@ def _check_spec(folder: Path, spec: Spec, checkpoint: Checkpoint, begins: Stage 
         )
 
 
+def check_folder(folder: Path) -> None:
+    """Raise ValueError if `folder` is a file or contains the files of something else."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file, not a run directory")
+    names = [name for name in (*FILES, *FOLDERS) if os.path.lexists(folder / name)]
+    if names and not is_run(folder):
+        raise ValueError(f"{folder}: contains {', '.join(names)}, but not of a run of ulzoo; use another --out")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` has a checkpoint of ulzoo, or a `spec.yaml` as training writes it."""
+    if any(is_checkpoint(path.folder) for path in CheckpointManager(folder / "checkpoints").list_checkpoints()):
+        return True
+    spec = _read_spec(folder)
+    if spec is None:
+        return False
+    if any((folder / name).is_file() for name in ("metrics.jsonl", *RESULTS)):
+        return True
+    return (folder / "spec.yaml").read_text("utf-8") == spec.to_yaml()  # else a spec that the user wrote
+
+
+def _read_spec(folder: Path) -> Spec | None:
+    """The spec in `spec.yaml`; None if there is none, or it is not a resolved spec."""
+    try:
+        return spec_from_dict(read_yaml(folder / "spec.yaml", "spec.yaml").plain())
+    except SpecError:
+        return None
+
+
+def _check_unfinished(folder: Path, spec: Spec) -> None:
+    """Raise ValueError if the run in `folder`, which has no checkpoint, is finished or of another spec than `spec`."""
+    if results := [name for name in RESULTS if (folder / name).exists()]:
+        raise ValueError(
+            f"{folder}: contains {results[0]} of a finished run without its checkpoints; use --fresh to start over, "
+            "or another --out"
+        )
+    old = _read_spec(folder)
+    if old and (changes := changed_on_resume(old, spec)):
+        raise ValueError(f"{folder}: its run has another spec, {changes[0]}; use --fresh or another --out")
+
+
+def _trained_stage(folder: Path, stages: tuple[Stage, ...]) -> Stage:
+    """The last stage that the metrics of a run were measured after; the first of `stages` if there are no metrics."""
+    try:
+        stage = json.loads((folder / "figures.json").read_text("utf-8"))["trained"]["stage"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return stages[0]
+    return stage if stage in stages else stages[0]
+
+
+class RunLock:
+    """A lock of a run directory against other trainings, of other machines on a shared file system too.
+
+    It ends with the process that holds it, even if that is killed. Its file is removed with it, or stays after a kill.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = FileLock(folder / LOCK, thread_local=False)
+
+    @property
+    def is_held(self) -> bool:
+        return self._lock.is_locked
+
+    def acquire(self) -> None:
+        """Lock the directory, which is created. Raises ValueError if another training holds the lock."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"{self.folder}: another process is training there; wait for it, or use another --out"
+            ) from None
+        except OSError as error:
+            raise ValueError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
+
+    def release(self) -> None:
+        """Unlock the directory; nothing happens if it is not locked by this object."""
+        if self.is_held:
+            (self.folder / LOCK).unlink(missing_ok=True)  # before it is unlocked, when it may be of another process
+            self._lock.release()
+
+
+def files_of_run(folder: Path) -> list[Path]:
+    """The files of the run in `folder`, and its checkpoints, which are folders. Nothing is written.
+
+    Raises:
+        ValueError: they cannot be removed: one is a link to a folder, of another type, or in a read-only folder.
+    """
+    paths = [folder / name for name in FILES]
+    with suppress(DamagedFile):  # an index that does not name the parts
+        paths += files_of(folder / MODEL)
+    for name, pattern in FOLDERS.items():
+        parent = folder / name
+        if parent.is_symlink():
+            raise ValueError(f"{parent}: is a link, which --fresh does not follow; remove it, or use another --out")
+        if parent.exists() and not parent.is_dir():
+            raise ValueError(f"{parent}: is a file, not a folder of a run; use another --out")
+        paths += [path for path in parent.glob("*") if pattern.fullmatch(path.name)]
+    paths = [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
+    for path in paths:
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder is not (path.parent == folder / "checkpoints"):
+            raise ValueError(
+                f"{path}: is {'a folder' if is_folder else 'no folder'}, unlike in a run; use another --out"
+            )
+        for parent in (path.parent, *([path] if is_folder else [])):
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise ValueError(f"{parent}: is read-only, so that --fresh cannot remove the run; use another --out")
+    return paths
+
+
 def remove_run(folder: Path) -> None:
-    """Remove what a run writes from `folder`, and nothing else."""
-    parts = [path.name for path in folder.glob("model-*-of-*.safetensors")]
-    for name in (*CONTENTS, *parts):
-        path = folder / name
-        if path.is_dir():
+    """Remove the files of the run in `folder`, and the folders that they leave empty. Raises as `files_of_run` does."""
+    for path in files_of_run(folder):
+        if path.parent == folder / "checkpoints":
             shutil.rmtree(path)
         else:
-            path.unlink(missing_ok=True)
+            path.unlink()
+    for name in FOLDERS:
+        if (folder / name).is_dir() and not any((folder / name).iterdir()):
+            (folder / name).rmdir()

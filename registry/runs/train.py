@@ -18,7 +18,7 @@ from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, open_source, stage_data
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import load_averages, remove_untrained, save_export, versions
-from ulzoo.registry.runs.run_directory import remove_run, select_checkpoint
+from ulzoo.registry.runs.run_directory import RunLock, check_folder, is_run, remove_run, select_checkpoint
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
@@ -110,17 +110,22 @@ def train(
         ValueError: the spec, the data or the state of the folder do not permit the run; nothing was written.
         NonFiniteLoss: training diverged; the last checkpoint is kept.
     """
-    options, callback = options or RunOptions(), callback or TrainingCallback()
-    stages = spec.select_stages(options.stage)
-    checkpoint = _agree_on_checkpoint(spec, folder, stages, options, processes)
+    lock = RunLock(folder)
+    try:
+        return _train(spec, lock, options or RunOptions(), callback or TrainingCallback(), processes)
+    finally:
+        lock.release()
+
+
+def _train(
+    spec: Spec, lock: RunLock, options: RunOptions, callback: TrainingCallback, processes: ProcessGroup
+) -> RunResult | None:
+    folder, stages = lock.folder, spec.select_stages(options.stage)
+    checkpoint = _agree_on_checkpoint(spec, lock, stages, options, processes)
     model, sources, validation = processes.run_on_all_ranks(
         lambda: _prepare(spec, stages, checkpoint, options, processes)
     )
-    if processes.is_main:
-        if options.fresh:
-            remove_run(folder)
-        write_text(folder / "spec.yaml", spec.to_yaml())
-    processes.wait_for_main()
+    processes.run_on_all_ranks(lambda: _begin_run(spec, lock, stages, options, processes))
     if options.resume and checkpoint:
         callback.note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
     elif options.resume:
@@ -160,16 +165,38 @@ def train(
 
 
 def _agree_on_checkpoint(
-    spec: Spec, folder: Path, stages: tuple[Stage, ...], options: RunOptions, processes: ProcessGroup
+    spec: Spec, lock: RunLock, stages: tuple[Stage, ...], options: RunOptions, processes: ProcessGroup
 ) -> Checkpoint | None:
-    """Select the checkpoint in the main process, which may be the only one to see the folder's latest state."""
+    """Select the checkpoint in the main process, which may be the only one to see the folder's latest state.
+
+    A run in the folder is locked first.
+    """
 
     def select() -> Checkpoint | None:
         if not processes.is_main:
             return None
-        return select_checkpoint(folder, spec, stages, resume=options.resume, fresh=options.fresh)
+        check_folder(lock.folder)
+        if is_run(lock.folder):
+            lock.acquire()
+        return select_checkpoint(lock.folder, spec, stages, resume=options.resume, fresh=options.fresh)
 
     return processes.all_gather(processes.run_on_all_ranks(select))[0]
+
+
+def _begin_run(
+    spec: Spec, lock: RunLock, stages: tuple[Stage, ...], options: RunOptions, processes: ProcessGroup
+) -> None:
+    """In the main process: lock the folder, remove the previous run if asked to, and write the spec."""
+    if not processes.is_main:
+        return
+    if not lock.is_held:
+        lock.acquire()
+        # another process may have trained here since the folder was checked
+        if select_checkpoint(lock.folder, spec, stages, resume=options.resume, fresh=options.fresh):
+            raise ValueError(f"{lock.folder}: another process has begun a run there; use --resume to continue it")
+    if options.fresh:
+        remove_run(lock.folder)
+    write_text(lock.folder / "spec.yaml", spec.to_yaml())
 
 
 def _prepare(

@@ -10,6 +10,7 @@ import torch
 
 from ulzoo.files import tensor_file
 from ulzoo.registry.runs.export import restore
+from ulzoo.registry.runs.run_directory import LOCK, RunLock
 from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
 from ulzoo.training import checkpointing as checkpoint
 from ulzoo.training.checkpointing import CheckpointManager, TrainingState
@@ -117,12 +118,12 @@ def test_the_first_stage_is_frozen_in_training_too(finished):
 def test_the_base_may_change_between_the_stages(short, tmp_path):
     train(short(), tmp_path, RunOptions(stage="latents"))
     first = tensor_file.read(tmp_path / "model.safetensors").tensors
-    other = short("base.backbone.width=48", "train.base.optimizer=muon", "name=other")
+    other = short("base.backbone.width=48", "train.base.optimizer=muon")
     train(other, tmp_path, RunOptions(stage="base"))
     second = tensor_file.read(tmp_path / "model.safetensors")
     assert second.metadata["spec"] == other.to_dict()
     assert all(torch.equal(tensor, second.tensors[name]) for name, tensor in first.items())
-    third = short("base.backbone.width=64", "train.base.optimizer=muon", "name=other")
+    third = short("base.backbone.width=64", "train.base.optimizer=muon")
     assert "base.backbone.width: 48 -> 64" in refused(third, tmp_path, stage="base", resume=True)
 
 
@@ -214,6 +215,123 @@ def test_fresh_removes_the_run_and_nothing_else(short, run):
     assert (run / "notes.txt").read_text() == "mine"
     assert not (run / "tensorboard").exists()
     assert {path.name for path in (run / "checkpoints").iterdir()} == {f"latents-0000000{n}" for n in (2, 4)}
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}], ids=["train", "resume"])
+def test_a_finished_run_without_checkpoints_is_kept(options, short, run):
+    shutil.rmtree(run / "checkpoints")
+    assert "finished run without its checkpoints; use --fresh" in refused(short(), run, **options)
+    (run / "model.safetensors").unlink()
+    assert "contains figures.json of a finished run" in refused(short(), run, **options)
+    train(short(), run, RunOptions(stage="latents", fresh=True))
+    assert (run / "model.safetensors").exists()
+
+
+def test_a_finished_stage_without_checkpoints_is_kept(short, run):
+    for path in (run / "checkpoints").glob("base-*"):
+        shutil.rmtree(path)
+    assert "finished stage base without its checkpoints" in refused(short(), run, stage="base")
+    assert "finished stage base" in refused(short("base.backbone.width=48"), run, stage="base")
+
+
+def test_a_run_of_another_name_is_kept(short, tmp_path):
+    train(short(), tmp_path, RunOptions(stage="latents"))
+    other = short("base.backbone.width=48", "name=other")
+    assert 'its run has another spec, name: "tiny" -> "other"' in refused(other, tmp_path, stage="base")
+
+
+def test_a_run_without_a_base_gets_none_of_another_spec(short, tmp_path):
+    train(short("base=null", "train.base=null"), tmp_path)
+    assert "another spec, base" in refused(short(), tmp_path, stage="base")
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert "no stage latents" in refused(short(), tmp_path, stage="base")
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(short, tmp_path):
+    (tmp_path / "spec.yaml").write_text(short().to_yaml())
+    assert "another spec, encoder.width: 32 -> 48" in refused(short("encoder.width=48"), tmp_path)
+    assert train(short(), tmp_path, RunOptions(stage="latents"))
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"fresh": True}], ids=["train", "resume", "fresh"])
+@pytest.mark.parametrize(
+    "name", ["samples/a.png", "checkpoints/best.pt", "profile/me.txt", "metrics.jsonl", "spec.yaml"]
+)
+def test_files_of_something_else_are_kept(name, options, short, tmp_path):
+    file = tmp_path / "mine" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("# mine\nname: a\n" + (short().to_yaml() if name == "spec.yaml" else ""))
+    message = refused(short(), tmp_path / "mine", **options)
+    assert f"contains {Path(name).parts[0]}, but not of a run of ulzoo; use another --out" in message
+
+
+def test_a_spec_beside_its_run_is_kept(short, tmp_path):
+    (tmp_path / "spec.yaml").write_text("# with a comment\n" + short().to_yaml())
+    assert "contains spec.yaml, but not of a run" in refused(short(), tmp_path, fresh=True)
+
+
+def test_fresh_removes_files_by_their_exact_names(short, run):
+    kept = ["samples/mine.png", "samples/samples.txt", "profile/notes.txt", "tensorboard/a.csv", "checkpoints/best.pt"]
+    kept += ["model-00001-of-00002.safetensors"]
+    removed = ["profile/base.txt", "profile/latents.json.gz", "tensorboard/events.out.tfevents.1.host", "skipped.txt"]
+    for name in kept + removed:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(name)
+    train(short(), run, RunOptions(stage="latents", fresh=True))
+    assert all((run / name).read_text() == name for name in kept)
+    assert not any((run / name).exists() for name in removed)
+    assert not (run / "samples/samples.png").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "samples"])
+def test_fresh_does_not_follow_links(name, short, run, tmp_path):
+    (run / name).rename(tmp_path / "elsewhere")
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    before = content(tmp_path / "elsewhere")
+    assert f"{name}: is a link, which --fresh does not follow" in refused(short(), run, fresh=True)
+    assert before and content(tmp_path / "elsewhere") == before
+
+
+def test_fresh_checks_all_before_it_removes(short, run):
+    (run / "metrics.jsonl").unlink()
+    (run / "metrics.jsonl").mkdir()
+    assert "metrics.jsonl: is a folder, unlike in a run" in refused(short(), run, fresh=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"fresh": True}], ids=["train", "resume", "fresh"])
+def test_a_run_is_locked_while_it_is_trained(options, short, run):
+    lock = RunLock(run)
+    lock.acquire()
+    assert "another process is training there" in refused(short(), run, **options)
+    lock.release()
+    (run / LOCK).touch()  # as a killed process leaves it
+    assert train(short(), run, RunOptions(resume=True))
+    assert not (run / LOCK).exists()
+
+
+def test_of_two_trainings_that_start_in_a_new_folder_one_is_refused(short, tmp_path):
+    messages = []
+
+    class Second(TrainingCallback):
+        def stage(self, stage, config, start):
+            messages.append(refused(short(), tmp_path / "new"))
+
+    train(short(), tmp_path / "new", RunOptions(stage="latents"), callback=Second())
+    assert "another process is training there" in messages[0]
+
+
+def test_a_run_that_began_during_the_checks_is_kept(short, finished, tmp_path, monkeypatch):
+    folder = tmp_path / "new"
+
+    def begin_elsewhere(*_):
+        shutil.copytree(finished, folder)
+
+    monkeypatch.setattr("ulzoo.registry.runs.train.check_encoded", begin_elsewhere)
+    for options in (RunOptions(), RunOptions(resume=True)):
+        with pytest.raises(ValueError, match=r"already contains a run|another process has begun a run"):
+            train(short(), folder, options)
+        assert (folder / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()
+        shutil.rmtree(folder)
 
 
 def test_damage_is_reported_before_anything_is_written(short, run, monkeypatch):
