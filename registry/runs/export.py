@@ -4,7 +4,7 @@ An export is made from a run, from one of its training checkpoints, or from anot
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from ulzoo.files import tensor_file
 from ulzoo.files.atomic import sha256
 from ulzoo.model.contract import STAGES
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry.compile import compile_model
+from ulzoo.registry.compile import compile_model, name_labels
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.messages import one_line
@@ -58,6 +58,7 @@ def save_export(
         "spec": spec.to_dict(),
         "spec_hash": spec.hash,
         "stages": list(model.stages),
+        "label_names": list(model.contract.label_names),
         "results": results,
         "dtype": dtype,
         "versions": versions(),
@@ -86,7 +87,19 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     _load_weights(skeleton, stages, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
     model = compile_model(spec, device, pretrained=False)
     _load_weights(model, stages, tensors, path)
+    try:
+        name_labels(model, _label_names(metadata))
+    except ValueError as error:
+        raise tensor_file.DamagedFile(f"{path}: damaged ({error})") from None
     return Export(model, spec, metadata["results"])
+
+
+def _label_names(metadata: Mapping[str, Any]) -> list[str]:
+    """The label names of a file, safe to print; [] in files of earlier versions. Raises ValueError."""
+    names = metadata.get("label_names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("its label names are not a list of texts")
+    return [one_line(name) for name in names]
 
 
 def _load_weights(
@@ -121,8 +134,24 @@ def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple
     model = compile_model(spec, device, pretrained=False)
     model.load_state_dict(checkpoint.read("model."))
     load_averages(model, checkpoint)
+    name_labels(model, _label_names(checkpoint.metadata))
     remove_untrained(model, spec.stages[: spec.stages.index(checkpoint.stage) + 1])
     return model, spec
+
+
+def check_label_names(checkpoint: Checkpoint, names: Sequence[str]) -> None:
+    """Raise ValueError if the classes of the data are not those that the checkpoint was trained with."""
+    before = checkpoint.metadata.get("label_names", [])
+    if not (before and names) or list(names) == before:
+        return
+    label = next(
+        (i for i, (old, new) in enumerate(zip(before, names, strict=False)) if old != new), min(len(before), len(names))
+    )
+    old, new = (repr(row[label]) if label < len(row) else "nothing" for row in (before, list(names)))
+    raise ValueError(
+        f"{checkpoint.folder}: the classes of its data have changed, label {label} was {old} and is now {new}; "
+        "restore their names, or use --fresh or another --out"
+    )
 
 
 def load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:

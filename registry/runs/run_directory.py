@@ -169,13 +169,25 @@ class RunLock:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = FileLock(folder / LOCK, thread_local=False)
+        self._checked = self._state()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a lock file: of another process, of this one, or of one that was killed."""
+        return (self.folder / LOCK).exists()
 
     @property
     def is_held(self) -> bool:
         return self._lock.is_locked
 
     def acquire(self) -> None:
-        """Lock the directory, which is created. Raises ValueError if another training holds the lock."""
+        """Lock the directory, which is created; nothing happens if this object holds the lock.
+
+        Raises:
+            ValueError: another training holds the lock, or has changed the run since this object was created.
+        """
+        if self.is_held:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
@@ -185,6 +197,14 @@ class RunLock:
             ) from None
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be written: {error.strerror or error}") from None
+        if self._state() != self._checked:
+            self.release()
+            raise ValueError(f"{self.folder}: another process has just trained there; use --resume to continue its run")
+
+    def _state(self) -> dict[Path, int]:
+        """When the files and checkpoints of the run were last changed."""
+        paths = [*(self.folder / name for name in FILES), *(self.folder / "checkpoints").glob("*")]
+        return {path: path.lstat().st_mtime_ns for path in paths if os.path.lexists(path)}
 
     def release(self) -> None:
         """Unlock the directory; nothing happens if it is not locked by this object."""

@@ -15,10 +15,10 @@ from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry.compile import compile_model, open_source, stage_data
+from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
 from ulzoo.registry.runs.encode import check_encoded
-from ulzoo.registry.runs.export import load_averages, remove_untrained, save_export, versions
-from ulzoo.registry.runs.run_directory import RunLock, check_folder, is_run, remove_run, select_checkpoint
+from ulzoo.registry.runs.export import check_label_names, load_averages, remove_untrained, save_export, versions
+from ulzoo.registry.runs.run_directory import RunLock, check_folder, remove_run, select_checkpoint
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
@@ -125,7 +125,7 @@ def _train(
     model, sources, validation = processes.run_on_all_ranks(
         lambda: _prepare(spec, stages, checkpoint, options, processes)
     )
-    processes.run_on_all_ranks(lambda: _begin_run(spec, lock, stages, options, processes))
+    processes.run_on_all_ranks(lambda: _begin_run(spec, lock, options, processes))
     if options.resume and checkpoint:
         callback.note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
     elif options.resume:
@@ -133,7 +133,12 @@ def _train(
 
     resumed = checkpoint if checkpoint and checkpoint.stage in stages else None
     trainer_options = TrainerOptions(
-        identity={"spec": spec.to_dict(), "spec_hash": spec.hash, "versions": versions()},
+        identity={
+            "spec": spec.to_dict(),
+            "spec_hash": spec.hash,
+            "label_names": list(validation.label_names),
+            "versions": versions(),
+        },
         tensorboard=spec.train.tensorboard,
         profile=options.profile and processes.is_main,
         processes=processes,
@@ -150,6 +155,7 @@ def _train(
         if trainer.sharded:
             weights, model = trainer.weights(), compile_model(spec, options.device, pretrained=False)
             model.load_state_dict(weights)
+            name_labels(model, validation.label_names)
         if processes.is_main:
             _draw(model, validation, folder / "samples", stage)
         processes.wait_for_main()
@@ -167,36 +173,26 @@ def _train(
 def _agree_on_checkpoint(
     spec: Spec, lock: RunLock, stages: tuple[Stage, ...], options: RunOptions, processes: ProcessGroup
 ) -> Checkpoint | None:
-    """Select the checkpoint in the main process, which may be the only one to see the folder's latest state.
-
-    A run in the folder is locked first.
-    """
+    """Select the checkpoint in the main process, which may be the only one to see the folder's latest state."""
 
     def select() -> Checkpoint | None:
         if not processes.is_main:
             return None
         check_folder(lock.folder)
-        if is_run(lock.folder):
+        if lock.exists:  # of another process, or of one that was killed
             lock.acquire()
         return select_checkpoint(lock.folder, spec, stages, resume=options.resume, fresh=options.fresh)
 
     return processes.all_gather(processes.run_on_all_ranks(select))[0]
 
 
-def _begin_run(
-    spec: Spec, lock: RunLock, stages: tuple[Stage, ...], options: RunOptions, processes: ProcessGroup
-) -> None:
+def _begin_run(spec: Spec, lock: RunLock, options: RunOptions, processes: ProcessGroup) -> None:
     """In the main process: lock the folder, remove the previous run if asked to, and write the spec."""
-    if not processes.is_main:
-        return
-    if not lock.is_held:
+    if processes.is_main:
         lock.acquire()
-        # another process may have trained here since the folder was checked
-        if select_checkpoint(lock.folder, spec, stages, resume=options.resume, fresh=options.fresh):
-            raise ValueError(f"{lock.folder}: another process has begun a run there; use --resume to continue it")
-    if options.fresh:
-        remove_run(lock.folder)
-    write_text(lock.folder / "spec.yaml", spec.to_yaml())
+        if options.fresh:
+            remove_run(lock.folder)
+        write_text(lock.folder / "spec.yaml", spec.to_yaml())
 
 
 def _prepare(
@@ -223,7 +219,9 @@ def _prepare(
     sources = {path: open_source(spec, "train", stage) for path, stage in stage_by_path.items()}
     validation = open_source(spec, "val")
     model = compile_model(spec, options.device)
+    name_labels(model, validation.label_names)
     if checkpoint:
+        check_label_names(checkpoint, validation.label_names)
         earlier = spec.stages[: spec.stages.index(checkpoint.stage)]
         for network in chain(*(STAGES[stage] for stage in earlier)):
             getattr(model, network).load_state_dict(checkpoint.read(f"model.{network}."))
