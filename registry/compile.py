@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import cast
@@ -116,6 +116,14 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
     return UnifiedLatents(
         encoder, prior, decoder, base, contract, final_decoder=final_decoder, random_logsnr=random_logsnr
     ).eval()
+
+
+def name_labels(model: UnifiedLatents, names: Sequence[str]) -> None:
+    """Give the model's labels the names in its data; no names change nothing. Raises ValueError for another number."""
+    if names and len(names) != model.contract.num_classes:
+        raise ValueError(f"there are {len(names)} label names for {model.contract.num_classes} labels")
+    if names:
+        model.contract = replace(model.contract, label_names=tuple(names))
 
 
 def sampling_defaults(spec: Spec) -> dict[str, Sampling]:

@@ -44,28 +44,33 @@ class SampleRequest:
 
 
 def label_numbers(text: str, contract: Contract) -> list[int]:
-    """Class labels from their numbers or names, "0,Flags"; a name may be abbreviated if it stays unambiguous.
+    """Class labels from their names or numbers, "0,Flags"; a name may be abbreviated if it stays unambiguous.
+
+    A text that is a name is never read as a number. Where names are numbers, labels are given by name only.
 
     Raises:
         ValueError: the model has no classes, or no such class.
     """
     if not contract.num_classes:
         raise ValueError("this model's data has no class labels")
-    return [_label_number(word.strip(), contract) for word in text.split(",")]
+    words = [text] if text in contract.label_names else text.split(",")  # a name may contain commas
+    return [_label_number(word.strip(), contract) for word in words]
 
 
 def _label_number(word: str, contract: Contract) -> int:
-    if word.isdecimal():
+    names = contract.label_names
+    matches = [i for i, name in enumerate(names) if name == word]
+    matches = matches or [i for i, name in enumerate(names) if name.lower() == word.lower()]
+    if not matches and word.isdecimal() and not any(name.isdecimal() for name in names):
         if int(word) >= contract.num_classes:
             raise ValueError(f"there is no label {word}; they are 0 to {contract.num_classes - 1}")
         return int(word)
-    names = contract.label_names
     if not names:
         raise ValueError(f"this model's labels have numbers only, 0 to {contract.num_classes - 1}, not {word!r}")
-    matches = [i for i, name in enumerate(names) if word and name.lower().startswith(word.lower())]
-    exact = [i for i in matches if names[i].lower() == word.lower()]
-    if len(exact or matches) == 1:
-        return (exact or matches)[0]
+    if not matches and word and not word.isdecimal():
+        matches = [i for i, name in enumerate(names) if name.lower().startswith(word.lower())]
+    if len(matches) == 1:
+        return matches[0]
     if matches:
         raise ValueError(f"the label {word!r} is ambiguous: {', '.join(names[i] for i in matches)}")
     raise ValueError(f"unknown label {word!r}{suggest(word, names)}")
