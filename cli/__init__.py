@@ -55,7 +55,7 @@ class CommandGroup(TyperGroup):
                 say(f"interrupted{f'; {error}' if str(error) else ''}")
                 raise typer.Exit(130) from None
             except ValueError as error:
-                if os.environ.get("LOCAL_RANK", "0") == "0":  # with torchrun, one process per machine prints it
+                if (os.environ.get("LOCAL_RANK") or "0") == "0":  # with torchrun, one process per machine prints it
                     say(f"error: {error}")
                 raise typer.Exit(2) from None
             except BrokenPipeError:

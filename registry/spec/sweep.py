@@ -29,7 +29,7 @@ from ulzoo.registry.spec.component_table import error_at
 from ulzoo.registry.spec.loading import SPECS, Library, find_specs, find_sweeps, is_path, spec_from_source
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import Document, Section
-from ulzoo.registry.spec.yaml_source import KeyPath, Node, SpecError, nested, parse_override, read_yaml
+from ulzoo.registry.spec.yaml_source import KeyPath, Node, SpecError, nested, parse_overrides, read_yaml
 from ulzoo.runtime.messages import suggest
 
 SWEEPS = Library("sweep", find_sweeps)
@@ -154,7 +154,7 @@ class Sweep(Document):
         Raises:
             SpecError: a spec cannot be read or is invalid.
         """
-        overlay = [parse_override(text) for text in overrides]
+        overlay = parse_overrides(overrides)
         read = cache(SPECS.read)
         return [(point, self._resolve(point, overlay, read)) for point in self.list_points()]
 
@@ -163,7 +163,7 @@ class Sweep(Document):
         points = {point.name: point for point in self.list_points()}
         if name not in points:
             raise SpecError(f"{self.name}: there is no point named {name!r}{suggest(name, points)}")
-        return self._resolve(points[name], [parse_override(text) for text in overrides], SPECS.read)
+        return self._resolve(points[name], parse_overrides(overrides), SPECS.read)
 
     def locate_spec(self, name_or_path: str, path: KeyPath) -> str:
         """The packaged name, or the path made relative to the working directory, of a spec that this sweep refers to.

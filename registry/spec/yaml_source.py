@@ -6,7 +6,7 @@ are refused, and size, depth and the expansion of aliases are bounded.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,24 @@ def parse_override(text: str) -> Node:
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
         raise SpecError(f"{where}: write key.path=value, as in train.latents.steps=100")
-    return nested(keys, parse_yaml(value, where, lines=False))
+    return nested(keys, _parse_value(value, where))
+
+
+def parse_overrides(overrides: Iterable[str]) -> list[Node]:
+    """Parse several overrides. Raises SpecError if one is malformed, or a single text stands for the list."""
+    if isinstance(overrides, str):
+        raise SpecError(f"overrides: expected a list of key.path=value, not a text; write [{overrides!r}]")
+    return [parse_override(text) for text in overrides]
+
+
+def _parse_value(text: str, where: str) -> Node:
+    """Parse the YAML of an override, in which `#` begins no comment: a plain value that contains it is text."""
+    node, end = _compose(text, lambda line: where)
+    if not (rest := text[end:].lstrip()).startswith("#"):
+        return node
+    if not isinstance(node.value, dict | list) and text.lstrip()[0] not in "'\"&!":
+        return Node(text.strip(), where)
+    raise SpecError(f"{where}: {rest[:40]!r} after the value would be a comment; remove it, or quote the value")
 
 
 def nested(keys: Sequence[str], node: Node) -> Node:
@@ -140,16 +157,19 @@ def nested(keys: Sequence[str], node: Node) -> Node:
 def parse_yaml(text: str, source: str, *, lines: bool = True) -> Node:
     """Parse one YAML document into nodes located at `source:line`, or at `source` if `lines` is False."""
 
-    def place(line: int) -> str:
-        return f"{source}:{line}" if lines else source
+    return _compose(text, lambda line: f"{source}:{line}" if lines else source)[0]
 
+
+def _compose(text: str, place: Callable[[int], str]) -> tuple[Node, int]:
+    """Parse one YAML document into nodes located by `place`; also the index in `text` where the document ends."""
     loader = None
     try:
         loader = _Loader(text)
         document = loader.get_single_node()
         if document is None:
-            return Node(None, place(1))
-        return _Tree(place).node(document)
+            return Node(None, place(1)), 0
+        is_block = document.style in ("|", ">") if isinstance(document, ScalarNode) else not document.flow_style
+        return _Tree(place).node(document), len(text) if is_block else document.end_mark.index
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = ", ".join(part for part in (error.context, error.problem) if part)

@@ -128,10 +128,26 @@ class TorchrunRanks(NamedTuple):
 
 
 def torchrun_ranks() -> TorchrunRanks | None:
-    """The ranks in the environment; None if this process was not started by torchrun."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+    """The ranks in the environment; None if this process was not started by torchrun.
+
+    Empty variables count as not set.
+
+    Raises:
+        ValueError: the variables are incomplete for more than one process, or are not the ranks of a group.
+    """
+    texts = {name: os.environ.get(name, "").strip() for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    if not texts["RANK"] or not texts["WORLD_SIZE"]:
         return None
-    return TorchrunRanks(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+    if not texts["LOCAL_RANK"] and texts["WORLD_SIZE"] == "1":
+        return None
+    given = ", ".join(f"{name}={text}" for name, text in texts.items())
+    advice = "start with torchrun, which sets all three, or unset them"
+    if not all(text.isdecimal() for text in texts.values()):
+        raise ValueError(f"the environment has {given}, where numbers are expected; {advice}")
+    ranks = TorchrunRanks(*map(int, texts.values()))
+    if max(ranks.rank, ranks.local_rank) >= ranks.world_size:
+        raise ValueError(f"the environment has {given}, where ranks are below WORLD_SIZE; {advice}")
+    return ranks
 
 
 def launched_rank() -> int:
@@ -148,7 +164,7 @@ def launched_world_size() -> int:
 
 def was_restarted() -> bool:
     """Whether torchrun restarted this process after a process of the group died."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "").strip() not in ("", "0")
 
 
 def local_device(device: torch.device) -> torch.device:
@@ -200,6 +216,6 @@ def _rendezvous(timeout: timedelta) -> dist.Store:
     torchrun create a new store for each attempt.
     """
     store, *_ = next(dist.rendezvous("env://", timeout=timeout))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    if os.environ.get("GROUP_WORLD_SIZE", "").strip() in ("", "1"):
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT') or 0}", store)
     return store

@@ -12,6 +12,7 @@ from ulzoo.registry.spec.yaml_source import (
     located,
     merge,
     parse_override,
+    parse_overrides,
     parse_yaml,
     read_yaml,
 )
@@ -191,10 +192,29 @@ def test_merged_keys_keep_their_locations():
         ("a=", {"a": None}),
         ("a=b=c", {"a": "b=c"}),
         (" a . b = no", {"a": {"b": "no"}}),
+        ("a=run #2", {"a": "run #2"}),
+        ("a=#2", {"a": "#2"}),
+        ("a=x#y", {"a": "x#y"}),
+        ("a= 100 # steps ", {"a": "100 # steps"}),
+        ("a='run #2'", {"a": "run #2"}),
+        ("a=[x#y, '#']", {"a": ["x#y", "#"]}),
+        ("a=|\n # b", {"a": "# b"}),
     ],
 )
 def test_overrides_are_nested_mappings(text, expected):
     assert parse_override(text).plain() == expected
+
+
+@pytest.mark.parametrize("text", ["a=[1, 2] # two", "a={x: 1} #", "a='b' # c", 'a="b" # c'])
+def test_a_comment_after_a_value_is_refused(text):
+    with pytest.raises(SpecError, match=r"^--set .*: '#.*' after the value would be a comment; remove it, or quote"):
+        parse_override(text)
+
+
+def test_a_text_is_no_list_of_overrides():
+    assert [node.plain() for node in parse_overrides(("a=1", "b=2"))] == [{"a": 1}, {"b": 2}]
+    with pytest.raises(SpecError, match=r"^overrides: expected a list of key\.path=value, .*; write \['a\.b=1'\]$"):
+        parse_overrides("a.b=1")
 
 
 @pytest.mark.parametrize("text", ["foo", "=3", "a..b=1", ".a=1", "a.=1", "", "a=[1", "a={x: 1, x: 2}", "a=*b"])
