@@ -29,7 +29,9 @@ Models = Annotated[
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="Name of a released model, an exported file, a run directory or hf://ORG/REPO@REVISION."
+        metavar="MODEL",
+        help="Name of a released model (released:NAME where a folder has that name too), an exported file, a run "
+        "directory or hf://ORG/REPO@REVISION.",
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ulzoo.registry.spec.loading import SPECS, find_specs, find_sweeps, spec_from_source
 from ulzoo.registry.spec.schema import Spec, diff
 from ulzoo.registry.spec.sweep import is_sweep, load_sweep
-from ulzoo.registry.spec.yaml_source import SpecError, parse_override
+from ulzoo.registry.spec.yaml_source import SpecError, parse_overrides
 from ulzoo.registry.zoo import hub
 from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
 from ulzoo.runtime.messages import suggest
@@ -29,6 +29,8 @@ _REGISTRY = Path(str(files("ulzoo.registry")))
 WEIGHTS = _REGISTRY / "zoo" / "weights"
 RELEASES = (_REGISTRY / "zoo" / "releases", _REGISTRY / "cards")
 """Folders of release manifests; `cards`, with its weights in `registry/weights`, is the location of older versions."""
+RELEASED = "released:"
+"""Prefix of a name that denotes a released model even if a file or folder has the same name."""
 
 
 @cache
@@ -49,6 +51,33 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
     return sorted(fnmatch.filter(names, pattern))
 
 
+def find_release(name_or_path: str | os.PathLike[str]) -> ReleaseManifest | None:
+    """The manifest of a released model; None if the argument denotes a file or folder.
+
+    Args:
+        name_or_path: text is a released model's name, with or without the prefix "released:", or a path; a path object
+            that exists is a path.
+
+    Raises:
+        ValueError: a name after "released:" is unknown, or without the prefix is that of a file or folder too.
+    """
+    text = os.fspath(name_or_path)
+    if text.startswith(RELEASED):
+        name = text.removeprefix(RELEASED)
+        if name not in releases():
+            raise ValueError(f"{text}: there is no released model of this name{suggest(name, releases())}")
+        return releases()[name]
+    if text not in releases() or not os.path.lexists(text):
+        return releases().get(text)
+    if isinstance(name_or_path, os.PathLike):
+        return None
+    kind = "folder" if os.path.isdir(text) else "file"
+    raise ValueError(
+        f"{text}: is both a released model and a {kind} here; write {RELEASED}{text} for the model or ./{text} for "
+        f"the {kind}"
+    )
+
+
 def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = ()) -> Spec:
     """Load a spec.
 
@@ -63,7 +92,7 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
     """
     text = os.fspath(name_or_path)
     if hub.is_address(text):
-        return spec_from_source(hub.find_model(text).spec(), [parse_override(text) for text in overrides])
+        return spec_from_source(hub.find_model(text).spec(), parse_overrides(overrides))
     sweep, colon, point = text.rpartition(":")
     if colon and is_sweep(sweep):
         return load_sweep(sweep).resolve_point(point, overrides)
@@ -71,7 +100,7 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
         raise SpecError(f"{text} is a sweep: give one of its points, as {text}:POINT; `ulzoo show {text}` lists them")
     if "/" in text and not os.path.exists(text) and (close := get_close_matches(text, find_sweeps(), n=1)):
         raise SpecError(f"{text}: no such file; did you mean a point of the packaged sweep {close[0]!r}?")
-    return spec_from_source(SPECS.read(name_or_path), [parse_override(text) for text in overrides])
+    return spec_from_source(SPECS.read(name_or_path), parse_overrides(overrides))
 
 
 def create_model(
@@ -94,7 +123,7 @@ def create_model(
         raise ValueError("overrides apply to a spec's file; this spec is already resolved")
     spec = target if isinstance(target, Spec) else load_spec(target, overrides)
     if pretrained:
-        released = open_model(target if isinstance(target, str) and hub.is_address(target) else spec.name)
+        released = open_model(target if isinstance(target, str) and hub.is_address(target) else _release_of(spec))
         changed = [key for key in diff(released.spec, spec) if not key.startswith(("description", "train.", "sample."))]
         if changed:
             raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
@@ -109,10 +138,11 @@ def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "c
 
     Args:
         name_or_path: the name of a released model, an exported file, a run directory, or an address on the Hugging
-            Face hub, `hf://org/repo` or `hf://org/repo@revision` (see `ulzoo.registry.zoo.hub`).
+            Face hub, `hf://org/repo` or `hf://org/repo@revision` (see `ulzoo.registry.zoo.hub`). Where a file or folder
+            has the name of a released model, `released:NAME` is the model and `./NAME` the file or folder.
 
     Raises:
-        ValueError: unknown name, not an export, weights with a wrong hash, or the hub cannot be reached.
+        ValueError: unknown or ambiguous name, not an export, weights with a wrong hash, or the hub cannot be reached.
     """
     return open_model(name_or_path, device).model
 
@@ -124,13 +154,24 @@ def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str
     name = os.fspath(name_or_path)
     if hub.is_address(name):
         return load_export(hub.find_model(name).weights(), device)
-    if manifest := releases().get(name):
+    if manifest := find_release(name_or_path):
         return load_export(_released_weights(manifest), device)
     if name in find_specs() and not Path(name).exists():
-        raise ValueError(
-            f"{name}: no weights are released for this spec; train it, or load one of {', '.join(releases())}"
-        )
+        raise _not_released(name)
     return load_export(trained_file(name, released=True), device)
+
+
+def _release_of(spec: Spec) -> str:
+    """The name of the model released for a spec, unambiguous. Raises ValueError if there is none."""
+    if spec.name not in releases():
+        raise _not_released(spec.name)
+    return f"{RELEASED}{spec.name}"
+
+
+def _not_released(name: str) -> ValueError:
+    return ValueError(
+        f"{name}: no weights are released for this spec; train it, or load one of {', '.join(releases())}"
+    )
 
 
 def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) -> Path:
@@ -183,7 +224,7 @@ def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     if hub.is_address(name):
         manifest = hub.find_model(name).manifest
         return {"figures": manifest.figures, "protocol": manifest.protocol}
-    if (release := releases().get(name)) and not path.exists():
+    if release := find_release(name_or_path):
         return {"figures": release.figures, "protocol": release.protocol}
     if path.is_dir():
         path = path / "figures.json"

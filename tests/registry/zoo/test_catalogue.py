@@ -13,7 +13,7 @@ from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import save_export
 from ulzoo.registry.spec import loading as spec_module
 from ulzoo.registry.zoo import catalogue
-from ulzoo.registry.zoo.catalogue import create_model, list_models, load
+from ulzoo.registry.zoo.catalogue import create_model, list_models, load, open_results
 from ulzoo.registry.zoo.release import ReleaseManifest
 
 
@@ -90,6 +90,9 @@ def test_creates_fresh_and_pretrained(zoo, tiny):
 def test_creating_a_model_that_cannot_be_created(zoo, tiny):
     with pytest.raises(ValueError, match="overrides apply to a spec's file"):
         create_model(tiny(), overrides=["encoder.width=64"])
+    for get in (load_spec, create_model):
+        with pytest.raises(ValueError, match=r"^overrides: expected a list"):
+            get("tiny", overrides="encoder.width=64")
     with pytest.raises(ValueError, match=r"do not fit a changed encoder\.width"):
         create_model("tiny", pretrained=True, overrides=["encoder.width=64"])
     with pytest.raises(ValueError, match="tiny_wide: no weights are released for this spec"):
@@ -121,6 +124,41 @@ def test_loading_a_model_that_is_not_there(zoo, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     with pytest.raises(ValueError, match=re.escape("contains no model.safetensors; has the training finished?")):
         load(tmp_path / "run")
+
+
+AMBIGUOUS = "tiny: is both a released model and a {} here; write released:tiny for the model or ./tiny for the {}"
+
+
+def test_a_name_that_is_also_a_folder_or_file_is_refused(zoo, tiny, tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("tiny").mkdir()
+    for get in (load, open_results):
+        with pytest.raises(ValueError, match=f"^{re.escape(AMBIGUOUS.format('folder', 'folder'))}$"):
+            get("tiny")
+    with pytest.raises(ValueError, match=r"contains no model\.safetensors"):
+        load("./tiny")  # empty
+    local = tiny("train.latents.seed=9")
+    save_export(Path("tiny/model.safetensors"), compile_model(local), local, {"figures": {"a": 1}, "protocol": {}})
+    released, of_folder = load("released:tiny").encoder.embed.weight, load("./tiny").encoder.embed.weight
+    assert not torch.equal(released, of_folder)
+    assert torch.equal(load(Path("tiny")).encoder.embed.weight, of_folder)
+    assert torch.equal(load(Path("tiny").absolute()).encoder.embed.weight, of_folder)
+    assert torch.equal(create_model("tiny", pretrained=True).encoder.embed.weight, released)
+    Path("tiny/figures.json").write_text('{"figures": {"a": 1}, "protocol": {}}')
+    assert open_results("./tiny")["figures"] == {"a": 1} and open_results("released:tiny")["figures"] == {}
+    Path("tiny").rename("run")
+    Path("tiny").touch()
+    with pytest.raises(ValueError, match=f"^{re.escape(AMBIGUOUS.format('file', 'file'))}$"):
+        load("tiny")
+
+
+def test_a_released_model_by_its_unambiguous_name(zoo):
+    assert torch.equal(load("released:tiny").encoder.embed.weight, load("tiny").encoder.embed.weight)
+    with pytest.raises(ValueError, match=r"^released:tinny: there is no released model .*did you mean 'tiny'\?$"):
+        load("released:tinny")
+    with pytest.raises(ValueError, match=r"^released:tiny_wide: there is no released model"):
+        open_results("released:tiny_wide")
 
 
 # ---------------------------------------------------------------------------------------------------- the packaged zoo
