@@ -73,6 +73,47 @@ def test_a_frame_rate_selects_the_displayed_frames(make_video: MakeVideo, file: 
     assert times(clip) == pytest.approx([i / 10 for i in range(len(times(clip)))])
 
 
+ORDERS = {
+    "B-frames in AVI": {"container": "avi", "options": {"g": "6", "bf": "2"}},
+    "MPEG-4 with B-frames in AVI": {"container": "avi", "codec": "mpeg4", "options": {"g": "6", "bf": "2", "b": "4M"}},
+    "MPEG-4 in MPEG-TS": {"container": "mpegts", "codec": "mpeg4", "options": {"g": "6", "bf": "0"}},
+    "AV1": {"container": "webm", "codec": "libsvtav1", "options": {"preset": "12", "g": "6"}},
+}
+
+
+@pytest.mark.parametrize("kind", ORDERS)
+def test_frames_are_in_display_order(make_video: MakeVideo, file: Callable, kind: str) -> None:
+    path = file(make_video(24, **ORDERS[kind]))
+    clip = transcode(path, 0, 10, SMALL, trimmed=True)
+    assert greys(clip) == list(range(24))
+    assert times(clip) == [i / 8 for i in range(24)]
+    assert greys(transcode(path, 1, 2, SMALL, trimmed=False)) == list(range(8, 16))
+    assert greys(transcode(path, 0, 10, VideoEncoding(16, 4.0), trimmed=True)) == list(range(0, 24, 2))
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mpeg"])
+def test_a_clock_that_restarts_loses_no_frames(make_video: MakeVideo, file: Callable, container: str) -> None:
+    def part(first: int) -> bytes:
+        picture = lambda i: np.full((32, 48, 3), 16 + 8 * (first + i), np.uint8)  # noqa: E731
+        keys = {"codec": "mpeg2video", "rate": 25, "options": {"g": "6", "bf": "2"}}
+        return make_video(8, picture=picture, container=container, **keys)
+
+    path = file(part(0) + part(8) + part(16))
+    clip = transcode(path, 0, 10, SMALL, trimmed=True)
+    assert greys(clip) == list(range(24))
+    assert times(clip) == pytest.approx([i / 25 for i in range(24)], abs=1e-3)
+    assert greys(transcode(path, 0.4, 0.8, SMALL, trimmed=True)) == list(range(10))
+    assert greys(transcode(path, 0, 10, VideoEncoding(16, 12.5), trimmed=True)) == list(range(0, 24, 2))
+
+
+def test_transparent_webm_is_composited_over_white(make_video: MakeVideo, file: Callable) -> None:
+    picture = lambda i: np.zeros((32, 48, 4), np.uint8)  # noqa: E731
+    options = {"auto-alt-ref": "0", "deadline": "realtime", "cpu-used": "8"}
+    keys = {"codec": "libvpx-vp9", "pix_fmt": "yuva420p", "container": "webm", "options": options}
+    clip = transcode(file(make_video(4, picture=picture, source_format="rgba", **keys)), 0, 1, SMALL, trimmed=True)
+    assert all(frame.to_ndarray(format="rgb24").min() > 250 for frame in frames(clip))
+
+
 def test_shape_is_that_of_a_player(make_video: MakeVideo, file: Callable) -> None:
     def half(i: int) -> np.ndarray:
         picture = np.zeros((32, 64, 3), np.uint8)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ulzoo.data.source import Unreadable
 from ulzoo.data.videos import decode as video_decode
+from ulzoo.data.videos import timeline
 from ulzoo.data.videos.decode import UnreadableVideo, first_frame, read_clip
 
 MakeVideo = Callable[..., bytes]
@@ -100,7 +101,9 @@ def test_seeking_gives_the_same_frames(
 ) -> None:
     video = make_video(28, options={"g": gop, "bf": "2"})
     sought = [read(video, position=k / 25, frame_rate=frame_rate) for k in range(25)]
-    monkeypatch.setattr(video_decode, "_header", lambda *_: (_ for _ in ()).throw(ValueError))  # counts frames instead
+    monkeypatch.setattr(
+        video_decode, "header_timeline", lambda *_: (_ for _ in ()).throw(ValueError)
+    )  # counts frames instead
     assert all(torch.equal(clip, read(video, position=k / 25, frame_rate=frame_rate)) for k, clip in enumerate(sought))
 
 
@@ -292,7 +295,7 @@ def test_limits(make_video: MakeVideo, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("takes decoding more than 0 billion pixels", make_video(24), position=0.9)
     monkeypatch.setattr(video_decode, "MAX_FRAMES", 23)
     refused("longer than 23 frames: split it into parts", make_video(24), position=0.0)
-    monkeypatch.setattr(video_decode, "MAX_PIXELS", 48 * 32 - 1)
+    monkeypatch.setattr(timeline, "MAX_PIXELS", 48 * 32 - 1)
     refused("", make_video(24), position=0.0)
 
 

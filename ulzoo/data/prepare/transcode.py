@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
-from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from ulzoo.data.source import Unreadable
-from ulzoo.data.videos.decode import MAX_PIXELS, over_white, upright
+from ulzoo.data.videos.decode import over_white, upright
+from ulzoo.data.videos.timeline import (
+    MAX_PIXELS,
+    OpenVideo,
+    Timeline,
+    UnreliableTimes,
+    counted_timeline,
+    header_duration,
+    open_video,
+    packet_timeline,
+    timed_frames,
+)
 
 CRF = 18
 KEYFRAME_EVERY = 16
@@ -24,8 +35,8 @@ DEFAULT_FRAME_RATE = 25  # of a file without a frame rate
 TIME_BASE = Fraction(1, 90_000)
 
 _ROUNDING = 1e-4  # seconds; times in containers are rounded to milliseconds at worst
-# Neither playlists, which reference other files, nor network addresses.
-_OPTIONS = {"protocol_whitelist": "none", "format_whitelist": "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf"}
+# No playlists, which reference other files.
+_FORMATS = "mov,matroska,avi,flv,mpegts,mpeg,ogg,asf"
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
@@ -81,47 +92,67 @@ def transcode(path: str, start: float, end: float, encoding: VideoEncoding, *, t
     """
     assert 0 <= start < end, (start, end)
     try:
-        with open(path, "rb") as file, av.open(file, "r", options=_OPTIONS, metadata_errors="replace") as container:
-            streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-            if not streams or streams[0].codec_context is None:
-                raise Unreadable("no video in it that can be decoded")
-            stream = streams[0]
-            stream.thread_type, stream.codec_context.thread_count = "NONE", 1
-            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
-            length = _length(container, stream)
-            if trimmed or (length is not None and length <= end - start + SLACK):
-                start, end = 0.0, end - start
-            frames = _segment(container, stream, start, end)
-            if encoding.frame_rate is not None:
-                frames = _resampled(frames, start, end, Fraction(encoding.frame_rate).limit_denominator(1001))
-            return _encode(frames, int((end - start) * MAX_FRAME_RATE) + 1, encoding, stream)
+        try:
+            return _transcode(path, (start, end), encoding, trimmed=trimmed, counted=False)
+        except UnreliableTimes:
+            return _transcode(path, (start, end), encoding, trimmed=trimmed, counted=True)
     except (av.FFmpegError, OSError) as error:
         raise Unreadable(error.strerror or type(error).__name__) from None
+
+
+def _transcode(
+    path: str, segment: tuple[float, float], encoding: VideoEncoding, *, trimmed: bool, counted: bool
+) -> bytes:
+    """Transcode by the timestamps of the file or, if `counted`, by times restored from the order of its frames."""
+    timeline = _timeline(path, counted)
+    start, end = segment
+    with open_video(path, formats=_FORMATS) as video:
+        length = header_duration(video) if timeline is None else timeline.end - timeline.start
+        if trimmed or (length is not None and length <= end - start + SLACK):
+            start, end = 0.0, end - start
+        if counted:
+            assert timeline is not None
+            timed: Iterator[Timed] = zip((t - timeline.start for t in timeline.times), video.decode(), strict=False)
+        else:
+            timed = _sought(video, timeline, start)
+        frames = _segment(timed, start, end)
+        if encoding.frame_rate is not None:
+            frames = _resampled(frames, start, end, Fraction(encoding.frame_rate).limit_denominator(1001))
+        return _encode(frames, int((end - start) * MAX_FRAME_RATE) + 1, encoding, video.stream)
 
 
 Timed = tuple[float, av.VideoFrame]
 
 
-def _length(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """The duration in seconds that the file's header gives."""
-    if stream.duration is not None and stream.time_base:
-        return float(stream.duration * stream.time_base)
-    return container.duration / av.time_base if container.duration else None
+def _timeline(path: str, counted: bool) -> Timeline | None:
+    """The times of all frames; None if the format stores them with the frames."""
+    with open_video(path, formats=_FORMATS) as video:
+        if counted:
+            return counted_timeline(video, _undamaged(video.decode()))
+        return None if video.has_timed_frames else packet_timeline(video)
 
 
-def _segment(
-    container: av.container.InputContainer, stream: av.VideoStream, start: float, end: float
-) -> Iterator[Timed]:
-    """Times since the first frame of the video, and frames: the one displayed at `start`, then all up to `end`."""
-    base = stream.time_base
-    origin = float((stream.start_time or 0) * base) if base else 0.0
-    if start > 0 and base:
-        container.seek(int((origin + start) / base), stream=stream)
-    gap = 1 / float(stream.average_rate or DEFAULT_FRAME_RATE)
+def _undamaged(frames: Iterator[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """The frames up to the first error."""
+    with suppress(av.FFmpegError):
+        yield from frames
+
+
+def _sought(video: OpenVideo, timeline: Timeline | None, start: float) -> Iterator[Timed]:
+    """Times since the first frame of the video, and frames, from a keyframe before `start`."""
+    base = video.stream.time_base or Fraction(0)
+    origin = float((video.stream.start_time or 0) * base) if timeline is None else timeline.start
+    if start > 0 and base > 0:
+        video.container.seek(int((origin + start) / base), stream=video.stream)
+    sought = origin + start + _ROUNDING if start > 0 else None
+    return ((time - origin, frame) for time, frame in timed_frames(video.decode(), sought=sought))
+
+
+def _segment(frames: Iterator[Timed], start: float, end: float) -> Iterator[Timed]:
+    """The frame displayed at `start`, then all up to `end`, without those that are not later than the previous one."""
     previous: Timed | None = None
-    latest = -gap
-    for frame in container.decode(stream):
-        time = latest + gap if frame.time is None else frame.time - origin
+    latest = -np.inf
+    for time, frame in frames:
         if time <= latest:
             continue
         latest = time

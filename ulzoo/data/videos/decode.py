@@ -8,7 +8,8 @@
 - With a frame rate, the frames of a clip are those displayed at regular times, whatever the timestamps in the file;
   without one, they are the file's own frames in display order.
 - A file that is shorter than a clip is skipped.
-- Length and timestamps are taken from the header; if it proves wrong, the frames are counted by decoding the file.
+- Length and times are taken from the header or the packets; if these prove wrong, the frames are counted by decoding
+  the file, and their times restored from the order (`ulzoo.data.videos.timeline`).
 - A file is skipped if decoding hits damage before or in the clip; errors are never concealed. A truncated file can be
   used as long as its clips lie before the end.
 - A file is skipped if its frames exceed `MAX_PIXELS`, its index `MAX_FRAMES`, or decoding a clip `MAX_DECODED`. Other
@@ -17,10 +18,8 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, dropwhile, islice
 from pathlib import Path
@@ -28,17 +27,24 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from torch import Tensor
 
 from ulzoo.data.source import Unreadable
+from ulzoo.data.videos.timeline import (
+    MAX_FRAMES,
+    MAX_PIXELS,
+    OpenVideo,
+    Timeline,
+    counted_timeline,
+    header_timeline,
+    open_video,
+    packet_timeline,
+    timed_frames,
+)
 
-MAX_PIXELS = 7680 * 4320  # 8K UHD
-MAX_FRAMES = 2**18  # 2.4 hours at 30 frames/s; seeking in FFmpeg may take quadratic time
 MAX_DECODED = 2**35  # pixels per clip: nine minutes of 1080p at 30 frames/s
 
 
@@ -85,8 +91,9 @@ def read_clip(
 def read_video(file: bytes, resolution: int) -> Tensor:
     """All frames of a small, trusted video as uint8 (3, N, resolution, resolution)."""
     square = _SquareCrop(resolution)
-    with _open(file) as (container, stream):
-        frames = [square(frame, float(stream.sample_aspect_ratio or 1)) for frame in container.decode(stream)]
+    with open_video(file) as video:
+        aspect = _pixel_aspect(video)
+        frames = [square(frame, aspect) for frame in video.decode()]
     return torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2).contiguous()
 
 
@@ -101,21 +108,6 @@ def first_frame(length: int, span: int, position: float | None) -> int:
     return last // 2 if position is None else int(position * (last + 1))
 
 
-@dataclass(frozen=True)
-class _Timeline:
-    """Display times of a video's frames in seconds: from its header or, with `times`, from decoding all frames."""
-
-    start: float
-    end: float
-    frames: int
-    rate: float
-    times: tuple[float, ...] = ()
-
-    def before(self, index: int) -> float:
-        """A time between the previous frame and this one, or that of this one."""
-        return self.times[index] if self.times else self.start + (index - 0.5) / self.rate
-
-
 @dataclass
 class _ClipRequest:
     """A clip to be decoded from a file."""
@@ -128,23 +120,31 @@ class _ClipRequest:
     decoded_pixels: int = 0
 
     def read(self, file: str | Path | bytes, counted: bool) -> Tensor:
-        """Decode the clip by the header and a seek or, if `counted`, by the true times from the start of the file."""
+        """Decode the clip by the file's timestamps and a seek or, if `counted`, from the start by restored times."""
         timeline = self._count(file) if counted else None
-        with _open(file) as (container, stream):
-            timeline = timeline or _header(container, stream)
+        with open_video(file, max_frames=MAX_FRAMES) as video:
+            if timeline is None:
+                timeline = header_timeline(video) if video.has_timed_frames else _scan(file)
             span = (self.frames - 1) * self.stride + 1
             if self.frame_rate is None:
                 first = first_frame(timeline.frames, span, self.position)
-                start, slack = timeline.before(first), 1 / timeline.rate
+                start, latest = timeline.before(first), timeline.latest(first)
+                slack = 0.0
             else:
                 first = first_frame(int((timeline.end - timeline.start) * self.frame_rate + 0.5), span, self.position)
-                start, slack = timeline.start + first / self.frame_rate, _half_tick(stream)
+                start, slack = timeline.start + first / self.frame_rate, _half_tick(video)
+                latest = start + slack
             if first and not counted:
-                container.seek(int(start / (stream.time_base or 1)), stream=stream)
+                video.container.seek(int(start / (video.stream.time_base or 1)), stream=video.stream)
             needed_from = start if self.frame_rate is None and not counted else None
-            decoded = self._decode(container, stream, timeline.rate, needed_from)
+            frames = self._decode(video, needed_from)
+            decoded = (
+                zip(timeline.times, frames, strict=False)
+                if counted
+                else timed_frames(frames, sought=latest if first else None)
+            )
             head = next(decoded, None)
-            if head is None or head[0] > start + slack:
+            if head is None or head[0] > latest:
                 raise ValueError("its frames are not at the times given in its header")
             decoded = chain((head,), decoded)
             if self.frame_rate is None:
@@ -152,10 +152,15 @@ class _ClipRequest:
                 selected = (frame for _, frame in islice(rest, 0, None, self.stride))
             else:
                 times = [start + k * self.stride / self.frame_rate for k in range(self.frames)]
-                selected = _displayed_at(times, decoded, slack, timeline.rate)
-            return self._stack(islice(selected, self.frames), stream)
+                selected = _displayed_at(times, decoded, slack, video)
+            return self._stack(islice(selected, self.frames), _pixel_aspect(video))
 
-    def _stack(self, frames: Iterator[VideoFrame], stream: VideoStream) -> Tensor:
+    def _count(self, file: str | Path | bytes) -> Timeline:
+        """The times of all frames, from decoding the file."""
+        with open_video(file, max_frames=MAX_FRAMES) as video:
+            return counted_timeline(video, self._decode(video))
+
+    def _stack(self, frames: Iterator[VideoFrame], pixel_aspect: float) -> Tensor:
         side = self.square.side
         clip = np.empty((3, self.frames, side, side), np.uint8)
         count, previous = 0, None
@@ -163,44 +168,27 @@ class _ClipRequest:
             if frame is previous:
                 clip[:, count] = clip[:, count - 1]
             else:
-                clip[:, count] = self.square(frame, float(stream.sample_aspect_ratio or 1)).transpose(2, 0, 1)
+                clip[:, count] = self.square(frame, pixel_aspect).transpose(2, 0, 1)
             count, previous = count + 1, frame
         if count < self.frames:
             raise ValueError(f"it ends after {count} of its clip's {self.frames} frames")
         return torch.from_numpy(clip)
 
-    def _count(self, file: str | Path | bytes) -> _Timeline:
-        """The times of all frames, from decoding the file."""
-        with _open(file) as (container, stream):
-            rate = _rate(stream)
-            times, duration = [], 0.0
-            for time, frame in self._decode(container, stream, rate):
-                times.append(time)
-                duration = _duration(frame, rate)
-        if not times:
-            raise ValueError("no frames in it")
-        return _Timeline(times[0], times[-1] + duration, len(times), rate, tuple(times))
+    def _decode(self, video: OpenVideo, needed_from: float | None = None) -> Iterator[VideoFrame]:
+        """Yield frames as `OpenVideo.decode`. Raises ValueError on damage, or if the clip takes too much decoding."""
+        for frame in video.decode(needed_from):
+            self.decoded_pixels += frame.width * frame.height
+            if self.decoded_pixels > MAX_DECODED:
+                raise ValueError(f"its clip takes decoding more than {MAX_DECODED / 1e9:.0f} billion pixels")
+            if frame.is_corrupt:
+                raise ValueError("damaged frames")
+            yield frame
 
-    def _decode(
-        self, container: InputContainer, stream: VideoStream, rate: float, needed_from: float | None = None
-    ) -> Iterator[tuple[float, VideoFrame]]:
-        """Yield times and frames in display order; before `needed_from`, only reference frames are decoded.
 
-        Raises ValueError on damage, or if the clip takes too much decoding.
-        """
-        index = 0
-        for packet in container.demux(stream):
-            if needed_from is not None:
-                early = packet.pts is not None and float(packet.pts * packet.time_base) < needed_from
-                stream.codec_context.skip_frame = "NONREF" if early else "DEFAULT"
-            for frame in packet.decode():
-                self.decoded_pixels += frame.width * frame.height
-                if self.decoded_pixels > MAX_DECODED:
-                    raise ValueError(f"its clip takes decoding more than {MAX_DECODED / 1e9:.0f} billion pixels")
-                if frame.is_corrupt:
-                    raise ValueError("damaged frames")
-                yield index / rate if frame.time is None else frame.time, frame
-                index += 1
+def _scan(file: str | Path | bytes) -> Timeline:
+    """The times of all frames, from the packets of the file."""
+    with open_video(file) as video:
+        return packet_timeline(video)
 
 
 class _SquareCrop:
@@ -242,7 +230,7 @@ def upright(pixels: np.ndarray, frame: VideoFrame) -> np.ndarray:
 
 
 def _displayed_at(
-    times: list[float], decoded: Iterator[tuple[float, VideoFrame]], slack: float, rate: float
+    times: list[float], decoded: Iterator[tuple[float, VideoFrame]], slack: float, video: OpenVideo
 ) -> Iterator[VideoFrame]:
     """For each time, the frame displayed then: the last one that starts at most `slack` seconds after it."""
     remaining = iter(times)
@@ -254,54 +242,17 @@ def _displayed_at(
             yield shown
             if (time := next(remaining, np.inf)) == np.inf:
                 return
-        shown, end = frame, start + _duration(frame, rate)
+        shown, end = frame, start + video.duration(frame)
     while shown is not None and time < end + slack:
         yield shown
         time = next(remaining, np.inf)
 
 
-def _header(container: InputContainer, stream: VideoStream) -> _Timeline:
-    """The timeline given in the file's header. Raises ValueError if it has no duration."""
-    rate = _rate(stream)
-    if stream.duration is not None and stream.time_base:
-        duration = float(stream.duration * stream.time_base)
-    elif container.duration is not None:
-        duration = container.duration / av.time_base
-    else:
-        raise ValueError("no duration in its header")
-    start = float((stream.start_time or 0) * (stream.time_base or 0))
-    return _Timeline(start, start + duration, stream.frames or round(duration * rate), rate)
+def _half_tick(video: OpenVideo) -> float:
+    """The rounding error of a timestamp in seconds, at most a millisecond except for GIF's hundredths."""
+    limit = 0.005 if video.container.format.name == "gif" else 0.001
+    return min(float(video.stream.time_base or 0) / 2, limit) + 1e-6
 
 
-def _rate(stream: VideoStream) -> float:
-    """Frames per second; 25 if unknown, as in FFmpeg."""
-    return float(stream.average_rate or stream.guessed_rate or 25)
-
-
-def _duration(frame: VideoFrame, rate: float) -> float:
-    return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / rate
-
-
-def _half_tick(stream: VideoStream) -> float:
-    """The rounding error of a timestamp in seconds, at most a millisecond."""
-    return min(float(stream.time_base or 0) / 2, 0.001) + 1e-6
-
-
-@contextmanager
-def _open(file: str | Path | bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the file's container and video stream."""
-    options = {"max_pixels": str(MAX_PIXELS), "protocol_whitelist": "none"}  # never open referenced files or addresses
-    with (
-        io.BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as content,
-        av.open(content, "r", options=options, metadata_errors="replace") as container,
-    ):
-        streams = (s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic)
-        stream = next(streams, None)
-        if stream is None or stream.codec_context is None:
-            raise ValueError("no video in it that can be decoded")
-        if max(stream.frames, len(stream.index_entries)) > MAX_FRAMES:
-            raise ValueError(f"longer than {MAX_FRAMES} frames: split it into parts")
-        stream.thread_type = "NONE"  # one thread per clip: loaders run one process per core
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS), "err_detect": "explode"}
-        yield container, stream
+def _pixel_aspect(video: OpenVideo) -> float:
+    return float(video.stream.sample_aspect_ratio or 1)
