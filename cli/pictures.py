@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ulzoo.cli.display.terminal import examples, say
+from ulzoo.files.atomic import check_destination
 
 if TYPE_CHECKING:
     from ulzoo.data import Source
@@ -12,10 +13,11 @@ if TYPE_CHECKING:
     from ulzoo.registry.runs.export import Export
 
 
-def check_suffix(out: Path) -> None:
-    """Raise ValueError if no picture is written under this suffix."""
+def check_picture(out: Path) -> None:
+    """Raise ValueError if no picture is written under this suffix, or no file can be written there."""
     if out.suffix.lower() not in (".png", ".mp4", ".webp", ".gif"):
         raise ValueError(f"{out}: pictures are written as PNG; let the name end in .png")
+    check_destination(out)
 
 
 def open_models(
@@ -37,7 +39,8 @@ def check_video(models: "Mapping[str, UnifiedLatents]", out: Path) -> bool:
     """Whether the models generate clips.
 
     Raises:
-        ValueError: some generate clips and others images, or `out` is a video of image models.
+        ValueError: some generate clips and others images, `out` is a video of image models, or one of the files of
+            clips cannot be written.
     """
     is_video = {name: model.contract.video for name, model in models.items()}
     if len(set(is_video.values())) > 1:
@@ -46,6 +49,8 @@ def check_video(models: "Mapping[str, UnifiedLatents]", out: Path) -> bool:
     video = True in is_video.values()
     if not video and out.suffix.lower() != ".png":
         raise ValueError(f"{out}: images are written as PNG; let the name end in .png")
+    for suffix in (".png", ".mp4", ".gif" if out.suffix.lower() == ".gif" else ".webp") if video else ():
+        check_destination(out.with_suffix(suffix))
     return video
 
 

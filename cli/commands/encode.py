@@ -35,12 +35,14 @@ def encode(
     If the data is mirrored in training, the mirrored images are encoded too. An interrupted command continues when it
     is run again. Training refuses latents of another encoder or other data.
     """
+    from ulzoo.files.atomic import check_destination
     from ulzoo.registry.compile import open_source
     from ulzoo.registry.runs.encode import EncodeOptions
     from ulzoo.registry.runs.encode import encode as encode_images
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
 
+    check_destination(out / "manifest.json")
     loaded = open_model(model, pick_device(device))
     source = open_source(loaded.spec, split)
     try:

@@ -212,7 +212,7 @@ def evaluate(
     from ulzoo.evaluation import EvaluationConfig, FrechetConfig
     from ulzoo.evaluation import evaluate as evaluate_model
     from ulzoo.evaluation.features.loading import load_features, load_lpips
-    from ulzoo.files.atomic import write_text
+    from ulzoo.files.atomic import check_destination, write_text
     from ulzoo.registry.compile import open_source
     from ulzoo.registry.runs.inference import optimize_for_inference
     from ulzoo.registry.zoo.catalogue import open_model
@@ -222,6 +222,8 @@ def evaluate(
 
     if rate_plot:
         check_rate_plot(rate_plot)
+    for path in filter(None, (rate_plot, save_statistics, save_samples, out)):
+        check_destination(path)
     picked = local_device(pick_device(device))
     export = open_model(models[0], picked)
     spec, model = export.spec, export.model
@@ -265,20 +267,21 @@ def evaluate(
     if not processes.is_main:
         return
     results = {"model": models[0], "spec_hash": spec.hash, **results}
-    if rate_plot:
-        save_rate_plot(rate_plot, results["rate"], models[0])
+    if json:  # before any file is written, which may fail
+        typer.echo(to_json(results))
+    else:
+        terminal = console()
+        terminal.print(f"{models[0]} on {results['protocol']['images']} {unit} of {split}", style="bold")
+        terminal.print(metrics_table(results["figures"]))
+        if not out:
+            typer.echo(to_json({"protocol": results["protocol"]}))
     if out:
         write_text(out, to_json(results) + "\n")
-    if json:
-        typer.echo(to_json(results))
-        return
-    terminal = console()
-    terminal.print(f"{models[0]} on {results['protocol']['images']} {unit} of {split}", style="bold")
-    terminal.print(metrics_table(results["figures"]))
-    for path in filter(None, (rate_plot, save_statistics, save_samples, out)):
-        typer.echo(path)
-    if not out:
-        typer.echo(to_json({"protocol": results["protocol"]}))
+    if rate_plot:
+        save_rate_plot(rate_plot, results["rate"], models[0])
+    if not json:
+        for path in filter(None, (rate_plot, save_statistics, save_samples, out)):
+            typer.echo(path)
 
 
 def _check_model(metric: str, model: "UnifiedLatents", *, generates: bool) -> None:

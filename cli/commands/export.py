@@ -34,8 +34,10 @@ def export(
 
     The metrics are included if they were measured at this step and the weights are not rounded.
     """
+    from ulzoo.files.atomic import check_destination
     from ulzoo.registry.runs.export import export as convert
 
+    check_destination(out)
     exported = convert(checkpoint, out, dtype)
     step = f" (stage {exported.stage}, step {exported.step:,})" if exported.stage else ""
     typer.echo(f"{exported.source}{step}")

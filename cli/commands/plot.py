@@ -19,11 +19,13 @@ def plot(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the plots; default: STORE/plots.")] = None,
 ) -> None:
     """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG."""
+    from ulzoo.files.atomic import check_destination
     from ulzoo.registry.report.plots import draw
     from ulzoo.registry.sweeps.store import Store
     from ulzoo.registry.sweeps.variants import separate_variants
 
     results = Store(store, must_exist=True)
+    check_destination((out or results.folder / "plots") / "plot.png")
     sweep = results.sweep
     rows = separate_variants(results.rows(), results.folder)
     for path in draw(rows, out or results.folder / "plots", sweep.name if sweep else store.name):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.pictures import check_suffix, check_video, open_data, open_models
+from ulzoo.cli.pictures import check_picture, check_video, open_data, open_models
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -30,7 +30,7 @@ def reconstruct(
 
     They are the first of the first model's data. Clips are written as a PNG, an MP4 and an animated WebP or GIF.
     """
-    check_suffix(out)
+    check_picture(out)
     from ulzoo.visualization import reconstructed_clips, reconstruction_rows, save_clips, save_grid
 
     exports = open_models(models, device, precision, compile)

@@ -21,7 +21,10 @@ def report(
     ] = None,
 ) -> None:
     """Write one HTML page of a sweep; it needs no network."""
+    from ulzoo.files.atomic import check_destination
     from ulzoo.registry.report.html_report import write_report
     from ulzoo.registry.sweeps.store import Store
 
-    typer.echo(write_report(Store(store, must_exist=True), out))
+    results = Store(store, must_exist=True)
+    check_destination(out or results.folder / "report.html")
+    typer.echo(write_report(results, out))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.pictures import check_suffix, check_video, open_data, open_models
+from ulzoo.cli.pictures import check_picture, check_video, open_data, open_models
 
 EXAMPLES = """
 [bold]Examples[/]
@@ -51,7 +51,7 @@ def sample(
 
     A frame prediction model continues clips of its data, which are drawn above their continuations.
     """
-    check_suffix(out)
+    check_picture(out)
     from ulzoo.visualization import SampleRequest, sample_rows, sampled_clips, save_clips, save_grid
 
     exports = open_models(models, device, precision, compile)

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -27,6 +28,24 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def check_destination(path: Path) -> None:
+    """Check that a file can be written to `path`, before the work whose result it is. Leaves nothing behind.
+
+    Raises:
+        ValueError: `path` is a folder, is below a file, or its folder cannot be written.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: is a folder, not a file to write")
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise ValueError(f"{path}: cannot be written: {folder} is not a folder")
+    try:
+        with TemporaryDirectory(dir=folder, prefix=".ulzoo-") as temporary:
+            Path(temporary, "file").write_bytes(b"0")
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be written: {folder}: {error.strerror or error}") from None
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
