@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -12,16 +13,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
 from ulzoo.registry.sweeps.point import PointBusy, make_row, run_point
+from ulzoo.registry.sweeps.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.runtime.devices import pick_device
+from ulzoo.training.interruption import STOPPED_STATUS
 
 SECONDS_BETWEEN_STEP_MESSAGES = 0.5
+SECONDS_TO_SAVE = 30.0
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -30,7 +35,8 @@ def worker_devices(device: str | None, workers: int | None, jobs: int) -> tuple[
 
     Args:
         device: name of a device; None or "cuda" uses all GPUs, if there are any.
-        workers: number of jobs at the same time; None: one per GPU, or one.
+        workers: number of jobs at the same time; None: one per GPU, or one. They share the cores, within the
+            limit of OMP_NUM_THREADS.
         jobs: number of jobs; there are no more workers than jobs.
     """
     selected = pick_device(device)
@@ -40,7 +46,14 @@ def worker_devices(device: str | None, workers: int | None, jobs: int) -> tuple[
         devices = [str(selected)]
     count = max(min(workers or len(devices), jobs), 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return [devices[i % len(devices)] for i in range(count)], max(cores // (workers or len(devices)), 1)
+    threads = max(cores // (workers or len(devices)), 1)
+    return [devices[i % len(devices)] for i in range(count)], min(threads, _thread_limit() or threads)
+
+
+def _thread_limit() -> int | None:
+    """The threads per process that OMP_NUM_THREADS permits; None if it is not set to a number."""
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # further numbers are for nested regions
+    return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 class LocalEngine:
@@ -70,7 +83,9 @@ class LocalEngine:
                         yield row
         finally:
             for worker in workers:
-                worker.stop()
+                worker.request_stop()
+            for worker in workers:
+                worker.join(SECONDS_TO_SAVE)
 
     def _receive(self, worker: "_Worker", queue: "_JobQueue") -> ResultRow | None:
         """Handle one message of a worker, or its exit. Returns the row if a job has ended."""
@@ -99,7 +114,8 @@ class LocalEngine:
         if queue.retry(job):
             self.callback.note(job, f"its process ended {reason}; restarting from its last checkpoint")
             return None
-        row = make_row(job, 0.0, error=f"its process ended {reason}, {RETRIES + 1} times")
+        seconds = seconds_worked(Path(job.store) / job.folder)
+        row = make_row(job, seconds, error=f"its process ended {reason}, {RETRIES + 1} times")
         Store(job.store).append(row)
         return row
 
@@ -161,25 +177,23 @@ class _Worker:
             self.connection.send((self.job, wait_for_lock))
         return self.job
 
-    def join(self) -> int:
-        """Wait for a process that has closed its connection. Returns its exit status."""
+    def join(self, seconds: float = 5.0) -> int:
+        """Wait for a process that is about to end, and kill it after some seconds. Returns its exit status."""
         self.connection.close()
-        self.process.join(5)
+        self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
             self.process.join()
         assert self.process.exitcode is not None
         return self.process.exitcode
 
-    def stop(self) -> None:
-        """End the process. If it is training, what follows its last checkpoint is lost."""
+    def request_stop(self) -> None:
+        """Ask the process to end; if it is training, after saving a checkpoint."""
         if self.job is None:
             with suppress(OSError):
                 self.connection.send(None)
-                self.process.join(5)
-        if self.process.exitcode is None:
+        else:
             self.process.terminate()
-        self.join()
 
 
 def _wait_for_message(workers: list[_Worker]) -> list[_Worker]:
@@ -195,17 +209,28 @@ def _work(connection: Connection, threads: int) -> None:
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"ulzoo(\.|$)")
-    warnings.showwarning = lambda message, *_: connection.send(("note", f"warning: {message}"))
-    while (message := connection.recv()) is not None:
-        job, wait_for_lock = message
-        try:
-            answer: tuple[Any, ...] = ("row", run_point(job, _ProgressSender(connection), wait_for_lock))
-        except PointBusy:
-            answer = ("busy",)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        connection.send(answer)
+    warnings.showwarning = lambda message, *_: _send(connection, ("note", f"warning: {message}"))
+    try:
+        while (message := connection.recv()) is not None:
+            job, wait_for_lock = message
+            try:
+                answer: tuple[Any, ...] = ("row", run_point(job, _ProgressSender(connection), wait_for_lock))
+            except PointBusy:
+                answer = ("busy",)
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            _send(connection, answer)
+    except (KeyboardInterrupt, EOFError):  # a signal, after which the training was saved, or the parent has ended
+        sys.exit(STOPPED_STATUS)
+
+
+def _send(connection: Connection, message: tuple[Any, ...]) -> None:
+    """Send a message to the parent. KeyboardInterrupt if it no longer listens: the sweep has been interrupted."""
+    try:
+        connection.send(message)
+    except OSError:
+        raise KeyboardInterrupt("the sweep has ended") from None
 
 
 class _ProgressSender:
@@ -219,7 +244,7 @@ class _ProgressSender:
         self.images_per_second = row["images_per_second"] if row else self.images_per_second
         if time.monotonic() - self.last_sent > SECONDS_BETWEEN_STEP_MESSAGES or step == steps:
             self.last_sent = time.monotonic()
-            self.connection.send(("step", stage, step, steps, self.images_per_second))
+            _send(self.connection, ("step", stage, step, steps, self.images_per_second))
 
 
 def _exit_with_parent() -> None:

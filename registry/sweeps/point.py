@@ -2,7 +2,6 @@
 
 import json
 import math
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
 from ulzoo.registry.sweeps.pruning import Pruner, StoppedEarly
+from ulzoo.registry.sweeps.stopwatch import Stopwatch
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
@@ -46,7 +46,7 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
 
     Returns:
         The row; if another process finished the point in the meantime, the row of that process. Errors of the point
-        do not raise: they make a row with the status "failed".
+        do not raise: they make a row with the status "failed". An interruption (KeyboardInterrupt) makes no row.
 
     Raises:
         PointBusy: another process holds a lock of the point, and `wait` is False.
@@ -58,12 +58,18 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
         row = next((row for row in store.rows() if row["spec_hash"] == job.spec_hash), None)
         if row and job.is_settled(row) and (row["status"] == "done" or row["finished"] >= job.planned):
             return row
-        started = time.monotonic()
+        watch = Stopwatch(folder, (row or {}).get("seconds") or 0.0)
+
+        def on_timed_step(stage: str, step: int, steps: int, logged: monitoring.LogRow | None) -> None:
+            watch.tick()
+            if on_step:
+                on_step(stage, step, steps, logged)
+
         try:
             if row and job.is_trained(row):  # only its distances are missing
                 outcome = {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
             else:
-                outcome = _train(job, folder, on_step, wait)
+                outcome = _train(job, folder, on_timed_step, wait)
             if job.distances:
                 results = measure_distances(job.distances, folder, job.device)
                 outcome["figures"] = outcome["figures"] | _check_finite(results["figures"])
@@ -76,7 +82,9 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
             outcome = {"error": one_line(error)}
-        row = make_row(job, time.monotonic() - started, **outcome)
+        finally:
+            watch.save()
+        row = make_row(job, watch.seconds, **outcome)
         store.append(row)
     return row
 
@@ -209,10 +217,10 @@ def _copy_stage1(run: Path, spec: Spec, folder: Path, device: str) -> bool:
     metadata = {**checkpoint.metadata, "spec": spec.to_dict(), "spec_hash": spec.hash}
     write_text(folder / "spec.yaml", spec.to_yaml())  # marks the folder as a run
     (folder / "checkpoints").mkdir(exist_ok=True)
-    rows = [row for row in monitoring.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
-    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     state = TrainingState("latents", checkpoint.step, tensors, metadata)
     CheckpointManager(folder / "checkpoints").save(state)
+    rows = [row for row in monitoring.read_rows(run / "metrics.jsonl") if row["stage"] == "latents"]
+    write_text(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     return True
 
 

@@ -9,8 +9,9 @@ value), `overrides` (key path -> value of what the command sets for all points),
 `resolved` (the resolved spec), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status` ("done",
 "failed", or "stopped" early), `error`, `figures` (the metrics), `protocol`, `distances` (which ones were requested),
 `paper`, `versions`, `checkpoint_sha256` (the digest stored in model.safetensors), `training_images` and
-`training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds`, `folder`, `finished`. However
-often the training of a point is interrupted, its row is the same except for `seconds`, `finished` and `versions`.
+`training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds` (of all processes that worked on
+the point), `folder`, `finished`. However often the training of a point is interrupted, its row is the same except for
+`seconds`, `finished` and `versions`.
 Rows of earlier versions lack `overrides` and `resolved`.
 """
 

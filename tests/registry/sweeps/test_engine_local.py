@@ -132,6 +132,52 @@ def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
     assert free
 
 
+@pytest.mark.parametrize(
+    ("value", "threads"),
+    [("1", (1, 1)), ("2", (2, 2)), ("3,1", (3, 2)), ("99", (8, 2)), ("", (8, 2)), ("many", (8, 2)), ("0", (8, 2))],
+)
+def test_the_limit_of_threads_of_the_environment(monkeypatch, value, threads):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert tuple(worker_devices("cpu", workers, 9)[1] for workers in (None, 4)) == threads
+
+
+class Interrupter(SweepCallback):
+    """Raises KeyboardInterrupt in the parent at the first step of a stage, as Ctrl-C does."""
+
+    def step(self, job, stage, step, steps, images_per_second):
+        if step:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_interrupted_point_is_not_a_failed_one(images, tmp_path):
+    """It has no row, its checkpoint is saved, and the same jobs go on with it. Its time counts from the beginning."""
+    settings = ["latent.channels=2,3", "train.latents.steps=80", "train.latents.checkpoint_every=80"]
+    jobs = plan(images, tmp_path, settings)
+    with pytest.raises(KeyboardInterrupt):
+        list(LocalEngine(["cpu"] * 2, callback=Interrupter()).run(jobs))
+    store = Store(tmp_path)
+    assert store.rows() == [] and not list(store.points.glob("*/error.txt"))
+    assert list(store.points.glob("*/checkpoints/latents-*"))
+    assert unsettled_jobs(jobs, store.rows()) == jobs
+    folder = store.folder / jobs[0].folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".seconds").write_text("1000\n")
+    rows = {row["point"]: row for row in LocalEngine(["cpu"]).run(jobs)}
+    assert {row["status"] for row in rows.values()} == {"done"}
+    assert rows["channels2"]["seconds"] > 1000 > rows["channels3"]["seconds"]
+
+
+def test_a_worker_without_its_parent_is_interrupted_and_not_failed(images, tmp_path):
+    (job, _) = plan(images, tmp_path, ["latent.channels=2,3"])
+    sending, receiving = engine_local.multiprocessing.Pipe()
+    receiving.close()
+    with pytest.raises(KeyboardInterrupt):
+        run_point(job, engine_local._ProgressSender(sending))
+    assert Store(tmp_path).rows() == [] and not (tmp_path / job.folder / "error.txt").exists()
+
+
 def test_jobs_that_other_processes_train_come_last(images, tmp_path):
     a, b, c = plan(images, tmp_path, ["latent.channels=2,3,4"])
     queue = engine_local._JobQueue([a, b, c])
@@ -154,6 +200,7 @@ def test_a_job_is_retried_twice(images, tmp_path):
 
 
 def test_workers_share_the_cores(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
     assert worker_devices("cpu", None, 9) == (["cpu"], 8)
     assert worker_devices("cpu", 3, 9) == (["cpu"] * 3, 2)

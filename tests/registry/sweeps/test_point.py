@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from ulzoo.files.atomic import sha256
 from ulzoo.registry.runs.train import train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.sweeps import point as point_module
+from ulzoo.registry.sweeps import stopwatch
 from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import PointBusy, acquire_lock, run_point
@@ -82,6 +84,29 @@ def test_a_point_that_fails_is_a_row_with_its_error(jobs, tmp_path):
     assert "NonFiniteLoss" in (tmp_path / "store" / job.folder / "error.txt").read_text()
     again = run_point(jobs("train.latents.lr=1.0e+30,1.0e-3")[0])  # planned after the failure, so it is retried
     assert again["status"] == "failed" and again["finished"] > row["finished"]
+
+
+def test_the_time_of_a_point_includes_interrupted_processes(jobs, tmp_path, monkeypatch):
+    job, clock = jobs("latent.channels=4,8")[0], SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(stopwatch, "time", clock)
+
+    def advance(stage, step, *_):
+        clock.now += 10
+        if stage == "base" and clock.now < 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_point(job, advance)
+    worked = clock.now
+    assert worked > 10 and stopwatch.seconds_worked(tmp_path / "store" / job.folder) == worked
+    clock.now = 1000.0
+    assert run_point(job, advance)["seconds"] == worked + clock.now - 1000
+
+
+@pytest.mark.parametrize("content", ["", "x", "nan", "-3", "inf"])
+def test_a_damaged_time_counts_as_none(tmp_path, content):
+    (tmp_path / stopwatch.FILE).write_text(content)
+    assert stopwatch.Stopwatch(tmp_path, 5.0).before == 5.0
 
 
 def test_unexpected_errors(jobs, monkeypatch):
