@@ -91,7 +91,10 @@ def sweep(
     device: options.Device = None,
     address: Annotated[
         str | None,
-        typer.Option(metavar="A", help="Of the Ray cluster, HOST:PORT or auto; default: start one on this machine."),
+        typer.Option(
+            metavar="A",
+            help="Of the Ray cluster, HOST:PORT or auto; default: RAY_ADDRESS, or start one here.",
+        ),
     ] = None,
     gpus_per_point: Annotated[
         float | None, typer.Option(metavar="N", min=0, help="GPUs that Ray gives to each point.", show_default=False)

@@ -14,10 +14,13 @@ import torch
 
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
 from ulzoo.registry.sweeps.point import make_row, one_line, run_point
+from ulzoo.registry.sweeps.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.training.interruption import STOPPED_STATUS
 from ulzoo.training.monitoring import read_rows
 
 CONNECT_SECONDS = 10
+VARIABLE = "RAY_ADDRESS"
 POLL_SECONDS = 1.0
 
 
@@ -25,7 +28,8 @@ class RayEngine:
     """Trains jobs as tasks of a Ray cluster.
 
     Args:
-        address: of the cluster, "HOST:PORT", "ray://HOST:PORT" or "auto"; None: start one on this machine.
+        address: of the cluster, "HOST:PORT", "ray://HOST:PORT" or "auto"; None: that of the variable
+            RAY_ADDRESS, or else start one on this machine.
         gpus: GPUs per job, which may be a fraction; None: one if the cluster has GPUs.
         cpus: CPU cores, and threads, per job.
         callback: receives the progress.
@@ -86,7 +90,8 @@ class RayEngine:
         try:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            row = make_row(job, 0.0, error=f"Ray gave it up: {one_line(error)}")
+            seconds = seconds_worked(Path(job.store) / job.folder)
+            row = make_row(job, seconds, error=f"Ray gave it up: {one_line(error)}")
             Store(job.store).append(row)
             return row
 
@@ -105,7 +110,10 @@ def _train(job: Job, working_directory: str) -> ResultRow:
     if os.path.isdir(working_directory):
         os.chdir(working_directory)
     torch.set_num_threads(job.threads)
-    return run_point(job)
+    try:
+        return run_point(job)
+    except KeyboardInterrupt:  # the node is shut down; Ray restarts the task of a process that ends
+        os._exit(STOPPED_STATUS)
 
 
 def _import_ray() -> Any:
@@ -118,17 +126,24 @@ def _import_ray() -> Any:
 
 
 def _connect(ray: Any, address: str | None) -> None:
-    """Connect to a cluster. Whether its port is open is checked first, since Ray would retry for minutes."""
+    """Connect to a cluster. Whether its port is open is checked first, since Ray would retry for minutes.
+
+    Without an address, and for "auto", Ray uses the variable RAY_ADDRESS if it is set.
+    """
+    option = f"--address {address}" if address else "a cluster on this machine"
+    if address in (None, "", "auto") and os.environ.get(VARIABLE):
+        address = os.environ[VARIABLE]
+        option = f"{VARIABLE}={address} (unset it to start a cluster on this machine)"
     if address and address not in ("auto", "local"):
         host, colon, port = address.removeprefix("ray://").rpartition(":")
         if not colon or not port.isdecimal():
-            raise ValueError(f"--address {address}: write HOST:PORT, ray://HOST:PORT or auto")
+            raise ValueError(f"{option}: write HOST:PORT, ray://HOST:PORT or auto")
         try:
-            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "no answer"
-            raise ValueError(f"--address {address}: no Ray cluster there ({reason})") from None
+            raise ValueError(f"{option}: no Ray cluster there ({reason})") from None
     try:
         ray.init(address, log_to_driver=False, logging_level="ERROR", configure_logging=False)
     except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
-        raise ValueError(f"--address {address}: cannot join a Ray cluster ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{option}: cannot join a Ray cluster ({str(error).splitlines()[0]})") from None

@@ -90,6 +90,25 @@ def test_an_address_without_a_cluster(address, words):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.parametrize("address", [None, "auto"])
+@pytest.mark.parametrize("value", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere"])
+def test_the_variable_of_a_cluster_that_has_ended(monkeypatch, address, value):
+    monkeypatch.setenv("RAY_ADDRESS", value)
+    started = time.monotonic()
+    with pytest.raises(ValueError) as caught:
+        RayEngine(address)
+    message = str(caught.value)
+    assert message.startswith(f"RAY_ADDRESS={value} (unset it to start a cluster on this machine): ")
+    assert message.endswith("no Ray cluster there (Connection refused)" if ":" in value else "or auto")
+    assert "\n" not in message and time.monotonic() - started < 30
+
+
+def test_an_address_is_preferred_to_the_variable(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"--address 127\.0\.0\.1:2: no Ray cluster there"):
+        RayEngine("127.0.0.1:2")
+
+
 def test_a_port_of_another_service(monkeypatch):
     """A port that is open but not Ray's is an error too."""
     import ray
