@@ -86,7 +86,8 @@ function showPoint(row) {
   data.columns.forEach((column, i) => {
     const value = row.values[i], paper = row.paper?.[i];
     if ((value === null || value === undefined) && (paper === null || paper === undefined)) return;
-    const text = make("span", {}, format(value, column), column.unit ? ` ${column.unit}` : "");
+    const number = `${format(value, column)}${column.unit ? ` ${column.unit}` : ""}`;
+    const text = make("span", {}, make("span", { className: "value", textContent: number }));
     if (paper !== null && paper !== undefined) text.append(make("span", { className: "of", textContent: ` (the paper: ${short(paper)})` }));
     (column.cost ? costs : measured).push([column.title, text]);
   });
