@@ -226,6 +226,22 @@ def test_a_narrow_window_needs_no_scrolling_sideways(page):
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+@pytest.mark.parametrize("width", [1400, 1000, 420])
+def test_numbers_and_units_of_a_card_are_not_broken(chromium, make_store, make_row, width):
+    figures = {"bits_per_pixel": 0.1, "bits_per_dimension": 1.234, "rfd_efficientnet_lite0": 123.4, "psnr_db": 20.0}
+    address = write_report(Store(make_store([make_row(1.3, 4, figures=figures)]))).as_uri()
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    try:
+        chromium.get(address)
+        lines = "return [...document.querySelectorAll('#point .value')].map((e) => e.getClientRects().length)"
+        assert set(chromium.execute_script(lines)) == {1}
+        overflow = "return [...document.querySelectorAll('#point dl')].some((e) => e.scrollWidth > e.clientWidth + 1)"
+        assert not chromium.execute_script(overflow)
+    finally:
+        chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 def test_nothing_is_requested_from_a_network(page, address):
     page.get_log("performance")  # discards the events of the browser's start page
     page.refresh()
