@@ -168,7 +168,11 @@ def _compose(text: str, place: Callable[[int], str]) -> tuple[Node, int]:
         document = loader.get_single_node()
         if document is None:
             return Node(None, place(1)), 0
-        is_block = document.style in ("|", ">") if isinstance(document, ScalarNode) else not document.flow_style
+        is_block = (
+            document.style in ("|", ">")
+            if isinstance(document, ScalarNode)
+            else not getattr(document, "flow_style", True)
+        )
         return _Tree(place).node(document), len(text) if is_block else document.end_mark.index
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

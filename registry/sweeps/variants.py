@@ -36,11 +36,11 @@ def separate_variants(rows: Iterable[Row], folder: Path | None = None) -> list[d
         The rows with `training`, which is equal for rows that differ in their seeds alone; `resolved`, if it could be
         read; and `series`, to which the settings are added that distinguish the variants of a series.
     """
-    rows = [dict(row) for row in rows]
-    if all("training" in row for row in rows):
-        return rows
+    copies = [dict(row) for row in rows]
+    if all("training" in row for row in copies):
+        return copies
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
+    for row in copies:
         row["series"] = row.get("series") or row.get("spec") or ""
         groups.setdefault((row["series"], row.get("spec") or ""), []).append(row)
     for group in groups.values():
@@ -48,7 +48,7 @@ def separate_variants(rows: Iterable[Row], folder: Path | None = None) -> list[d
         for row in old:
             row["resolved"] = _read_spec(row, folder)
         _separate(group, set() if all(row["resolved"] for row in old) else set(map(id, old)))
-    return rows
+    return copies
 
 
 def settings_to_add(base: str, settings: Mapping[str, Any], key: str, resolved: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def settings_to_add(base: str, settings: Mapping[str, Any], key: str, resolved: 
         planned = flatten(spec_from_source(SPECS.read(base), overlay).to_dict())
     except (SpecError, OSError):
         return {}
-    missing = {}
+    missing: dict[str, Any] = {}
     for name, value in flatten(resolved).items():
         removed = value is None and any(other.startswith(f"{name}.") for other in planned)
         differs = removed if value is None and name not in planned else planned.get(name, missing) != value
@@ -139,7 +139,7 @@ def _labels(contexts: list[dict[str, Any]]) -> list[str]:
     differing = [key for key in keys if len({_canonical(context.get(key)) for context in contexts}) > 1]
     ends = Counter(key.rpartition(".")[2] for key in differing)
     names = {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in differing}
-    labels = []
+    labels: list[str] = []
     for context in contexts:
         words = [f"{names[key]}={point_word(context[key])}" for key in differing if key in context]
         more = [f"and {len(words) - NAMED_DIFFERENCES} more"] if len(words) > NAMED_DIFFERENCES else []
