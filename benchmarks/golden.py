@@ -102,13 +102,18 @@ def spec_hashes() -> dict[str, str]:
     return hashes
 
 
-def train(name: str, run: Path, optimizer: str | None = None) -> None:
-    """6 + 6 steps of a packaged spec in fp32, through the command line."""
+def overrides(optimizer: str | None = None) -> list[str]:
+    """The settings of 6 + 6 steps in fp32."""
     settings = [f"steps={STEPS}", "precision=fp32", "log_every=1", "warmup_steps=2"]
     if optimizer:
         settings += [f"optimizer={optimizer}", "lr=0.001"]
     keys = [f"train.{stage}.{setting}" for stage in ("latents", "base") for setting in settings]
-    options = [word for key in [*keys, "train.latents.prior_warmup_steps=3"] for word in ("--set", key)]
+    return [*keys, "train.latents.prior_warmup_steps=3"]
+
+
+def train(name: str, run: Path, optimizer: str | None = None) -> None:
+    """Train a packaged spec through the command line."""
+    options = [word for key in overrides(optimizer) for word in ("--set", key)]
     command = [sys.executable, "-m", "ulzoo", "train", name, "--out", str(run), "--device", "cpu", *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
