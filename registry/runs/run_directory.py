@@ -14,7 +14,7 @@ from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
 from ulzoo.registry.spec.yaml_source import SpecError, read_yaml
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
+from ulzoo.training.checkpointing import FOLDER, Checkpoint, CheckpointManager
 
 LOCK = ".train.lock"
 MODEL = "model.safetensors"
@@ -23,7 +23,7 @@ RESULTS = ("figures.json", MODEL, f"{MODEL}.index.json")
 FILES = ("spec.yaml", "metrics.jsonl", "skipped.txt", "left_out.txt", *RESULTS)
 _STAGE = "|".join(STAGES)
 FOLDERS = {
-    "checkpoints": re.compile(rf"({_STAGE})-\d{{8,}}|\.({_STAGE})-\d{{8,}}\.tmp"),
+    "checkpoints": re.compile(rf"{FOLDER.pattern}|\.{FOLDER.pattern}\.tmp"),
     "samples": re.compile(r"(samples|reconstructions)\.(png|mp4|webp)"),
     "profile": re.compile(rf"({_STAGE})(\.json\.gz|\.txt|-memory\.pickle)"),
     "tensorboard": re.compile(r"events\.out\.tfevents\..+"),

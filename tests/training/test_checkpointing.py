@@ -83,6 +83,29 @@ def test_milestones_are_kept_for_good(tmp_path):
     assert [step for _, step, _ in kept.list_checkpoints()] == [20, 30]
 
 
+def test_only_checkpoints_of_exact_names_are_deleted(checkpoints, tmp_path):
+    """Names that almost fit, links, files, and folders with files of the user stay when checkpoints become obsolete."""
+    folder, elsewhere = checkpoints.folder, tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    others = ["latents-10", "latents-000000011", "latents-0000000٣", "latents-00000010-x", "base-1", ".latents-7.tmp"]
+    for name in others:
+        (folder / name).mkdir()
+        (folder / name / "notes.txt").write_text("mine")
+    (folder / "latents-00000012").symlink_to(elsewhere, target_is_directory=True)
+    (folder / ".latents-00000013.tmp").symlink_to(elsewhere, target_is_directory=True)
+    (folder / "latents-00000014").write_text("mine")
+    (folder / ".latents-00000014.tmp").write_text("mine")
+    (folder / "latents-00000010" / "notes.txt").write_text("mine")
+    (folder / ".latents-00000015.tmp").mkdir()  # the remains of an interrupted write
+    (folder / "latents-00000016").mkdir()  # the remains of an interrupted deletion
+    before = set(names(checkpoints))
+    for step in (30, 40):
+        checkpoints.save(state(step=step))
+    deleted = {".latents-00000015.tmp", "latents-00000016", "latents-00000020"}
+    assert set(names(checkpoints)) == before - deleted | {"latents-00000030", "latents-00000040"}
+    assert elsewhere.is_dir() and (folder / "latents-00000010" / "notes.txt").read_text() == "mine"
+
+
 def test_steps_sort_as_numbers(checkpoints):
     checkpoints.save(state(step=100_000_000))
     assert checkpoints.latest().step == 100_000_000

@@ -67,9 +67,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_unfinished(folder: Path, name: str) -> None:
-    """Remove the remains of interrupted writes in `folder` whose file names match the regular expression `name`."""
+    """Remove the remains of interrupted writes in `folder` whose file names match the regular expression `name`.
+
+    They are folders; files and links of such names are kept.
+    """
     for temporary in folder.glob(".*.tmp"):
-        if re.fullmatch(name, temporary.name[1 : -len(".tmp")]):
+        is_folder = temporary.is_dir() and not temporary.is_symlink()
+        if is_folder and re.fullmatch(name, temporary.name[1 : -len(".tmp")]):
             shutil.rmtree(temporary)
 
 

@@ -35,8 +35,8 @@ from ulzoo.runtime.processes import ProcessGroup
 
 FORMAT = 2
 KEPT_PER_STAGE = 2
-FOLDER = re.compile(rf"({'|'.join(STAGES)})-(\d+)")
-SHARD = re.compile(r"shard-\d{5,}-model-00001-of-00001\.safetensors")
+FOLDER = re.compile(rf"({'|'.join(STAGES)})-([0-9]{{8}}|[1-9][0-9]{{8,}})")  # the names that `path` gives
+SHARD = re.compile(r"shard-[0-9]{5,}-model-00001-of-00001\.safetensors")
 
 warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable|uninitialized)")  # single process
 
@@ -179,6 +179,14 @@ def _check_files(folder: Path, files: dict[str, str]) -> None:
             raise ValueError(f"{name} does not match its digest")
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether `folder` is a folder, no link to one, that contains nothing but the files of a checkpoint."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return all(SHARD.fullmatch(name) or name in (CHECKPOINT, f".{CHECKPOINT}.tmp") for name in names)
+
+
 class CheckpointPath(NamedTuple):
     """The folder of one checkpoint, which may be damaged."""
 
@@ -213,7 +221,8 @@ class CheckpointManager:
         """Write a checkpoint, then delete the obsolete ones. Every process of the group must call.
 
         Obsolete are those of the same stage but for the last two and the milestones, and all that come later in the
-        order of training: a run that went back to an earlier checkpoint trains those steps again.
+        order of training: a run that went back to an earlier checkpoint trains those steps again. Folders that
+        contain anything but a checkpoint's files are kept, and so are links.
 
         Raises:
             OSError: the checkpoint cannot be written; the previous ones are unchanged.
@@ -240,7 +249,8 @@ class CheckpointManager:
         if self.milestone_every:
             older = [path for path in older if path.step % self.milestone_every]
         for path in older + paths[index + 1 :]:
-            shutil.rmtree(path.folder)
+            if _is_ours(path.folder):
+                shutil.rmtree(path.folder)
         remove_unfinished(self.folder, FOLDER.pattern)
 
     def latest(self, stage: Stage | None = None) -> Checkpoint | None:
