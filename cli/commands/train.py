@@ -1,6 +1,5 @@
 """`ulzoo train`: from a spec to a run directory."""
 
-import time
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -57,7 +56,6 @@ def train(
     from ulzoo.training.config import ParallelConfig
     from ulzoo.training.interruption import RunStopped
 
-    started = time.monotonic()
     loaded = load_spec(spec, overrides or ())
     torch_device = local_device(pick_device(device))
     if processes and not dry_run:
@@ -98,7 +96,7 @@ def train(
     assert result is not None
     if profile and (folder / "profile").is_dir():
         terminal.print(f"\nprofile of a few steps: {folder / 'profile'} (traces open in https://ui.perfetto.dev)")
-    print_result(terminal, result, kind, time.monotonic() - started)
+    print_result(terminal, result, kind)
 
 
 def _utilisations(plan: "Plan", device: "torch.device", processes: int) -> dict[str, float]:

@@ -78,6 +78,7 @@ class _TrainingLines(TrainingCallback):
             return
         elapsed = time.monotonic() - self.started
         times = _times(elapsed, step - self.start, self.steps - self.start)
+        times += f", since step {self.start:,}" if self.start else ""
         self._print(f"{self.name} {step:,}/{self.steps:,}  {format_row(row, self.kind, self.utilisations)}  {times}")
 
     def note(self, message: str) -> None:

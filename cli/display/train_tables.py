@@ -83,12 +83,12 @@ def _precision(stage: "StagePlan") -> str:
     return stage.precision
 
 
-def print_result(console: "Console", result: "RunResult", kind: str, seconds: float) -> None:
-    """Print the metrics of a finished run and where its files are."""
+def print_result(console: "Console", result: "RunResult", kind: str) -> None:
+    """Print the metrics of a finished run, the time that all its processes took, and where its files are."""
     protocol = result.results["protocol"]
     console.print()
     console.print(
-        f"Trained and measured on {protocol['images']} validation {kind} in {duration(seconds)}", style="bold"
+        f"Trained and measured on {protocol['images']} validation {kind} in {duration(result.seconds)}", style="bold"
     )
     console.print(metrics_table(result.results["figures"]))
     console.print()

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from ulzoo.files.tensor_file import DamagedFile, files_of, is_checkpoint
 from ulzoo.model.contract import STAGES, Stage
+from ulzoo.registry.runs.stopwatch import FILE as SECONDS
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
 from ulzoo.registry.spec.yaml_source import SpecError, read_yaml
@@ -219,7 +220,7 @@ def files_of_run(folder: Path) -> list[Path]:
     Raises:
         ValueError: they cannot be removed: one is a link to a folder, of another type, or in a read-only folder.
     """
-    paths = [folder / name for name in FILES]
+    paths = [folder / name for name in (*FILES, SECONDS)]
     with suppress(DamagedFile):  # an index that does not name the parts
         paths += files_of(folder / MODEL)
     for name, pattern in FOLDERS.items():

@@ -19,6 +19,7 @@ from ulzoo.registry.compile import compile_model, name_labels, open_source, stag
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import check_label_names, load_averages, remove_untrained, save_export, versions
 from ulzoo.registry.runs.run_directory import RunLock, check_folder, remove_run, select_checkpoint
+from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
@@ -73,10 +74,17 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its directory, and its metrics with their protocol."""
+    """A finished run.
+
+    Attributes:
+        folder: the run directory.
+        results: metrics with their protocol.
+        seconds: the time that all processes together have worked on the run.
+    """
 
     folder: Path
     results: dict[str, Any]
+    seconds: float
 
     @property
     def export(self) -> Path:
@@ -94,6 +102,7 @@ def train(
     *,
     callback: TrainingCallback | None = None,
     processes: ProcessGroup = SINGLE_PROCESS,
+    watch: Stopwatch | None = None,
 ) -> RunResult | None:
     """Train a spec in `folder`, evaluate the model on validation data, draw samples and export.
 
@@ -102,6 +111,7 @@ def train(
         options: stages, resuming, device; the defaults start a new run of all stages on the CPU.
         callback: receives the progress.
         processes: the processes that train together; the main one evaluates, draws and exports.
+        watch: counts the time of the run, if its caller has started to; saved in the main process.
 
     Returns:
         The result in the main process, None in the others.
@@ -110,15 +120,23 @@ def train(
         ValueError: the spec, the data or the state of the folder do not permit the run; nothing was written.
         NonFiniteLoss: training diverged; the last checkpoint is kept.
     """
-    lock = RunLock(folder)
+    lock, options, callback = RunLock(folder), options or RunOptions(), callback or TrainingCallback()
+    watch = watch or Stopwatch(folder, restart=options.fresh)
     try:
-        return _train(spec, lock, options or RunOptions(), callback or TrainingCallback(), processes)
+        return _train(spec, lock, options, callback, processes, watch)
     finally:
+        if lock.is_held:
+            watch.save()
         lock.release()
 
 
 def _train(
-    spec: Spec, lock: RunLock, options: RunOptions, callback: TrainingCallback, processes: ProcessGroup
+    spec: Spec,
+    lock: RunLock,
+    options: RunOptions,
+    callback: TrainingCallback,
+    processes: ProcessGroup,
+    watch: Stopwatch,
 ) -> RunResult | None:
     folder, stages = lock.folder, spec.select_stages(options.stage)
     checkpoint = _agree_on_checkpoint(spec, lock, stages, options, processes)
@@ -130,6 +148,11 @@ def _train(
         callback.note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
     elif options.resume:
         callback.note(f"nothing to resume in {folder}, starting")
+
+    def on_step(step: int, row: LogRow | None) -> None:
+        if processes.is_main:
+            watch.tick()
+        callback.step(step, row)
 
     resumed = checkpoint if checkpoint and checkpoint.stage in stages else None
     trainer_options = TrainerOptions(
@@ -143,7 +166,7 @@ def _train(
         profile=options.profile and processes.is_main,
         processes=processes,
         parallel=spec.train.parallel,
-        on_step=callback.step,
+        on_step=on_step,
     )
     for stage in stages[stages.index(resumed.stage) if resumed else 0 :]:
         config: configs.StageConfig = getattr(spec.train, stage)
@@ -167,7 +190,7 @@ def _train(
     results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     save_export(folder / "model.safetensors", model, spec, results)
-    return RunResult(folder, results)
+    return RunResult(folder, results, watch.seconds)
 
 
 def _agree_on_checkpoint(

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from ulzoo.registry.runs.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
 from ulzoo.registry.sweeps.point import PointBusy, make_row, run_point
-from ulzoo.registry.sweeps.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.runtime.devices import pick_device
 from ulzoo.training.interruption import STOPPED_STATUS

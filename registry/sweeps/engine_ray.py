@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from ulzoo.registry.runs.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
 from ulzoo.registry.sweeps.point import make_row, one_line, run_point
-from ulzoo.registry.sweeps.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.training.interruption import STOPPED_STATUS
 from ulzoo.training.monitoring import read_rows

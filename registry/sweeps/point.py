@@ -15,13 +15,13 @@ from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import versions
+from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
 from ulzoo.registry.sweeps.pruning import Pruner, StoppedEarly
-from ulzoo.registry.sweeps.stopwatch import Stopwatch
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
@@ -59,17 +59,11 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
         if row and job.is_settled(row) and (row["status"] == "done" or row["finished"] >= job.planned):
             return row
         watch = Stopwatch(folder, (row or {}).get("seconds") or 0.0)
-
-        def on_timed_step(stage: str, step: int, steps: int, logged: monitoring.LogRow | None) -> None:
-            watch.tick()
-            if on_step:
-                on_step(stage, step, steps, logged)
-
         try:
             if row and job.is_trained(row):  # only its distances are missing
                 outcome = {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
             else:
-                outcome = _train(job, folder, on_timed_step, wait)
+                outcome = _train(job, folder, watch, on_step, wait)
             if job.distances:
                 results = measure_distances(job.distances, folder, job.device)
                 outcome["figures"] = outcome["figures"] | _check_finite(results["figures"])
@@ -150,14 +144,15 @@ def one_line(error: BaseException) -> str:
     return text if text and isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: {text}"
 
 
-def _train(job: Job, folder: Path, on_step: OnStep | None, wait: bool) -> dict[str, Any]:
+def _train(job: Job, folder: Path, watch: Stopwatch, on_step: OnStep | None, wait: bool) -> dict[str, Any]:
     """Train the stages of a job. Returns metrics, protocol and digest of the run, as `make_row` takes them."""
     spec = spec_from_dict(job.spec)
     lock = _reuse_stage1(job, spec, folder, wait)
     try:
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
         callback = ProgressForwarder(on_step, lock, Pruner(job) if job.prune else None)
-        result = train(spec, folder, RunOptions(stage=stage, resume=True, device=job.device), callback=callback)
+        options = RunOptions(stage=stage, resume=True, device=job.device)
+        result = train(spec, folder, options, callback=callback, watch=watch)
         assert result is not None
     finally:
         if lock:

@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ulzoo.files import tensor_file
+from ulzoo.registry.runs import stopwatch
 from ulzoo.registry.runs.export import restore
 from ulzoo.registry.runs.run_directory import LOCK, RunLock
 from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
@@ -57,7 +59,8 @@ def refused(spec, folder: Path, **options) -> str:
 
 def test_the_files_of_a_run(finished, short):
     names = {path.name for path in finished.iterdir()}
-    assert names == {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", "checkpoints", "samples"}
+    files = {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", stopwatch.FILE}
+    assert names == files | {"checkpoints", "samples"}
     assert {path.name for path in (finished / "samples").iterdir()} == {"reconstructions.png", "samples.png"}
     from ulzoo.registry import load_spec
 
@@ -197,6 +200,29 @@ def test_resuming_a_finished_run_evaluates_and_exports_again(short, run, finishe
     train(short(), run, RunOptions(resume=True))
     assert (run / "figures.json").read_bytes() == (finished / "figures.json").read_bytes()
     assert content(run / "checkpoints") == content(finished / "checkpoints")
+
+
+def test_the_time_of_a_run_is_that_of_all_its_processes(short, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(stopwatch, "time", clock)
+
+    class Clock(TrainingCallback):
+        stops = True
+
+        def step(self, step, row):
+            clock.now += 100
+            if self.stops and step == 3:
+                raise KeyboardInterrupt
+
+    callback, folder = Clock(), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(short(), folder, callback=callback)
+    clock.now, callback.stops = 5000.0, False
+    resumed = train(short(), folder, RunOptions(stage="latents", resume=True), callback=callback)
+    assert resumed.seconds == 300 + 200  # steps 1 to 3, then 3 and 4
+    clock.now = 9000.0
+    assert train(short(), folder, RunOptions(stage="base"), callback=callback).seconds == 500 + 400
+    assert train(short(), folder, RunOptions(stage="latents", fresh=True), callback=callback).seconds == 400
 
 
 def test_resuming_without_a_run_starts(short, tmp_path, finished):

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ulzoo.files.atomic import sha256
+from ulzoo.registry.runs import stopwatch
 from ulzoo.registry.runs.train import train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.sweeps import point as point_module
-from ulzoo.registry.sweeps import stopwatch
 from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import PointBusy, acquire_lock, run_point

@@ -1,4 +1,4 @@
-"""The time that all processes together have worked on a point, however often its training was interrupted."""
+"""The time that all processes together have worked on a run, however often its training was interrupted."""
 
 import time
 from contextlib import suppress
@@ -15,11 +15,12 @@ class Stopwatch:
 
     Args:
         folder: the run directory.
-        recorded: seconds according to the row of the point, for runs without the file.
+        recorded: seconds according to the row of a sweep's point, for runs without the file.
+        restart: count from zero, since the run starts from scratch.
     """
 
-    def __init__(self, folder: Path, recorded: float = 0.0) -> None:
-        self.path, self.before = folder / FILE, max(seconds_worked(folder), recorded)
+    def __init__(self, folder: Path, recorded: float = 0.0, *, restart: bool = False) -> None:
+        self.path, self.before = folder / FILE, 0.0 if restart else max(seconds_worked(folder), recorded)
         self.started = self.saved = time.monotonic()
 
     @property
