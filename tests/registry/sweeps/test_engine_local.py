@@ -1,11 +1,13 @@
 """The local engine: workers that die, a parent that is killed, and other processes on the same store."""
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from ulzoo.registry.sweeps.store import VARYING, Store
 
 TINY = Path(__file__).parents[2] / "tiny.yaml"
 GRID = ["latent.channels=2,3", "decoder.weighting.loss_factor=1,2,3"]
+SHORT_BASE = ["train.base.steps=4", "train.base.checkpoint_every=2"]
 
 
 def plan(images: Path, folder: Path, settings=GRID):
@@ -29,6 +32,20 @@ def plan(images: Path, folder: Path, settings=GRID):
 
 def same(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in VARYING}
+
+
+@pytest.fixture(scope="module")
+def forkserver() -> ForkServerContext:
+    """Starts processes that have torch and the engine imported already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ulzoo.cli.commands.sweep", "ulzoo.registry.sweeps.engine_local"])
+    return context
+
+
+@pytest.fixture
+def warm_workers(forkserver, monkeypatch) -> None:
+    """The engine's workers start in milliseconds; the test of an orphaned one starts them as users do."""
+    monkeypatch.setattr(engine_local, "_SPAWN", forkserver)
 
 
 class Killer(SweepCallback):
@@ -41,7 +58,7 @@ class Killer(SweepCallback):
     def step(self, job, stage, step, steps, images_per_second):
         if stage == "latents" and self.left.get(job.point):
             self.left[job.point] -= 1
-            for child in engine_local.multiprocessing.active_children():
+            for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
 
     def note(self, job, message):
@@ -49,12 +66,12 @@ class Killer(SweepCallback):
 
 
 @pytest.mark.slow
-def test_a_point_whose_worker_dies_resumes_or_fails_without_affecting_others(images, tmp_path):
+def test_a_point_whose_worker_dies_resumes_or_fails_without_affecting_others(images, tmp_path, warm_workers):
     """Channels 2: a worker that is killed once is replaced. Channels 3: retries are limited."""
-    channels = ["latent.channels=2,3,4"]
+    settings = ["latent.channels=2,3,4", *SHORT_BASE]
     killer = Killer({"channels2": 1, "channels3": 99})
     rows = {
-        row["point"]: row for row in LocalEngine(["cpu"], callback=killer).run(plan(images, tmp_path / "a", channels))
+        row["point"]: row for row in LocalEngine(["cpu"], callback=killer).run(plan(images, tmp_path / "a", settings))
     }
     assert Store(tmp_path / "a").rows() == list(rows.values())
     ended = "its process ended by signal 9"
@@ -62,54 +79,64 @@ def test_a_point_whose_worker_dies_resumes_or_fails_without_affecting_others(ima
     failed = rows.pop("channels3")
     assert failed["status"] == "failed" and failed["error"] == f"{ended}, 3 times"
     torch.set_num_threads(1)
-    two, _, four = plan(images, tmp_path / "b", channels)
+    two, _, four = plan(images, tmp_path / "b", settings)
     assert {name: same(row) for name, row in rows.items()} == {job.point: same(run_point(job)) for job in (two, four)}
 
 
 SWEEP = """
-import sys, torch
+import multiprocessing, os, signal, sys
 from ulzoo.cli import main
-sys.argv = ["ulzoo", "sweep", *sys.argv[1:]]
-if __name__ == "__main__":
-    main()
+from ulzoo.registry.sweeps import engine_local
+from ulzoo.registry.sweeps.store import Store
+
+report = engine_local._ProgressSender.__call__
+
+def report_and_kill(self, stage, step, *progress):
+    report(self, stage, step, *progress)
+    if stage == "latents" and step == 12 and len(Store(folder).rows()) >= rows_before_the_kill:
+        os.kill(os.getppid(), signal.SIGKILL)
+
+os.environ["OMP_NUM_THREADS"] = "1"
+engine_local._SPAWN = multiprocessing.get_context("fork")
+engine_local._ProgressSender.__call__ = report_and_kill
+sys.argv = ["ulzoo", "sweep", *arguments]
+main()
 """
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_twice_has_the_same_rows_as_an_uninterrupted_one(images, tmp_path):
+def test_a_sweep_that_is_killed_twice_has_the_same_rows_as_an_uninterrupted_one(images, tmp_path, forkserver):
     """Six rows without duplicates, equal to those of the uninterrupted sweep except for times."""
-    (tmp_path / "sweep.py").write_text(SWEEP)
     store = Store(tmp_path / "killed")
-    settings = [f"--set={text}" for text in (f"data.root={images}", *GRID)]
-    command = [sys.executable, tmp_path / "sweep.py", TINY, *settings, "--out", store.folder, "--device=cpu"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    settings = [f"--set={text}" for text in (f"data.root={images}", *GRID, *SHORT_BASE)]
+    arguments = [str(TINY), *settings, "--out", str(store.folder), "--device=cpu", "--workers=2"]
 
-    def trained() -> int:
-        return len(list(store.points.glob("*/checkpoints/*")))
+    def sweep(rows_before_the_kill: int) -> int:
+        names = {"arguments": arguments, "folder": str(store.folder), "rows_before_the_kill": rows_before_the_kill}
+        process = forkserver.Process(target=exec, args=(SWEEP, names))
+        process.start()
+        process.join()
+        return process.exitcode
 
     for least in (1, 3):
-        with subprocess.Popen([*command, "--workers=2"], env=environment, stdout=subprocess.DEVNULL) as process:
-            until = time.monotonic() + 120
-            while len(store.rows()) < least or not trained() % 2:
-                assert process.poll() is None and time.monotonic() < until
-                time.sleep(0.01)
-            process.kill()
-        assert least <= len(store.rows()) < 6
-    subprocess.run([*command, "--workers=2"], env=environment, check=True, stdout=subprocess.DEVNULL)
+        assert sweep(least) == -signal.SIGKILL
+        finished = {row["folder"] for row in store.rows()}
+        trained = {str(path.parents[1].relative_to(store.folder)) for path in store.points.glob("*/checkpoints/*")}
+        assert least <= len(finished) < 6 and trained - finished
+    assert sweep(99) == 0
     lines = store.path.read_text().splitlines()
     assert len(lines) == len({json.loads(line)["spec_hash"] for line in lines}) == 6
 
     torch.set_num_threads(1)
-    alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "whole"))}
+    alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "whole", GRID + SHORT_BASE))}
     assert {row["spec_hash"]: same(row) for row in store.rows()} == alone
-    assert unsettled_jobs(plan(images, store.folder), store.rows()) == []
+    assert unsettled_jobs(plan(images, store.folder, GRID + SHORT_BASE), store.rows()) == []
 
 
 @pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
     """The lock of an orphaned process would block the next sweep."""
-    (tmp_path / "sweep.py").write_text(SWEEP)
-    command = [sys.executable, tmp_path / "sweep.py", TINY, "--loss-factor=1", f"--set=data.root={images}"]
+    command = [sys.executable, "-m", "ulzoo", "sweep", TINY, "--loss-factor=1", f"--set=data.root={images}"]
     command += ["--set=train.latents.steps=100000", "--out", tmp_path / "store", "--device=cpu"]
     (job,) = plan(images, tmp_path / "store", ["train.latents.steps=100000", "decoder.weighting.loss_factor=1,2"])[:1]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -121,7 +148,7 @@ def test_workers_end_with_a_parent_that_is_killed(images, tmp_path):
             run_point(job, wait=False)
         process.kill()
     free = False
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not free and time.monotonic() < until:
         time.sleep(0.1)
         try:
@@ -151,7 +178,7 @@ class Interrupter(SweepCallback):
 
 
 @pytest.mark.slow
-def test_an_interrupted_point_is_not_a_failed_one(images, tmp_path):
+def test_an_interrupted_point_is_not_a_failed_one(images, tmp_path, warm_workers):
     """It has no row, its checkpoint is saved, and the same jobs go on with it. Its time counts from the beginning."""
     settings = ["latent.channels=2,3", "train.latents.steps=80", "train.latents.checkpoint_every=80"]
     jobs = plan(images, tmp_path, settings)
@@ -171,7 +198,7 @@ def test_an_interrupted_point_is_not_a_failed_one(images, tmp_path):
 
 def test_a_worker_without_its_parent_is_interrupted_and_not_failed(images, tmp_path):
     (job, _) = plan(images, tmp_path, ["latent.channels=2,3"])
-    sending, receiving = engine_local.multiprocessing.Pipe()
+    sending, receiving = multiprocessing.Pipe()
     receiving.close()
     with pytest.raises(KeyboardInterrupt):
         run_point(job, engine_local._ProgressSender(sending))
