@@ -1,10 +1,13 @@
 """Which metrics are comparable, and the fields in which the protocols of the others differ."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from ulzoo.evaluation import EvaluationConfig, rate_distortion
 from ulzoo.evaluation.protocol import (
     FIELDS,
     PARTS,
@@ -15,13 +18,15 @@ from ulzoo.evaluation.protocol import (
     protocol_hash,
     protocol_of,
 )
+from ulzoo.registry.compile import compile_model, open_source
 
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 
 def results(psnr=20.0, bits=0.5, **fields):
     protocol = {
-        **{"data": {"kind": "emoji3d", "resolution": 32}, "split": "val", "images": 8, "batch_size": 4, "seed": 0},
+        **{"data": {"kind": "emoji3d", "resolution": 32}, "split": "val", "images": 8, "seed": 0},
+        **{"batch_size": 4, "fingerprint": {"examples": 8, "content": "ab"}},
         **{"rate_samples": 8, "decoder_steps": 4, "psnr": "mean", "rate": "bound"},
         "generated": {"figures": ["gfid_50k"], "network": "Inception", "samples": 50000},
     }
@@ -51,6 +56,11 @@ def test_metrics_of_the_same_protocol_are_comparable():
         ),
         ({"left_out": 2}, {"psnr_db", "bits_per_pixel"}, "left_out: nothing and 2"),
         (
+            {"fingerprint": {"examples": 8, "content": "cd"}},
+            {"psnr_db", "bits_per_pixel"},
+            'fingerprint.content: "ab" and "cd"',
+        ),
+        (
             {"generated": {"figures": ["gfid_50k"], "network": "Inception", "samples": 10000}},
             {"gfid_50k"},
             "samples: 50000 and 10000",
@@ -79,6 +89,16 @@ def test_a_key_added_to_the_data_section_later_changes_nothing():
     assert differences(old, Protocol(data={"kind": "x", "captions": True})) == ["data.captions: nothing and true"]
 
 
+def test_metrics_of_unknown_images_are_not_comparable():
+    """Results of earlier versions do not say which images they were measured on."""
+    new, old = results(), results()
+    del old["protocol"]["fingerprint"]
+    for a, b, words in ((old, new, "unknown and recorded"), (new, old, "recorded and unknown"), (old, old, "unknown")):
+        lines = {c.figure: c.differences for c in compare(a, b)}
+        assert lines.pop("gfid_50k") == () and set(lines) == {"psnr_db", "bits_per_pixel"}
+        assert all(len(line) == 1 and line[0].startswith(f"fingerprint: {words}") for line in lines.values())
+
+
 def test_how_the_files_were_checked_changes_nothing():
     old, new = Protocol(data={"kind": "image_folder", "verify": True}), Protocol(data={"kind": "image_folder"})
     assert old.hash == new.hash == Protocol(data={"kind": "image_folder", "verify": False}).hash
@@ -99,3 +119,27 @@ def test_every_field_has_a_description():
     with pytest.raises(AssertionError):
         Protocol(stepz=3)
     assert set(PARTS) < set(FIELDS)
+
+
+def test_metrics_of_other_images_are_not_comparable(tiny, images, tmp_path):
+    """The same spec, number of images and names of files; a copy of the folder is comparable."""
+    model = compile_model(tiny())
+
+    def measured(root: Path) -> dict:
+        spec = tiny(f"data.root={root}")
+        config = EvaluationConfig(spec.data_identity(), limit=4, rate_samples=1)
+        return json.loads(json.dumps(rate_distortion(model, open_source(spec, "val"), config)))
+
+    first = measured(images)
+    copy = Path(shutil.copytree(images, tmp_path / "copy", copy_function=shutil.copyfile))
+    assert all(c.differences == () for c in compare(first, measured(copy)))
+    for path in (copy / "val").rglob("*.png"):
+        Image.open(path).transpose(Image.Transpose.ROTATE_180).save(path)
+    other = measured(copy)
+    for comparison in compare(first, other):
+        assert comparison.differences and all(line.startswith("fingerprint.") for line in comparison.differences)
+        assert any(line.startswith("fingerprint.content: ") for line in comparison.differences)
+    assert not set(figure_hashes(first).values()) & set(figure_hashes(other).values())
+    for path in (copy / "val").rglob("*.png"):
+        path.rename(path.with_stem(f"new{path.stem}"))
+    assert any(line.startswith("fingerprint.keys: ") for line in compare(first, measured(copy))[0].differences)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ulzoo.data import DataContract
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import TensorSource, Unreadable
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import EvaluationConfig, frame_prediction, measure, rate_distortion
@@ -111,6 +112,7 @@ def test_the_protocol_is_complete_and_json(tiny):
     results = rate_distortion(compile_model(spec), open_source(spec, "val"), config)
     protocol = json.loads(json.dumps(results))["protocol"]
     assert protocol == {
+    assert protocol.pop("fingerprint") == fingerprint(open_source(spec, "val"), 5).identity
         **{"data": {"kind": "x"}, "split": "val", "images": 5, "batch_size": 2, "rate_samples": 8, "seed": 0},
         **{"decoder_sampler": "ddpm", "decoder_steps": 2, "dtype": "float32"},
         **{"psnr": PSNR, "ssim": SSIM, "rate": RATE},

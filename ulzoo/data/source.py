@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -73,6 +74,22 @@ class Sample(NamedTuple):
     text: Tensor | None = None
 
 
+class ListedExample(NamedTuple):
+    """What is known of an example without decoding it.
+
+    Attributes:
+        key: its name.
+        label: number of its class; -1 if there is none.
+        size: bytes of its files; None if it has no files.
+        written: a number that changes when its files are written again, such as the time of modification in ns.
+    """
+
+    key: str
+    label: int
+    size: int | None = None
+    written: int = 0
+
+
 class Unreadable(ValueError):
     """An example that cannot be read; the message names it and gives the reason in one line."""
 
@@ -95,10 +112,12 @@ class Source(Dataset[Sample]):
         skips_unreadable: an example that cannot be read is replaced by the next one and reported as skipped; if False,
             it is an error.
         encoded: `pixels` of the samples are the floating-point latents z_clean of an encoder.
+        in_memory: reading an example takes no time, so that a fingerprint covers all of them.
     """
 
     skips_unreadable: bool = False
     encoded: ClassVar[bool] = False
+    in_memory: ClassVar[bool] = False
 
     describe: ClassVar[Callable[..., DataContract]]
     contract: DataContract
@@ -118,6 +137,14 @@ class Source(Dataset[Sample]):
         """Flip a sample of this index horizontally."""
         return sample._replace(pixels=sample.pixels.flip(-1))
 
+    def list_examples(self, count: int) -> Iterable[ListedExample] | None:
+        """The first `count` examples as they are listed, without decoding any; None if the source has no list."""
+        return None
+
+    def content(self, index: int) -> bytes:
+        """The content of an example, for its fingerprint: the same bytes on every machine. Raises Unreadable."""
+        return sample_content(self[index])
+
     @property
     def channels(self) -> int:
         return self.contract.channels
@@ -136,6 +163,15 @@ class Source(Dataset[Sample]):
         return self.contract.shape
 
 
+def sample_content(sample: Sample) -> bytes:
+    """The bytes of a sample's pixels and caption."""
+    tensors = [sample.pixels] if sample.text is None else [sample.pixels, sample.text]
+    return b"".join(
+        f"{list(tensor.shape)}".encode() + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        for tensor in tensors
+    )
+
+
 class TensorSource(Source):
     """A source held in memory.
 
@@ -147,6 +183,8 @@ class TensorSource(Source):
         hflip: whether `batches` may mirror the images.
         captions: N captions as token embeddings, if the contract has text.
     """
+
+    in_memory: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -170,6 +208,9 @@ class TensorSource(Source):
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        return map(ListedExample, self.keys[:count], self.labels[:count])
 
     def __getitem__(self, index: int) -> Sample:
         text = self.captions[index] if self.captions else None

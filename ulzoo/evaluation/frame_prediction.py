@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ulzoo.data import Source, in_order
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.protocol import Protocol, clip_fields
 from ulzoo.media.pixels import frame_psnr
@@ -64,6 +65,7 @@ def frame_prediction(
         data=config.data,
         split=config.split,
         clips=clips,
+        fingerprint=fingerprint(source, config.count(source)).identity,
         batch_size=batch_size,
         **clip_fields(contract),
         labels="none",

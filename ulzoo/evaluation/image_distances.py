@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source, in_order
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import Sample, Unreadable
 from ulzoo.evaluation.config import EvaluationConfig, FrechetConfig
 from ulzoo.evaluation.execution import (
@@ -140,6 +141,7 @@ def reconstruction_distance(
     sampling = contract.sampling_with("decoder", config.decoder_steps, None)
     protocol = Protocol(
         compared="reconstructions, with the same images",
+        fingerprint=fingerprint(source, config.count(source)).identity,
         **features.protocol,
         data=config.data,
         split=config.split,
@@ -225,6 +227,7 @@ def sample_distance(
     base = contract.sampling_with("base", config.base_steps, config.guidance)
     decoder = contract.sampling["decoder"]
     protocol = Protocol(
+        fingerprint=fingerprint(source).identity if conditional or not frechet.statistics else None,
         compared="samples",
         **features.protocol,
         data=config.data,

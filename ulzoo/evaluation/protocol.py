@@ -13,6 +13,7 @@ from ulzoo.model.contract import Contract
 FIELDS = {
     "data": "data section of the spec, without machine-dependent keys",
     "split": "train or val",
+    "fingerprint": "content of the measured images or clips, in `generated` and `frechet` of the reference",
     "images": "number of images or clips, from the start of the split",
     "left_out": "number of examples that could not be read",
     "batch_size": "examples per batch, which share the noise generator and the strata of t",
@@ -65,6 +66,7 @@ FIELDS = {
     "generated": "protocol of the distances of samples",
 }
 
+FINGERPRINT = "fingerprint"
 PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
 IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
@@ -145,6 +147,9 @@ class Comparison:
 def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Comparison]:
     """Compare the metrics that two results {"figures", "protocol"} have in common, except lists of numbers.
 
+    Results of earlier versions have no fingerprint: on which images they were measured is unknown, so that they are
+    comparable with no others.
+
     Raises:
         ValueError: they have no metric in common.
     """
@@ -160,10 +165,19 @@ def compare(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Comparison]:
             figure,
             a["figures"][figure],
             b["figures"][figure],
-            tuple(differences(protocol_of(a, figure), protocol_of(b, figure))),
+            tuple(_obstacles(protocol_of(a, figure), protocol_of(b, figure))),
         )
         for figure in common
     ]
+
+
+def _obstacles(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """The differences of two protocols of a metric; unknown images differ from all others."""
+    if "data" not in a or "data" not in b or (FINGERPRINT in a and FINGERPRINT in b):
+        return differences(a, b)
+    images = ["recorded" if FINGERPRINT in fields else "unknown" for fields in (a, b)]
+    others = ({field: value for field, value in fields.items() if field != FINGERPRINT} for fields in (a, b))
+    return [*differences(*others), f"{FINGERPRINT}: {images[0]} and {images[1]}"]
 
 
 def clip_fields(contract: Contract) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from ulzoo.data import Source, in_order
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.distortion import Distortion
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
@@ -78,6 +79,7 @@ def rate_distortion(
     sampling = contract.sampling["decoder"]
     protocol = Protocol(
         data=config.data,
+        fingerprint=fingerprint(source, config.count(source)).identity,
         split=config.split,
         images=done,
         batch_size=batch_size,

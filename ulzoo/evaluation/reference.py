@@ -20,14 +20,12 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source, in_order
-from ulzoo.data.source import Unreadable
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, Gaussian, Moments
 from ulzoo.files.atomic import sha256, write_atomically
 from ulzoo.media.pixels import to_uint8
-
-PROBED = 64  # images whose pixels are part of a data set's name in the cache
 
 
 @dataclass(frozen=True)
@@ -108,8 +106,8 @@ def reference_statistics(
 ) -> Reference:
     """The statistics of the first images of a source, from the cache if they were computed before.
 
-    A data set's name in the cache is a hash of the network, the data section, the split, the number of images, and the
-    pixels and labels of 64 images spread evenly over it.
+    A data set's name in the cache is a hash of the network, the data section, the split and the fingerprint of the
+    images, with sizes and times of their files, so that images that were replaced or repaired are read again.
 
     Args:
         source: the images.
@@ -130,8 +128,7 @@ def reference_statistics(
         "network": features.protocol,
         "data": config.data,
         "split": config.split,
-        "images": count,
-        "probe": _probe(source, count),
+        "fingerprint": fingerprint(source, count).to_dict(),
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = folder / f"{features.name}-{name[:32]}.npz"
@@ -151,20 +148,6 @@ def reference_statistics(
     reference = Reference(moments, statistics.count, digest.hexdigest(), torch.cat(kept) if kept else None)
     write_statistics(path, reference, features.protocol)
     return reference
-
-
-def _probe(source: Source, count: int) -> str:
-    """A hash of the pixels, keys and labels of images spread evenly over the source."""
-    digest = hashlib.sha256()
-    for index in sorted({i * count // PROBED for i in range(PROBED)}):
-        try:
-            sample = source[index]
-        except Unreadable:
-            digest.update(b"unreadable")
-            continue
-        digest.update(f"{sample.key} {sample.label}".encode())
-        digest.update(sample.pixels.contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 class SampleFile:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import in_order
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation.config import EvaluationConfig, FrechetConfig
 from ulzoo.evaluation.execution import ProgressCallback
 from ulzoo.evaluation.features.images import ImageFeatures
@@ -82,6 +83,7 @@ def generation_distance(
         **features.protocol,
         data=config.data,
         reference=frechet.reference_split,
+        fingerprint=fingerprint(source, compared).identity,
         reference_clips=real.count,
         clips=generated.count,
         **clip_fields(contract),

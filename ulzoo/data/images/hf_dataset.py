@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ulzoo.data.fingerprint import describe_files
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.image_folder import ImageSource
-from ulzoo.data.source import Sample, Unreadable, check_split
+from ulzoo.data.source import ListedExample, Sample, Unreadable, check_split
 from ulzoo.runtime.messages import one_line
 
 MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
+ROWS_AT_ONCE = 1000
 
 
 class HFDataset(ImageSource):
@@ -115,6 +119,13 @@ class HFDataset(ImageSource):
         return Sample(pixels, int(self.labels[index]), key, text)
 
     def _text(self, values: Any, name: str) -> Tensor:
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        """The rows, which are in the files of the whole dataset; an image may also be in a file of its own."""
+        written = sum(os.stat(file["filename"]).st_mtime_ns for file in self.rows.cache_files)
+        for index, (size, path) in zip(range(count), _list_images(self.rows, self.columns["image"]), strict=False):
+            key, label = f"{self.name}/{index}", int(self.labels[index])
+            yield ListedExample(key, label, size, written) if path is None else describe_files(key, label, path)
+
         width = self.contract.text_width
         try:
             embeddings = np.asarray(values if len(values) else np.empty((0, width)), np.float32)  # (L, D)
@@ -150,6 +161,18 @@ def _with_undecoded_images(rows: Any, column: str, path: str) -> Any:
 
 
 def _integers(rows: Any, column: str, where: str) -> np.ndarray:
+def _list_images(rows: Any, column: str) -> Iterator[tuple[int | None, str | None]]:
+    """The size of each row's image, or its path if it is in a file, without reading it."""
+    import pyarrow.compute
+
+    table = rows.select_columns([column]).with_format("arrow")
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        images = table[start : start + ROWS_AT_ONCE][column]
+        sizes = pyarrow.compute.binary_length(pyarrow.compute.struct_field(images, "bytes")).to_pylist()
+        paths = pyarrow.compute.struct_field(images, "path").to_pylist()
+        yield from ((size, None if size else path) for size, path in zip(sizes, paths, strict=True))
+
+
     """The labels in a column. Raises ValueError, with the row, for anything but integers."""
     values = rows.select_columns([column]).with_format("arrow")[:][column]
     feature, kind = rows.features[column], str(values.type)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ulzoo.data.fingerprint import describe_files
 from ulzoo.data.images.caption_file import SUFFIX as CAPTION
 from ulzoo.data.images.caption_file import check_text, read_text, text_path
 from ulzoo.data.images.decode import read_rgb, square
-from ulzoo.data.source import IMAGE_SUFFIXES, DataContract, Sample, Source, Unreadable
+from ulzoo.data.source import IMAGE_SUFFIXES, DataContract, ListedExample, Sample, Source, Unreadable
 from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
 
 
@@ -118,6 +119,11 @@ class ImageFolder(ImageSource):
         tokens, width = self.contract.text_tokens, self.contract.text_width
         text = read_text(text_path(path), width, tokens) if tokens else None
         return Sample(pixels, self.labels[index], self.folders.key(path), text)
+
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        for path, label in zip(self.paths[:count], self.labels, strict=False):
+            captions = [text_path(path)] if self.contract.text_tokens else []
+            yield describe_files(self.folders.key(path), label, path, *captions)
 
     def _readable(self, files: Sequence[tuple[str, int]], skip_unreadable: bool) -> list[tuple[str, int]]:
         """The files that can be read; the others are an error or, with `skip_unreadable`, a warning."""

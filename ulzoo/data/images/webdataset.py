@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from io import BytesIO
 from typing import ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from ulzoo.data.images.caption_file import read_text
 from ulzoo.data.images.decode import UnreadableImage, read_rgb
 from ulzoo.data.images.image_folder import ImageSource
-from ulzoo.data.source import Sample
+from ulzoo.data.source import ListedExample, Sample
 from ulzoo.data.storage.remote import storage_path
 from ulzoo.data.storage.shard_index import ShardIndex, open_index
 from ulzoo.data.storage.shards import find_shards, label_error, read_label_names, read_range
@@ -95,6 +96,13 @@ class WebDataset(ImageSource):
             text = read_text(content, self.contract.text_width, self.contract.text_tokens, f"{shard}: {name}'s .npy")
         label = label if self.contract.num_classes else -1
         return Sample(self.pixels(image), label, self.index.keys[index], text)
+
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        written = [shard.stat().st_mtime_ns for shard in self.index.shards]
+        columns = (self.index.column(name).tolist() for name in ("shard", "size", "text_size", "label"))
+        for key, shard, size, text_size, label in zip(self.index.keys[:count], *columns, strict=False):
+            size += max(text_size, 0) if self.contract.text_tokens else 0
+            yield ListedExample(key, label if self.contract.num_classes else -1, size, written[shard])
 
 
 def _check_labels(index: ShardIndex, num_classes: int) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
-from ulzoo.data.images.emoji3d import LABEL_NAMES, read_shard
-from ulzoo.data.source import DataContract, Sample, Source, check_split
+from ulzoo.data.images.emoji3d import LABEL_NAMES, SHA256, read_shard
+from ulzoo.data.source import DataContract, ListedExample, Sample, Source, check_split
 from ulzoo.data.videos.decode import first_frame, read_video
 
 FRAME_RATE = 8.0
@@ -37,7 +39,8 @@ class Emoji3DVideo(Source):
         self.videos: list[Tensor] = []  # uint8 (3, 16 to 25, H, W)
         self.labels: list[int] = []
         self.keys: list[str] = []
-        for sample in read_shard(f"emoji3d-video-64-{split}.tar"):
+        self.shard = f"emoji3d-video-64-{split}.tar"
+        for sample in read_shard(self.shard):
             video = read_video(sample["mp4"], 64)
             self.videos.append(video if resolution == 64 else _downsample(video))
             self.labels.append(sample["cls"])
@@ -57,6 +60,13 @@ class Emoji3DVideo(Source):
 
     def __getitem__(self, index: int) -> Sample:
         return self._clip(index, None)
+
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        return map(ListedExample, self.keys[:count], self.labels[:count])
+
+    def content(self, index: int) -> bytes:
+        """The hash of the shard, since decoded pixels depend on the version of FFmpeg and on the processor."""
+        return SHA256[self.shard].encode()
 
     def draw(self, index: int, position: float) -> Sample:
         return self._clip(index, position)

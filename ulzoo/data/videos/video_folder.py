@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from ulzoo.data.source import DataContract, Sample, Source
+from ulzoo.data.fingerprint import describe_files, file_content
+from ulzoo.data.source import DataContract, ListedExample, Sample, Source
 from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
 from ulzoo.data.videos.decode import UnreadableVideo, read_clip
 
@@ -76,6 +78,11 @@ class VideoSource(Source):
         """Raises UnreadableVideo, a ValueError that names the video."""
         return self._clip(index, position)
 
+    def content(self, index: int) -> bytes:
+        """The video itself, since its decoded pixels depend on the version of FFmpeg and on the processor."""
+        file = self.video(index).file
+        return file if isinstance(file, bytes) else file_content(file)
+
     def _clip(self, index: int, position: float | None) -> Sample:
         video = self.video(index)
         if video.file == b"" or (not isinstance(video.file, bytes) and _is_empty(video.file)):
@@ -141,6 +148,9 @@ class VideoFolder(VideoSource):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        return (describe_files(self.folders.key(path), label, path) for path, label in self.files[:count])
 
     def video(self, index: int) -> Video:
         path, label = self.files[index]

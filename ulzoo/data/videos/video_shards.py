@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
+from ulzoo.data.source import ListedExample
 from ulzoo.data.storage.remote import StoragePath
 from ulzoo.data.storage.shards import (
     ByteRange,
@@ -80,6 +81,11 @@ class VideoShards(VideoSource):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def list_examples(self, count: int) -> Iterable[ListedExample]:
+        written = [shard.stat().st_mtime_ns for shard in self.shards]
+        for key, (shard, _, size, label) in zip(self.keys[:count], self.rows.tolist(), strict=False):
+            yield ListedExample(key, label, size, written[shard])
 
     def video(self, index: int) -> Video:
         """Read a video. Raises ValueError if its shard has changed since the scan."""
