@@ -85,7 +85,7 @@ def spread(gaussian_denoiser: MakeDenoiser, monkeypatch, sampler: str, logsnrs: 
     def impulse(x: Tensor, _: object) -> Tensor:
         return torch.nn.functional.one_hot(torch.tensor(next(number)), rows).to(x)[:, None]
 
-    monkeypatch.setattr(samplers, "_noise_like", impulse)
+    monkeypatch.setattr(samplers, "randn_like", impulse)
     denoiser, x_1 = gaussian_denoiser("x", s), torch.zeros(rows, 1, dtype=torch.float64)
     x_1[0] = math.sqrt(variance(s, logsnrs[0].item()))
     x_0 = SAMPLERS[sampler](lambda x, t: denoiser(x, t.expand(rows)), x_1, logsnrs.double(), None)

@@ -63,8 +63,8 @@ class Model(SimpleNamespace):
 
     def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None):
         self.calls.append((labels, guidance))
-        levels = 100 + torch.randint(0, 50, (n, 3, SIDE, SIDE), generator=generator)
-        return from_uint8((levels + (0 if labels is None else 10 * labels.reshape(-1, 1, 1, 1))).byte())
+        noise = torch.stack([torch.randint(0, 50, (3, SIDE, SIDE), generator=g) for g in generator.examples])
+        return from_uint8((100 + noise + (0 if labels is None else 10 * labels.reshape(-1, 1, 1, 1))).byte())
 
 
 def source(n=30):

@@ -12,6 +12,7 @@ from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import TensorSource, Unreadable
 from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import EvaluationConfig, frame_prediction, measure, rate_distortion
+from ulzoo.evaluation.config import NOISE
 from ulzoo.evaluation.distortion import PSNR, SSIM
 from ulzoo.evaluation.rate_distortion import RATE
 from ulzoo.model.contract import Contract, Sampling
@@ -111,9 +112,9 @@ def test_the_protocol_is_complete_and_json(tiny):
     config = EvaluationConfig({"kind": "x"}, limit=5, batch_size=2)
     results = rate_distortion(compile_model(spec), open_source(spec, "val"), config)
     protocol = json.loads(json.dumps(results))["protocol"]
-    assert protocol == {
     assert protocol.pop("fingerprint") == fingerprint(open_source(spec, "val"), 5).identity
-        **{"data": {"kind": "x"}, "split": "val", "images": 5, "batch_size": 2, "rate_samples": 8, "seed": 0},
+    assert protocol == {
+        **{"data": {"kind": "x"}, "split": "val", "images": 5, "rate_samples": 8, "seed": 0, "noise": NOISE},
         **{"decoder_sampler": "ddpm", "decoder_steps": 2, "dtype": "float32"},
         **{"psnr": PSNR, "ssim": SSIM, "rate": RATE},
     }
@@ -134,6 +135,25 @@ def test_the_protocol_determines_the_metrics(tiny):
     assert figures(seed=1) != figures()
     assert figures(decoder_steps=1)["psnr_db"] != figures()["psnr_db"]
     assert figures(limit=3) != figures()
+
+
+def test_each_metric_has_noise_of_its_own(tiny):
+    """PSNR does not depend on the draws of the rate, on a base, or on the batch; a rate on nothing but itself."""
+    trained, val = compile_model(tiny()).eval(), open_source(tiny(), "val")
+    for parameter in trained.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+
+    def figures(**options):
+        return rate_distortion(trained, val, EvaluationConfig({}, **{"limit": 6, "batch_size": 6} | options))["figures"]
+
+    expected = figures()
+    few_draws, small_batches = figures(rate_samples=1), figures(batch_size=4)
+    trained.base = None
+    without_base = figures()
+    distortion = {name for name in expected if "bits" not in name}
+    assert {name: few_draws[name] for name in distortion} == {name: expected[name] for name in distortion}
+    assert without_base == {name: expected[name] for name in without_base}
+    assert small_batches == pytest.approx(expected, rel=1e-5)
 
 
 def test_progress():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from ulzoo.diffusion import (
     CosineSchedule,
     GaussianDiffusion,
+    IndependentNoise,
     LinearSchedule,
     SigmoidWeighting,
     expand_like,
@@ -164,6 +166,35 @@ def test_public_methods_follow_their_generator() -> None:
     for method in methods:
         assert torch.equal(method(seeded(1)), method(seeded(1)))
         assert not torch.equal(method(seeded(1)), method(seeded(2)))
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde"])
+def test_the_noise_of_an_example_does_not_depend_on_the_batch(sampler: str) -> None:
+    model, x = tiny(), images(8)
+    model.contract = replace(model.contract, sampling=dict.fromkeys(("base", "decoder"), Sampling(sampler, 3)))
+    z_0 = model.noise_latents(model.encode(x), generator=seeded(9))
+    methods: list[Callable[[int], Tensor]] = [
+        lambda n: model.sample(n, generator=seeded()),
+        lambda n: model.sample_latents(n, generator=seeded()),
+        lambda n: model.decode(z_0[:n], generator=seeded()),
+        lambda n: model.reconstruct(x[:n], generator=seeded()),
+        lambda n: model.rate(x[:n], samples=3, generator=seeded()),
+        lambda n: model.rate(x[:n], samples=3, network="base", generator=seeded()),
+    ]
+    for method in methods:
+        torch.testing.assert_close(method(4), method(8)[:4], rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(method(4)[0], method(4)[1])
+
+
+def test_methods_take_the_seeds_of_examples() -> None:
+    model = tiny()
+
+    def sample(*seeds: int) -> Tensor:
+        return model.sample(len(seeds), generator=IndependentNoise(seeds, 0))
+
+    torch.testing.assert_close(sample(5, 6, 7)[[2, 0]], sample(7, 5), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="the noise has streams for 2 examples, not 3"):
+        model.sample(3, generator=IndependentNoise((5, 6), 0))
 
 
 def test_steps_and_guidance_default_to_the_contract() -> None:
@@ -337,14 +368,16 @@ def test_rate_is_the_loss_in_bits_with_its_terminal_kl() -> None:
     model, x = tiny(), images()
     z_clean = model.encode(x)
     prior = model.prior
-    nats = prior.diffusion.loss(prior.denoiser(), z_clean, generator=seeded(3)) + prior.diffusion.terminal_kl(z_clean)
+    noise, again = (IndependentNoise.from_generator(seeded(3), len(x), "cpu") for _ in range(2))
+    nats = prior.diffusion.loss(prior.denoiser(), z_clean, generator=noise) + prior.diffusion.terminal_kl(z_clean)
     torch.testing.assert_close(model.rate(x, generator=seeded(3)), nats / math.log(2))
-    torch.testing.assert_close(latents_loss(model, x, generator=seeded(3)).rate, nats)
+    torch.testing.assert_close(latents_loss(model, x, generator=again).rate, nats)
 
 
 def test_samples_of_one_example_share_its_label() -> None:
     model, x, labels = tiny(num_classes=3), images(), torch.arange(6) % 3
-    each = model.rate(x.repeat(4, 1, 1, 1), generator=seeded(), labels=labels.repeat(4))
+    noise = IndependentNoise.from_generator(seeded(), 6, "cpu").repeat(4)
+    each = model.rate(x.repeat(4, 1, 1, 1), generator=noise, labels=labels.repeat(4))
     together = model.rate(x, samples=4, generator=seeded(), labels=labels)
     torch.testing.assert_close(together, each.reshape(4, 6).mean(0))
 
@@ -501,7 +534,7 @@ def test_loss_factor_decides_between_collapse_and_information() -> None:
             latents_loss(model, x, generator=generator).total.backward()
             optimizer.step()
         x = torch.randn(512, 1, *SIZE, generator=generator)
-        nats = model.rate(x, samples=4, generator=generator).mean().item() * math.log(2) / 64
+        nats = model.rate(x, samples=16, generator=generator).mean().item() * math.log(2) / 64
         assert nats == pytest.approx(best_rate(weighting), abs=0.15)
         rates.append(nats)
     assert rates[0] < 0.05 < 0.5 < rates[1] < rates[2]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from ulzoo.model.contract import Contract
 from ulzoo.registry.compile import compile_model, open_source
-from ulzoo.visualization import Clips, SampleRequest, reconstructed_clips, sampled_clips, save_clips
+from ulzoo.visualization import Clips, SampleRequest, reconstructed_clips, sampled_clips, save_clips, video_samples
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,21 @@ def test_samples_depend_on_the_seed_only(model):
 
     assert torch.equal(sampled(), sampled())
     assert not torch.equal(sampled(), sampled(seed=1))
+
+
+def test_noise_depends_on_neither_the_number_nor_the_batch_nor_the_rate(model, source, monkeypatch):
+    def clips(n, rate_samples=2):
+        (sampled,) = sampled_clips({"a": model}, SampleRequest(n), source=source)
+        (reconstructed,) = reconstructed_clips({"a": model}, source, n, rate_samples=rate_samples)
+        return [sampled[1].clips, reconstructed[1].clips], reconstructed[1].notes
+
+    (three, notes), (four_draws, _) = clips(3), clips(3, 4)
+    assert torch.equal(three[1], four_draws[1])
+    monkeypatch.setattr(video_samples, "BATCH_SIZE", 2)
+    in_batches, notes_in_batches = clips(3)
+    torch.testing.assert_close(in_batches, three, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(clips(2)[0], [two[:2] for two in three], rtol=1e-4, atol=1e-5)
+    assert notes_in_batches == notes
 
 
 def test_reconstructions_have_notes_of_psnr_and_rate(model, source):

@@ -1,15 +1,22 @@
 """The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
 from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, normal_kl
-from ulzoo.diffusion.noise import ExampleNoise, Noise, low_discrepancy_times, rand, randn_like
 from ulzoo.diffusion.samplers import SAMPLERS, Guidance
 from ulzoo.diffusion.schedules import (
     CosineSchedule,
+    ExampleNoise,
+    IndependentNoise,
     InterpolatedCosineSchedule,
     LinearSchedule,
+    Noise,
     Schedule,
     ShiftedCosineSchedule,
     expand_like,
+    independent_noise,
+    low_discrepancy_times,
+    rand,
+    randn,
+    randn_like,
     time_of,
 )
 from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, TruncatedLogistic, Weighting
@@ -22,6 +29,7 @@ __all__ = [
     "ExampleNoise",
     "GaussianDiffusion",
     "Guidance",
+    "IndependentNoise",
     "InterpolatedCosineSchedule",
     "LinearSchedule",
     "Noise",
@@ -31,9 +39,11 @@ __all__ = [
     "TruncatedLogistic",
     "Weighting",
     "expand_like",
+    "independent_noise",
     "low_discrepancy_times",
     "normal_kl",
     "rand",
+    "randn",
     "randn_like",
     "time_of",
 ]

@@ -7,9 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ulzoo.diffusion.noise import Noise, low_discrepancy_times, randn_like
 from ulzoo.diffusion.samplers import GRIDS, SAMPLERS, Guidance
-from ulzoo.diffusion.schedules import Schedule, alpha_sigma, expand_like, time_of
+from ulzoo.diffusion.schedules import (
+    Noise,
+    Schedule,
+    alpha_sigma,
+    expand_like,
+    low_discrepancy_times,
+    randn,
+    randn_like,
+    time_of,
+)
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
 
 Prediction = Literal["x", "eps", "v"]
@@ -113,7 +121,7 @@ class GaussianDiffusion:
         shape: tuple[int, ...],
         steps: int,
         sampler: str = "ddim",
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         device: torch.device | str | None = None,
         guidance: Guidance | None = None,
     ) -> Tensor:
@@ -125,7 +133,7 @@ class GaussianDiffusion:
             steps: network evaluations.
             sampler: "ddpm" (ancestral) or "ddim" (deterministic), of first order; "dpmpp_2m" (deterministic) or
                 "dpmpp_2m_sde" (stochastic), of second order with a log-SNR grid of their own.
-            generator: source of x_1 and of the ancestral noise, on `device`.
+            generator: source of x_1 and of the ancestral noise, on `device`; for all examples, or one per example.
             guidance: replaces the denoiser at the levels where it applies.
 
         Returns:
@@ -141,5 +149,5 @@ class GaussianDiffusion:
             logsnr = torch.full((len(x_t),), level.item(), device=x_t.device, dtype=torch.float32)
             return self.to_x(network(x_t, logsnr).to(x_t.dtype), x_t=x_t, logsnr=level)
 
-        x_1 = torch.randn(shape, device=device, dtype=torch.float32, generator=generator)
+        x_1 = randn(shape, generator, device)
         return SAMPLERS[sampler](denoise, x_1, GRIDS[sampler](self.schedule, steps), generator)

@@ -11,16 +11,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion.schedules import Schedule, alpha_sigma
+from ulzoo.diffusion.schedules import Noise, Schedule, alpha_sigma, randn_like
 
 DenoiseToX = Callable[[Tensor, Tensor], Tensor]  # (x_t, logsnr ()) -> x̂
 
 
-def _noise_like(x: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randn(x.shape, dtype=torch.float32, device=x.device, generator=generator).to(x.dtype)
-
-
-def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: Noise | None = None) -> Tensor:
     """Ancestral sampling from q(x_s | x_t, x = x̂), the posterior whose KL the ELBO sums (arXiv 2107.00630, App. A)."""
     for t, s in pairwise(logsnrs):
         alpha_t, _ = alpha_sigma(t)
@@ -28,11 +24,11 @@ def ddpm(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Gener
         x_hat = denoise(x, t)
         c = -torch.expm1(t - s)  # 1 - e^{λ_t - λ_s}
         mean = alpha_s * (x * (1 - c) / alpha_t + c * x_hat)
-        x = mean + (c.sqrt() * sigma_s) * _noise_like(x, generator)
+        x = mean + (c.sqrt() * sigma_s) * randn_like(x, generator)
     return x
 
 
-def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: Noise | None = None) -> Tensor:
     """Deterministic first-order steps that keep ε̂ fixed (arXiv 2010.02502, η = 0)."""
     for t, s in pairwise(logsnrs):
         (alpha_t, sigma_t), (alpha_s, sigma_s) = alpha_sigma(t), alpha_sigma(s)
@@ -41,7 +37,7 @@ def ddim(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Gener
     return x
 
 
-def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: Noise | None = None) -> Tensor:
     """DPM-Solver++(2M) (arXiv 2211.01095, Alg. 2): DDIM's step with x̂ extrapolated from the last two evaluations.
 
     Its time is h = Δλ/2, half a log-SNR difference; the first step is DDIM's.
@@ -54,7 +50,7 @@ def dpmpp_2m(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.G
     return x
 
 
-def dpmpp_2m_sde(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+def dpmpp_2m_sde(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: Noise | None = None) -> Tensor:
     """SDE-DPM-Solver++(2M) (arXiv 2211.01095, App. B): DDPM's step with x̂ extrapolated from the last two evaluations.
 
     The fresh noise of every step reduces the errors of the steps before it.
@@ -65,7 +61,7 @@ def dpmpp_2m_sde(denoise: DenoiseToX, x: Tensor, logsnrs: Tensor, generator: tor
         x_hat = extrapolated(x, t, s)
         c = -torch.expm1(t - s)  # 1 - e^{-2h}
         x = (sigma_s / sigma_t) * torch.exp((t - s) / 2) * x + alpha_s * c * x_hat
-        x = x + (c.sqrt() * sigma_s) * _noise_like(x, generator)
+        x = x + (c.sqrt() * sigma_s) * randn_like(x, generator)
     return x
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion.noise import Noise, rand
+from ulzoo.diffusion.schedules import Noise, rand
 
 
 class Weighting(Protocol):

@@ -4,10 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from ulzoo.data import Source
+from ulzoo.diffusion import IndependentNoise
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
+from ulzoo.runtime.seeds import derive_seed
+
+NOISE = "of each example, by the seed, what is measured, and the number of the example"
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class EvaluationConfig:
         data: the spec's data section, which is part of the protocol.
         split: the split that the measured source is.
         limit: number of images or clips from the start of the split; all if None.
-        batch_size: examples per batch; 64 images or 8 clips if None.
+        batch_size: examples per batch, which does not change the noise; 64 images or 8 clips if None.
         seed: seed of all noise.
         rate_samples: draws of (t, ε) per example for the rate.
         decompose_rate: also measure how the rate is distributed over log-SNR and channels.
@@ -45,6 +51,11 @@ class EvaluationConfig:
     def count(self, source: Source) -> int:
         """The number of examples of the source that are measured, if all of them can be read."""
         return min(self.limit or len(source), len(source))
+
+    def noise(self, measured: str, examples: range, device: torch.device) -> IndependentNoise:
+        """The noise of examples by their numbers: of its own for what is measured, and whatever the batch is."""
+        seeds = [derive_seed(self.seed, measured, number) for number in examples]
+        return IndependentNoise(seeds, derive_seed(self.seed, measured), examples.start, device)
 
     def examples_per_batch(self, *, video: bool = False) -> int:
         """The batch size, or its default for images or clips."""

@@ -71,7 +71,7 @@ DEFAULT_EXECUTION = Execution()
 class PartialStatistics:
     """Statistics of features that are being collected, saved every minute.
 
-    The noise of a batch depends only on the number of its first image, so a resumed evaluation ends in the same bits.
+    The noise of an image depends only on its number, so a resumed evaluation ends in the same bits.
 
     Args:
         path: the file; None saves nothing.

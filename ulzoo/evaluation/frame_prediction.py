@@ -7,7 +7,7 @@ import torch
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import fingerprint
-from ulzoo.evaluation.config import EvaluationConfig
+from ulzoo.evaluation.config import NOISE, EvaluationConfig
 from ulzoo.evaluation.protocol import Protocol, clip_fields
 from ulzoo.media.pixels import frame_psnr
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -42,14 +42,15 @@ def frame_prediction(
     contract = model.contract
     if not contract.context_frames:
         raise ValueError("this model generates whole clips: it has no frame prediction to measure")
-    context, generator = contract.context_frames, torch.Generator(model.device).manual_seed(config.seed)
+    context = contract.context_frames
     batch_size = config.examples_per_batch(video=True)
     psnrs: dict[str, list[torch.Tensor]] = {"prediction": [], "copy_last": []}
     clips = 0
     for batch in in_order(source, batch_size, config.limit):
         x = batch["x"].to(model.device)
         truth = x[:, :, context:]
-        predicted = model.sample(len(x), frames=x[:, :, :context], steps=config.base_steps, generator=generator)
+        noise = config.noise("predictions", range(clips, clips + len(x)), model.device)
+        predicted = model.sample(len(x), frames=x[:, :, :context], steps=config.base_steps, generator=noise)
         psnrs["prediction"].append(frame_psnr(predicted[:, :, context:], truth))
         psnrs["copy_last"].append(frame_psnr(x[:, :, context - 1 : context].expand_as(truth), truth))
         clips += len(x)
@@ -64,9 +65,8 @@ def frame_prediction(
     protocol = Protocol(
         data=config.data,
         split=config.split,
-        clips=clips,
         fingerprint=fingerprint(source, config.count(source)).identity,
-        batch_size=batch_size,
+        clips=clips,
         **clip_fields(contract),
         labels="none",
         samples_per_clip=1,
@@ -76,6 +76,7 @@ def frame_prediction(
         decoder_sampler=sampling["decoder"].sampler,
         decoder_steps=sampling["decoder"].steps,
         seed=config.seed,
+        noise=NOISE,
         psnr="mean over clips and generated frames of the PSNR of each uint8-rounded frame in [0, 255]",
         copy_last="the last given frame, repeated",
     )

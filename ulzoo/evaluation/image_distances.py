@@ -1,7 +1,7 @@
 """Distances between sets of images: reconstructions and their originals (r…), samples and a split or file (g…).
 
-Images are passed from the model to the network in memory, rounded to uint8, batch by batch. The noise of a batch
-depends only on the seed and the number of its first image.
+Images are passed from the model to the network in memory, rounded to uint8, batch by batch. The noise of an image
+depends only on the seed and its number.
 """
 
 from dataclasses import replace
@@ -14,7 +14,7 @@ from torch import Tensor
 from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import Sample, Unreadable
-from ulzoo.evaluation.config import EvaluationConfig, FrechetConfig
+from ulzoo.evaluation.config import NOISE, EvaluationConfig, FrechetConfig
 from ulzoo.evaluation.execution import (
     DEFAULT_EXECUTION,
     Execution,
@@ -39,9 +39,6 @@ from ulzoo.model.denoisers import DiffusionModel
 from ulzoo.model.rate import Prior
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
-from ulzoo.runtime.seeds import derive_seed
-
-NOISE = "of a batch, by the seed and the number of its first image"
 
 
 def image_distances(
@@ -141,16 +138,15 @@ def reconstruction_distance(
     sampling = contract.sampling_with("decoder", config.decoder_steps, None)
     protocol = Protocol(
         compared="reconstructions, with the same images",
-        fingerprint=fingerprint(source, config.count(source)).identity,
         **features.protocol,
         data=config.data,
         split=config.split,
+        fingerprint=fingerprint(source, config.count(source)).identity,
         reference_sha256=reference and reference.sha256,
         decoder_sampler=sampling.sampler,
         decoder_steps=sampling.steps,
         seed=config.seed,
         noise=NOISE,
-        batch_size=batch_size,
         dtype="float32",
     )
     partial = _partial_statistics(collector, model, protocol, execution)
@@ -158,14 +154,14 @@ def reconstruction_distance(
     for number, batch in enumerate(in_order(source, batch_size, config.limit)):
         skipped |= batch["skipped"]
         if batch["images"] > partial.done and number % processes.world_size == processes.rank:
-            generator = torch.Generator(model.device).manual_seed(derive_seed(config.seed, "reconstructions", start))
+            examples = range(start, start + len(batch["x"]))
             collector.add(
                 model.reconstruct(
                     batch["x"].to(model.device),
                     labels=batch["label"].to(model.device),
                     text=batch["text"] and batch["text"].to(model.device),
                     steps=config.decoder_steps,
-                    generator=generator,
+                    generator=config.noise("reconstructions", examples, model.device),
                 )
             )
             partial.update(batch["images"])
@@ -227,11 +223,11 @@ def sample_distance(
     base = contract.sampling_with("base", config.base_steps, config.guidance)
     decoder = contract.sampling["decoder"]
     protocol = Protocol(
-        fingerprint=fingerprint(source).identity if conditional or not frechet.statistics else None,
         compared="samples",
         **features.protocol,
         data=config.data,
         reference=frechet.reference_name,
+        fingerprint=fingerprint(source).identity if conditional or not frechet.statistics else None,
         reference_images=reference and reference.images,
         reference_sha256=reference and reference.sha256,
         samples=samples,
@@ -244,7 +240,6 @@ def sample_distance(
         decoder_steps=decoder.steps,
         seed=config.seed,
         noise=NOISE,
-        batch_size=batch_size,
         dtype="float32",
     )
     partial = _partial_statistics(collector, model, protocol, execution)
@@ -262,7 +257,7 @@ def sample_distance(
                 text=text,
                 guidance=config.guidance if conditional else None,
                 steps=config.base_steps,
-                generator=torch.Generator(model.device).manual_seed(derive_seed(config.seed, "samples", start)),
+                generator=config.noise("samples", range(start, start + count), model.device),
             )
             collector.add(x)
             if file:

@@ -7,7 +7,7 @@ import torch
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import fingerprint
-from ulzoo.evaluation.config import EvaluationConfig
+from ulzoo.evaluation.config import NOISE, EvaluationConfig
 from ulzoo.evaluation.distortion import Distortion
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
 from ulzoo.evaluation.rate_decomposition import RateMeasurement
@@ -41,7 +41,6 @@ def rate_distortion(
     """
     contract, device = model.contract, model.device
     batch_size = config.examples_per_batch(video=contract.video)
-    generator = torch.Generator(device).manual_seed(config.seed)
     networks: list[LatentNetwork] = [name for name in ("prior", "base") if getattr(model, name) is not None]
     rates = {name: RateMeasurement(getattr(model, name), config.rate_samples) for name in networks}
     required = model.required_context_frames
@@ -51,12 +50,12 @@ def rate_distortion(
     for batch in in_order(source, batch_size, config.limit):
         x, labels = batch["x"].to(device), batch["label"].to(device)
         text = batch["text"] and batch["text"].to(device)
+        examples = range(done, done + len(x))
         for name in networks:
             with rates[name].recording() as bits:
+                noise = config.noise(f"rate by the {name}", examples, device)
                 bits.append(
-                    model.rate(
-                        x, samples=config.rate_samples, generator=generator, network=name, labels=labels, text=text
-                    )
+                    model.rate(x, samples=config.rate_samples, generator=noise, network=name, labels=labels, text=text)
                 )
         reconstruction = model.reconstruct(
             x,
@@ -64,7 +63,7 @@ def rate_distortion(
             frames=x[:, :, :required] if required else None,
             text=text,
             steps=config.decoder_steps,
-            generator=generator,
+            generator=config.noise("reconstructions", examples, device),
         )
         if contract.video:
             reconstruction, x = reconstruction[:, :, required:], x[:, :, required:]
@@ -79,14 +78,14 @@ def rate_distortion(
     sampling = contract.sampling["decoder"]
     protocol = Protocol(
         data=config.data,
-        fingerprint=fingerprint(source, config.count(source)).identity,
         split=config.split,
+        fingerprint=fingerprint(source, config.count(source)).identity,
         images=done,
-        batch_size=batch_size,
         rate_samples=config.rate_samples,
         decoder_sampler=sampling.sampler,
         decoder_steps=sampling.steps if config.decoder_steps is None else config.decoder_steps,
         seed=config.seed,
+        noise=NOISE,
         dtype="float32",
         rate=RATE,
         **distortion.protocol,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ulzoo.data import in_order
 from ulzoo.data.fingerprint import fingerprint
-from ulzoo.evaluation.config import EvaluationConfig, FrechetConfig
+from ulzoo.evaluation.config import NOISE, EvaluationConfig, FrechetConfig
 from ulzoo.evaluation.execution import ProgressCallback
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import DISTANCE, FeatureStatistics, bias_caution, frechet_distance
@@ -58,7 +58,6 @@ def generation_distance(
     if compared < 2:
         raise ValueError(f"a Fréchet distance needs at least 2 clips, not {compared}")
     skipped: dict[int, str] = {}
-    generator = torch.Generator(model.device).manual_seed(config.seed)
     real, generated = FeatureStatistics(features.dimension), FeatureStatistics(features.dimension)
     for batch in in_order(source, batch_size, compared):
         real.add(features(to_uint8(batch["x"])))
@@ -66,7 +65,8 @@ def generation_distance(
         on_progress(batch["images"], compared + clips)
 
     def generate(n: int, frames: Tensor | None = None) -> None:
-        x = model.sample(n, frames=frames, steps=config.base_steps, generator=generator)
+        noise = config.noise("samples", range(generated.count, generated.count + n), model.device)
+        x = model.sample(n, frames=frames, steps=config.base_steps, generator=noise)
         generated.add(features(to_uint8(x)))
         on_progress(compared + generated.count, compared + clips)
 
@@ -96,7 +96,7 @@ def generation_distance(
         decoder_sampler=sampling["decoder"].sampler,
         decoder_steps=sampling["decoder"].steps,
         seed=config.seed,
-        batch_size=batch_size,
+        noise=NOISE,
         distance=DISTANCE,
         **count_skipped(skipped),
         **bias_caution(features.name, min(real.count, generated.count), features.dimension, kind="clips"),

@@ -145,7 +145,7 @@ class DiffusionModel(ConditionalNetwork):
         sampling: Sampling,
         *,
         conditions: NetworkConditions = NO_CONDITIONS,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
         """A sample at λ(0), guided by labels and captions if there are any."""
@@ -218,7 +218,7 @@ class RegressionDecoder(ConditionalNetwork):
         sampling: Sampling,
         *,
         conditions: NetworkConditions = NO_CONDITIONS,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
         """x̂, (B, C, *size), by one evaluation without noise; `sampling` has no effect."""

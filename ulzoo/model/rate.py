@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, Noise, expand_like, normal_kl, randn_like
+from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, Noise, expand_like, normal_kl, randn, randn_like
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Sampling
 from ulzoo.model.denoisers import NO_DROPOUT, ConditionDropout, DiffusionModel
@@ -134,11 +134,11 @@ class NormalPrior(nn.Module):
         sampling: Sampling,
         *,
         conditions: NetworkConditions = NO_CONDITIONS,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         device: torch.device | None = None,
     ) -> Tensor:
         """z_0 ~ N(0, I)."""
-        return torch.randn(shape, device=device, dtype=torch.float32, generator=generator)
+        return randn(shape, generator, device)
 
 
 Prior = DiffusionPrior | NormalPrior

@@ -7,7 +7,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import Noise, TruncatedLogistic, expand_like, randn_like
+from ulzoo.diffusion import Noise, TruncatedLogistic, expand_like, independent_noise, randn_like
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions, Labels, context_clip, first_frames
@@ -26,6 +26,8 @@ class UnifiedLatents(nn.Module):
 
     Networks compute in the dtype of their weights, so `model.to(torch.bfloat16)` works; noise, log-SNRs and results are
     in float32. Methods of a trained model raise `NonFiniteOutput`, with the network and the first example, on NaN.
+    To sample, decode, reconstruct and measure rates, each example has its own noise, derived from one number that a
+    `torch.Generator` gives: the first four of eight examples are the four of four. `IndependentNoise` sets the seeds.
 
     Args:
         encoder: x -> z_clean; without a decoder it also has `decode(z) -> x`.
@@ -73,9 +75,9 @@ class UnifiedLatents(nn.Module):
         return self.contract.context_frames if decoder is not None and decoder.dropout.frames == 0 else 0
 
     def prepare(self, stage: Stage) -> list[nn.Parameter]:
-        """Put the stage's networks in training mode and freeze all others; return the parameters to train."""
+        """Put the networks that the stage trains in training mode, freeze all others; return their parameters."""
         self.eval().requires_grad_(False)
-        for name in STAGES[stage]:
+        for name in self.contract.trained_networks(stage):
             getattr(self, name).train().requires_grad_(True)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
@@ -102,7 +104,7 @@ class UnifiedLatents(nn.Module):
         frames: Tensor | None = None,
         text: Text | None = None,
         steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
     ) -> Tensor:
         """z_0 -> x in [-1, 1], by sampling the diffusion decoder.
 
@@ -111,7 +113,8 @@ class UnifiedLatents(nn.Module):
             steps: network evaluations; the spec's if None.
             generator: source of the noise.
         """
-        return self._decode(z_0, Conditions(labels, text, frames), steps, generator)
+        noise = independent_noise(generator, len(z_0), z_0.device)
+        return self._decode(z_0, Conditions(labels, text, frames), steps, noise)
 
     @torch.no_grad()
     def reconstruct(
@@ -122,11 +125,12 @@ class UnifiedLatents(nn.Module):
         frames: Tensor | None = None,
         text: Text | None = None,
         steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
     ) -> Tensor:
         """x -> z_clean -> z_0 -> x̂ in [-1, 1]; arguments as in `decode`."""
-        z_0 = self.noise_latents(self.encode(x, generator=generator), generator=generator)
-        return self._decode(z_0, Conditions(labels, text, frames), steps, generator)
+        noise = independent_noise(generator, len(x), self.device)
+        z_0 = self.noise_latents(self.encode(x, generator=noise), generator=noise)
+        return self._decode(z_0, Conditions(labels, text, frames), steps, noise)
 
     @torch.no_grad()
     def sample(
@@ -138,7 +142,7 @@ class UnifiedLatents(nn.Module):
         text: Text | None = None,
         guidance: float | None = None,
         steps: int | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
     ) -> Tensor:
         """n new x in [-1, 1]: noise -> base -> z_0 -> decoder -> x.
 
@@ -155,8 +159,10 @@ class UnifiedLatents(nn.Module):
         conditions, sampling = Conditions(labels, text, frames), self.contract.sampling["base"]
         if guidance is not None or steps is not None:
             sampling = self.contract.sampling_with("base", steps, guidance)
-        z_0 = self.sample_latents(n, conditions=conditions, sampling=sampling, generator=generator)
-        return self._decode(z_0, conditions, None, generator)
+        self._check_count(n)
+        noise = independent_noise(generator, n, self.device)
+        z_0 = self.sample_latents(n, conditions=conditions, sampling=sampling, generator=noise)
+        return self._decode(z_0, conditions, None, noise)
 
     @torch.no_grad()
     def sample_latents(
@@ -165,7 +171,7 @@ class UnifiedLatents(nn.Module):
         *,
         conditions: Conditions = NOTHING,
         sampling: Sampling | None = None,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         network: LatentNetwork | None = None,
     ) -> Tensor:
         """n latents z_0, (n, c, *latent_size), noise at λ_z(0) included.
@@ -176,8 +182,7 @@ class UnifiedLatents(nn.Module):
             network: the base, or the prior, which samples worse; None for the base, or for the prior of a model that is
                 trained in a single stage.
         """
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
+        self._check_count(n)
         network = network or ("prior" if self.contract.single_stage else "base")
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
@@ -191,7 +196,8 @@ class UnifiedLatents(nn.Module):
         selected = self.latent_conditions(model, n, conditions)
         self._check_labels_and_text(selected, n, model.num_classes)
         shape = (n, *self.contract.latent_shape)
-        z_0 = model.sample(shape, sampling, conditions=selected, generator=generator, device=self.device)
+        noise = independent_noise(generator, n, self.device)
+        z_0 = model.sample(shape, sampling, conditions=selected, generator=noise, device=self.device)
         return check_finite(z_0, network)
 
     @torch.no_grad()
@@ -200,7 +206,7 @@ class UnifiedLatents(nn.Module):
         x: Tensor,
         *,
         samples: int = 1,
-        generator: torch.Generator | None = None,
+        generator: Noise | None = None,
         network: LatentNetwork | None = None,
         labels: Labels | None = None,
         text: Text | None = None,
@@ -223,7 +229,8 @@ class UnifiedLatents(nn.Module):
         posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
         selected = self.latent_conditions(model, len(x), Conditions(labels, text, first_frames(x, self.contract)))
         self._check_labels_and_text(selected, len(x), model.num_classes)
-        nats = model.rate(posterior.sample(generator), conditions=selected.repeat(samples), generator=generator)
+        noise = independent_noise(generator, len(x), self.device).repeat(samples)
+        nats = model.rate(posterior.sample(noise), conditions=selected.repeat(samples), generator=noise)
         nats = nats + posterior.entropy(self.contract.latent_logsnr)
         return check_finite(nats.reshape(samples, len(x)).mean(0) / math.log(2), network)
 
@@ -263,9 +270,7 @@ class UnifiedLatents(nn.Module):
     def _decoder(self) -> Decoder | None:
         return self.decoder if self.final_decoder is None else self.final_decoder
 
-    def _decode(
-        self, z_0: Tensor, conditions: Conditions, steps: int | None, generator: torch.Generator | None
-    ) -> Tensor:
+    def _decode(self, z_0: Tensor, conditions: Conditions, steps: int | None, generator: Noise | None) -> Tensor:
         decoder, frames = self._decoder, conditions.frames
         self._check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
@@ -281,6 +286,10 @@ class UnifiedLatents(nn.Module):
             x = decoder.sample(shape, sampling, conditions=selected, generator=generator, device=z_0.device)
         x = check_finite(x, "decoder").clamp(-1, 1)
         return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
+
+    def _check_count(self, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"n must be at least 1, got {n}")
 
     def _check_x(self, x: Tensor) -> None:
         """Images or clips of a caller: floating point, about in [-1, 1]. Their shape is checked by `posterior`."""

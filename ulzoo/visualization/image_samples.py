@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source, in_order
+from ulzoo.diffusion import IndependentNoise
 from ulzoo.media.pixels import psnr
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
@@ -120,7 +121,7 @@ def sample_rows(
 def draw_samples(
     model: UnifiedLatents, request: SampleRequest, conditions: Conditions, *, batch_size: int = BATCH_SIZE
 ) -> Tensor:
-    """`request.n` samples, (n, C, *size), on the model's device, in batches that share one generator.
+    """`request.n` samples, (n, C, *size), on the model's device, in batches that do not change the noise.
 
     Args:
         model: in eval mode.
@@ -133,7 +134,7 @@ def draw_samples(
     """
     if request.guidance not in (None, 1) and conditions.labels is None and conditions.text is None:
         raise ValueError("guidance needs class labels or captions: add labels, or leave out guidance")
-    generator = torch.Generator(model.device).manual_seed(request.seed)
+    noise = seeded_noise(request.seed, request.n, model.device)
     sampling = model.contract.sampling_with("base", request.steps, request.guidance)
     batches = []
     for start in range(0, request.n, batch_size):
@@ -145,10 +146,10 @@ def draw_samples(
             frames=None if frames is None else frames[rows].to(model.device),
         )
         z_0 = model.sample_latents(
-            rows.stop - start, conditions=part, sampling=sampling, generator=generator, network=request.network
+            rows.stop - start, conditions=part, sampling=sampling, generator=noise.part(rows), network=request.network
         )
-        x = model.decode(z_0, labels=part.labels, frames=part.frames, text=part.text, generator=generator)
-        batches.append(x)
+        decoded = model.decode(z_0, labels=part.labels, frames=part.frames, text=part.text, generator=noise.part(rows))
+        batches.append(decoded)
     return torch.cat(batches)
 
 
@@ -184,13 +185,18 @@ def reconstruction_rows(
     rows = [_wrap("originals", images)]
     for name, model in models.items():
         x, labels = images.to(model.device), batch["label"].to(model.device)
-        generator = torch.Generator(model.device).manual_seed(seed)
-        bits = model.rate(x, samples=rate_samples, generator=generator, labels=labels, text=text).mean().item()
-        reconstruction = model.reconstruct(x, labels=labels, text=text, steps=steps, generator=generator)
+        rate_noise, noise = (seeded_noise(seed, len(x), model.device) for _ in range(2))
+        bits = model.rate(x, samples=rate_samples, generator=rate_noise, labels=labels, text=text).mean().item()
+        reconstruction = model.reconstruct(x, labels=labels, text=text, steps=steps, generator=noise)
         decibels = psnr(reconstruction, x).mean().item()
         title = f"{name} · {decibels:.2f} dB · {bits / model.contract.pixels:.3f} bits/pixel"
         rows.append(_wrap(title, reconstruction))
     return list(chain.from_iterable(zip(*rows, strict=True)))  # the rows of the same images are adjacent
+
+
+def seeded_noise(seed: int, n: int, device: torch.device) -> IndependentNoise:
+    """The noise of n examples that the model's methods draw with a generator of this seed."""
+    return IndependentNoise.from_generator(torch.Generator(device).manual_seed(seed), n, device)
 
 
 def _wrap(title: str, images: Tensor) -> list[GridRow]:

@@ -13,7 +13,14 @@ from ulzoo.media.pixels import frame_psnr
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.visualization.image_samples import SampleRequest, draw_samples, label_name, label_numbers, split_evenly
+from ulzoo.visualization.image_samples import (
+    SampleRequest,
+    draw_samples,
+    label_name,
+    label_numbers,
+    seeded_noise,
+    split_evenly,
+)
 from ulzoo.visualization.video import Band, Clips, save_contact_sheet, save_video
 
 BATCH_SIZE = 8
@@ -121,18 +128,19 @@ def reconstructed_clips(
     band = [Clips("truth", clips, notes=batch["key"])]
     for name, model in models.items():
         context = model.required_context_frames
-        generator = torch.Generator(model.device).manual_seed(seed)
+        rate_noise, noise = (seeded_noise(seed, len(clips), model.device) for _ in range(2))
         reconstructions, notes = [], []
-        for x, labels in zip(clips.split(BATCH_SIZE), batch["label"].split(BATCH_SIZE), strict=True):
-            x, labels = x.to(model.device), labels.to(model.device)
-            bits = model.rate(x, samples=rate_samples, generator=generator, labels=labels) / model.contract.pixels
+        for start in range(0, len(clips), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            x, labels = clips[rows].to(model.device), batch["label"][rows].to(model.device)
+            bits = model.rate(x, samples=rate_samples, generator=rate_noise.part(rows), labels=labels)
             frames = x[:, :, :context] if context else None
-            reconstruction = model.reconstruct(x, labels=labels, frames=frames, steps=steps, generator=generator)
+            reconstruction = model.reconstruct(x, labels=labels, frames=frames, steps=steps, generator=noise.part(rows))
             decibels = frame_psnr(reconstruction[:, :, context:], x[:, :, context:]).mean(1)
             reconstructions.append(reconstruction.cpu())
             notes += [
                 f"{db:.2f} dB · {rate:.3f} bits/pixel"
-                for db, rate in zip(decibels.tolist(), bits.tolist(), strict=True)
+                for db, rate in zip(decibels.tolist(), (bits / model.contract.pixels).tolist(), strict=True)
             ]
         band.append(Clips(name, torch.cat(reconstructions), context, notes))
     return [band]
