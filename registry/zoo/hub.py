@@ -6,7 +6,6 @@ huggingface_hub, which fetches each file once, resumes interrupted downloads, an
 Nothing in a repository is executed, and no message contains a signed URL or a token.
 """
 
-import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from ulzoo.files.retries import NoAnswer, hub_retries
 from ulzoo.registry.spec.yaml_source import Node, read_yaml
 from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
 from ulzoo.runtime.messages import one_line
@@ -126,18 +126,16 @@ def api() -> "HfApi":
 
 @contextmanager
 def hub_errors(address: Address, name: str = "") -> Iterator[None]:
-    """Convert errors of huggingface_hub to a ValueError of one line, and suppress its log messages.
+    """Convert errors of huggingface_hub to a ValueError of one line, and its log messages to lines without URLs.
 
     Args:
         name: the file that is downloaded, if any.
     """
     from huggingface_hub import constants, errors
 
-    log = logging.getLogger("huggingface_hub")
-    level = log.level
-    log.setLevel(logging.CRITICAL)  # its warnings quote URLs and headers of the response
     try:
-        yield
+        with hub_retries(str(address)):
+            yield
     except errors.RepositoryNotFoundError:
         reason = "there is no such repository, or it is private or gated and your token (`hf auth login`) has no access"
         raise ValueError(f"{address}: {reason}") from None
@@ -146,7 +144,7 @@ def hub_errors(address: Address, name: str = "") -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         reason = "so it is no model of ulzoo" if name == MANIFEST else f"which its {MANIFEST} lists"
         raise ValueError(f"{address}: the repository has no {name}, {reason}") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, NoAnswer):
         reason = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise ValueError(f"{address}: {reason}" + (f", and {name} is not in the cache" if name else "")) from None
     except errors.HfHubHTTPError as error:
@@ -157,8 +155,6 @@ def hub_errors(address: Address, name: str = "") -> Iterator[None]:
     except (errors.HTTPError, errors.FileMetadataError, ConnectionError, TimeoutError, RuntimeError) as error:
         cause = type(error.__cause__ or error).__name__  # uploads wrap the original error
         raise ValueError(f"{address}: the connection to the hub failed ({cause}); try again") from None
-    finally:
-        log.setLevel(level)
 
 
 def _without_token(text: str) -> str:

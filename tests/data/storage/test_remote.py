@@ -3,6 +3,7 @@
 import re
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,7 @@ from ulzoo.data.prepare.images import ImageEncoding, prepare_image_folder
 from ulzoo.data.prepare.pack import PackConfig
 from ulzoo.data.storage import remote, shard_index
 from ulzoo.data.storage.remote import RemotePath
+from ulzoo.files import retries
 
 IMAGES, SIDE = 12, 8
 Served = tuple[str, SimpleNamespace, Path]
@@ -84,7 +86,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """The URL of a copy of the shards, the faults of its server, and the copy."""
     folder = Path(shutil.copytree(prepared, tmp_path / "served"))
-    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(retries, "DELAYS", (0.01, 0.01))
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(folder)))
     faults = SimpleNamespace(listed=True, ranges=True, cut=False, failures=0, requests=[])
     server.faults = faults  # type: ignore[attr-defined]
@@ -159,16 +161,61 @@ def test_temporary_failures_are_retried(served: Served) -> None:
     url, faults, _ = served
     source = opened(url)
     faults.failures = 2
-    assert source[3].key
+    with pytest.warns(
+        UserWarning, match=r"train-0000\d\.tar: 503.*; trying again in 0\.01 s, attempt [23] of 3"
+    ) as lines:
+        assert source[3].key
+    assert len(lines) == 2
     faults.failures = 3
-    refused(r"train-0000\d\.tar: 503", lambda: source[3])
+    with pytest.warns(UserWarning, match="attempt 3 of 3"):
+        refused(r"train-0000\d\.tar: 503", lambda: source[3])
+
+
+class Stalled:
+    """A server that accepts connections and, after `answer`, sends nothing."""
+
+    def __init__(self, answer: bytes = b"") -> None:
+        self.answer, self.listener = answer, socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.connections: list[socket.socket] = []
+        Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections.append(connection)
+            connection.sendall(self.answer)
+
+
+PART = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 1000\r\nContent-Range: bytes 0-999/9999\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("answer", [b"", PART])
+def test_a_stalled_server(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """It is given up after three attempts, each announced, whether it never answers or stops in an answer."""
+    monkeypatch.setattr(retries, "TIMEOUT", 0.2)
+    monkeypatch.setattr(retries, "DELAYS", (0.01, 0.01))
+    server, start = Stalled(answer), time.monotonic()
+    with pytest.warns(UserWarning, match="the server did not answer in time") as lines:
+        refused(
+            rf"{server.url}/x\.tar: the server did not answer in time \(0\.2 s per read\)",
+            lambda: RemotePath(f"{server.url}/x.tar").read(0, 1000),
+        )
+        if not answer:
+            refused(rf"{server.url}/\S+: .*did not answer in time", lambda: opened(server.url))
+    assert len(lines) == (2 if answer else 4) and time.monotonic() - start < 8
+    server.listener.close()
 
 
 def test_faults_are_named(served: Served) -> None:
     url, faults, folder = served
     source = opened(url)
     faults.cut = True
-    refused(r"train-0000\d\.tar: .*(payload|[Cc]onnection|disconnected|truncated)", lambda: source[0])
+    with pytest.warns(UserWarning, match="trying again"):
+        refused(r"train-0000\d\.tar: .*(payload|[Cc]onnection|disconnected|truncated)", lambda: source[0])
     faults.cut, faults.ranges = False, False
     refused(r"the server sends entire files when asked for a part", lambda: source[0])
     faults.ranges = True
@@ -183,11 +230,12 @@ def test_faults_are_named(served: Served) -> None:
 
 
 def test_an_unreachable_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "RETRY_DELAYS", (0.01, 0.01))
+    monkeypatch.setattr(retries, "DELAYS", (0.01, 0.01))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
-    refused(rf"{url}/.*: .*(connect|Connect)", lambda: opened(url))
+    with pytest.warns(UserWarning, match=rf"{url}/.*trying again"):
+        refused(rf"{url}/.*: .*(connect|Connect)", lambda: opened(url))
     refused(r"unknown://x/.*: Protocol not known: unknown", lambda: opened("unknown://x"))
     monkeypatch.setitem(known_implementations, "cloud", {"class": "no_cloud.Files", "err": "Install x"})
     refused(r"cloud://x/.*: Install x; .*pip install 'ulzoo\[remote\]'", lambda: opened("cloud://x"))

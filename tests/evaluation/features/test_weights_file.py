@@ -1,6 +1,9 @@
 """Published weights: which file is used, what is downloaded, and that no other file is ever read."""
 
+import socket
+from contextlib import suppress
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ import torch
 from ulzoo.evaluation.features.images import INCEPTION, find_inception
 from ulzoo.evaluation.features.videos import I3D
 from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
+from ulzoo.files import retries
 from ulzoo.files.atomic import sha256
 
 
@@ -44,6 +48,36 @@ def test_a_requested_download_is_checked_and_cached(published, tmp_path):
     assert cached.read_bytes() == (tmp_path / "there.pth").read_bytes()
     assert [file.name for file in cached.parent.iterdir()] == ["x.pth"]
     assert replace(published, url="file:///nowhere").find(None) == (cached, published.sha256)  # from the cache
+
+
+PART = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nabc"
+
+
+@pytest.mark.parametrize("answer", [b"", PART, b"junk\r\n\r\n"])
+def test_a_server_that_does_not_answer(published, tmp_path, monkeypatch, answer):
+    """It is given up after three attempts, each announced, whether it is silent or stops within an answer."""
+    monkeypatch.setattr(retries, "TIMEOUT", 0.2)
+    monkeypatch.setattr(retries, "DELAYS", (0.01, 0.01))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        connections = []
+
+        def accept():
+            with suppress(OSError):
+                while True:
+                    connections.append(server.accept()[0])
+                    connections[-1].sendall(answer)
+                    if answer.startswith(b"junk"):
+                        connections[-1].shutdown(socket.SHUT_WR)
+
+        Thread(target=accept, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/x.pth"
+        words = "junk" if answer.startswith(b"junk") else r"the server did not answer in time \(0\.2 s per read\)"
+        with (
+            pytest.warns(UserWarning, match=rf"{url}: {words}; trying again in 0\.01 s, attempt [23] of 3") as lines,
+            pytest.raises(OSError, match=rf"the network \(1 MB\) could not be fetched from {url}: {words}"),
+        ):
+            replace(published, url=url).find(None, download=True)
+    assert len(lines) == 2 and not (tmp_path / "cache" / "kept" / "x.pth").exists()
 
 
 def test_only_a_file_of_that_hash_is_read(published, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,8 @@ def test_a_broken_download_is_resumed(published, export, monkeypatch):
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
     size = export.stat().st_size
     published.cut = [100_000, 50_000]
-    load("hf://me/tiny")
+    with pytest.warns(UserWarning, match="hf://me/tiny: the connection broke; the download is resumed"):
+        load("hf://me/tiny")
     ranges = [headers.get("range") for method, path, headers in published.requests if path.startswith("/large")]
     assert ranges == [None, "bytes=100000-", "bytes=150000-"] and size > 150_000
 
@@ -129,13 +131,32 @@ def test_a_private_repository(published, monkeypatch):
 def test_no_network(hub, monkeypatch):
     hub.down = True
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
-    assert refusal() == "hf://me/tiny: the hub cannot be reached, and ulzoo.yaml is not in the cache"
+    with pytest.warns(UserWarning, match=r"hf://me/tiny: the hub does not answer; trying again in \S+ s, attempt"):
+        assert refusal() == "hf://me/tiny: the hub cannot be reached, and ulzoo.yaml is not in the cache"
+
+
+def test_a_hub_that_never_answers(hub, monkeypatch):
+    """It is given up after three attempts, each announced."""
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.file_download._ETAG_RETRY_TIMEOUT", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(hub.url, url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.warns(
+            UserWarning, match="the hub does not answer; trying again in .* s, attempt [23] of 3"
+        ) as lines:
+            assert refusal() == "hf://me/tiny: the hub cannot be reached, and ulzoo.yaml is not in the cache"
+    assert len(lines) == 2
 
 
 def test_a_connection_that_keeps_breaking(published, monkeypatch):
     monkeypatch.setattr("huggingface_hub.file_download.time.sleep", lambda _: None)
     published.cut = [0] * 20
-    assert "the connection to the hub failed (RemoteProtocolError); try again" in refusal()
+    with pytest.warns(UserWarning, match="the download is resumed"):
+        assert "the connection to the hub failed (RemoteProtocolError); try again" in refusal()
     published.cut = []
     load("hf://me/tiny")
 

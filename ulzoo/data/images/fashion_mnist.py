@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ulzoo.data.source import DataContract, TensorSource, check_split
+from ulzoo.files.retries import socket_timeout
 
 LABEL_NAMES = tuple(torchvision.datasets.FashionMNIST.classes)
 
@@ -74,7 +75,8 @@ def find_files(root: str, prefix: str, download: bool) -> tuple[Path, Path]:
     paths = find()
     if paths is None and download:
         try:
-            torchvision.datasets.FashionMNIST(raw.parent.parent, download=True)
+            with socket_timeout():
+                torchvision.datasets.FashionMNIST(raw.parent.parent, download=True)
         except (RuntimeError, OSError) as error:
             raise ValueError(
                 f"Fashion-MNIST could not be downloaded to {raw}: {' '.join(str(error).split())}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from ulzoo.files import retries
+
 T = TypeVar("T")
-RETRY_DELAYS = (1.0, 4.0)  # seconds
 BLOCK = 2**22  # bytes per request of a sequential read
 VERSION_FIELDS = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "created")  # of fsspec's file infos
 
@@ -87,25 +87,27 @@ class RemotePath:
 
     def _retry(self, request: Callable[[Any, str], T]) -> T:
         """Run a request on the file system and the path in it, with two retries."""
-        for delay in (*RETRY_DELAYS, None):
+
+        def attempt() -> T:
             try:
                 return request(*self._system())
-            except Exception as failed:  # aiohttp, botocore, ... have error classes of their own
-                error = failed.__cause__ if isinstance(failed, FileNotFoundError) and failed.__cause__ else failed
-            status = getattr(error, "status", None)
-            if isinstance(error, FileNotFoundError | PermissionError) or status in (401, 403, 404, 410):
-                raise MissingFile(f"{self}: no such file, or no permission to read it ({_reason(error)})") from error
-            if delay is None or isinstance(error, ImportError | ValueError):
-                raise ValueError(f"{self}: {_reason(error)}") from error
-            time.sleep(delay)
-        raise AssertionError
+            except FileNotFoundError as error:  # fsspec replaces other errors by it
+                raise error.__cause__ or error from None
+
+        try:
+            return retries.retry(attempt, str(self), _is_final)
+        except Exception as error:
+            if _is_missing(error):
+                message = f"{self}: no such file, or no permission to read it ({retries.reason(error)})"
+                raise MissingFile(message) from error
+            raise ValueError(f"{self}: {retries.reason(error)}") from error
 
     def _system(self) -> tuple[Any, str]:
         """fsspec's file system, one instance per process, and the path in it."""
         from fsspec.core import url_to_fs
 
         try:
-            return url_to_fs(self.url)
+            return url_to_fs(self.url, **_client_options(self.url))
         except ImportError as error:  # its message names the package
             raise ImportError(f"{error}; http:// and https:// need pip install 'ulzoo[remote]'") from error
 
@@ -152,5 +154,20 @@ def _stat(info: dict[str, Any]) -> Stat | None:
     return Stat(int(info["size"]), int(sha256(version.encode()).hexdigest()[:15], 16))
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _is_missing(error: BaseException) -> bool:
+    denied = getattr(error, "status", None) in (401, 403, 404, 410)
+    return denied or isinstance(error, FileNotFoundError | PermissionError)
+
+
+def _is_final(error: BaseException) -> bool:
+    return _is_missing(error) or isinstance(error, ImportError | ValueError)
+
+
+def _client_options(url: str) -> dict[str, Any]:
+    """Options of fsspec's file system: the timeout of web servers. Clients of object stores have their own."""
+    if not url.startswith(("http://", "https://")):
+        return {}
+    from aiohttp import ClientTimeout
+
+    seconds = retries.TIMEOUT
+    return {"client_kwargs": {"timeout": ClientTimeout(total=15 * seconds, sock_connect=seconds, sock_read=seconds)}}

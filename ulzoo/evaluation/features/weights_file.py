@@ -5,11 +5,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
 
 import torch
 
+from ulzoo.files import retries
 from ulzoo.files.atomic import sha256 as sha256_of
 from ulzoo.files.atomic import write_atomically
 
@@ -63,14 +66,29 @@ class DetectorFile:
         return cached, self.sha256
 
     def _download(self, path: Path) -> None:
-        request = urllib.request.Request(self.url, headers={"User-Agent": "ulzoo"})
         try:
-            with urllib.request.urlopen(request, timeout=60) as response, open(path, "wb") as file:
-                shutil.copyfileobj(response, file)
-        except OSError as error:
-            raise OSError(f"{self.what} could not be fetched from {self.url}: {error}") from None
+            retries.retry(lambda: self._fetch(path), self.url, _is_final)
+        except (OSError, HTTPException) as error:
+            reason = retries.reason(error)
+            raise OSError(f"{self.what} could not be fetched from {self.url}: {reason}") from None
         if (digest := sha256_of(path)) != self.sha256:
             raise OSError(f"{self.url}: the file has SHA-256 {digest}, not {self.sha256}; it was not kept")
+
+    def _fetch(self, path: Path) -> None:
+        request = urllib.request.Request(self.url, headers={"User-Agent": "ulzoo"})
+        with urllib.request.urlopen(request, timeout=retries.TIMEOUT) as response, open(path, "wb") as file:
+            shutil.copyfileobj(response, file)
+            size, expected = file.tell(), response.headers.get("Content-Length")
+        if expected and size < int(expected):
+            raise ConnectionError(f"the connection ended after {size:,} of {int(expected):,} bytes")
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether the server refused the request, or the error is one of this machine."""
+    if isinstance(error, HTTPError):
+        return error.code < 500
+    cause = error.reason if isinstance(error, URLError) else error
+    return not isinstance(cause, TimeoutError | ConnectionError | HTTPException)
 
 
 @contextmanager
