@@ -1,17 +1,29 @@
-"""The shapes and defaults that a compiled model promises, and which networks each stage trains."""
+"""The shapes and defaults that a compiled model promises, the checks of its methods' arguments, and its stages."""
 
 import math
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ulzoo.nn.conditioning import NetworkConditions
+
+MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
 
 Stage = Literal["latents", "decoder", "base"]
-STAGES: dict[Stage, tuple[str, ...]] = {
+NetworkName = Literal["encoder", "prior", "decoder", "final_decoder", "base"]
+STAGES: dict[Stage, tuple[NetworkName, ...]] = {
     "latents": ("encoder", "prior", "decoder"),
     "decoder": ("final_decoder",),
     "base": ("base",),
 }
 """The networks of each stage, in order; a model has the stages whose last network it has."""
+
+
+NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
+"""All networks that a model may have, in order of the stages that train them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,7 @@ class Contract:
         learned_variance: the encoder has a learned variance (paper, Table 6 D).
         single_stage: there is no base, the prior samples (paper, Appendix B).
         text_tokens, text_width: shape of the token embeddings of a caption; 0 if there are no captions.
+        frozen: networks that no stage trains.
     """
 
     size: tuple[int, ...]
@@ -58,6 +71,11 @@ class Contract:
     single_stage: bool = False
     text_tokens: int = 0
     text_width: int = 0
+    frozen: tuple[NetworkName, ...] = ()
+
+    def trained_networks(self, stage: Stage) -> tuple[NetworkName, ...]:
+        """The networks that a stage trains: its own, but for the frozen ones."""
+        return tuple(name for name in STAGES[stage] if name not in self.frozen)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -90,3 +108,50 @@ class Contract:
             steps=default.steps if steps is None else steps,
             guidance=default.guidance if guidance is None else guidance,
         )
+
+    # ---------------------------------------------------------------------------------- arguments of public methods
+
+    def check_x(self, x: "Tensor") -> None:
+        """Raise ValueError unless x is floating point and about in [-1, 1]. Its shape is checked when it is encoded."""
+        if not x.is_floating_point():
+            raise ValueError(
+                f"x must be floating point in [-1, 1], got {x.dtype}; ulzoo.media.pixels.from_uint8 converts"
+            )
+        if x.numel() and not (largest := x.abs().max()) <= MAX_PIXEL:
+            raise ValueError(
+                f"x must be in [-1, 1], got values up to {largest:g}; ulzoo.media.pixels.from_uint8 converts"
+            )
+
+    def check_labels_and_text(self, conditions: "NetworkConditions", n: int, num_classes: int) -> None:
+        """Raise ValueError unless labels and captions are those of n examples, and labels those of the network."""
+        labels, text = conditions.labels, conditions.text
+        if labels is not None:
+            if labels.shape != (n,):
+                raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
+            if ((labels < -1) | (labels >= num_classes)).any():
+                raise ValueError(f"labels must be 0 to {num_classes - 1}, or -1 for none, got {labels.tolist()}")
+        if text is not None:
+            expected = (n, self.text_tokens, self.text_width), (n, self.text_tokens)
+            if (tuple(text.tokens.shape), tuple(text.mask.shape)) != expected:
+                raise ValueError(
+                    f"text must have tokens of shape {expected[0]} and a mask of shape {expected[1]}, "
+                    f"got {tuple(text.tokens.shape)} and {tuple(text.mask.shape)}"
+                )
+
+    def check_frames(self, frames: "Tensor | None", n: int, *, needed: bool) -> None:
+        """Raise ValueError unless the context frames are those of n clips, or absent where they may be."""
+        expected = (n, self.channels, self.context_frames, *self.size[1:])
+        if not self.context_frames:
+            if frames is not None:
+                raise ValueError("this model was not compiled for frame conditioning: leave out `frames`")
+        elif frames is None:
+            if needed:
+                raise ValueError(f"this model continues given frames: pass `frames` of shape {expected}")
+        elif frames.shape != expected:
+            raise ValueError(f"frames must have shape {expected}, got {tuple(frames.shape)}")
+
+
+def check_count(n: int) -> None:
+    """Raise ValueError unless n is a number of samples."""
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")

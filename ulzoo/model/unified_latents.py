@@ -11,14 +11,13 @@ from ulzoo.diffusion import Noise, TruncatedLogistic, expand_like, independent_n
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions, Labels, context_clip, first_frames
-from ulzoo.model.contract import STAGES, Contract, Sampling, Stage
+from ulzoo.model.contract import STAGES, Contract, Sampling, Stage, check_count
 from ulzoo.model.denoisers import Decoder, DiffusionModel, check_finite, module_dtype
 from ulzoo.model.rate import Posterior, Prior
 from ulzoo.nn.conditioning import NetworkConditions
 
 LatentNetwork = Literal["prior", "base"]
 NOTHING = Conditions()
-MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
 
 
 class UnifiedLatents(nn.Module):
@@ -86,7 +85,7 @@ class UnifiedLatents(nn.Module):
 
         Deterministic, except for an encoder with a learned variance, of whose posterior it is a sample.
         """
-        self._check_x(x)
+        self.contract.check_x(x)
         return self.posterior(x).sample(generator)
 
     def noise_latents(self, z_clean: Tensor, *, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
@@ -159,7 +158,7 @@ class UnifiedLatents(nn.Module):
         conditions, sampling = Conditions(labels, text, frames), self.contract.sampling["base"]
         if guidance is not None or steps is not None:
             sampling = self.contract.sampling_with("base", steps, guidance)
-        self._check_count(n)
+        check_count(n)
         noise = independent_noise(generator, n, self.device)
         z_0 = self.sample_latents(n, conditions=conditions, sampling=sampling, generator=noise)
         return self._decode(z_0, conditions, None, noise)
@@ -182,19 +181,19 @@ class UnifiedLatents(nn.Module):
             network: the base, or the prior, which samples worse; None for the base, or for the prior of a model that is
                 trained in a single stage.
         """
-        self._check_count(n)
+        check_count(n)
         network = network or ("prior" if self.contract.single_stage else "base")
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
             raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
         needs_frames = isinstance(model, DiffusionModel) and network == "base" and model.dropout.frames == 0
-        self._check_frames(conditions.frames, n, needed=needs_frames)
+        self.contract.check_frames(conditions.frames, n, needed=needs_frames)
         if conditions.labels is not None and not model.num_classes:
             raise ValueError(f"the {network} takes no class labels: leave out `labels`")
         if conditions.text is not None and not model.takes_text:
             raise ValueError(f"the {network} takes no text: leave out `text`")
         selected = self.latent_conditions(model, n, conditions)
-        self._check_labels_and_text(selected, n, model.num_classes)
+        self.contract.check_labels_and_text(selected, n, model.num_classes)
         shape = (n, *self.contract.latent_shape)
         noise = independent_noise(generator, n, self.device)
         z_0 = model.sample(shape, sampling, conditions=selected, generator=noise, device=self.device)
@@ -221,14 +220,14 @@ class UnifiedLatents(nn.Module):
             network: None for the prior, or for the base of a model without a prior.
             labels, text: see `Conditions`.
         """
-        self._check_x(x)
+        self.contract.check_x(x)
         if samples < 1:
             raise ValueError(f"samples must be at least 1, got {samples}")
         network = network or ("base" if self.prior is None else "prior")
         model = self._latent_model(network)
         posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
         selected = self.latent_conditions(model, len(x), Conditions(labels, text, first_frames(x, self.contract)))
-        self._check_labels_and_text(selected, len(x), model.num_classes)
+        self.contract.check_labels_and_text(selected, len(x), model.num_classes)
         noise = independent_noise(generator, len(x), self.device).repeat(samples)
         nats = model.rate(posterior.sample(noise), conditions=selected.repeat(samples), generator=noise)
         nats = nats + posterior.entropy(self.contract.latent_logsnr)
@@ -272,35 +271,20 @@ class UnifiedLatents(nn.Module):
 
     def _decode(self, z_0: Tensor, conditions: Conditions, steps: int | None, generator: Noise | None) -> Tensor:
         decoder, frames = self._decoder, conditions.frames
-        self._check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
+        self.contract.check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
             alpha, _ = alpha_sigma(torch.tensor(self.contract.latent_logsnr, dtype=torch.float32))
             z = (z_0 / alpha).to(module_dtype(self.encoder, z_0.dtype))
             x = cast(Tensor, self.encoder.decode(z)).float()  # type: ignore[operator]
         else:
             selected = self.decoder_conditions(decoder, z_0, conditions)
-            self._check_labels_and_text(selected, len(z_0), decoder.num_classes)
+            self.contract.check_labels_and_text(selected, len(z_0), decoder.num_classes)
             sampling, shape = self.contract.sampling["decoder"], (len(z_0), *self.contract.shape)
             if steps is not None:
                 sampling = replace(sampling, steps=steps)
             x = decoder.sample(shape, sampling, conditions=selected, generator=generator, device=z_0.device)
         x = check_finite(x, "decoder").clamp(-1, 1)
         return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
-
-    def _check_count(self, n: int) -> None:
-        if n < 1:
-            raise ValueError(f"n must be at least 1, got {n}")
-
-    def _check_x(self, x: Tensor) -> None:
-        """Images or clips of a caller: floating point, about in [-1, 1]. Their shape is checked by `posterior`."""
-        if not x.is_floating_point():
-            raise ValueError(
-                f"x must be floating point in [-1, 1], got {x.dtype}; ulzoo.media.pixels.from_uint8 converts"
-            )
-        if x.numel() and not (largest := x.abs().max()) <= MAX_PIXEL:
-            raise ValueError(
-                f"x must be in [-1, 1], got values up to {largest:g}; ulzoo.media.pixels.from_uint8 converts"
-            )
 
     def _levels(self, n: int) -> Tensor:
         """λ_z(0) of n latents, (n,)."""
@@ -316,30 +300,3 @@ class UnifiedLatents(nn.Module):
                 else "this model has no prior: its encoder was not trained with one"
             )
         return model
-
-    def _check_labels_and_text(self, conditions: NetworkConditions, n: int, num_classes: int) -> None:
-        labels, text, contract = conditions.labels, conditions.text, self.contract
-        if labels is not None:
-            if labels.shape != (n,):
-                raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
-            if ((labels < -1) | (labels >= num_classes)).any():
-                raise ValueError(f"labels must be 0 to {num_classes - 1}, or -1 for none, got {labels.tolist()}")
-        if text is not None:
-            expected = (n, contract.text_tokens, contract.text_width), (n, contract.text_tokens)
-            if (tuple(text.tokens.shape), tuple(text.mask.shape)) != expected:
-                raise ValueError(
-                    f"text must have tokens of shape {expected[0]} and a mask of shape {expected[1]}, "
-                    f"got {tuple(text.tokens.shape)} and {tuple(text.mask.shape)}"
-                )
-
-    def _check_frames(self, frames: Tensor | None, n: int, *, needed: bool) -> None:
-        contract = self.contract
-        expected = (n, contract.channels, contract.context_frames, *contract.size[1:])
-        if not contract.context_frames:
-            if frames is not None:
-                raise ValueError("this model was not compiled for frame conditioning: leave out `frames`")
-        elif frames is None:
-            if needed:
-                raise ValueError(f"this model continues given frames: pass `frames` of shape {expected}")
-        elif frames.shape != expected:
-            raise ValueError(f"frames must have shape {expected}, got {tuple(frames.shape)}")
