@@ -212,7 +212,8 @@ def evaluate(
     from ulzoo.evaluation import EvaluationConfig, FrechetConfig
     from ulzoo.evaluation import evaluate as evaluate_model
     from ulzoo.evaluation.features.loading import load_features, load_lpips
-    from ulzoo.files.atomic import check_destination, write_text
+    from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
+    from ulzoo.files.atomic import write_text
     from ulzoo.registry.compile import open_source
     from ulzoo.registry.runs.inference import optimize_for_inference
     from ulzoo.registry.zoo.catalogue import open_model
@@ -222,8 +223,7 @@ def evaluate(
 
     if rate_plot:
         check_rate_plot(rate_plot)
-    for path in filter(None, (rate_plot, save_statistics, save_samples, out)):
-        check_destination(path)
+    check_destinations((rate_plot, save_statistics, save_samples, out))
     picked = local_device(pick_device(device))
     export = open_model(models[0], picked)
     spec, model = export.spec, export.model
@@ -275,13 +275,19 @@ def evaluate(
         terminal.print(metrics_table(results["figures"]))
         if not out:
             typer.echo(to_json({"protocol": results["protocol"]}))
+    unwritten = UnwrittenFiles(results.get("not_written", {}))
     if out:
-        write_text(out, to_json(results) + "\n")
+        with unwritten.catching(out):
+            write_text(out, to_json(results) + "\n")
     if rate_plot:
-        save_rate_plot(rate_plot, results["rate"], models[0])
+        with unwritten.catching(rate_plot):
+            save_rate_plot(rate_plot, results["rate"], models[0])
     if not json:
         for path in filter(None, (rate_plot, save_statistics, save_samples, out)):
-            typer.echo(path)
+            if str(path) not in unwritten:
+                typer.echo(path)
+    if unwritten:
+        raise typer.Exit(1)
 
 
 def _check_model(metric: str, model: "UnifiedLatents", *, generates: bool) -> None:

@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ulzoo.files.atomic import write_atomically
 from ulzoo.registry.report.curves import QUALITY, RATE, Curve, Mean, ResultRow, average
 from ulzoo.registry.spec.sweep import METRICS, point_word
+from ulzoo.visualization.matplotlib_figure import check_matplotlib, new_figure
 
 PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0e7490", "#4d7c0f", "#b91c1c", "#4338ca")
 MARKERS = "osD^vP*X<>"
@@ -89,10 +89,9 @@ def draw(rows: Iterable[ResultRow], folder: Path, title: str = "") -> list[Path]
         The sorted paths of the files.
 
     Raises:
-        ValueError: matplotlib is not installed, or no finished point has the metrics of a plot.
+        ValueError: matplotlib cannot be imported, or no finished point has the metrics of a plot.
     """
-    if not find_spec("matplotlib"):
-        raise ValueError("plots need the package matplotlib: pip install 'ulzoo[plots]'")
+    check_matplotlib()
     series = average(rows)
     plots = list_plots(mean for means in series.values() for mean in means)
     if not plots:
@@ -117,11 +116,10 @@ def _point(plot: Plot, mean: Mean) -> tuple[float, float] | None:
 
 def _save(plot: Plot, series: dict[str, list[Mean]], folder: Path, title: str) -> list[Path]:
     import matplotlib
-    from matplotlib.figure import Figure
 
     style = {"svg.hashsalt": "ulzoo", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False}
     with matplotlib.rc_context({**style, "axes.spines.right": False}):
-        figure = Figure(figsize=(8, 5.2), layout="constrained")
+        figure = new_figure(figsize=(8, 5.2), layout="constrained")
         axes = figure.add_subplot()
         handles = _draw_series(axes, plot, series)
         axes.set(xlabel=plot.x.label, ylabel=plot.y.label)

@@ -1,6 +1,9 @@
 """Destinations are checked before the work, and results are printed before they are written."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -46,5 +49,35 @@ def test_metrics_are_printed_before_they_are_written(options, ulzoo, run, here, 
 
     monkeypatch.setattr("ulzoo.files.atomic.write_text", full)
     result = ulzoo("evaluate", "run", "--limit", "2", "--out", "a.json", *options)
-    assert result.exit_code == 1 and "a.json: No space left on device" in result.stderr
+    assert result.exit_code == 1 and result.stderr == "warning: a.json: not written: No space left on device\n"
     assert json.loads(result.stdout)["figures"]["psnr_db"] if options else "PSNR" in result.stdout
+
+
+def test_metrics_are_complete_if_a_file_cannot_be_written(ulzoo, run, here, monkeypatch):
+    def evaluated(model, *_, **__):
+        return {
+            "figures": {"psnr_db": 20.0, "gfid_4": 3.0},
+            "protocol": {"images": 2},
+            "not_written": {"a.npz": "No space left on device"},
+        }
+
+    monkeypatch.setattr("ulzoo.evaluation.evaluate", evaluated)
+    result = ulzoo("evaluate", "run", "--out", "a.json")
+    assert result.exit_code == 1 and result.stderr == ""  # the evaluation warns itself
+    assert "20.00 dB" in result.stdout and "gFID@4 of samples" in result.stdout
+    results = json.loads((here / "a.json").read_text())
+    assert results["figures"]["psnr_db"] and results["not_written"] == {"a.npz": "No space left on device"}
+
+
+@pytest.mark.parametrize("backend", ["Qt5Agg", "no_such_backend"])
+def test_plots_need_no_backend(backend, tmp_path):
+    code = (
+        "from pathlib import Path; from ulzoo.visualization import save_rate_plot; import os\n"
+        "rate = {'logsnr': [0, 1, 2], 'bits_per_pixel': [1, 2], 'channels': [3], 'encoder': 0}\n"
+        "save_rate_plot(Path('rate.png'), {'prior': rate})\n"
+        "import ulzoo.registry.report.plots as plots\n"
+        "assert plots.new_figure(figsize=(2, 2)) and os.environ['MPLBACKEND']"
+    )
+    environment = {**os.environ, "MPLBACKEND": backend, "DISPLAY": "", "WAYLAND_DISPLAY": ""}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    assert (tmp_path / "rate.png").read_bytes().startswith(b"\x89PNG")

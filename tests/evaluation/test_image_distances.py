@@ -1,6 +1,8 @@
 """Distances between sets of images: against torch-fidelity on the same files, and which sets are compared."""
 
 import json
+import sys
+import zipfile
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,20 +14,20 @@ from torch import nn
 
 from ulzoo.data import DataContract, Emoji3D, ImageFolder, in_order
 from ulzoo.data.source import TensorSource
-from ulzoo.evaluation import EvaluationConfig, FrechetConfig, execution
+from ulzoo.evaluation import EvaluationConfig, FrechetConfig, evaluate, execution
 from ulzoo.evaluation.execution import Execution
 from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.features import images as image_features
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.frechet import frechet_distance
-from ulzoo.evaluation.image_distances import reconstruction_distance, sample_distance
+from ulzoo.evaluation.image_distances import image_distances, reconstruction_distance, sample_distance
 from ulzoo.evaluation.reference import (
     Reference,
-    SampleFile,
     read_statistics,
     reference_statistics,
     write_statistics,
 )
+from ulzoo.evaluation.sample_file import SampleFile
 from ulzoo.files.atomic import sha256
 from ulzoo.media.pixels import from_uint8, to_uint8
 from ulzoo.model.contract import Contract, Sampling
@@ -249,6 +251,58 @@ def test_saved_samples_are_those_that_were_compared(tmp_path):
     collector.add(from_uint8(written))
     figures, _ = collector.metrics("g", statistics(means(), tmp_path), seed=0)
     assert figures == pytest.approx(results["figures"])
+
+
+@pytest.mark.parametrize("failing", ["open", "write", "_write_end_record"])
+def test_a_full_disk_loses_the_file_and_not_the_metrics(failing, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    path, reference = tmp_path / "samples.npz", statistics(means(), tmp_path)
+    path.write_bytes(b"previous")
+    expected = compared_samples(Model(), means(), reference, samples=7, batch_size=3)
+    owner = zipfile._ZipWriteFile if failing == "write" else zipfile.ZipFile
+    monkeypatch.setattr(owner, failing, full)
+    with pytest.warns(UserWarning, match=r"samples\.npz: not written: No space left on device"):
+        results = compared_samples(Model(), means(), reference, samples=7, batch_size=3, save_samples=path)
+    assert results["figures"] == expected["figures"]
+    assert results["not_written"] == {str(path): "No space left on device"}
+    assert path.read_bytes() == b"previous" and not (tmp_path / ".samples.npz.tmp").exists()
+
+
+def test_statistics_that_cannot_be_written_lose_no_metrics(tmp_path, monkeypatch):
+    def full(path, *_):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(Model, "state_dict", dict, raising=False)
+    path = tmp_path / "mean.npz"
+    expected = image_distances(Model(), source(), EvaluationConfig({}), FrechetConfig(means()))
+    assert "not_written" not in expected
+    monkeypatch.setattr(sys.modules["ulzoo.evaluation.image_distances"], "write_statistics", full)
+    with pytest.warns(UserWarning, match=r"mean\.npz: not written: No space left on device"):
+        results = image_distances(Model(), source(), EvaluationConfig({}), FrechetConfig(means(), save_statistics=path))
+    assert results == {**expected, "not_written": {str(path): "No space left on device"}}
+
+
+def test_a_full_cache_is_a_warning(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    expected = statistics(means(), tmp_path)
+    monkeypatch.setattr("ulzoo.evaluation.reference.np.savez", full)
+    with pytest.warns(UserWarning, match="the statistics are not kept: No space left on device"):
+        assert statistics(means(), tmp_path / "other").sha256 == expected.sha256
+
+
+def test_destinations_are_checked_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("save_samples", "save_statistics"):
+        frechet = FrechetConfig(means(), samples=4, reference=source(), **{name: tmp_path / "file" / "a.npz"})
+        with pytest.raises(ValueError, match="cannot be written"):
+            evaluate(Model(), source(), EvaluationConfig({}), frechet)
+        with pytest.raises(ValueError, match="cannot be written"):
+            image_distances(Model(), source(), EvaluationConfig({}), frechet)
 
 
 def test_a_sample_file_has_the_pixels_in_order(tmp_path):

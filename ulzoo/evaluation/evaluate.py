@@ -10,6 +10,7 @@ from ulzoo.evaluation.frame_prediction import frame_prediction
 from ulzoo.evaluation.image_distances import image_distances
 from ulzoo.evaluation.protocol import PARTS, figure_hashes
 from ulzoo.evaluation.rate_distortion import rate_distortion
+from ulzoo.evaluation.sample_file import check_destinations
 from ulzoo.evaluation.video_distances import generation_distance
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
@@ -37,15 +38,18 @@ def evaluate(
 
     Returns:
         The result of `measure`, with the additional metrics and, as parts of the protocol, "reconstructions" and
-        "generated" for images or "frechet" for clips; {} in all processes but the main one.
+        "generated" for images or "frechet" for clips; "not_written", if files could not be written, as in
+        `image_distances`; {} in all processes but the main one.
 
     Raises:
-        ValueError: the sets cannot be compared.
+        ValueError: the sets cannot be compared, or there can be no file at a path that is to be written.
     """
 
     def phase(name: str) -> ProgressCallback:
         return lambda done, total: on_progress(name, done, total)
 
+    if frechet is not None:
+        check_destinations((frechet.save_samples, frechet.save_statistics))
     results = measure(model, source, config, on_progress=phase("evaluating")) if processes.is_main else {}
     distances: dict[str, Any] = {"figures": {}, "protocol": {}}
     if frechet is not None and model.contract.video:
@@ -58,6 +62,8 @@ def evaluate(
     results["figures"] |= distances["figures"]
     protocol = results["protocol"]
     protocol |= distances["protocol"]
+    if unwritten := distances.get("not_written"):
+        results["not_written"] = unwritten
     if config.precision != "fp32":
         for part in (protocol, *(protocol[name] for name in PARTS if name in protocol)):
             part["precision"] = config.precision

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ulzoo.evaluation.frechet import FeatureStatistics
-from ulzoo.files.atomic import write_atomically
+from ulzoo.files.atomic import warned_of_errors, write_atomically
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -101,14 +101,14 @@ class PartialStatistics:
         """Save the statistics of the first `done` images if a minute has passed; to be called after each batch."""
         if self.path is None or time.monotonic() - self._saved < SAVE_INTERVAL:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         count, mean, scatter = self.statistics.state()
 
         def write(temporary: Path) -> None:
             with open(temporary, "wb") as file:
                 np.savez(file, mean=mean.numpy(), scatter=scatter.numpy(), count=count, done=done)
 
-        write_atomically(self.path, write)
+        with warned_of_errors(f"{self.path}: the evaluation cannot be resumed from here"):
+            write_atomically(self.path, write)
         self._saved = time.monotonic()
 
     def finish(self) -> None:

@@ -25,14 +25,8 @@ from ulzoo.evaluation.execution import (
 from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.protocol import Protocol, count_skipped
-from ulzoo.evaluation.reference import (
-    Reference,
-    SampleFile,
-    read_statistics,
-    reference_statistics,
-    write_statistics,
-)
-from ulzoo.files.atomic import write_atomically
+from ulzoo.evaluation.reference import Reference, read_statistics, reference_statistics, write_statistics
+from ulzoo.evaluation.sample_file import SampleFile, UnwrittenFiles, check_destinations
 from ulzoo.media.captions import Text, pad
 from ulzoo.media.pixels import to_uint8
 from ulzoo.model.denoisers import DiffusionModel
@@ -63,11 +57,13 @@ def image_distances(
         on_progress: called with the number of images that the network has processed so far, and their total.
 
     Returns:
-        {"figures", "protocol": {"reconstructions", "generated"}}, ready for JSON.
+        {"figures", "protocol": {"reconstructions", "generated"}}, ready for JSON; "not_written" maps the paths of files
+        that could not be written to the reasons, which have no effect on the metrics.
 
     Raises:
-        ValueError: the sets cannot be compared.
+        ValueError: the sets cannot be compared, or there can be no file at a path that is to be written.
     """
+    check_destinations((frechet.save_samples, frechet.save_statistics))
     features = frechet.features
     assert isinstance(features, ImageFeatures)
     if processes.world_size > 1 and (frechet.all_distances or frechet.save_samples):
@@ -103,9 +99,11 @@ def image_distances(
             execution = replace(execution, folder=None)
         results = sample_distance(model, statistics, config, frechet, execution=execution)
         figures, protocol = figures | results["figures"], protocol | {"generated": results["protocol"]}
+    unwritten = results.get("not_written", UnwrittenFiles())
     if frechet.save_statistics and statistics:
-        write_statistics(frechet.save_statistics, statistics, features.protocol)
-    return {"figures": figures, "protocol": protocol}
+        with unwritten.catching(frechet.save_statistics):
+            write_statistics(frechet.save_statistics, statistics, features.protocol)
+    return {"figures": figures, "protocol": protocol, **({"not_written": unwritten} if unwritten else {})}
 
 
 @torch.no_grad()
@@ -188,7 +186,7 @@ def sample_distance(
     *,
     execution: Execution = DEFAULT_EXECUTION,
 ) -> dict[str, Any]:
-    """Distances between samples and a reference, {"figures", "protocol"}, ready for JSON.
+    """Distances between samples and a reference, {"figures", "protocol", "not_written"}, ready for JSON.
 
     A model with class or caption conditioning gets the classes and captions of the reference's examples, taken at even
     intervals, so that classes have the same frequencies.
@@ -265,14 +263,13 @@ def sample_distance(
             partial.update(start + count)
             execution.on_progress(start + count)
 
+    unwritten = UnwrittenFiles()
     if frechet.save_samples:
         height, width = contract.size
-
-        def write(temporary: Path) -> None:
-            with SampleFile(temporary, samples, (height, width)) as file:
-                draw(file)
-
-        write_atomically(frechet.save_samples, write)
+        with SampleFile(frechet.save_samples, samples, (height, width)) as file:
+            draw(file)
+        if file.error:
+            unwritten.add(frechet.save_samples, file.error)
     else:
         draw()
     collector.gather(processes)
@@ -281,7 +278,8 @@ def sample_distance(
         return {"figures": {}, "protocol": {}}
     figures, fields = collector.metrics("g", reference, config.seed)
     partial.finish()
-    return {"figures": figures, "protocol": Protocol(figures=list(figures), **protocol, **fields)}
+    protocol = Protocol(figures=list(figures), **protocol, **fields)
+    return {"figures": figures, "protocol": protocol, "not_written": unwritten}
 
 
 def _partial_statistics(

@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, Gaussian, Moments
-from ulzoo.files.atomic import sha256, write_atomically
+from ulzoo.files.atomic import sha256, warned_of_errors, write_atomically
 from ulzoo.media.pixels import to_uint8
 
 
@@ -146,39 +145,6 @@ def reference_statistics(
         on_progress(batch["images"])
     moments = Moments(statistics.mean, statistics.covariance)
     reference = Reference(moments, statistics.count, digest.hexdigest(), torch.cat(kept) if kept else None)
-    write_statistics(path, reference, features.protocol)
+    with warned_of_errors(f"{path}: the statistics are not kept"):
+        write_statistics(path, reference, features.protocol)
     return reference
-
-
-class SampleFile:
-    """Writes samples to an `.npz` file batch by batch, without keeping them in memory.
-
-    Args:
-        path: the file.
-        images: the number of images that will be written.
-        size: (H, W) of each.
-    """
-
-    def __init__(self, path: Path, images: int, size: tuple[int, int]) -> None:
-        self.shape, self.written = (images, *size, 3), 0
-        self._zip = zipfile.ZipFile(path, "w", zipfile.ZIP_STORED)
-        self._array = self._zip.open("arr_0.npy", "w", force_zip64=True)
-        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._array, header)
-
-    def add(self, images: Tensor) -> None:
-        """Write uint8 images (B, C, H, W) with one or three channels."""
-        pixels = images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        assert pixels.shape[1:] == self.shape[1:] and pixels.dtype == np.uint8, (pixels.shape, pixels.dtype)
-        self._array.write(pixels.data)
-        self.written += len(pixels)
-
-    def __enter__(self) -> "SampleFile":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._array.close()
-        self._zip.close()
-        assert error is not None or self.written == self.shape[0], (self.written, self.shape)

@@ -4,23 +4,32 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it to disk, then rename it to `path`.
+    """Let `write` fill the temporary file of `atomic_file`."""
+    with atomic_file(path) as unfinished:
+        write(unfinished)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path`, which is synced to disk and renamed to `path` unless there is an error.
 
     The file lies in a temporary folder of its own. A process that is killed meanwhile leaves this folder behind,
-    including anything else that `write` created in it; the next write of `path` or `remove_unfinished` removes it.
+    including anything else that was created in it; the next write of `path` or `remove_unfinished` removes it.
     """
     folder = path.with_name(f".{path.name}.tmp")
     unfinished = folder / path.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        write(unfinished)
+        yield unfinished
         with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
         unfinished.chmod(folder.stat().st_mode & 0o666)  # as open() sets it; safetensors writes files for the user only
@@ -28,6 +37,15 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+@contextmanager
+def warned_of_errors(message: str) -> Iterator[None]:
+    """Turn an OSError into a warning that starts with `message`; for files that can be done without."""
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{message}: {error.strerror or error}", stacklevel=3)
 
 
 def check_destination(path: Path) -> None:

@@ -1,10 +1,10 @@
 """A plot of how a rate is distributed over log-SNR and over the latent's channels."""
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ulzoo.files.atomic import write_atomically
+from ulzoo.visualization.matplotlib_figure import check_matplotlib, new_figure
 
 COLOURS = {"prior": "#0b6fb8", "base": "#c2410c"}
 
@@ -13,12 +13,11 @@ def check_rate_plot(path: Path) -> None:
     """Check that a plot can be saved to `path`, before the rate is measured.
 
     Raises:
-        ValueError: the format is not PNG, SVG or PDF, or matplotlib is missing.
+        ValueError: the format is not PNG, SVG or PDF, or matplotlib cannot be imported.
     """
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{path}: a plot is a .png, .svg or .pdf file")
-    if not find_spec("matplotlib"):
-        raise ValueError("plots need the package matplotlib: pip install 'ulzoo[plots]'")
+    check_matplotlib()
 
 
 def save_rate_plot(path: Path, rates: dict[str, Any], title: str = "") -> None:
@@ -36,9 +35,7 @@ def save_rate_plot(path: Path, rates: dict[str, Any], title: str = "") -> None:
     rates = {name: rate for name, rate in rates.items() if rate is not None}
     if not rates:
         raise ValueError("there is no rate over log-SNR to plot: the model has neither a diffusion prior nor a base")
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure(figsize=(9, 3.6), layout="constrained")
     over_logsnr, over_channels = figure.subplots(1, 2)
     for name, rate in rates.items():
         edges, bits = rate["logsnr"], rate["bits_per_pixel"]

@@ -90,7 +90,7 @@ def test_nothing_to_plot(tmp_path):
 
 
 def test_without_matplotlib(tmp_path, monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.report.plots.find_spec", lambda name: None)
+    monkeypatch.setattr("ulzoo.visualization.matplotlib_figure.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=re.escape("pip install 'ulzoo[plots]'")):
         draw(curve("small"), tmp_path)
 
