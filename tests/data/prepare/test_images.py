@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -143,6 +145,75 @@ def test_images_that_cannot_be_read_are_named(root: Path, tmp_path: Path) -> Non
     for key, words in (("a/1", "not an image"), ("a/3", "3.npy: missing"), ("b/1", "1.png: too long and thin")):
         assert words in summary.failures[f"train/{key}"]
     assert verify(tmp_path / "out") == {"train": "2 images"}
+
+
+def replace_images(folder: Path, seed: int = 1) -> None:
+    """Other pixels in every file, under the same names."""
+    rng = np.random.default_rng(seed)
+    for path in folder.rglob("*.*"):
+        if path.suffix != ".npy":
+            width, height = Image.open(path).size
+            Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+
+
+def test_images_that_were_replaced_are_packed_again(root: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    prepare(root, out)
+    before, names = contents(out), ("train-00000.tar", "train-00001.tar", "train-00002.tar")
+    replace_images(root / "train")
+    with pytest.warns(UserWarning, match="3 shards of train are written again: images were added, replaced or"):
+        prepare(root, out)
+    prepare(root, other)
+    assert contents(out) == contents(other) and verify(out) == {"train": "5 images"}
+    assert all(contents(out)[name] != before[name] for name in names)
+    with Image.open(root / "train/b/1.png") as image:
+        image.rotate(180).save(root / "train/b/1.png")
+    with pytest.warns(UserWarning, match="1 shard of train is written again"):
+        prepare(root, out)
+    assert sum(contents(out)[name] != contents(other)[name] for name in names) == 1
+    old = contents(out)["manifest.json"]
+    entry = json.loads(old)["splits"]["train"]
+    assert all(len(shard["inputs"]) == 16 for shard in entry["shards"])
+
+
+def test_a_caption_that_was_replaced_is_packed_again(root: Path, tmp_path: Path) -> None:
+    out, encoding = tmp_path / "out", ImageEncoding(16, text_width=4)
+    prepare(root, out, encoding=encoding)
+    np.save(root / "train/a/3.npy", np.ones((2, 4), np.float16))
+    prepare(root, tmp_path / "plain")
+    with pytest.warns(UserWarning, match="1 shard of train is written again"):
+        prepare(root, out, encoding=encoding)
+    shards = WebDataset("train", root=str(out), resolution=16, num_classes=2, text_tokens=3, text_width=4)
+    texts = {shards[i].key: shards[i].text for i in range(5)}
+    assert (texts["train/a/3"] == 1).all()  # type: ignore[union-attr]
+
+
+def test_images_that_were_copied_are_not_packed_again(root: Path, tmp_path: Path) -> None:
+    """A copy has other times of modification; its content is compared once."""
+    out = tmp_path / "out"
+    prepare(root, out)
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    copy = Path(shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile))
+    for path in copy.rglob("*.png"):
+        os.utime(path, ns=(0, 10**18))
+    prepare(copy, out)
+    assert times == {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "file_content", None)  # times are those of the copy: no content is read
+        prepare(copy, out)
+    prepare(copy, tmp_path / "other")
+    assert contents(out) == contents(tmp_path / "other")
+
+
+def test_an_image_that_was_repaired_is_packed(root: Path, tmp_path: Path) -> None:
+    out, path = tmp_path / "out", root / "train/a/1.png"
+    good = path.read_bytes()
+    path.write_bytes(good[:-40] + bytes(40))
+    assert list(prepare(root, out).failures) == ["train/a/1"]
+    path.write_bytes(good)
+    with pytest.warns(UserWarning, match="1 shard of train is written again"):
+        summary = prepare(root, out)
+    assert (summary.count, summary.failures) == (5, {}) and verify(out) == {"train": "5 images"}
 
 
 def test_shards_are_mixed(tmp_path: Path) -> None:

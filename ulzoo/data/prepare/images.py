@@ -84,6 +84,9 @@ class ImageFile:
     def identity(self) -> tuple[Any, ...]:
         return self.key, self.label
 
+    def inputs(self, encoding: ImageEncoding) -> tuple[str | Path, ...]:
+        return (self.path,) if encoding.text_width is None else (self.path, text_path(self.path))
+
     def is_present(self) -> bool:
         return os.access(self.path, os.R_OK)
 

@@ -41,6 +41,9 @@ class Clip:
     def identity(self) -> tuple[Any, ...]:
         return self.key, self.label, self.start, self.end
 
+    def inputs(self, encoding: VideoEncoding) -> tuple[str, ...]:
+        return () if self.video is None else (self.video,)
+
     def is_present(self) -> bool:
         return self.video is not None and os.access(self.video, os.R_OK)
 

@@ -10,15 +10,17 @@ import multiprocessing
 import os
 import signal
 import tarfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 from typing import Any, ClassVar, Protocol
 
+from ulzoo.data.fingerprint import describe_files, digest, file_content, stamp
 from ulzoo.data.source import Unreadable
 from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, SplitSummary, lock_folder
 from ulzoo.files.atomic import encode_text, remove_unfinished, write_atomically, write_text
@@ -43,8 +45,15 @@ class Example(Protocol):
     def key(self) -> str:
         """Its name in the shard."""
 
+    @property
+    def label(self) -> int:
+        """Number of its class; -1 for none."""
+
     def identity(self) -> tuple[Any, ...]:
         """Everything that the packed bytes depend on besides the content of the source files, as JSON data."""
+
+    def inputs(self, encoding: Any) -> Sequence[str | Path]:
+        """The source files, present or not."""
 
     def is_present(self) -> bool:
         """Whether the source file can be opened."""
@@ -93,8 +102,8 @@ def pack(
 
     Shard k contains the examples k·n to (k+1)·n - 1, n being `per_shard`, except those that cannot be read. It is the
     unit of work: one process writes it atomically and then describes it in `SPLIT-0000k.json`. A shard that has a
-    description with the same settings and its recorded size is not written again, unless an example whose source file
-    was missing is now present.
+    description with the same settings and its recorded size is not written again, unless source files were added,
+    replaced or repaired: those whose sizes and times of modification have changed are compared by content.
 
     Args:
         examples: the examples in order.
@@ -130,12 +139,12 @@ def pack(
         unfinished = rf"{split}-\d+\.(tar|json)"
         remove_unfinished(out, unfinished)
         try:
-            _write_unfinished(shards, config.workers, on_progress)
+            _write_unfinished(shards, config, on_progress)
         finally:
             remove_unfinished(out, unfinished)
-        finished = [shard.finished() for shard in shards]
-        assert all(finished)
-        summary = manifest.finish(split, [shard for shard in finished if shard])
+        described = [shard.described() for shard in shards]
+        assert all(described)
+        summary = manifest.finish(split, [shard for shard in described if shard])
     if not summary.count:
         key, reason = next(iter(summary.failures.items()))
         raise ValueError(
@@ -162,22 +171,46 @@ class _ShardJob:
     def description(self) -> Path:
         return self.config.out / f"{self.name}.json"
 
-    def finished(self) -> Shard | None:
-        """The shard as it was written before, if writing it now would give the same result."""
+    def described(self) -> Shard | None:
+        """The shard as it was written before with the same settings."""
         try:
             row = json.loads(self.description.read_text("utf-8"))
             if row.pop("settings") != self.settings or self.tar.stat().st_size != row["bytes"]:
                 return None
             row["count"] = row.pop(self.unit)
-            shard = Shard(**row)
+            return Shard(**row)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        arrived = (e for e in self.examples if shard.failures.get(e.key) == e.absent and e.is_present())
-        return None if any(arrived) else shard
+
+    def finished(self) -> Shard | None:
+        """The shard as it was written before, if writing it now would give the same result."""
+        shard = self.described()
+        if shard is None or any(shard.failures.get(e.key) == e.absent and e.is_present() for e in self.examples):
+            return None
+        files = self._files()
+        if shard.files != files:
+            if shard.inputs != self._inputs():
+                return None
+            self._describe(replace(shard, files=files))
+        return shard
+
+    def _files(self) -> str:
+        """A digest of the sizes and times of modification of the source files."""
+        inputs = ((e.key, e.label, *e.inputs(self.config.encoding)) for e in self.examples)
+        return stamp(describe_files(*each) for each in inputs)
+
+    def _inputs(self) -> str:
+        """A digest of the content of the source files."""
+        return digest(file_content(path) for e in self.examples for path in e.inputs(self.config.encoding))
+
+    def _describe(self, shard: Shard) -> None:
+        row = {"settings": self.settings, **shard.to_dict(self.unit), "files": shard.files, "failures": shard.failures}
+        write_text(self.description, json.dumps(row, indent=1) + "\n")
 
     def write(self, on_example: Callable[[bool], object]) -> None:
         """Write the shard and its description; call `on_example` after each example with whether it succeeded."""
         failures: dict[str, str] = {}
+        files, inputs = self._files(), self._inputs()
 
         def write(path: Path) -> None:
             with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
@@ -195,8 +228,7 @@ class _ShardJob:
 
         write_atomically(self.tar, write)
         shard = Shard.of(self.tar, len(self.examples) - len(failures), failures)
-        row = {"settings": self.settings, **shard.to_dict(self.unit), "failures": failures}
-        write_text(self.description, json.dumps(row, indent=1) + "\n")
+        self._describe(replace(shard, inputs=inputs, files=files))
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -209,10 +241,19 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _write_unfinished(shards: Sequence[_ShardJob], workers: int, on_progress: Callable[[Progress], object]) -> None:
-    """Write the shards that are not finished."""
+def _write_unfinished(
+    shards: Sequence[_ShardJob], config: PackConfig, on_progress: Callable[[Progress], object]
+) -> None:
+    """Write the shards that are not finished, and warn of those that were."""
     finished = {job.name: shard for job in shards if (shard := job.finished())}
     todo = [shard for shard in shards if shard.name not in finished]
+    if again := sum(shard.described() is not None for shard in todo):
+        words = "1 shard of {} is" if again == 1 else f"{again:,} shards of {{}} are"
+        warnings.warn(
+            f"{config.out}: {words.format(config.split)} written again: {todo[0].unit} were added, replaced or "
+            "repaired since",
+            stacklevel=3,
+        )
     total = sum(len(shard.examples) for shard in shards)
     done_before = sum(len(shard.examples) for shard in shards if shard.name in finished)
     failed_before = sum(len(shard.failures) for shard in finished.values())
@@ -221,10 +262,10 @@ def _write_unfinished(shards: Sequence[_ShardJob], workers: int, on_progress: Ca
         on_progress(Progress(done_before + done, failed_before + failed, total))
 
     report(0, 0)
-    if workers == 1 or len(todo) < 2:
+    if config.workers == 1 or len(todo) < 2:
         _write_here(todo, report)
     else:
-        _write_in_parallel(todo, workers, report)
+        _write_in_parallel(todo, config.workers, report)
 
 
 def _write_here(shards: Sequence[_ShardJob], report: Callable[[int, int], object]) -> None:

@@ -30,6 +30,8 @@ class Shard:
         bytes: size of the file.
         sha256: of the file.
         failures: key of each missing example -> reason.
+        inputs: digest of the content of the files that it was made from; "" if unknown.
+        files: digest of their sizes and times of modification, which is not part of the manifest.
     """
 
     name: str
@@ -37,10 +39,13 @@ class Shard:
     bytes: int
     sha256: str
     failures: dict[str, str]
+    inputs: str = ""
+    files: str = ""
 
     def to_dict(self, unit: str) -> dict[str, Any]:
         """A row of the manifest, in which `unit` is the key of the number of examples."""
-        return {"name": self.name, unit: self.count, "bytes": self.bytes, "sha256": self.sha256}
+        inputs = {"inputs": self.inputs} if self.inputs else {}
+        return {"name": self.name, unit: self.count, "bytes": self.bytes, "sha256": self.sha256, **inputs}
 
     @classmethod
     def of(cls, path: Path, count: int, failures: dict[str, str]) -> Shard:
