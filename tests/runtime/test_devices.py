@@ -1,5 +1,8 @@
 """Precision: what a device without native bfloat16 computes in."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,16 @@ def test_a_device_without_bf16_multiplies_none(tmp_path: Path, monkeypatch: pyte
 def test_a_device_with_bf16_multiplies_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "has_bf16", lambda device: True)
     assert products_of_a_step(tmp_path)
+
+
+def test_a_processor_limited_to_avx2_has_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment limits torch's own kernels or oneDNN's, to emulate an older processor."""
+    code = "import torch; from ulzoo.runtime.devices import has_bf16; print(has_bf16(torch.device('cpu')))"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "avx2"}
+    limited = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert limited.stdout == "False\n"
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")  # with ATEN_CPU_CAPABILITY=avx2
+    assert not devices.has_bf16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -44,9 +44,15 @@ def device_memory(device: torch.device) -> int:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 natively; on others autocast is slower than fp32."""
+    """Whether a device multiplies bfloat16 natively; on others autocast is slower than fp32.
+
+    A CPU needs the instructions, and `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` must not forbid them.
+    """
     if device.type == "cpu":
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        allowed = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        with_mkldnn = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return native and allowed and with_mkldnn
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return False
