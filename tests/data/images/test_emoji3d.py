@@ -55,6 +55,11 @@ def test_32_is_the_mean_of_boxes_of_64(val64: Emoji3D) -> None:
     assert torch.equal(Emoji3D("val", resolution=32).images, ((boxes + 2) // 4).to(torch.uint8))
 
 
+def test_a_split_is_decoded_once_per_process(val64: Emoji3D) -> None:
+    first, second = Emoji3D("val"), Emoji3D("val", hflip=False)
+    assert first.images.data_ptr() == second.images.data_ptr() and torch.equal(first.images, val64.images)
+
+
 def test_the_splits_share_no_image(train32: Emoji3D, val64: Emoji3D) -> None:
     assert len(set(train32.keys)) == len(train32) == 3061
     assert not set(train32.keys) & set(val64.keys)
@@ -74,6 +79,7 @@ def test_licence_and_source_are_beside_the_shards() -> None:
 
 def test_a_damaged_shard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(emoji3d.SHA256, "emoji3d-64-val.tar", "0" * 64)
+    emoji3d._decoded.cache_clear()
     with pytest.raises(ValueError, match=r"emoji3d-64-val\.tar: SHA-256 is 4d9d864a9559…, not 000000000000…"):
         Emoji3D("val")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset
+from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from ulzoo.data.images.name_captions import TOKENS, WIDTH, name_caption
@@ -40,7 +42,7 @@ class Emoji3D(TensorSource):
     """Microsoft's Fluent emoji in 3D on white: 3,061 training images and 327 in val, in 9 categories.
 
     It is part of the package. The split is by emoji name, so all skin tones of an emoji are in the same split. A split
-    is decoded once, into memory (38 MB at 64×64), in the order of its shard.
+    is decoded once per process, into memory (38 MB at 64×64), in the order of its shard.
 
     Args:
         split: "train" or "val".
@@ -65,14 +67,10 @@ class Emoji3D(TensorSource):
     ) -> None:
         check_split(split)
         contract = self.describe(resolution=resolution, captions=captions, classes=classes)
-        images, labels, keys = [], [], []
-        for sample in read_shard(f"emoji3d-64-{split}.tar"):
-            if classes is not None and sample["cls"] not in classes:
-                continue
-            images.append(np.asarray(sample["webp"].reduce(64 // resolution)))
-            labels.append(sample["cls"])
-            keys.append(sample["__key__"])
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()  # (N, 3, H, W)
+        pixels, labels, keys = _decoded(split, resolution)
+        if classes is not None:
+            indices = [i for i, label in enumerate(labels) if label in classes]
+            pixels, labels, keys = pixels[indices], [labels[i] for i in indices], [keys[i] for i in indices]
         text = [name_caption(key) for key in keys] if captions else None
         super().__init__(pixels, labels=labels, keys=keys, contract=contract, hflip=hflip, captions=text)
 
@@ -88,6 +86,15 @@ class Emoji3D(TensorSource):
             )
         tokens, width = (TOKENS, WIDTH) if captions else (0, 0)
         return DataContract(3, resolution, len(LABEL_NAMES), LABEL_NAMES, text_tokens=tokens, text_width=width)
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(split: str, resolution: int) -> tuple[Tensor, list[int], list[str]]:
+    """Images (N, 3, H, W), labels and keys of a split. Sources of a process share them and do not change them."""
+    samples = list(read_shard(f"emoji3d-64-{split}.tar"))
+    images = np.stack([np.asarray(sample["webp"].reduce(64 // resolution)) for sample in samples])
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    return pixels, [sample["cls"] for sample in samples], [sample["__key__"] for sample in samples]
 
 
 def read_shard(name: str) -> Iterator[dict[str, Any]]:
