@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 
 import torch
@@ -20,7 +21,7 @@ class Emoji3DVideo(Source):
 
     It is part of the package. The videos have 16 to 25 frames, and a clip is `frames` consecutive ones: at a random
     position in training, else the middle ones. The labels are those of `emoji3d`; most videos show people and some
-    classes have none. The split is by emoji name. A split is decoded once, into memory (133 MB at 64×64).
+    classes have none. The split is by emoji name. A split is decoded once per process, into memory (133 MB at 64×64).
 
     Args:
         split: "train" or "val".
@@ -36,15 +37,8 @@ class Emoji3DVideo(Source):
         check_split(split)
         self.contract = self.describe(resolution=resolution, frames=frames)
         self.hflip = hflip
-        self.videos: list[Tensor] = []  # uint8 (3, 16 to 25, H, W)
-        self.labels: list[int] = []
-        self.keys: list[str] = []
         self.shard = f"emoji3d-video-64-{split}.tar"
-        for sample in read_shard(self.shard):
-            video = read_video(sample["mp4"], 64)
-            self.videos.append(video if resolution == 64 else _downsample(video))
-            self.labels.append(sample["cls"])
-            self.keys.append(sample["__key__"])
+        self.videos, self.labels, self.keys = _decoded(self.shard, resolution)
 
     @classmethod
     def describe(cls, *, resolution: int, frames: int, **_: object) -> DataContract:
@@ -75,6 +69,16 @@ class Emoji3DVideo(Source):
         video, frames = self.videos[index], self.contract.size[0]
         first = first_frame(video.shape[1], frames, position)
         return Sample(video[:, first : first + frames], self.labels[index], self.keys[index])
+
+
+@functools.lru_cache(maxsize=2)
+def _decoded(shard: str, resolution: int) -> tuple[list[Tensor], list[int], list[str]]:
+    """Videos, uint8 (3, 16 to 25, H, W), labels and keys. Sources of a process share them and do not change them."""
+    samples = list(read_shard(shard))
+    videos = [read_video(sample["mp4"], 64) for sample in samples]
+    if resolution != 64:
+        videos = [_downsample(video) for video in videos]
+    return videos, [sample["cls"] for sample in samples], [sample["__key__"] for sample in samples]
 
 
 def _downsample(video: Tensor) -> Tensor:
