@@ -18,10 +18,11 @@ from ulzoo.data.fingerprint import describe_files
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.image_folder import ImageSource
 from ulzoo.data.source import ListedExample, Sample, Unreadable, check_split
+from ulzoo.files.retries import NoAnswer, hub_retries
 from ulzoo.runtime.messages import one_line
 
-MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
 ROWS_AT_ONCE = 1000
+MISSING = "kind: hf_dataset needs the package datasets: pip install 'ulzoo[datasets]'"
 
 
 class HFDataset(ImageSource):
@@ -118,7 +119,6 @@ class HFDataset(ImageSource):
         text = self._text(row[self.columns["text"]], name) if self.contract.text_tokens else None
         return Sample(pixels, int(self.labels[index]), key, text)
 
-    def _text(self, values: Any, name: str) -> Tensor:
     def list_examples(self, count: int) -> Iterable[ListedExample]:
         """The rows, which are in the files of the whole dataset; an image may also be in a file of its own."""
         written = sum(os.stat(file["filename"]).st_mtime_ns for file in self.rows.cache_files)
@@ -126,6 +126,7 @@ class HFDataset(ImageSource):
             key, label = f"{self.name}/{index}", int(self.labels[index])
             yield ListedExample(key, label, size, written) if path is None else describe_files(key, label, path)
 
+    def _text(self, values: Any, name: str) -> Tensor:
         width = self.contract.text_width
         try:
             embeddings = np.asarray(values if len(values) else np.empty((0, width)), np.float32)  # (L, D)
@@ -160,7 +161,6 @@ def _with_undecoded_images(rows: Any, column: str, path: str) -> Any:
         raise ValueError(f"image_column: {path}: {column!r} has no images: {one_line(str(error))}") from None
 
 
-def _integers(rows: Any, column: str, where: str) -> np.ndarray:
 def _list_images(rows: Any, column: str) -> Iterator[tuple[int | None, str | None]]:
     """The size of each row's image, or its path if it is in a file, without reading it."""
     import pyarrow.compute
@@ -173,6 +173,7 @@ def _list_images(rows: Any, column: str) -> Iterator[tuple[int | None, str | Non
         yield from ((size, None if size else path) for size, path in zip(sizes, paths, strict=True))
 
 
+def _integers(rows: Any, column: str, where: str) -> np.ndarray:
     """The labels in a column. Raises ValueError, with the row, for anything but integers."""
     values = rows.select_columns([column]).with_format("arrow")[:][column]
     feature, kind = rows.features[column], str(values.type)
@@ -205,12 +206,15 @@ def _open(path: str, split: str, download: bool) -> Any:
         raise ValueError(f"{folder}: no such folder (`download: true` downloads {path!r} from the Hugging Face hub)")
     try:
         if not folder.is_dir():
-            return datasets.load_dataset(path, split=split)
+            with hub_retries(path):
+                return datasets.load_dataset(path, split=split)
         if parquet := sorted(
             str(file) for parent in (folder, folder / "data") for file in parent.glob(f"{split}-*.parquet")
         ):
             return datasets.load_dataset("parquet", data_files={split: parquet}, split=split)
         loaded = datasets.load_from_disk(str(folder))
+    except NoAnswer:
+        raise ValueError(f"{path}: the Hugging Face hub cannot be reached") from None
     except Exception as error:  # pyarrow, fsspec and the hub raise errors of many classes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path}: not a dataset that `datasets` can open: {reason}") from None
