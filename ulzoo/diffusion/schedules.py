@@ -258,6 +258,11 @@ def randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
     return randn(tuple(x.shape), generator, x.device).to(x.dtype)
 
 
+def independent_randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
+    """`randn_like` with a stream per example, derived from one number of a `torch.Generator`."""
+    return randn_like(x, None if generator is None else independent_noise(generator, len(x), x.device))
+
+
 def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
     """n times, (n,), each uniform on [0, 1) and one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
 
