@@ -16,7 +16,7 @@ from PIL import Image
 
 from ulzoo.data.images.decode import UnreadableImage, read_rgb
 from ulzoo.data.images.webdataset import WebDataset
-from ulzoo.data.latents import Latents, write_latents
+from ulzoo.data.latents import Latents, Origin, write_latents
 from ulzoo.data.storage.manifest import Manifest, Shard
 from ulzoo.data.storage.shard_index import _read as read_index
 from ulzoo.data.storage.shard_index import write_index
@@ -215,7 +215,7 @@ def kept(tmp_path: Path) -> Path:
     described = {"channels": 3, "resolution": 8, "num_classes": 0, "label_names": []}
     manifest.begin("train", {"encoder_sha256": "0" * 64, "flips": False, "images_as": described})
     path = tmp_path / "train-00000.safetensors"
-    content = {"labels": [-1, -1], "keys": ["a", "b"], "texts": [], "failures": {}, "settings": "0" * 64}
+    content = {"labels": [-1, -1], "keys": ["a", "b"], "texts": [], "origin": Origin("0" * 64)}
     write_latents(path, torch.zeros(2, 1, 1, 2, 2), **content)
     manifest.finish("train", [Shard.of(path, 2, {})])
     return tmp_path

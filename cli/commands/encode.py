@@ -33,7 +33,7 @@ def encode(
     """Encode a model's training images into z_clean, for `ulzoo train --stage base` without the encoder.
 
     If the data is mirrored in training, the mirrored images are encoded too. An interrupted command continues when it
-    is run again. Training refuses latents of another encoder or other data.
+    is run again. Training refuses latents of another encoder or of other images.
     """
     from ulzoo.files.atomic import check_destination
     from ulzoo.registry.compile import open_source
@@ -57,6 +57,6 @@ def encode(
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue after the last finished file") from None
-    typer.echo(f"{out}: {summary.count:,} images of {split} in {summary.shards:,} files, {scaled(summary.bytes, 'B')}")
+    print(f"{out}: {summary.count:,} images of {split} in {summary.shards:,} files, {scaled(summary.bytes, 'B')}")
     if summary.failures:
         say(f"warning: {len(summary.failures):,} images skipped, all listed in {out / 'manifest.json'}")

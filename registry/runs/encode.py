@@ -2,22 +2,26 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
+from heapq import nlargest
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ulzoo.data import Source
-from ulzoo.data.latents import SUFFIX, Latents, finished_shard, write_latents
-from ulzoo.data.source import Sample, Unreadable
+from ulzoo.data.fingerprint import PROBED, describe_change, fingerprint, stamp
+from ulzoo.data.latents import SUFFIX, Latents, Origin, content_number, read_origin, write_latents
+from ulzoo.data.source import Sample, Source, Unreadable, sample_content
 from ulzoo.data.storage.manifest import Manifest, Shard, SplitSummary, lock_folder
 from ulzoo.files.atomic import remove_unfinished, write_atomically
 from ulzoo.media.pixels import from_uint8
 from ulzoo.model.contract import Stage
 from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
 
 LatentDtype = Literal["bfloat16", "float16", "float32"]
@@ -69,6 +73,7 @@ def encode(
     options = options or EncodeOptions()
     _check_deterministic(model)
     out.mkdir(parents=True, exist_ok=True)
+    identity = fingerprint(source).identity
     settings = {
         "encoder_sha256": encoder_hash(spec, model),
         "model": spec.name,
@@ -77,6 +82,7 @@ def encode(
         "images_as": asdict(source.contract),
         "latent_shape": list(model.contract.latent_shape),
         "data": spec.data_identity(),
+        "fingerprint": identity,
         "images": len(source),
         "images_per_shard": options.images_per_shard,
     }
@@ -84,17 +90,24 @@ def encode(
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
     with lock_folder(out):
         manifest = Manifest(out, "images", SUFFIX)
+        stored = manifest.splits.get(split, {}).get("settings", {}).get("fingerprint")
+        if stored and (changes := describe_change(stored, identity)):
+            images = f"{out}: contains latents of other images of {split}"
+            raise ValueError(f"{images}: {'; '.join(changes)}; choose another --out")
         manifest.begin(split, settings)
         remove_unfinished(out, rf"{split}-\d+\{SUFFIX}")
         writer = _ShardWriter(model, source, options, lambda n: on_progress(n, len(source)))
-        shards = []
+        shards, examples = [], iter(source.list_examples(len(source)) or ())
         for number, begin in enumerate(range(0, len(source), options.images_per_shard)):
             on_progress(begin, len(source))
             path = out / f"{split}-{number:05d}{SUFFIX}"
-            shard = finished_shard(path, digest)
-            if shard is None:
-                end = min(begin + options.images_per_shard, len(source))
-                shard = writer.write(path, range(begin, end), digest)
+            indices = range(begin, min(begin + options.images_per_shard, len(source)))
+            files = stamp(islice(examples, len(indices)))
+            origin = read_origin(path)
+            if origin and origin.settings == digest and _is_current(origin, source, indices, files):
+                shard = Shard.of(path, len(origin.content), origin.failures)
+            else:
+                shard = writer.write(path, indices, digest, files)
             shards.append(shard)
         on_progress(len(source), len(source))
         summary = manifest.finish(split, shards)
@@ -116,7 +129,7 @@ def encoder_hash(spec: Spec, model: UnifiedLatents) -> str:
 
 
 def check_encoded(spec: Spec, model: UnifiedLatents, stages: Collection[Stage], sources: Mapping[str, Source]) -> None:
-    """Raise SpecError if a source of latents was encoded by another encoder or from other data than the spec's.
+    """Raise SpecError if a source of latents was encoded by another encoder or from other images than the spec's data.
 
     Args:
         stages: the stages to train.
@@ -136,6 +149,62 @@ def check_encoded(spec: Spec, model: UnifiedLatents, stages: Collection[Stage], 
         if keys := [key for key in {**before, **after} if before.get(key) != after.get(key)]:
             changes = "; ".join(f"data.{key} was {before.get(key)}, now {after.get(key)}" for key in keys)
             raise spec.error(f"{path}.path", f"{source.folder} contains latents of other data: {changes}")
+        if changed := _changed_images(spec, source):
+            raise spec.error(f"{path}.path", f"{source.folder} contains latents of other images: {changed}")
+
+
+def _changed_images(spec: Spec, latents: Latents) -> str:
+    """How the images of the spec's data differ from those that were encoded; "" if they do not.
+
+    Besides their fingerprints, the content of the images that were written last is compared. It warns if the images
+    are not on this machine, or if the latents are of an earlier version, which does not record them.
+    """
+    stored = latents.settings.get("fingerprint")
+    if not isinstance(stored, dict):
+        hint = "encode them again to be sure"
+        warnings.warn(f"{latents.folder}: does not record its images, as in earlier versions: {hint}", stacklevel=3)
+        return ""
+    try:
+        images = _open_unverified(spec)
+    except ValueError as error:
+        warnings.warn(f"{latents.folder}: cannot be compared with its images: {error}", stacklevel=3)
+        return ""
+    if changes := describe_change(stored, fingerprint(images).identity):
+        return "; ".join(changes)
+    examples = list(images.list_examples(len(images)) or ())
+    latest = nlargest(PROBED, range(len(examples)), key=lambda index: examples[index].written)
+    changed = sum(_read_content(images, index) != latents.recorded_content(index) for index in latest)
+    return f"{changed} of the {len(latest)} images that were written last" if changed else ""
+
+
+def _open_unverified(spec: Spec) -> Source:
+    """The training images, without reading all of them once, except to find those that are skipped."""
+    config = spec.data
+    if getattr(config, "verify", False) and not getattr(config, "skip_unreadable", False):
+        config = config.model_copy(update={"verify": False})
+    return DATASETS.build(config, "train")
+
+
+def _is_current(origin: Origin, source: Source, indices: range, files: str) -> bool:
+    """Whether encoding the images `indices` of the source would give the shard with this origin.
+
+    Images that could not be read are tried again. If files were written since, all images are compared by content.
+    """
+    failed = set(map(int, origin.failures))
+    if any(_read_content(source, index) is not None for index in failed):
+        return False
+    if origin.files == files:
+        return True
+    readable = (index for index in indices if index not in failed)
+    return [_read_content(source, index) for index in readable] == list(origin.content)
+
+
+def _read_content(source: Source, index: int) -> int | None:
+    """The `content_number` of an image; None if it cannot be read."""
+    try:
+        return content_number(source.content(index))
+    except Unreadable:
+        return None
 
 
 class _ShardWriter:
@@ -148,15 +217,17 @@ class _ShardWriter:
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.batch_size = options.batch_size
 
-    def write(self, path: Path, indices: range, settings: str) -> Shard:
-        """Write the images `indices` of the source to one shard, with the digest of the settings."""
+    def write(self, path: Path, indices: range, settings: str, files: str) -> Shard:
+        """Write the images `indices` of the source to one shard, with the digests of the settings and of the files."""
         z_clean: list[Tensor] = []
         samples: list[Sample] = []
+        contents: list[int] = []
         failures: dict[str, str] = {}
         for begin in range(0, len(indices), self.batch_size):
             batch = self._read(indices[begin : begin + self.batch_size], failures)
             if batch:
                 z_clean.append(self._encode(batch))
+                contents += [content_number(sample_content(sample)) for _, sample in batch]
                 samples += [sample._replace(pixels=torch.empty(0)) for _, sample in batch]
             self.on_image(indices[: begin + self.batch_size][-1] + 1)
         texts = [self._round(sample.text, sample.key) for sample in samples if sample.text is not None]
@@ -166,8 +237,7 @@ class _ShardWriter:
             "labels": [sample.label for sample in samples],
             "keys": [sample.key for sample in samples],
             "texts": texts,
-            "failures": failures,
-            "settings": settings,
+            "origin": Origin(settings, files, contents, failures),
         }
         write_atomically(path, lambda file: write_latents(file, latents, **content))
         return Shard.of(path, len(samples), failures)

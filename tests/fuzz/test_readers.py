@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from ulzoo.data.images.image_folder import ImageFolder
 from ulzoo.data.images.webdataset import WebDataset
-from ulzoo.data.latents import Latents, write_latents
+from ulzoo.data.latents import Latents, Origin, write_latents
 from ulzoo.data.source import Source
 from ulzoo.data.storage.manifest import Manifest, Shard
 from ulzoo.files import tensor_file
@@ -324,7 +324,7 @@ def kept(tmp_path_factory) -> Path:
     images_as = asdict(ImageFolder.describe(resolution=8, num_classes=2, text_tokens=2, text_width=2))
     manifest = Manifest(folder, "images", ".safetensors")
     manifest.begin("train", {"encoder_sha256": "0" * 64, "flips": True, "images_as": images_as})
-    content = {"labels": [0, 1, 1], "keys": ["a", "b", "c"], "texts": texts, "failures": {}, "settings": settings}
+    content = {"labels": [0, 1, 1], "keys": ["a", "b", "c"], "texts": texts, "origin": Origin(settings, "", [1, 2, 3])}
     write_latents(path, z_clean, **content)
     manifest.finish("train", [Shard.of(path, 3, {})])
     return folder

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ulzoo.data.source import DataContract, Sample, Source, check_split
-from ulzoo.data.storage.manifest import Manifest, Shard
+from ulzoo.data.storage.manifest import Manifest
 from ulzoo.runtime.messages import one_line
 
 SUFFIX = ".safetensors"
@@ -87,6 +88,21 @@ class Latents(Source):
         number, row = self.places[index]
         return sample._replace(pixels=self._file(number).z_clean(row, mirrored=True))
 
+    def recorded_content(self, index: int) -> int | None:
+        """The `content_number` of image `index` of the source when it was encoded; None if it could not be read then.
+
+        Raises:
+            ValueError: the manifest or the shard does not record it.
+        """
+        try:
+            number, row = divmod(index, self.settings["images_per_shard"])
+            shard = self._file(number)
+            if index in shard.failures:
+                return None
+            return int(shard.content[row - sum(failure < index for failure in shard.failures)])
+        except (KeyError, IndexError, TypeError, ArithmeticError):
+            raise ValueError(f"{self.folder}: does not record the content of image {index}: encode it again") from None
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open_files": {}}  # workers open their own
 
@@ -104,17 +120,44 @@ class _LatentFile:
     keys: Sequence[str]
     labels: Tensor
     text_ends: Tensor
+    content: Tensor
+    failures: frozenset[int]
 
     @classmethod
     def open(cls, path: Path) -> _LatentFile:
         try:
             file = safe_open(path, framework="pt")
-            return cls(file, _metadata(file)["keys"], file.get_tensor("label"), file.get_tensor("text_end"))
+            metadata = _metadata(file)
+            content = file.get_tensor("content") if "content" in file.keys() else torch.empty(0)  # noqa: SIM118
+            failures = frozenset(map(int, metadata.get("failures", {})))
+            return cls(file, metadata["keys"], file.get_tensor("label"), file.get_tensor("text_end"), content, failures)
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: not a shard of latents ({one_line(str(error))}): encode it again") from None
 
     def z_clean(self, row: int, mirrored: bool = False) -> Tensor:
         return self.file.get_slice("z_clean")[row, int(mirrored)]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a shard was computed from.
+
+    Attributes:
+        settings: digest of the settings it was computed with.
+        files: digest of the sizes and times of modification of the images' files.
+        content: `content_number` of each image in the shard.
+        failures: number in the source of each image that could not be read -> reason.
+    """
+
+    settings: str
+    files: str = ""
+    content: Sequence[int] = ()
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def content_number(content: bytes) -> int:
+    """A hash of the content of an example (`Source.content`), as a signed 64-bit number."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big", signed=True)
 
 
 def write_latents(
@@ -124,8 +167,7 @@ def write_latents(
     labels: Sequence[int],
     keys: Sequence[str],
     texts: Sequence[Tensor],
-    failures: dict[str, str],
-    settings: str,
+    origin: Origin,
 ) -> None:
     """Write one shard.
 
@@ -135,26 +177,25 @@ def write_latents(
         labels: N labels.
         keys: N names.
         texts: N captions (L_i, D) in z_clean's dtype, or none.
-        failures: name of each image of the shard that could not be read -> reason.
-        settings: digest of the settings it was computed with.
+        origin: what it was computed from.
     """
     tensors = {"z_clean": z_clean, "label": torch.tensor(labels, dtype=torch.int64)}
     tensors["text_end"] = torch.tensor([len(text) for text in texts], dtype=torch.int64).cumsum(0)
     if texts:
         tensors["text"] = torch.cat(list(texts))  # (sum of L_i, D)
-    metadata = {"keys": list(keys), "failures": failures, "settings": settings}
+    tensors["content"] = torch.tensor(list(origin.content), dtype=torch.int64)
+    metadata = {"keys": list(keys), "failures": origin.failures, "settings": origin.settings, "files": origin.files}
     safetensors.torch.save_file(tensors, path, {"latents": json.dumps(metadata)})  # several entries have no fixed order
 
 
-def finished_shard(path: Path, settings: str) -> Shard | None:
-    """The shard at `path`, if it is complete and was written with the same settings."""
+def read_origin(path: Path) -> Origin | None:
+    """What the shard at `path` was computed from; None if there is no complete shard."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = _metadata(file)
-        if metadata["settings"] != settings:
-            return None
-        return Shard.of(path, len(metadata["keys"]), metadata["failures"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+            metadata, content = _metadata(file), file.get_tensor("content").tolist()
+        assert len(content) == len(metadata["keys"])
+        return Origin(metadata["settings"], metadata["files"], content, dict(metadata["failures"]))
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError):
         return None
 
 

@@ -4,11 +4,16 @@ import json
 import shutil
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from ulzoo.data import Latents, batches
+from ulzoo.data import ImageFolder, Latents, batches
+from ulzoo.data.fingerprint import Fingerprint, spread
+from ulzoo.data.source import Unreadable
 from ulzoo.data.storage.manifest import verify
 from ulzoo.media.pixels import from_uint8
 from ulzoo.registry import open_model
@@ -195,7 +200,6 @@ def test_latents_that_cannot_be_stored(tiny, tiny_video, tmp_path):
 
 
 def test_unreadable_images_are_listed(tiny, tmp_path):
-    from ulzoo.data.source import Unreadable
     from ulzoo.registry.compile import compile_model
 
     spec = tiny()
@@ -218,3 +222,128 @@ def test_unreadable_images_are_listed(tiny, tmp_path):
     source.damaged = set(range(6))
     with pytest.raises(ValueError, match="none of the 6 images of val can be read; the first, 0: 0 is damaged"):
         encode(model, spec, source, tmp_path / "none", "val")
+
+
+def draw(root: Path, classes: tuple[str, str], count: int, seed: int = 0) -> Path:
+    """A folder of images of noise in two classes, all files of one size: `count` in train, two in val."""
+    rng = np.random.default_rng(seed)
+    for split, number in (("train", count), ("val", 2)):
+        for i in range(number):
+            folder = root / split / classes[i % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(folder / f"{i:02}.bmp")
+    return root
+
+
+@pytest.fixture
+def animals(latents_run, tmp_path) -> SimpleNamespace:
+    """`encode(root)` into the folder `out`, and `check(root)` as training does, by the encoder of `latents_run`."""
+    from ulzoo.registry.spec.loading import spec_from_dict
+
+    loaded, out = open_model(latents_run), tmp_path / "animals"
+
+    def spec(root: Path):
+        content = loaded.spec.to_dict()
+        content["data"] |= {"root": str(root), "num_classes": 2}
+        content["train"]["base"]["data"] = {"kind": "latents", "path": str(out)}
+        return spec_from_dict(content)
+
+    def encode_all(root: Path):
+        source, options = open_source(spec(root), "train"), EncodeOptions("float32", 8, 8)
+        return encode(loaded.model, spec(root), source, out, "train", options=options)
+
+    def check(root: Path) -> None:
+        sources = {"train.base.data": Latents("train", path=str(out))}
+        encoding.check_encoded(spec(root), loaded.model, ("base",), sources)
+
+    return SimpleNamespace(encode=encode_all, check=check, out=out)
+
+
+def test_latents_of_other_animals_are_refused(animals, tmp_path):
+    pets, wild = draw(tmp_path / "pets", ("cat", "dog"), 24), draw(tmp_path / "wild", ("fox", "owl"), 10, seed=1)
+    animals.encode(pets)
+    animals.check(pets)
+    animals.check(Path(shutil.copytree(pets, tmp_path / "copy", copy_function=shutil.copyfile)))
+    words = "number of examples: 24 and 10; keys; labels; sizes of the files; label names; content of the examples"
+    with pytest.raises(
+        ValueError, match=rf"train\.base\.data\.path: .*animals contains latents of other images: {words}"
+    ):
+        animals.check(wild)
+    with pytest.raises(
+        ValueError, match=rf"animals: contains latents of other images of train: {words}; choose another"
+    ):
+        animals.encode(wild)
+    (tmp_path / "pets/train/cat").rename(tmp_path / "pets/train/ape")
+    (tmp_path / "pets/val/cat").rename(tmp_path / "pets/val/ape")
+    with pytest.raises(ValueError, match=r"contains latents of other images: keys; label names$"):
+        animals.check(tmp_path / "pets")
+
+
+def test_latents_of_images_that_were_replaced_are_refused(animals, tmp_path):
+    """All of them, or a single one of the same size that is none of those in the fingerprint."""
+    pets = draw(tmp_path / "pets", ("cat", "dog"), 100)
+    animals.encode(pets)
+    before = {path: path.read_bytes() for path in animals.out.glob("*.safetensors")}
+    content = {path: path.read_bytes() for path in (pets / "train").rglob("*.bmp")}
+    draw(pets, ("cat", "dog"), 100, seed=1)
+    for call in (animals.check, animals.encode):
+        with pytest.raises(ValueError, match=r"contains latents of other images.*: content of the examples"):
+            call(pets)
+    for path, old in content.items():
+        path.write_bytes(old)
+    animals.check(pets)
+    replaced = ImageFolder("train", root=str(pets), resolution=16, num_classes=2).paths[50]
+    assert 50 not in spread(100)
+    Image.new("RGB", (16, 16)).save(replaced)
+    with pytest.raises(ValueError, match="contains latents of other images: 1 of the 32 images that were written last"):
+        animals.check(pets)
+    assert before == {path: path.read_bytes() for path in before}
+    animals.encode(pets)  # the same fingerprint, but a shard whose files were written since
+    assert [path.name for path, old in before.items() if path.read_bytes() != old] == ["train-00006.safetensors"]
+    animals.check(pets)
+
+
+def test_an_image_that_was_repaired_is_encoded(tiny, tmp_path):
+    """The damaged one was skipped; without a change of its file, too, it is read again."""
+    from ulzoo.registry.compile import compile_model
+
+    spec, out = tiny(), tmp_path / "out"
+    source, model = open_source(spec, "val"), compile_model(spec)
+    read = type(source).__getitem__
+
+    class Damaged(type(source)):
+        def __getitem__(self, index):
+            if index in self.damaged:
+                raise Unreadable(f"{index} is damaged")
+            return read(self, index)
+
+    source.__class__, source.damaged, source.skips_unreadable = Damaged, set(), True
+    identity = encoding.fingerprint(source).identity
+    source.damaged = {2}
+    with pytest.MonkeyPatch.context() as patch:  # as if it were none of the 32 in the fingerprint
+        patch.setattr(encoding, "fingerprint", lambda source: Fingerprint(identity, None))
+        assert encode(model, spec, source, out, "val").count == 5
+        assert encode(model, spec, source, out, "val").count == 5
+        source.damaged = set()
+        summary = encode(model, spec, source, out, "val")
+    assert (summary.count, summary.failures) == (6, {}) and len(Latents("val", path=str(out))) == 6
+
+
+def test_latents_of_earlier_versions_are_used_with_a_warning(animals, tmp_path):
+    pets = draw(tmp_path / "pets", ("cat", "dog"), 6)
+    animals.encode(pets)
+    manifest = json.loads((animals.out / "manifest.json").read_text())
+    del manifest["splits"]["train"]["settings"]["fingerprint"]
+    (animals.out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.warns(
+        UserWarning, match="animals: does not record its images, as in earlier versions: encode them again"
+    ):
+        animals.check(pets)
+
+
+def test_latents_without_their_images_are_used_with_a_warning(animals, tmp_path):
+    pets = draw(tmp_path / "pets", ("cat", "dog"), 6)
+    animals.encode(pets)
+    shutil.rmtree(pets / "train" / "cat")
+    with pytest.warns(UserWarning, match="animals: cannot be compared with its images: .*has 1 class folders"):
+        animals.check(pets)
