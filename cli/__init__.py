@@ -26,7 +26,7 @@ from ulzoo.cli.commands import (
     train,
 )
 from ulzoo.cli.commands import list as list_
-from ulzoo.cli.display.terminal import say
+from ulzoo.cli.display.terminal import print_in_any_encoding, say
 from ulzoo.version import __version__
 
 __all__ = ["app", "main"]
@@ -93,7 +93,7 @@ app = typer.Typer(
 
 def _show_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"ulzoo {__version__}")
+        print(f"ulzoo {__version__}")
         raise typer.Exit
 
 
@@ -125,4 +125,5 @@ app.command(epilog=schema.EXAMPLES)(schema.schema)
 
 def main() -> None:
     """The console script `ulzoo`."""
+    print_in_any_encoding()
     app(prog_name="ulzoo")

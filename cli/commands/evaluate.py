@@ -268,13 +268,13 @@ def evaluate(
         return
     results = {"model": models[0], "spec_hash": spec.hash, **results}
     if json:  # before any file is written, which may fail
-        typer.echo(to_json(results))
+        print(to_json(results))
     else:
         terminal = console()
         terminal.print(f"{models[0]} on {results['protocol']['images']} {unit} of {split}", style="bold")
         terminal.print(metrics_table(results["figures"]))
         if not out:
-            typer.echo(to_json({"protocol": results["protocol"]}))
+            print(to_json({"protocol": results["protocol"]}))
     unwritten = UnwrittenFiles(results.get("not_written", {}))
     if out:
         with unwritten.catching(out):
@@ -285,7 +285,7 @@ def evaluate(
     if not json:
         for path in filter(None, (rate_plot, save_statistics, save_samples, out)):
             if str(path) not in unwritten:
-                typer.echo(path)
+                print(path)
     if unwritten:
         raise typer.Exit(1)
 

@@ -40,6 +40,6 @@ def export(
     check_destination(out)
     exported = convert(checkpoint, out, dtype)
     step = f" (stage {exported.stage}, step {exported.step:,})" if exported.stage else ""
-    typer.echo(f"{exported.source}{step}")
-    typer.echo(f"-> {out}: {scaled(exported.size, 'B')}, {'with' if exported.has_metrics else 'without'} metrics")
-    typer.echo(f"sha256 {exported.sha256}")
+    print(f"{exported.source}{step}")
+    print(f"-> {out}: {scaled(exported.size, 'B')}, {'with' if exported.has_metrics else 'without'} metrics")
+    print(f"sha256 {exported.sha256}")

@@ -43,7 +43,7 @@ def find(
     if json:
         settings = [_to_dict(setting, results) for setting in result.settings]
         head = {"figure": result.metric, "target": result.target, "measured": [result.low, result.high]}
-        typer.echo(to_json(head | {"settings": settings}))
+        print(to_json(head | {"settings": settings}))
         return
     out = console()
     unit = "dB PSNR" if psnr is not None else "bits/pixel"

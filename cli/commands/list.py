@@ -29,7 +29,7 @@ def list_specs(
     with console(stderr=True).status("measuring"):
         entries = overview(pattern, pretrained or None)
     if json:
-        typer.echo(to_json([entry.to_dict() for entry in entries]))
+        print(to_json([entry.to_dict() for entry in entries]))
         return
     if not entries:
         with_weights = " with released weights" if pretrained else ""

@@ -29,4 +29,4 @@ def plot(
     sweep = results.sweep
     rows = separate_variants(results.rows(), results.folder)
     for path in draw(rows, out or results.folder / "plots", sweep.name if sweep else store.name):
-        typer.echo(path)
+        print(path)

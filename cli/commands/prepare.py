@@ -197,7 +197,7 @@ def _pack(prepare: "Callable[..., SplitSummary]", config: "PackConfig", unit: st
             summary = prepare(config, on_progress=on_progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue after the last finished shard") from None
-    typer.echo(f"{out}: {summary.count:,} {unit} of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
+    print(f"{out}: {summary.count:,} {unit} of {split} in {summary.shards:,} shards, {scaled(summary.bytes, 'B')}")
     if summary.failures:
         failures = "; ".join(f"{key}: {why}" for key, why in list(summary.failures.items())[:LISTED_FAILURES])
         failures += "; ..." if len(summary.failures) > LISTED_FAILURES else ""
@@ -213,4 +213,4 @@ def _verify(out: Path) -> None:
 
     with console(stderr=True).status("verifying") as status:
         counts = verify(out, lambda done, total: status.update(f"verifying  {done:,}/{total:,} shards"))
-    typer.echo(f"{out}: matches its manifest, {', '.join(f'{count} of {split}' for split, count in counts.items())}")
+    print(f"{out}: matches its manifest, {', '.join(f'{count} of {split}' for split, count in counts.items())}")

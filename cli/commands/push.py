@@ -43,5 +43,5 @@ def push(
     if not sys.stderr.isatty():
         disable_progress_bars()
     published = publish(model, target._replace(revision=revision or target.revision), license, private, message)
-    typer.echo(f"{', '.join(published.files)}, {'with' if published.has_metrics else 'without'} metrics")
-    typer.echo(f"-> {published.address}")
+    print(f"{', '.join(published.files)}, {'with' if published.has_metrics else 'without'} metrics")
+    print(f"-> {published.address}")

@@ -39,8 +39,8 @@ def reconstruct(
     source = open_data(exports, split, n)
     if not video:
         save_grid(out, reconstruction_rows(loaded, source, n, steps=steps, seed=seed))
-        typer.echo(out)
+        print(out)
         return
     bands = reconstructed_clips(loaded, source, n, steps=steps, seed=seed)
     for path in save_clips(out, bands, next(iter(loaded.values())).contract):
-        typer.echo(path)
+        print(path)

@@ -27,4 +27,4 @@ def report(
 
     results = Store(store, must_exist=True)
     check_destination(out or results.folder / "report.html")
-    typer.echo(write_report(results, out))
+    print(write_report(results, out))

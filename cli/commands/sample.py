@@ -61,10 +61,10 @@ def sample(
         captioned = any(model.contract.text_width for model in loaded.values())
         source = open_data(exports, split, n) if captioned else None
         save_grid(out, sample_rows(loaded, request, source=source))
-        typer.echo(out)
+        print(out)
         return
     continues = any(model.contract.context_frames for model in loaded.values())
     source = open_data(exports, split, n) if continues and not without_context and network != "prior" else None
     bands = sampled_clips(loaded, request, source=source)
     for path in save_clips(out, bands, next(iter(loaded.values())).contract):
-        typer.echo(path)
+        print(path)

@@ -25,7 +25,7 @@ def schema(
 
     text = to_json(json_schema())
     if out is None:
-        typer.echo(text)
+        print(text)
     else:
         write_text(out, text + "\n")
-        typer.echo(out)
+        print(out)

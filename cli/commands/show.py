@@ -75,13 +75,13 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     spec = load_spec(name, overrides)
     summary = summarize(spec)
     if json:
-        typer.echo(to_json({"spec": spec.to_dict(), "hash": spec.hash, "summary": summary.to_dict()}))
+        print(to_json({"spec": spec.to_dict(), "hash": spec.hash, "summary": summary.to_dict()}))
         return
     out = console()
     if out.is_terminal:
         out.print(Syntax(spec.to_yaml(), "yaml", background_color="default", word_wrap=True))
     else:
-        typer.echo(spec.to_yaml())
+        print(spec.to_yaml())
     out.print(block_table(summary))
     out.print()
     out.print(totals_table(summary))
@@ -96,11 +96,11 @@ def _show_base_size(name: str, overrides: list[str], gflops: float, json: bool) 
     size = search_base_size(base_inputs(load_spec(name, overrides)), gflops)
     channels, blocks = list(size.channels), list(size.blocks)
     if json:
-        typer.echo(to_json({"channels": channels, "blocks": blocks, "gflops": size.gflops}))
+        print(to_json({"channels": channels, "blocks": blocks, "gflops": size.gflops}))
         return
-    typer.echo(f"channels {channels}, blocks {blocks}: {size.gflops:.1f} GFLOPs")
+    print(f"channels {channels}, blocks {blocks}: {size.gflops:.1f} GFLOPs")
     keys = {"kind": "hierarchical_vit", "channels": channels, "blocks": blocks}
-    typer.echo(" ".join(f"--set 'base.backbone.{key}={value}'" for key, value in keys.items()))
+    print(" ".join(f"--set 'base.backbone.{key}={value}'" for key, value in keys.items()))
 
 
 def _show_difference(first: str, second: str, overrides: list[str], json: bool) -> None:
@@ -114,7 +114,7 @@ def _show_difference(first: str, second: str, overrides: list[str], json: bool) 
     out = console()
     if json:
         heads = {side: {"spec": name, "hash": spec.hash} for side, name, spec in (("a", first, a), ("b", second, b))}
-        typer.echo(to_json({**heads, "diff": differences}))
+        print(to_json({**heads, "diff": differences}))
     elif differences:
         out.print(difference_table(first, second, differences))
     else:
@@ -136,7 +136,7 @@ def _show_sweep(name: str, overrides: list[str], json: bool) -> None:
             for point, spec in resolved
         ]
         columns = {column: asdict(METRICS[column]) for column in sweep.columns}
-        typer.echo(to_json({**head, "columns": columns, "points": points}))
+        print(to_json({**head, "columns": columns, "points": points}))
         return
     out = console()
     out.print(sweep_heading(sweep))

@@ -34,7 +34,7 @@ def show_comparison(names: list[str], json: bool) -> None:
             }
             for row in comparisons
         ]
-        typer.echo(to_json(rows))
+        print(to_json(rows))
     else:
         comparable = [row for row in comparisons if not row.differences]
         if comparable:
@@ -47,8 +47,8 @@ def show_comparison(names: list[str], json: bool) -> None:
             if row.differences:
                 reasons.setdefault(row.differences, []).append(row.figure)
         for differences, metrics in reasons.items():
-            typer.echo(f"not comparable: {', '.join(metrics)}")
+            print(f"not comparable: {', '.join(metrics)}")
             for line in differences:
-                typer.echo(f"  {line}")
+                print(f"  {line}")
     if any(row.differences for row in comparisons):
         raise typer.Exit(1)

@@ -1,5 +1,8 @@
 """The terminal: consoles, one-line messages, and how numbers and sizes are written."""
 
+import codecs
+import io
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -9,6 +12,32 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WIDTH_OF_A_PIPE = 120
+PLAIN = {"×": "x", "²": "^2", "±": "+/-", "→": "->", "…": "...", "·": "*", "–": "-", "—": "-", "−": "-", "λ": "lambda"}
+"""Symbols of the output -> text for terminals and files whose encoding does not have them."""
+
+
+def print_in_any_encoding() -> None:
+    """Let stdout and stderr replace the characters that their encoding (ASCII, cp1252) does not have.
+
+    Symbols become `PLAIN` text, other characters and the bytes of file names that are not UTF-8 escapes as in JSON.
+    """
+    codecs.register_error("ulzoo", _replace_characters)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not None, as without a terminal, or an object of a notebook
+            stream.reconfigure(errors="ulzoo")
+
+
+def _replace_characters(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    characters = error.object[error.start : error.end]
+    return "".join(map(_plain, characters)), error.end
+
+
+def _plain(char: str) -> str:
+    if "\u2800" <= char <= "\u28ff":  # a spinner's Braille
+        return "*"
+    return PLAIN.get(char) or json.dumps(char)[1:-1]
 
 
 def console(stderr: bool = False) -> "Console":
@@ -27,9 +56,9 @@ def say(message: object) -> None:
 
 
 def to_json(data: Any) -> str:
-    import json
-
-    return json.dumps(data, indent=1, ensure_ascii=False)
+    """JSON for stdout, with escapes for all but ASCII if its encoding is not UTF-8."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(data, indent=1, ensure_ascii=not encoding.lower().startswith("utf"))
 
 
 def scaled(value: float, unit: str = "") -> str:
