@@ -527,7 +527,8 @@ def test_loss_factor_decides_between_collapse_and_information() -> None:
         optimizer = torch.optim.Adam(model.prepare("latents"), lr=0.02)
         network = model.decoder.network
         assert isinstance(network, GaussianDecoder)
-        for _ in range(300):
+        for step in range(300):
+            optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 300)
             network.seen.clear()
             x = torch.randn(64, 1, *SIZE, generator=generator)
             optimizer.zero_grad()
@@ -535,6 +536,6 @@ def test_loss_factor_decides_between_collapse_and_information() -> None:
             optimizer.step()
         x = torch.randn(512, 1, *SIZE, generator=generator)
         nats = model.rate(x, samples=16, generator=generator).mean().item() * math.log(2) / 64
-        assert nats == pytest.approx(best_rate(weighting), abs=0.15)
+        assert nats == pytest.approx(best_rate(weighting), abs=0.1)  # 0.00, 0.48 and 1.51
         rates.append(nats)
-    assert rates[0] < 0.05 < 0.5 < rates[1] < rates[2]
+    assert rates[0] < 0.01 < 0.4 < rates[1] < 1.4 < rates[2]
