@@ -28,6 +28,7 @@ from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
+from ulzoo.runtime.messages import list_texts
 from ulzoo.runtime.seeds import derive_seed
 
 
@@ -123,6 +124,7 @@ def name_labels(model: UnifiedLatents, names: Sequence[str]) -> None:
     if names and len(names) != model.contract.num_classes:
         raise ValueError(f"there are {len(names)} label names for {model.contract.num_classes} labels")
     if names:
+    names = list_texts(names, "label names: expected a list of names")
         model.contract = replace(model.contract, label_names=tuple(names))
 
 

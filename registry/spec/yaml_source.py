@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, ScalarNode, SequenceNode
 
-from ulzoo.runtime.messages import one_line
+from ulzoo.runtime.messages import list_texts, one_line
 
 MAX_BYTES = 1 << 20
 MAX_NODES = 10_000  # after aliases are expanded: an alias bomb stops here
@@ -132,9 +132,15 @@ def parse_override(text: str) -> Node:
 
 def parse_overrides(overrides: Iterable[str]) -> list[Node]:
     """Parse several overrides. Raises SpecError if one is malformed, or a single text stands for the list."""
-    if isinstance(overrides, str):
-        raise SpecError(f"overrides: expected a list of key.path=value, not a text; write [{overrides!r}]")
-    return [parse_override(text) for text in overrides]
+    return [parse_override(text) for text in list_overrides(overrides)]
+
+
+def list_overrides(overrides: Iterable[str]) -> list[str]:
+    """The overrides as a list. Raises SpecError for anything but texts, and for a single text."""
+    try:
+        return list_texts(overrides, "overrides: expected a list of key.path=value")
+    except ValueError as error:
+        raise SpecError(str(error)) from None
 
 
 def _parse_value(text: str, where: str) -> Node:

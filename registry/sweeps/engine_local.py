@@ -23,6 +23,7 @@ from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
 from ulzoo.registry.sweeps.point import PointBusy, make_row, run_point
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.runtime.devices import pick_device
+from ulzoo.runtime.messages import list_texts
 from ulzoo.training.interruption import STOPPED_STATUS
 
 SECONDS_BETWEEN_STEP_MESSAGES = 0.5
@@ -66,6 +67,7 @@ class LocalEngine:
     """
 
     def __init__(self, devices: Sequence[str], threads: int = 1, callback: SweepCallback | None = None) -> None:
+        devices = list_texts(devices, "devices: expected a list of names")
         assert devices
         self.devices, self.threads, self.callback = devices, threads, callback or SweepCallback()
 

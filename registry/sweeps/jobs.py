@@ -21,7 +21,7 @@ from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, without_nulls
 from ulzoo.registry.spec.sweep import Point, Sweep, point_word
-from ulzoo.registry.spec.yaml_source import parse_override
+from ulzoo.registry.spec.yaml_source import list_overrides, parse_override
 from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
 
@@ -144,7 +144,7 @@ def plan_jobs(
     Raises:
         SpecError: the spec of a point is invalid, or its parts do not fit.
     """
-    options, overrides = options or JobOptions(), list(overrides)
+    options, overrides = options or JobOptions(), list_overrides(overrides)
     resolved, settings = sweep.resolve(overrides), _settings_of(overrides)
     line = _line_key([point for point, _ in resolved])
     existing = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}

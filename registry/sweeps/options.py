@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ulzoo.registry.spec.loading import SPECS
 from ulzoo.registry.spec.sweep import Sweep, find_sweeps, is_sweep, load_sweep
-from ulzoo.registry.spec.yaml_source import Node, SpecError, parse_override, parse_yaml
+from ulzoo.registry.spec.yaml_source import Node, SpecError, list_overrides, parse_override, parse_yaml
 
 DEMO = "emoji32_tiny"
 PAPER = "paper"
@@ -63,7 +63,7 @@ def sweep_from_options(
     target = target or DEMO
     given = {axis.option: text for axis in AXES if (text := axes.get(axis.option)) is not None}
     overrides, grids = [], dict[str, Node]()
-    for text in settings:
+    for text in list_overrides(settings):
         if values := _parse_grid(text):
             key = text.partition("=")[0].strip()
             _check_unique(key, grids, f"--set {text}")

@@ -1,9 +1,12 @@
 """The YAML dialect, locations of keys, merging, overrides."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ulzoo.registry.spec.sweep import load_sweep
 from ulzoo.registry.spec.yaml_source import (
     MAX_BYTES,
     Node,
@@ -16,6 +19,11 @@ from ulzoo.registry.spec.yaml_source import (
     parse_yaml,
     read_yaml,
 )
+from ulzoo.registry.sweeps.engine_local import LocalEngine
+from ulzoo.registry.sweeps.jobs import plan_jobs
+from ulzoo.registry.sweeps.options import sweep_from_options
+from ulzoo.registry.sweeps.store import Store
+from ulzoo.registry.zoo.catalogue import create_model, load_spec
 
 
 def value(text: str) -> object:
@@ -215,6 +223,33 @@ def test_a_text_is_no_list_of_overrides():
     assert [node.plain() for node in parse_overrides(("a=1", "b=2"))] == [{"a": 1}, {"b": 2}]
     with pytest.raises(SpecError, match=r"^overrides: expected a list of key\.path=value, .*; write \['a\.b=1'\]$"):
         parse_overrides("a.b=1")
+    for value, words in {
+        b"a.b=1": "not a text",
+        3: "not int",
+        None: "not NoneType",
+        ("a=1", 2): "but it contains 2",
+        ("a=1", None): "but it contains None",
+    }.items():
+        with pytest.raises(SpecError, match=rf"^overrides: expected a list of key\.path=value, {words}"):
+            parse_overrides(value)
+    with pytest.raises(SpecError, match="not dict"):
+        parse_overrides({"a": 1})
+
+
+def test_every_function_refuses_a_text_as_overrides():
+    sweep = load_sweep("paper/table2_loss_factor")
+    for call in (
+        lambda: load_spec("emoji32_tiny", "sample.base.steps=1"),
+        lambda: load_spec("paper/table2_loss_factor:1.9", "sample.base.steps=1"),
+        lambda: create_model("emoji32_tiny", overrides="sample.base.steps=1"),
+        lambda: sweep.resolve("sample.base.steps=1"),
+        lambda: plan_jobs(sweep, Store(Path("unused")), overrides="sample.base.steps=1"),
+        lambda: sweep_from_options(None, {}, "sample.base.steps=1"),
+    ):
+        with pytest.raises(SpecError, match=r"write \['sample\.base\.steps=1'\]"):
+            call()
+    with pytest.raises(ValueError, match=r"devices: expected a list of names, not a text; write \['cuda:0'\]"):
+        LocalEngine("cuda:0")
 
 
 @pytest.mark.parametrize("text", ["foo", "=3", "a..b=1", ".a=1", "a.=1", "", "a=[1", "a={x: 1, x: 2}", "a=*b"])
