@@ -112,6 +112,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         single_stage=spec.base is None,
         text_tokens=data.text_tokens,
         text_width=data.text_width,
+        frozen=spec.frozen,
     )
     random_logsnr = _random_logsnr(spec, prior)
     return UnifiedLatents(

@@ -68,6 +68,7 @@ def show(
 def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     from rich.syntax import Syntax
 
+    from ulzoo.cli.display.init_table import init_line
     from ulzoo.cli.display.spec_tables import block_table, totals_table
     from ulzoo.registry.cost.summary import summarize
     from ulzoo.registry.zoo.catalogue import load_spec
@@ -85,6 +86,8 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     out.print(block_table(summary))
     out.print()
     out.print(totals_table(summary))
+    if spec.init:
+        out.print(init_line(spec.init), soft_wrap=True)
     out.print(f"spec hash  {spec.hash}", soft_wrap=True)
 
 

@@ -1,5 +1,6 @@
 """`ulzoo train`: from a spec to a run directory."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -19,6 +20,7 @@ EXAMPLES = """
   [cyan]ulzoo train emoji32_tiny[/]
   [cyan]ulzoo train my.yaml --set train.latents.steps=500 --out runs/b[/]
   [cyan]ulzoo train emoji32_tiny --stage base --resume[/]
+  [cyan]ulzoo train my.yaml --init emoji32_tiny[/]       from the weights of another model, as far as they fit
 """
 
 
@@ -29,6 +31,15 @@ def train(
         typer.Option(help="Stage 1 (encoder, prior, decoder), a final decoder, stage 2 (base), or all of the spec's."),
     ] = "all",
     overrides: options.Set = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Start from the weights of a released model, run directory, exported file or hf://org/repo, as far as "
+            "they fit; the keys of [bold]init[/] in a spec choose and freeze parts.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The run directory; default: runs/NAME.", show_default=False)
     ] = None,
@@ -48,7 +59,7 @@ def train(
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
     from ulzoo.cli.display.train_tables import print_plan, print_result, stage_line
-    from ulzoo.registry import load_spec
+    from ulzoo.registry import load_spec, open_model
     from ulzoo.registry.cost.plan import plan_training
     from ulzoo.registry.runs import train as run
     from ulzoo.runtime.devices import pick_device
@@ -56,7 +67,8 @@ def train(
     from ulzoo.training.config import ParallelConfig
     from ulzoo.training.interruption import RunStopped
 
-    loaded = load_spec(spec, overrides or ())
+    source = [f"init.model={json.dumps(init)}", "init.sha256=null"] if init else []
+    loaded = load_spec(spec, [*(overrides or ()), *source])
     torch_device = local_device(pick_device(device))
     if processes and not dry_run:
         raise ValueError("--processes goes with --dry-run; torchrun starts processes: see docs/cluster.md")
@@ -68,15 +80,17 @@ def train(
         print_plan(terminal, loaded, plan, torch_device, world_size)
         return
 
+    from ulzoo.cli.display.init_table import init_line
     from ulzoo.cli.display.train_progress import display
 
     kind = examples(plan.summary.resolution)
     size = f"{scaled(sum(plan.summary.parameters.values()))} parameters"
     heading = [f"{loaded.name} in {folder}, on {torch_device.type}: {size}"]
     heading += [stage_line(planned, kind) for planned in plan.stages]
+    heading += [init_line(loaded.init)] if loaded.init else []
     if was_restarted():  # by torchrun, with the same command
         resume, fresh = True, False
-    run_options = run.RunOptions(stage, resume, fresh, torch_device, profile)
+    run_options = run.RunOptions(stage, resume, fresh, torch_device, profile, open_model)
     with process_group(torch_device, (loaded.train.parallel or ParallelConfig()).timeout_minutes) as group:
         if not group.is_main:
             warnings.simplefilter("ignore")

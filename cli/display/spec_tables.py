@@ -44,7 +44,8 @@ def zoo_table(entries: "Sequence[Entry]", narrow: bool) -> "Table":
 
 def block_table(summary: "ModelSummary") -> "Table":
     """Every network and, below it, its blocks, with equal blocks in one row. The blocks add up to the network."""
-    from ulzoo.registry.cost.summary import NETWORKS, fold
+    from ulzoo.model.contract import NETWORKS
+    from ulzoo.registry.cost.summary import fold
 
     table = plain_table("block", "class", "output", "parameters", "GFLOPs", left=("class",))
     for network in (name for name in NETWORKS if name in summary.parameters):

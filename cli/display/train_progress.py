@@ -11,8 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
+from ulzoo.cli.display.init_table import init_table
 from ulzoo.cli.display.terminal import duration
 from ulzoo.model.contract import Stage
+from ulzoo.registry.runs.initialize import InitReport
 from ulzoo.registry.runs.train import TrainingCallback
 from ulzoo.training import config as configs
 from ulzoo.training.monitoring import LogRow
@@ -66,6 +68,10 @@ class _TrainingLines(TrainingCallback):
     def __init__(self, console: Console, heading: Iterable[str], kind: str, utilisations: Mapping[str, float]):
         self.console, self.kind, self.utilisations = console, kind, utilisations
         self.heading = list(heading)
+
+    def initialized(self, report: InitReport) -> None:
+        self._open()
+        self.console.print(init_table(report))
 
     def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self._open()
@@ -121,6 +127,11 @@ class _LiveTraining(TrainingCallback):
         self.bar: Any = None
         self.status: Status | None = Status("checking the data", console=console)
         self.status.start()
+
+    def initialized(self, report: InitReport) -> None:
+        self.stop()
+        self._open()
+        self.console.print(init_table(report))
 
     def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self.stop()

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from ulzoo.cli.display.init_table import init_line
 from ulzoo.cli.display.tables import metrics_table, pair_table, plain_table
 from ulzoo.cli.display.terminal import duration, examples, gflops, scaled, shape, three_digits
 
@@ -42,6 +43,8 @@ def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.de
     console.print(_stages(plan, device, images, each="each" if by else ""))
     console.print()
     console.print(data or f"{images:,} training {kind} available")
+    if spec.init:
+        console.print(init_line(spec.init))
     console.print(f"{three_digits(plan.flops / 1e15)} PFLOPs in total; nothing was written")
 
 

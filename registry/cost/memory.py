@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions
-from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.contract import Stage
 from ulzoo.model.losses import StageLoss
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model
@@ -107,7 +107,7 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
     with FakeTensorMode():
         _replace_by_fake_tensors(model, device)
         parameters = model.prepare(stage)
-        networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
+        networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
         if spec.train.parallel and spec.train.parallel.checkpoint_activations:
             checkpoint_activations(networks)
         encoded = stage == "base" and spec.train.base is not None and spec.train.base.data is not None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -11,16 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions
-from ulzoo.model.contract import STAGES, Contract, Stage
+from ulzoo.model.contract import NETWORKS, STAGES, Contract, NetworkName, Stage
 from ulzoo.model.denoisers import ConditionalNetwork, DiffusionModel, RegressionDecoder
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn.conditioning import NetworkConditions
 from ulzoo.nn.transformer import Transformer
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.schema import Spec
-
-NETWORKS = tuple(chain(*STAGES.values()))
-"""All networks that a model may have, in order of the stages that train them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,7 @@ class ModelSummary:
         parameters, flops: by network; FLOPs of one forward pass.
         encodings: encoder passes per example in stage 2: one, one more for context frames, none for stored latents.
         stages: the training stages of the spec.
+        frozen: networks that no stage trains.
     """
 
     resolution: tuple[int, ...]
@@ -53,12 +51,18 @@ class ModelSummary:
     flops: dict[str, int]
     encodings: int = 1
     stages: tuple[Stage, ...] = ("latents", "base")
+    frozen: tuple[NetworkName, ...] = ()
 
     def training_flops(self, stage: Stage) -> int:
-        """FLOPs per image or clip: 3 × forward for trained networks, 1 × for every pass of the frozen encoder."""
-        trained = 3 * sum(self.flops.get(name, 0) for name in STAGES[stage])
-        encodings = {"latents": 0, "decoder": 1, "base": self.encodings}[stage]
-        return trained + encodings * self.flops["encoder"]
+        """FLOPs per image or clip: 3 × forward for trained networks, 1 × for every pass of a frozen one.
+
+        It is 2 × for a frozen prior or decoder whose gradient with respect to its input trains the encoder.
+        """
+        frozen_passes = 2 if stage == "latents" and "encoder" not in self.frozen else 1
+        passes = {name: frozen_passes if name in self.frozen else 3 for name in STAGES[stage]}
+        if stage != "latents":
+            passes["encoder"] = self.encodings if stage == "base" else 1
+        return sum(count * self.flops.get(name, 0) for name, count in passes.items())
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -113,7 +117,9 @@ def summarize(spec: Spec) -> ModelSummary:
         blocks += rows
     encoded = spec.train.base is not None and spec.train.base.data is not None
     encodings = 0 if encoded else 1 + (contract.context_frames > 0)
-    return ModelSummary(contract.size, contract.latent_shape, blocks, parameters, flops, encodings, model.stages)
+    return ModelSummary(
+        contract.size, contract.latent_shape, blocks, parameters, flops, encodings, spec.stages, contract.frozen
+    )
 
 
 def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:

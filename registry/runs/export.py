@@ -6,6 +6,7 @@ An export is made from a run, from one of its training checkpoints, or from anot
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ class Export:
     model: UnifiedLatents
     spec: Spec
     results: dict[str, Any]
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """SHA-256, in hex, of the model's weights in float32."""
+        return tensor_file.tensors_sha256(self.model.state_dict())
 
 
 def save_export(
@@ -135,7 +141,7 @@ def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple
     model.load_state_dict(checkpoint.read("model."))
     load_averages(model, checkpoint)
     name_labels(model, _label_names(checkpoint.metadata))
-    remove_untrained(model, spec.stages[: spec.stages.index(checkpoint.stage) + 1])
+    remove_untrained(model, spec.stages_up_to(checkpoint.stage))
     return model, spec
 
 
@@ -155,9 +161,9 @@ def check_label_names(checkpoint: Checkpoint, names: Sequence[str]) -> None:
 
 
 def load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:
-    """Load the averaged weights of the checkpoint's stage; the networks of other stages stay unchanged."""
+    """Load the averaged weights of the checkpoint's stage; frozen networks and those of other stages stay unchanged."""
     averages = checkpoint.read("ema.")
-    for name in STAGES[checkpoint.stage]:
+    for name in model.contract.trained_networks(checkpoint.stage):
         prefix = f"{name}."
         network = {key.removeprefix(prefix): value for key, value in averages.items() if key.startswith(prefix)}
         getattr(model, name).load_state_dict(network)

@@ -21,7 +21,8 @@ LOCK = ".train.lock"
 MODEL = "model.safetensors"
 RESULTS = ("figures.json", MODEL, f"{MODEL}.index.json")
 """Files that only a finished run has."""
-FILES = ("spec.yaml", "metrics.jsonl", "skipped.txt", "left_out.txt", *RESULTS)
+INIT = "init.json"
+FILES = ("spec.yaml", INIT, "metrics.jsonl", "skipped.txt", "left_out.txt", *RESULTS)
 _STAGE = "|".join(STAGES)
 FOLDERS = {
     "checkpoints": re.compile(rf"{FOLDER.pattern}|\.{FOLDER.pattern}\.tmp"),
@@ -124,7 +125,7 @@ def is_run(folder: Path) -> bool:
     """Whether `folder` has a checkpoint of ulzoo, or a `spec.yaml` as training writes it."""
     if any(is_checkpoint(path.folder) for path in CheckpointManager(folder / "checkpoints").list_checkpoints()):
         return True
-    spec = _read_spec(folder)
+    spec = read_spec(folder)
     if spec is None:
         return False
     if any((folder / name).is_file() for name in ("metrics.jsonl", *RESULTS)):
@@ -132,7 +133,7 @@ def is_run(folder: Path) -> bool:
     return (folder / "spec.yaml").read_text("utf-8") == spec.to_yaml()  # else a spec that the user wrote
 
 
-def _read_spec(folder: Path) -> Spec | None:
+def read_spec(folder: Path) -> Spec | None:
     """The spec in `spec.yaml`; None if there is none, or it is not a resolved spec."""
     try:
         return spec_from_dict(read_yaml(folder / "spec.yaml", "spec.yaml").plain())
@@ -147,7 +148,7 @@ def _check_unfinished(folder: Path, spec: Spec) -> None:
             f"{folder}: contains {results[0]} of a finished run without its checkpoints; use --fresh to start over, "
             "or another --out"
         )
-    old = _read_spec(folder)
+    old = read_spec(folder)
     if old and (changes := changed_on_resume(old, spec)):
         raise ValueError(f"{folder}: its run has another spec, {changes[0]}; use --fresh or another --out")
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
@@ -13,12 +14,21 @@ from torch import nn
 from ulzoo.data import Source, in_order
 from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.files.atomic import write_text
-from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
 from ulzoo.registry.runs.encode import check_encoded
-from ulzoo.registry.runs.export import check_label_names, load_averages, remove_untrained, save_export, versions
-from ulzoo.registry.runs.run_directory import RunLock, check_folder, remove_run, select_checkpoint
+from ulzoo.registry.runs.export import (
+    Export,
+    check_label_names,
+    load_averages,
+    load_export,
+    remove_untrained,
+    save_export,
+    versions,
+)
+from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, open_init
+from ulzoo.registry.runs.run_directory import INIT, RunLock, check_folder, read_spec, remove_run, select_checkpoint
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
@@ -36,6 +46,9 @@ DRAWN_CLIPS = 8
 
 class TrainingCallback:
     """Callback of `train`; the methods of this base class do nothing."""
+
+    def initialized(self, report: InitReport) -> None:
+        """Called with what was loaded of the model that the spec's `init` names, before the first stage."""
 
     def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         """Called before a stage is trained from step `start`."""
@@ -60,6 +73,8 @@ class RunOptions:
         fresh: remove the run in the directory and start from scratch.
         device: the device to train on.
         profile: write a profile of a few steps of each stage to the subfolder `profile`.
+        open_model: opens the model that the spec's `init` names; the default takes the path of an exported file,
+            `ulzoo.registry.open_model` names, runs and addresses too.
     """
 
     stage: Stage | Literal["all"] = "all"
@@ -67,6 +82,7 @@ class RunOptions:
     fresh: bool = False
     device: torch.device | str = "cpu"
     profile: bool = False
+    open_model: OpenModel = lambda name: load_export(Path(name))
 
     def __post_init__(self) -> None:
         assert not (self.resume and self.fresh)
@@ -139,15 +155,21 @@ def _train(
     watch: Stopwatch,
 ) -> RunResult | None:
     folder, stages = lock.folder, spec.select_stages(options.stage)
+    run_spec = None if options.fresh else read_spec(folder)
+    spec, source = processes.run_on_all_ranks(partial(open_init, spec, options.open_model, run_spec))
     checkpoint = _agree_on_checkpoint(spec, lock, stages, options, processes)
-    model, sources, validation = processes.run_on_all_ranks(
-        lambda: _prepare(spec, stages, checkpoint, options, processes)
+    model, sources, validation, report = processes.run_on_all_ranks(
+        lambda: _prepare(spec, stages, checkpoint, options, processes, source)
     )
     processes.run_on_all_ranks(lambda: _begin_run(spec, lock, options, processes))
     if options.resume and checkpoint:
         callback.note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
     elif options.resume:
         callback.note(f"nothing to resume in {folder}, starting")
+    if report:
+        callback.initialized(report)
+    if report and processes.is_main and not checkpoint:
+        write_text(folder / INIT, json.dumps(report.to_dict(), indent=1) + "\n")
 
     def on_step(step: int, row: LogRow | None) -> None:
         if processes.is_main:
@@ -185,7 +207,7 @@ def _train(
     if not processes.is_main:
         return None
 
-    remove_untrained(model, spec.stages[: spec.stages.index(trainer.stage) + 1])
+    remove_untrained(model, spec.stages_up_to(trainer.stage))
     results = _evaluate(spec, model, validation, callback)
     results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
@@ -219,12 +241,18 @@ def _begin_run(spec: Spec, lock: RunLock, options: RunOptions, processes: Proces
 
 
 def _prepare(
-    spec: Spec, stages: tuple[Stage, ...], checkpoint: Checkpoint | None, options: RunOptions, processes: ProcessGroup
-) -> tuple[UnifiedLatents, dict[str, Source], Source]:
+    spec: Spec,
+    stages: tuple[Stage, ...],
+    checkpoint: Checkpoint | None,
+    options: RunOptions,
+    processes: ProcessGroup,
+    source: Export | None,
+) -> tuple[UnifiedLatents, dict[str, Source], Source, InitReport | None]:
     """Check all that can be checked before training, without writing anything.
 
     Returns:
-        The model with the weights of earlier stages, the training data by key path, and the validation data.
+        The model with the weights of earlier stages, the training data by key path, the validation data, and what was
+        loaded of the model `source`.
     """
     for stage in stages:
         config: configs.StageConfig = getattr(spec.train, stage)
@@ -243,15 +271,19 @@ def _prepare(
     validation = open_source(spec, "val")
     model = compile_model(spec, options.device)
     name_labels(model, validation.label_names)
+    report = None
+    if spec.init and not (checkpoint and checkpoint.stage in stages):  # such a checkpoint has all weights
+        networks = list(chain(*(STAGES[stage] for stage in stages))) if checkpoint else NETWORKS
+        report = initialize(model, spec, source, networks)
     if checkpoint:
         check_label_names(checkpoint, validation.label_names)
         earlier = spec.stages[: spec.stages.index(checkpoint.stage)]
-        for network in chain(*(STAGES[stage] for stage in earlier)):
+        for network in dict.fromkeys([*chain(*(STAGES[stage] for stage in earlier)), *spec.frozen]):
             getattr(model, network).load_state_dict(checkpoint.read(f"model.{network}."))
         if checkpoint.stage not in stages:
             load_averages(model, checkpoint)
     check_encoded(spec, model, stages, sources)
-    return model, sources, validation
+    return model, sources, validation, report
 
 
 def _evaluate(spec: Spec, model: UnifiedLatents, validation: Source, callback: TrainingCallback) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from ulzoo.model.contract import STAGES
+from ulzoo.model.contract import STAGES, NetworkName
 from ulzoo.model.contract import Stage as StageName
 from ulzoo.registry.spec.component_table import Choice, ComponentConfig, error_at
 from ulzoo.registry.spec.components import DATASETS, ENCODERS
@@ -20,6 +20,7 @@ from ulzoo.registry.spec.sections import (
     DiffusionDecoderConfig,
     DiffusionPriorConfig,
     Document,
+    InitConfig,
     LatentConfig,
     NormalPriorConfig,
     PriorConfig,
@@ -50,6 +51,9 @@ class Spec(Document):
     )
     base: DiffusionConfig | None = Field(
         description="diffusion model that samples the latent, trained in stage 2; null: the prior samples"
+    )
+    init: InitConfig | None = Field(
+        default=None, description="weights of another model to start from; null: new weights"
     )
     train: TrainConfig = Field(description="training")
     sample: SamplersConfig = Field(default_factory=SamplersConfig, description="sampling")
@@ -107,9 +111,27 @@ class Spec(Document):
 
     @property
     def stages(self) -> tuple[StageName, ...]:
-        """The training stages of this spec, in order."""
-        parts = {"latents": self.prior, "decoder": self.final_decoder, "base": self.base}
-        return tuple(stage for stage in STAGES if parts[stage] is not None)
+        """The training stages of this spec, in order: those with a network to train."""
+        return tuple(stage for stage in self._all_stages if stage not in self.frozen_stages)
+
+    @property
+    def frozen_stages(self) -> tuple[StageName, ...]:
+        """The stages that are not trained, because all their weights are another model's and frozen."""
+        without_weights = {"prior"} if isinstance(self.prior, NormalPriorConfig) else set()
+        return tuple(stage for stage in self._all_stages if {*STAGES[stage]} <= {*self.frozen} | without_weights)
+
+    @property
+    def frozen(self) -> tuple[NetworkName, ...]:
+        """The networks that no stage trains."""
+        return self.init.freeze if self.init else ()
+
+    @property
+    def _all_stages(self) -> tuple[StageName, ...]:
+        return tuple(stage for stage, networks in STAGES.items() if getattr(self, networks[-1]) is not None)
+
+    def stages_up_to(self, stage: StageName) -> tuple[StageName, ...]:
+        """The stages whose weights are ready once `stage` is trained: the earlier ones, itself, and the frozen ones."""
+        return (*self.frozen_stages, *self.stages[: self.stages.index(stage) + 1])
 
     def select_stages(self, stage: str = "all") -> tuple[StageName, ...]:
         """All stages, or the one named. Raises ValueError if this spec has no such stage."""
@@ -131,8 +153,11 @@ class Spec(Document):
         return hash(self.hash)
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved spec, with all defaults, as plain data that JSON can represent."""
-        return self.model_dump(mode="json")
+        """The resolved spec, with all defaults, as plain data that JSON can represent; without `init` if that is null.
+
+        So the files of specs without it are those of earlier versions.
+        """
+        return self.model_dump(mode="json", exclude={"init"} if self.init is None else None)
 
     def to_yaml(self) -> str:
         """The resolved spec as YAML, which loads as an equal spec."""
@@ -203,18 +228,33 @@ def find_conflicts(spec: Spec) -> Iterator[tuple[str, str]]:
             )
     if spec.conditioning.frames and base is None:
         yield "conditioning.frames", "frame prediction needs a base: add one, or set this to 0"
+    if spec.init is not None:
+        yield from _find_init_conflicts(spec, spec.init)
     for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():
-        configured, needed = getattr(spec.train, stage) is not None, getattr(spec, part) is not None
+        configured, needed = getattr(spec.train, stage) is not None, stage in spec.stages
         if needed and not configured:
             yield "train", f"missing key {stage!r}, the training of {part}"
         if configured and not needed:
-            yield f"train.{stage}", f"the spec has no {part} to train: set this to null"
+            why = f"init.freeze has {' and '.join(STAGES[stage])}" if stage in spec.frozen_stages else ""
+            yield f"train.{stage}", f"{why or f'the spec has no {part} to train'}: set this to null"
     sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
     for name, network in sampled.items():
         sampling: SamplingConfig = getattr(spec.sample, name)
         if sampling.guidance != 1 and not (isinstance(network, DiffusionConfig) and network.guidable):
             why = "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
             yield f"sample.{name}.guidance", f"{why}; set it to 1"
+
+
+def _find_init_conflicts(spec: Spec, init: InitConfig) -> Iterator[tuple[str, str]]:
+    for key, networks in {"parts": init.parts or (), "freeze": init.freeze}.items():
+        for network in networks:
+            if getattr(spec, network) is None:
+                yield f"init.{key}", f"the spec has no {network}: leave it out"
+    for network in init.freeze:
+        if init.parts is not None and network not in init.parts:
+            yield "init.freeze", f"{network} is not in init.parts, so its weights would be random: add it there"
+    if not spec.stages:
+        yield "init.freeze", "all networks are frozen, so that no stage is left to train: leave one out"
 
 
 MACHINE_KEYS = ("root", "download", "verify")
@@ -225,6 +265,7 @@ RESUMABLE = (
     *(f"data.{key}" for key in MACHINE_KEYS),
     *(f"train.latents.data.{key}" for key in MACHINE_KEYS),
     "train.base.data.path",
+    "init.model",
     "sample.*",
     "train.tensorboard",
     "train.parallel",

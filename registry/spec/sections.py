@@ -1,10 +1,12 @@
 """The sections of a spec: type, bounds, default and help text of every key that no component defines."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, field_validator
 
+from ulzoo.model.contract import NetworkName
 from ulzoo.registry.spec.component_table import Choice, ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.spec.errors import validated
@@ -51,6 +53,28 @@ class LatentConfig(Section):
         default=None,
         description="single-stage training: draw each z_0's log-SNR from a logistic around this, up to logsnr (App. B)",
     )
+
+
+class InitConfig(Section):
+    """Weights of another model, from which training starts; those of frozen networks do not change."""
+
+    model: str = Field(
+        min_length=1, description="a trained model: released name, run directory, exported file or hf://org/repo"
+    )
+    sha256: str | None = Field(
+        default=None, description="of the model's weights; another model is refused. The spec of a run contains it"
+    )
+    parts: tuple[NetworkName, ...] | None = Field(
+        default=None, min_length=1, description="the networks whose tensors are loaded; null: all that both models have"
+    )
+    freeze: tuple[NetworkName, ...] = Field(default=(), description="the loaded networks that no stage trains")
+
+    @field_validator("sha256")
+    @classmethod
+    def _hexadecimal(cls, digest: str | None) -> str | None:
+        if digest is not None and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"a SHA-256 has 64 hexadecimal digits, got {digest!r}")
+        return digest
 
 
 class ConditioningConfig(Section):

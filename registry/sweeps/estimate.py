@@ -10,7 +10,7 @@ from torch import nn
 
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions
-from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.contract import Stage
 from ulzoo.model.losses import StageLoss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.memory import step_memory
@@ -82,7 +82,7 @@ def _time_steps(spec: Spec, summary: ModelSummary, stage: Stage, size: int, devi
     """Seconds per FLOP of a stage's training steps on `size` examples of noise, without the first step."""
     model, config = compile_model(spec, device, pretrained=False), getattr(spec.train, stage)
     parameters = model.prepare(stage)
-    networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
+    networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
     optimizer, average = build_optimizer(networks, config), build_ema(networks, config)
     contract = model.contract
     x = torch.rand(size, *contract.shape, device=device) * 2 - 1

@@ -13,17 +13,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Literal
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.plan import count_images
 from ulzoo.registry.cost.summary import ModelSummary, summarize
+from ulzoo.registry.runs.initialize import open_init
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, without_nulls
 from ulzoo.registry.spec.sweep import Point, Sweep, point_word
 from ulzoo.registry.spec.yaml_source import list_overrides, parse_override
 from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.registry.zoo.catalogue import open_model
 
 LOSS_FACTOR = "decoder.weighting.loss_factor"
 RETRIES = 2
@@ -142,13 +145,15 @@ def plan_jobs(
         overrides: settings for all points, as `a.b=value`.
 
     Raises:
-        SpecError: the spec of a point is invalid, or its parts do not fit.
+        SpecError: the spec of a point is invalid, its parts do not fit, or the model of its `init` cannot be opened.
     """
     options, overrides = options or JobOptions(), list_overrides(overrides)
     resolved, settings = sweep.resolve(overrides), _settings_of(overrides)
     line = _line_key([point for point, _ in resolved])
     existing = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
     now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
+    open_once = cache(open_model)  # points may start from the same model; its SHA-256 is part of their hashes
+    resolved = [(point, open_init(spec, open_once)[0]) for point, spec in resolved]
     for point, first in resolved:
         stages = first.select_stages(options.stage)
         compile_model(first, "meta", pretrained=False)

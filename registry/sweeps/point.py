@@ -12,9 +12,10 @@ from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from ulzoo.files import tensor_file
 from ulzoo.files.atomic import write_text
-from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import versions
+from ulzoo.registry.runs.initialize import initialize
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
 from ulzoo.registry.spec.loading import spec_from_dict
@@ -23,6 +24,7 @@ from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
 from ulzoo.registry.sweeps.pruning import Pruner, StoppedEarly
 from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.registry.zoo.catalogue import open_model
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
 from ulzoo.training.checkpointing import CheckpointManager, TrainingState
@@ -151,7 +153,7 @@ def _train(job: Job, folder: Path, watch: Stopwatch, on_step: OnStep | None, wai
     try:
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
         callback = ProgressForwarder(on_step, lock, Pruner(job) if job.prune else None)
-        options = RunOptions(stage=stage, resume=True, device=job.device)
+        options = RunOptions(stage=stage, resume=True, device=job.device, open_model=open_model)
         result = train(spec, folder, options, callback=callback, watch=watch)
         assert result is not None
     finally:
@@ -204,7 +206,11 @@ def _copy_stage1(run: Path, spec: Spec, folder: Path, device: str) -> bool:
     if checkpoint is None or checkpoint.step != spec.train.latents.steps:  # type: ignore[union-attr]
         return False
     trained = tuple(f"model.{network}." for network in STAGES["latents"])
-    initial = {f"model.{name}": tensor for name, tensor in compile_model(spec, device).state_dict().items()}
+    model = compile_model(spec, device)
+    if spec.init:
+        later = [network for network in NETWORKS if network not in STAGES["latents"]]
+        initialize(model, spec, open_model(spec.init.model), later)
+    initial = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors = {name: tensor for name, tensor in initial.items() if not name.startswith(trained)}
     for name, tensor in checkpoint.read("").items():
         if name.startswith(trained) or not name.startswith("model."):

@@ -62,6 +62,7 @@ def push(
         name=model.spec.name,
         sha256={name: sha256(file) for name, file in weights.items()} | {SPEC: hashlib.sha256(spec).hexdigest()},
         license=license or NO_LICENSE,
+        init=model.spec.init and {"model": model.spec.init.model, "sha256": model.spec.init.sha256 or ""},
         figures=model.results.get("figures", {}),
         protocol=model.results.get("protocol", {}),
     )
@@ -113,6 +114,9 @@ def _sections(manifest: ReleaseManifest, spec: Spec, address: Address) -> Iterat
         yield spec.description
     yield f"A [Unified Latents]({PAPER}) model trained with ulzoo. `spec.yaml` defines it completely."
     yield f'```python\nimport ulzoo\n\nmodel = ulzoo.load("{address}")\nx = model.sample(4)\n```'
+    if manifest.init:
+        source, digest = manifest.init["model"], manifest.init["sha256"]
+        yield f"Training started from the weights of `{source}`, SHA-256 `{digest}`."
     yield f"`ulzoo train {address} --dry-run` prints what it costs to train it again."
     if manifest.figures:
         yield "## Metrics"

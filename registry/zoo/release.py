@@ -24,6 +24,9 @@ class ReleaseManifest(BaseModel):
     data: str = Field(default="", description="the training data and its authors")
     command: str = Field(default="", description="the command that trained it")
     trained: str = Field(default="", description="machine and duration of the training")
+    init: dict[str, str] | None = Field(
+        default=None, description="the model that training started from, with the SHA-256 of its weights: model, sha256"
+    )
     figures: dict[str, float | list[float]] = Field(description="metrics on validation data; {} if not measured")
     protocol: dict[str, Any] = Field(description="how the metrics were measured")
     notes: str = Field(default="", description="remarks for users")
@@ -52,7 +55,7 @@ class ReleaseManifest(BaseModel):
     def to_yaml(self) -> str:
         """As YAML for `read_manifest`, without empty fields."""
         keys = self.model_dump(mode="json")
-        return dump_yaml({key: value for key, value in keys.items() if value != ""})
+        return dump_yaml({key: value for key, value in keys.items() if value not in ("", None)})
 
 
 def read_manifest(path: Path, shown: str) -> ReleaseManifest:

@@ -39,6 +39,11 @@ class TensorFile:
     metadata: dict[str, Any]
 
 
+def tensors_sha256(tensors: dict[str, Tensor]) -> str:
+    """SHA-256, in hex, of names, types, shapes and values of tensors, whichever file they are stored in."""
+    return _digest(tensors, "")
+
+
 def _digest(tensors: dict[str, Tensor], metadata: str) -> str:
     digest = hashlib.sha256(metadata.encode())
     for name in sorted(tensors):

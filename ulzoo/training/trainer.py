@@ -68,7 +68,7 @@ class Trainer:
     """Trains one stage of a model.
 
     Args:
-        model: on its device; the stage's networks are put in training mode, the others are frozen.
+        model: on its device; the networks that the stage trains are put in training mode, the others are frozen.
         stage: "latents", "decoder" or "base".
         config: the stage's section of the spec.
         source: training images.
@@ -92,7 +92,7 @@ class Trainer:
         self.folder, self.options, self.processes = folder, options, options.processes
         self.local_batch = self.processes.local_batch_size(config.batch_size, config.accumulate)
         model.prepare(stage)
-        self.networks = nn.ModuleDict({name: getattr(model, name) for name in STAGES[stage]})
+        self.networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
         parallel = options.parallel
         if parallel and parallel.checkpoint_activations:
             checkpoint_activations(self.networks)
@@ -137,7 +137,7 @@ class Trainer:
             RunStopped: by a signal; the last checkpoint is of the step at which it came.
         """
         if self.config.compile:
-            compile_blocks(self.networks)
+            compile_blocks(nn.ModuleDict({name: getattr(self.model, name) for name in STAGES[self.stage]}))
         profiling: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
         if self.options.profile:
             profiling = profile_steps(self.folder / "profile", self.stage, self.model.device)

@@ -157,6 +157,7 @@ def test_every_pattern_of_the_allow_list_matches_a_key():
     specs = [changed(data=data) for data in sources] + [changed(train__latents__data=data) for data in sources]
     specs.append(changed(train__base__data={"kind": "latents", "path": "x"}))
     specs.append(changed(train__parallel={"kind": "fsdp"}))
+    specs.append(changed(init={"model": "x"}))
     paths = [path for spec in specs for path in flatten(spec_from_dict(spec).to_dict())]
     assert not [pattern for pattern in RESUMABLE if not any(fnmatchcase(path, pattern) for path in paths)]
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from ulzoo.files.atomic import sha256
+from ulzoo.registry import open_model
+from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs import stopwatch
+from ulzoo.registry.runs.export import save_export
 from ulzoo.registry.runs.train import train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.sweeps import point as point_module
@@ -59,6 +62,33 @@ def test_a_row_describes_what_was_trained_and_measured(jobs, tmp_path):
 def test_the_same_point_twice_is_the_same_row(jobs):
     first, second = (run_point(jobs("latent.channels=4,8", store=name)[0]) for name in ("a", "b"))
     assert same(first) == same(second)
+
+
+def test_points_that_start_from_another_model(jobs, tiny, tmp_path):
+    """Its SHA-256 is part of their hashes; a base that begins on a shared stage 1 has its weights too."""
+    path = tmp_path / "model.safetensors"
+    model = compile_model(tiny("train.latents.seed=5"))
+    save_export(path, model, tiny(), {})
+    settings = (f"init.model={path}", "base.label_dropout=0.1,0.2", "train.base.lr=1e-9", "train.base.weight_decay=0")
+    planned = jobs(*settings, reuse_latents=True)
+    assert planned[0].latents_hash == planned[1].latents_hash and planned[0].siblings == (planned[1].folder,)
+    rows = [run_point(job) for job in planned]
+    assert [row["status"] for row in rows] == ["done", "done"], rows
+    assert {row["resolved"]["init"]["sha256"] for row in rows} == {open_model(path).weights_sha256}
+    first, second = (open_model(tmp_path / "store" / row["folder"]).model.state_dict() for row in rows)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("base."):
+            torch.testing.assert_close(second[name], tensor, atol=1e-6, rtol=0)
+        else:
+            assert torch.equal(first[name], second[name])
+    save_export(path, compile_model(tiny("train.latents.seed=6")), tiny(), {})
+    assert planned[0].spec_hash != jobs(*settings)[0].spec_hash
+    path.unlink()
+    with pytest.raises(ValueError, match=r"init.model.*model.safetensors: no such file"):
+        jobs(*settings)
+    frozen = ("init={model: emoji32_tiny, freeze: [encoder, prior, decoder]}", "train.latents=null")
+    job = jobs(*frozen, "train.base.lr=1e-3,1e-4")[0]
+    assert job.stages == ("base",) and job.cost.training_flops.keys() == {"base"}
 
 
 def test_a_point_that_is_settled_is_not_trained_again(jobs, tmp_path):
