@@ -2,9 +2,11 @@
 
 A row contains its resolved spec; for rows of earlier versions it is read from the run directory. Two rows are seeds of
 one training if their specs are equal but for the seeds of the stages. Rows of one series whose specs differ in more
-than that and what the points set, such as a `--set` of another command or an edited base spec, become two series.
+than that and what the points set, such as a `--set` of another command or an edited base spec, become two series. So do
+rows that were measured on different images, since those of the data section were replaced in between.
 """
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -110,6 +112,7 @@ def _separate(group: list[dict[str, Any]], unknown: set[int]) -> None:
     repeats = Counter[str]()
     contexts: dict[str, dict[str, Any]] = {}
     context_of = []
+    images_of = _measured_images(group)
     for row in group:
         if id(row) not in unknown:
             spec = flatten(without_nulls(row["resolved"]))
@@ -124,6 +127,8 @@ def _separate(group: list[dict[str, Any]], unknown: set[int]) -> None:
             spec = {"training_images": images, "repeat": repeats[attempt]}
             trained = any(_covers(name, "train") or name.startswith("train.") for name in varied)
             context = {key: value for key, value in spec.items() if key != "training_images" or not trained}
+        if id(row) in images_of:
+            spec["images"] = context["images"] = images_of[id(row)]
         row["training"] = _canonical(spec)
         context_of.append(_canonical(context))
         contexts.setdefault(context_of[-1], context)
@@ -131,6 +136,20 @@ def _separate(group: list[dict[str, Any]], unknown: set[int]) -> None:
         labels = dict(zip(contexts, _labels(list(contexts.values())), strict=True))
         for row, context_key in zip(group, context_of, strict=True):
             row["series"] = f"{row['series']} {labels[context_key]}".strip()
+
+
+def _measured_images(group: list[dict[str, Any]]) -> dict[int, str]:
+    """`id` of a row -> the images it was measured on, if rows of the same data section were measured on different ones.
+
+    They are named by a hash of the fingerprint in the protocol; those of rows of earlier versions are "unknown".
+    """
+    by_data: dict[str, dict[int, str]] = {}
+    for row in group:
+        identity = (row.get("protocol") or {}).get("fingerprint")
+        name = hashlib.sha256(_canonical(identity).encode()).hexdigest()[:6] if identity else "unknown"
+        if row["status"] == "done":
+            by_data.setdefault(_canonical((row.get("resolved") or {}).get("data")), {})[id(row)] = name
+    return {key: name for rows in by_data.values() if len(set(rows.values())) > 1 for key, name in rows.items()}
 
 
 def _labels(contexts: list[dict[str, Any]]) -> list[str]:

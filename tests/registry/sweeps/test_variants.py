@@ -1,6 +1,7 @@
 """Rows that are seeds of one training, and series of rows that differ in anything else."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -23,12 +24,14 @@ OLD_ROWS = ("without run directories", "with run directories", "new")
 def plan(tmp_path):
     """plan(*settings, target=…, seeds=…): rows of a sweep in one store; PSNR is that of the last setting of steps."""
 
-    def plan(*settings, target="emoji32_tiny", seeds=1, psnr=8.79):
+    def plan(*settings, target="emoji32_tiny", seeds=1, psnr=8.79, images=None):
         sweep, overrides = sweep_from_options(str(target), {}, settings, seeds)
         store = Store(tmp_path / "store")
         jobs = plan_jobs(sweep, store, JobOptions(seeds=seeds), overrides=overrides)
         for number, job in enumerate(jobs):
-            store.append(make_row(job, 1.0, figures={"psnr_db": psnr + 2 * number, "bits_per_pixel": 0.1 + number}))
+            figures = {"psnr_db": psnr + 2 * number, "bits_per_pixel": 0.1 + number}
+            protocol = {"fingerprint": images} if images else {}
+            store.append(make_row(job, 1.0, figures=figures, protocol=protocol))
             (store.folder / job.folder).mkdir(parents=True, exist_ok=True)
             (store.folder / job.folder / "spec.yaml").write_text(spec_from_dict(job.spec).to_yaml())
         return store
@@ -77,6 +80,30 @@ def test_seeds_of_any_stage_are_seeds(plan):
     store = plan(f"{FACTOR}=1.5,1.7", "train.base.seed=6")
     (series,) = average(store.rows()).values()
     assert [mean.rows for mean in series] == [2, 2]
+
+
+def test_points_on_other_images_are_another_series(plan):
+    """The images were replaced before the second seed was trained."""
+    images = {"examples": 4, "content": "ab"}
+    store = plan(f"{STEPS}=4", seeds=2, images=images)
+
+    def series(second: dict) -> dict[str, list[int]]:
+        rows = store.rows()
+        next(row for row in rows if row["seed"] == 1)["protocol"] = second
+        means = average(separate_variants(rows, store.folder))
+        return {name.partition("images=")[2]: [mean.rows for mean in points] for name, points in means.items()}
+
+    assert series({"fingerprint": images}) == {"": [2]}
+    other = series({"fingerprint": {**images, "content": "cd"}})
+    assert list(other.values()) == [[1], [1]] and all(re.fullmatch("[0-9a-f]{6}", name) for name in other)
+    assert series({})["unknown"] == [1]  # a row of an earlier version
+
+
+def test_images_of_another_resolution_are_expected(plan):
+    plan("data.resolution=32", f"{FACTOR}=1.5,1.7", images={"examples": 4, "content": "ab"})
+    store = plan("data.resolution=64", f"{FACTOR}=1.5,1.7", images={"examples": 4, "content": "cd"})
+    names = ["emoji32_tiny resolution=32", "emoji32_tiny resolution=64"]
+    assert list(average(separate_variants(store.rows(), store.folder))) == names
 
 
 def test_points_of_the_same_sweep_stay_on_one_curve(plan, tmp_path):
