@@ -18,6 +18,7 @@ from ulzoo.model.contract import STAGES
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels
 from ulzoo.registry.spec.loading import spec_from_dict
+from ulzoo.registry.spec.components import find_plugins, find_unavailable
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.messages import one_line
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
@@ -68,6 +69,7 @@ def save_export(
         "results": results,
         "dtype": dtype,
         "versions": versions(),
+        "plugins": find_plugins(spec.to_dict()),
     }
     tensor_file.write(path, tensors, metadata)
 
@@ -89,7 +91,10 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
         spec = spec_from_dict(metadata["spec"])
         skeleton = compile_model(spec, "meta")
     except ValueError as error:
-        raise ValueError(f"{path}: its spec does not fit this version of ulzoo: {error}") from None
+        if reason := find_unavailable(metadata["spec"], metadata.get("plugins")):
+            raise ValueError(f"{path}: {reason}") from None
+        prefix = "" if _is_import_error(error) else "its spec does not fit this version of ulzoo: "
+        raise ValueError(f"{path}: {prefix}{error}") from None
     _load_weights(skeleton, stages, {name: tensor.to("meta") for name, tensor in tensors.items()}, path)
     model = compile_model(spec, device, pretrained=False)
     _load_weights(model, stages, tensors, path)
@@ -101,6 +106,13 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
 
 
 def _label_names(metadata: Mapping[str, Any]) -> list[str]:
+def _is_import_error(error: BaseException | None) -> bool:
+    """Whether an error was raised because an optional package is missing."""
+    while error is not None and not isinstance(error, ImportError):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
     """The label names of a file, safe to print; [] in files of earlier versions. Raises ValueError."""
     names = metadata.get("label_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

@@ -75,6 +75,11 @@ class Table:
         """All kinds, the built-in ones first. Raises ValueError if two installed packages add the same kind."""
         return (*self.entries, *self._plugins)
 
+    def package(self, kind: str) -> str | None:
+        """Name and version of the installed package that adds `kind`; None for a built-in kind."""
+        point = self._plugins.get(kind)
+        return f"{point.dist.name} {point.dist.version}" if point and point.dist else None
+
     def get(self, kind: str) -> type:
         """Import and return the class of `kind`. Raises ValueError, with a suggestion, if there is none."""
         if kind not in self.kinds():

@@ -1,8 +1,10 @@
 """The built-in components that a spec can name."""
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ulzoo.registry.spec.component_table import Table
+from ulzoo.runtime.messages import one_line
 
 ENCODERS = Table(
     "encoder",
@@ -62,6 +64,44 @@ DATASETS = Table(
     },
     module=__name__,
 )
+
+
+ROLES = {"encoder": ENCODERS, "backbone": BACKBONES, "schedule": SCHEDULES, "weighting": WEIGHTINGS, "data": DATASETS}
+"""Keys of a spec -> the table of the components there."""
+
+
+def find_components(spec: Any) -> Iterator[tuple[Table, str]]:
+    """The components that a spec, as plain data that need not be valid, names at any depth."""
+    for key, value in spec.items() if isinstance(spec, Mapping) else ():
+        if key in ROLES and isinstance(value, Mapping) and isinstance(value.get("kind"), str):
+            yield ROLES[key], value["kind"]
+        yield from find_components(value)
+
+
+def find_plugins(spec: Any) -> dict[str, str]:
+    """The components of a spec that installed packages add: "encoder 'mine'" -> name and version of the package."""
+    components = [(f"{table.name} {kind!r}", table.package(kind)) for table, kind in find_components(spec)]
+    return {component: package for component, package in components if package}
+
+
+def find_unavailable(spec: Any, packages: Any = None) -> str | None:
+    """Why a component of a spec cannot be used here, in one line; None if all can.
+
+    Args:
+        packages: the result of `find_plugins` where the spec was written, if it is known; data that need not be valid.
+    """
+    for table, kind in find_components(spec):
+        component = f"{table.name} {one_line(repr(kind))}"
+        if kind not in table.kinds():
+            package = packages.get(f"{table.name} {kind!r}") if isinstance(packages, Mapping) else None
+            if isinstance(package, str):
+                return f"its {component} is in the package {one_line(package)}, which is not installed here"
+            return f"no package that is installed here has its {component}; install the plug-in that adds it"
+        try:
+            table.get(kind)
+        except ValueError as error:
+            return f"its {error}"
+    return None
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 import json
 import struct
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ from ulzoo.registry import load
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs import export as export_module
 from ulzoo.registry.runs.export import load_export, save_export
+from ulzoo.registry.spec.component_table import GROUP
+from ulzoo.registry.spec.components import BACKBONES, find_plugins
 from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
 RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}
@@ -105,6 +109,49 @@ def test_a_spec_of_a_newer_version(path, model):
     spec["encoder"]["swirl"] = 3
     tensor_file.write(path, content.tensors, content.metadata | {"spec": spec})
     assert "its spec does not fit this version of ulzoo: encoder.swirl: unknown key" in message(path)
+
+
+@pytest.mark.parametrize(
+    ("plugins", "expected"),
+    [
+        (
+            {"encoder 'mine'": "ulzoo-mine 1.2"},
+            "its encoder 'mine' is in the package ulzoo-mine 1.2, which is not installed",
+        ),
+        ({}, "no package that is installed here has its encoder 'mine'; install the plug-in that adds it"),
+        ([], "no package that is installed here has its encoder 'mine'"),
+    ],
+)
+def test_a_missing_plugin_is_named(path, plugins, expected):
+    content = tensor_file.read(path)
+    content.metadata["spec"]["encoder"]["kind"] = "mine"
+    tensor_file.write(path, content.tensors, content.metadata | {"plugins": plugins})
+    assert expected in message(path) and "version" not in message(path)
+
+
+def test_an_export_names_the_packages_of_its_plugins(path, model, tiny, monkeypatch):
+    """A plug-in that is installed but cannot be imported is named too, and not called another version."""
+    point = EntryPoint("backbone.mine", "no_such_module:Mine", GROUP)
+    vars(point).update(dist=SimpleNamespace(name="ulzoo-mine", version="1.2"))
+    monkeypatch.setattr(BACKBONES, "_plugins", {"mine": point})
+    spec = tiny().to_dict()
+    spec["decoder"]["backbone"]["kind"] = "mine"
+    assert find_plugins(spec) == {"backbone 'mine'": "ulzoo-mine 1.2"}
+    content = tensor_file.read(path)
+    tensor_file.write(path, content.tensors, content.metadata | {"spec": spec})
+    expected = "its backbone 'mine' of package 'ulzoo-mine' cannot be imported: No module named 'no_such_module'"
+    assert message(path).endswith(expected)
+
+
+def test_an_optional_package_is_named(path, monkeypatch):
+    def compile_model(*args, **options):
+        try:
+            raise ImportError("No module named 'diffusers'")
+        except ImportError:
+            raise ValueError("encoder needs the package diffusers: pip install 'ulzoo[diffusers]'") from None
+
+    monkeypatch.setattr("ulzoo.registry.runs.export.compile_model", compile_model)
+    assert message(path) == f"{path}: encoder needs the package diffusers: pip install 'ulzoo[diffusers]'"
 
 
 def test_weights_of_other_networks(path, tiny):
