@@ -115,17 +115,19 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         frozen=spec.frozen,
     )
     random_logsnr = _random_logsnr(spec, prior)
-    return UnifiedLatents(
+    model = UnifiedLatents(
         encoder, prior, decoder, base, contract, final_decoder=final_decoder, random_logsnr=random_logsnr
-    ).eval()
+    )
+    model.config = spec
+    return model.eval()
 
 
 def name_labels(model: UnifiedLatents, names: Sequence[str]) -> None:
     """Give the model's labels the names in its data; no names change nothing. Raises ValueError for another number."""
+    names = list_texts(names, "label names: expected a list of names")
     if names and len(names) != model.contract.num_classes:
         raise ValueError(f"there are {len(names)} label names for {model.contract.num_classes} labels")
     if names:
-    names = list_texts(names, "label names: expected a list of names")
         model.contract = replace(model.contract, label_names=tuple(names))
 
 
