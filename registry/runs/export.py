@@ -105,7 +105,6 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     return Export(model, spec, metadata["results"])
 
 
-def _label_names(metadata: Mapping[str, Any]) -> list[str]:
 def _is_import_error(error: BaseException | None) -> bool:
     """Whether an error was raised because an optional package is missing."""
     while error is not None and not isinstance(error, ImportError):
@@ -113,6 +112,7 @@ def _is_import_error(error: BaseException | None) -> bool:
     return error is not None
 
 
+def _label_names(metadata: Mapping[str, Any]) -> list[str]:
     """The label names of a file, safe to print; [] in files of earlier versions. Raises ValueError."""
     names = metadata.get("label_names", [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
