@@ -8,23 +8,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from ulzoo.files import tensor_file
 from ulzoo.files.atomic import sha256
 from ulzoo.model.contract import STAGES
+from ulzoo.model.pretrained import Dtype, LatentStatistics
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels
-from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.components import find_plugins, find_unavailable
+from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.messages import one_line
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 from ulzoo.version import __version__
-
-Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def save_export(
         "stages": list(model.stages),
         "label_names": list(model.contract.label_names),
         "results": results,
+        "latent_statistics": model.latent_statistics and model.latent_statistics.to_dict(),
         "dtype": dtype,
         "versions": versions(),
         "plugins": find_plugins(spec.to_dict()),
@@ -100,9 +100,16 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     _load_weights(model, stages, tensors, path)
     try:
         name_labels(model, _label_names(metadata))
+        set_latent_statistics(model, metadata)
     except ValueError as error:
         raise tensor_file.DamagedFile(f"{path}: damaged ({error})") from None
     return Export(model, spec, metadata["results"])
+
+
+def set_latent_statistics(model: UnifiedLatents, values: Mapping[str, Any]) -> None:
+    """Set the model's latent statistics to those in metadata or results, if there are any. Raises ValueError."""
+    if (statistics := values.get("latent_statistics")) is not None:
+        model.latent_statistics = LatentStatistics.from_dict(statistics, model.contract.latent_channels)
 
 
 def _is_import_error(error: BaseException | None) -> bool:
@@ -230,7 +237,9 @@ def export(source: Path, out: Path, dtype: Dtype | None = None) -> ExportedFile:
         return ExportedFile(out, source, None, None, bool(results))
     checkpoint = _open_checkpoint(source)
     model, spec = restore(checkpoint)
-    results = _matching_results(checkpoint) if dtype in (None, "float32") else {}
+    results = _matching_results(checkpoint)
+    set_latent_statistics(model, results)
+    results = results if dtype in (None, "float32") else {}
     save_export(out, model, spec, results, dtype or "float32")
     return ExportedFile(out, checkpoint.folder, checkpoint.stage, checkpoint.step, bool(results))
 

@@ -1,7 +1,8 @@
 """A run: train a spec's stages in a directory, from scratch or from a checkpoint, then evaluate, draw and export."""
 
 import json
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from ulzoo.data import Source, in_order
+from ulzoo.data.fingerprint import describe_change, fingerprint
 from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
@@ -25,6 +27,7 @@ from ulzoo.registry.runs.export import (
     load_export,
     remove_untrained,
     save_export,
+    set_latent_statistics,
     versions,
 )
 from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, open_init
@@ -192,7 +195,9 @@ def _train(
     )
     for stage in stages[stages.index(resumed.stage) if resumed else 0 :]:
         config: configs.StageConfig = getattr(spec.train, stage)
-        trainer = Trainer(model, stage, config, sources[stage_data(spec, stage)[1]], folder, trainer_options)
+        images = sources[stage_data(spec, stage)[1]]
+        identity = {**trainer_options.identity, "fingerprint": fingerprint(images).identity}
+        trainer = Trainer(model, stage, config, images, folder, replace(trainer_options, identity=identity))
         if resumed and resumed.stage == stage:
             trainer.resume(resumed)
         callback.stage(stage, config, trainer.step)
@@ -211,6 +216,7 @@ def _train(
     results = _evaluate(spec, model, validation, callback)
     results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
+    set_latent_statistics(model, results)
     save_export(folder / "model.safetensors", model, spec, results)
     return RunResult(folder, results, watch.seconds)
 
@@ -277,6 +283,8 @@ def _prepare(
         report = initialize(model, spec, source, networks)
     if checkpoint:
         check_label_names(checkpoint, validation.label_names)
+        if processes.is_main:
+            _warn_of_other_images(spec, checkpoint, sources)
         earlier = spec.stages[: spec.stages.index(checkpoint.stage)]
         for network in dict.fromkeys([*chain(*(STAGES[stage] for stage in earlier)), *spec.frozen]):
             getattr(model, network).load_state_dict(checkpoint.read(f"model.{network}."))
@@ -284,6 +292,17 @@ def _prepare(
             load_averages(model, checkpoint)
     check_encoded(spec, model, stages, sources)
     return model, sources, validation, report
+
+
+def _warn_of_other_images(spec: Spec, checkpoint: Checkpoint, sources: dict[str, Source]) -> None:
+    """Warn if the training images are not those that the checkpoint was trained on."""
+    images, before = sources.get(stage_data(spec, checkpoint.stage)[1]), checkpoint.metadata.get("fingerprint")
+    if images is not None and before and (changes := describe_change(before, fingerprint(images).identity)):
+        warnings.warn(
+            f"{checkpoint.folder}: its training images have changed since ({'; '.join(changes)}); training continues "
+            "on the present ones",
+            stacklevel=2,
+        )
 
 
 def _evaluate(spec: Spec, model: UnifiedLatents, validation: Source, callback: TrainingCallback) -> dict[str, Any]:

@@ -149,13 +149,15 @@ def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "c
 
 def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "Export":
     """Load a trained model like `load`, with its spec and metrics."""
-    from ulzoo.registry.runs.export import load_export
+    from ulzoo.registry.runs.export import load_export, set_latent_statistics
 
     name = os.fspath(name_or_path)
     if hub.is_address(name):
         return load_export(hub.find_model(name).weights(), device)
     if manifest := find_release(name_or_path):
-        return load_export(_released_weights(manifest), device)
+        export = load_export(_released_weights(manifest), device)
+        set_latent_statistics(export.model, manifest.model_dump())
+        return export
     if name in find_specs() and not Path(name).exists():
         raise _not_released(name)
     return load_export(trained_file(name, released=True), device)

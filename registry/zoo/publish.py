@@ -1,6 +1,7 @@
 """Publishing a model on the Hugging Face hub, in one commit, for `ulzoo.registry.zoo.hub` to load."""
 
 import hashlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from ulzoo.registry.zoo.hub import MANIFEST, SPEC, Address, api, hub_errors
 from ulzoo.registry.zoo.release import ReleaseManifest
 from ulzoo.version import __version__
 
-WEIGHTS, README = "model.safetensors", "README.md"
+WEIGHTS, README, CONFIG = "model.safetensors", "README.md", "config.json"
+MODEL_TYPE = "unified_latents"
 WEIGHT_FILES = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 NO_LICENSE = "unknown"
 
@@ -53,29 +55,66 @@ def push(
     Raises:
         ValueError: there is no model to publish, or the hub refuses it or cannot be reached.
     """
-    path = trained_file(source)
-    model = load_export(path)  # a model that cannot be loaded is not published
+    files = repository_files(trained_file(source), str(address), license)
+    manifest = files.manifest
+    commit = _commit(address, files.contents, private, message or f"{manifest.name}, by ulzoo {__version__}")
+    return PushResult(Address(address.repo, commit), tuple(files.contents), bool(manifest.figures))
+
+
+@dataclass(frozen=True)
+class RepositoryFiles:
+    """The files of a repository on the hub.
+
+    Attributes:
+        contents: name -> a file's path or its content.
+        manifest: pins the weights and the spec.
+    """
+
+    contents: dict[str, Path | str]
+    manifest: ReleaseManifest
+
+
+def repository_files(path: Path, address: str, license: str = "") -> RepositoryFiles:
+    """The files of a repository for an exported model, which is loaded first, so that nothing damaged is published.
+
+    Args:
+        path: the export, or the index of its parts.
+        address: what the model card loads the model by.
+        license: see `push`.
+
+    Raises:
+        ValueError: the model cannot be loaded.
+    """
+    model = load_export(path)
     parts = files_of(path)
     weights = {file.name: file for file in parts} if len(parts) > 1 else {WEIGHTS: path}  # an index names its parts
-    spec = model.spec.to_yaml().encode()
+    spec, statistics = model.spec.to_yaml(), model.model.latent_statistics
     manifest = ReleaseManifest(
         name=model.spec.name,
-        sha256={name: sha256(file) for name, file in weights.items()} | {SPEC: hashlib.sha256(spec).hexdigest()},
+        sha256={name: sha256(file) for name, file in weights.items()}
+        | {SPEC: hashlib.sha256(spec.encode()).hexdigest()},
         license=license or NO_LICENSE,
         init=model.spec.init and {"model": model.spec.init.model, "sha256": model.spec.init.sha256 or ""},
         figures=model.results.get("figures", {}),
         protocol=model.results.get("protocol", {}),
+        latent_statistics=statistics and statistics.to_dict(),
     )
-    card = model_card(manifest, model.spec, address)
-    texts = {SPEC: spec, MANIFEST: manifest.to_yaml().encode(), README: card.encode()}
-    files: dict[str, Path | bytes] = {**weights, **texts}
-    commit = _commit(address, files, private, message or f"{manifest.name}, by ulzoo {__version__}")
-    return PushResult(Address(address.repo, commit), tuple(files), bool(manifest.figures))
+    config = {"library_name": "ulzoo", "model_type": MODEL_TYPE, "ulzoo_version": __version__}
+    texts = {
+        SPEC: spec,
+        CONFIG: json.dumps(config | {"spec": model.spec.to_dict()}, indent=1) + "\n",
+        MANIFEST: manifest.to_yaml(),
+        README: model_card(manifest, model.spec, address),
+    }
+    return RepositoryFiles({**weights, **texts}, manifest)
 
 
-def _commit(address: Address, files: dict[str, Path | bytes], private: bool, message: str) -> str:
+def _commit(address: Address, files: dict[str, Path | str], private: bool, message: str) -> str:
     """Commit all files at once and return the hash of the commit."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    def encoded(content: Path | str) -> Path | bytes:
+        return content.encode() if isinstance(content, str) else content
 
     hub, repo, branch = api(), address.repo, address.revision
     with hub_errors(address):
@@ -87,7 +126,7 @@ def _commit(address: Address, files: dict[str, Path | bytes], private: bool, mes
         existing = [entry.rfilename for entry in hub.model_info(repo, revision=branch).siblings or ()]
         obsolete = [name for name in existing if WEIGHT_FILES.fullmatch(name) and name not in files]
         operations = [
-            *(CommitOperationAdd(name, content) for name, content in files.items()),
+            *(CommitOperationAdd(name, encoded(content)) for name, content in files.items()),
             *(CommitOperationDelete(name) for name in obsolete),
         ]
         return hub.create_commit(repo, operations, commit_message=message, revision=branch).oid
@@ -102,13 +141,13 @@ UNITS = {  # suffix of a metric's name -> its unit
 }
 
 
-def model_card(manifest: ReleaseManifest, spec: Spec, address: Address) -> str:
+def model_card(manifest: ReleaseManifest, spec: Spec, address: str) -> str:
     """The README of the repository: Markdown with YAML metadata at the top."""
     metadata: dict[str, Any] = {"library_name": "ulzoo", "license": manifest.license.lower(), "tags": TAGS}
     return f"---\n{dump_yaml(metadata)}---\n\n" + "\n\n".join(_sections(manifest, spec, address)) + "\n"
 
 
-def _sections(manifest: ReleaseManifest, spec: Spec, address: Address) -> Iterator[str]:
+def _sections(manifest: ReleaseManifest, spec: Spec, address: str) -> Iterator[str]:
     yield f"# {manifest.name}"
     if spec.description:
         yield spec.description

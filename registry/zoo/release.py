@@ -29,6 +29,9 @@ class ReleaseManifest(BaseModel):
     )
     figures: dict[str, float | list[float]] = Field(description="metrics on validation data; {} if not measured")
     protocol: dict[str, Any] = Field(description="how the metrics were measured")
+    latent_statistics: dict[str, list[float]] | None = Field(
+        default=None, description="mean and std of the encoder's latents by channel, on validation data"
+    )
     notes: str = Field(default="", description="remarks for users")
 
     @field_validator("sha256")

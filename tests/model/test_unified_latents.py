@@ -197,6 +197,53 @@ def test_methods_take_the_seeds_of_examples() -> None:
         model.sample(3, generator=IndependentNoise((5, 6), 0))
 
 
+def test_many_examples_in_the_memory_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, sizes = tiny(num_classes=3), images(7), []
+    for network in (model.encoder, model.base.network, model.decoder.network):
+        network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    labels = torch.arange(7) % 3
+    z_clean, samples = model.encode(x), model.sample(7, labels=labels, generator=seeded())
+    sizes.clear()
+    torch.testing.assert_close(model.encode(x, batch_size=3), z_clean, rtol=1e-4, atol=1e-5)
+    in_batches = model.sample(7, labels=labels, generator=seeded(), batch_size=3)
+    torch.testing.assert_close(in_batches, samples, rtol=1e-4, atol=1e-5)
+    assert max(sizes) == 3
+    sizes.clear()
+    model.encode(images(70))
+    assert sizes == [64, 6]
+    with pytest.raises(ValueError, match="labels must be those of 7 examples, got 2"):
+        model.sample(7, labels=[0, 1], batch_size=3)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        model.encode(x, batch_size=0)
+
+
+def test_a_method_is_the_methods_that_it_consists_of() -> None:
+    model, x = tiny(), images()
+    generator = seeded()
+    z_0 = model.sample_latents(4, generator=generator)
+    assert torch.equal(model.decode(z_0, generator=generator), model.sample(4, generator=seeded()))
+    generator = seeded()
+    z_0 = model.noise_latents(model.encode(x, generator=generator), generator=generator)
+    assert torch.equal(model.decode(z_0, generator=generator), model.reconstruct(x, generator=seeded()))
+
+
+def test_seeds_callback_and_progress_of_sampling(capsys: pytest.CaptureFixture[str]) -> None:
+    model, calls = tiny(), []
+    samples = model.sample(3, seeds=[4, 5, 6], batch_size=2, callback=lambda x_t, logsnr: calls.append(x_t.shape))
+    torch.testing.assert_close(model.sample(2, seeds=[6, 4]), samples[[2, 0]], rtol=1e-4, atol=1e-5)
+    steps = {name: sampling.steps for name, sampling in model.contract.sampling.items()}
+    latent, image = model.latent_shape, model.image_shape
+    batch = [[(n, *latent)] * steps["base"] + [(n, *image)] * steps["decoder"] for n in (2, 1)]
+    assert calls == batch[0] + batch[1]
+    assert not capsys.readouterr().err
+    model.sample(3, progress=True, batch_size=2)
+    assert f"{len(calls)}/{len(calls)}" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="one seed for each of 3 samples and no generator, got 1 seeds"):
+        model.sample(3, seeds=[1])
+    with pytest.raises(TypeError, match="there is no option 'label'; did you mean 'labels'"):
+        model.sample(3, label=[1, 2, 3])  # type: ignore[call-arg]
+
+
 def test_steps_and_guidance_default_to_the_contract() -> None:
     model = tiny(num_classes=3, guidance=2.0)
     labels = [0, 1, 2]
@@ -345,7 +392,7 @@ def test_decoding_gets_the_given_latent_as_it_is() -> None:
 
 def test_the_decoder_gets_the_noisy_latent_of_the_base() -> None:
     model = closed_form(gain=0.2)
-    model.sample(400, generator=seeded())
+    model.sample(400, generator=seeded(), batch_size=400)
     network = model.decoder.network
     assert isinstance(network, GaussianDecoder)
     z_0 = network.seen[0]

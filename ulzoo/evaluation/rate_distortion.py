@@ -11,6 +11,7 @@ from ulzoo.evaluation.config import NOISE, EvaluationConfig
 from ulzoo.evaluation.distortion import Distortion
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
 from ulzoo.evaluation.rate_decomposition import RateMeasurement
+from ulzoo.model.pretrained import LatentMoments
 from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
 
 RATE = "ELBO upper bound on the bits in the latent, not a file size"
@@ -33,17 +34,18 @@ def rate_distortion(
         on_progress: called with the number of images or clips processed so far.
 
     Returns:
-        {"figures", "protocol"}, ready for JSON. The metrics are those of `Distortion`; with a prior "bits_per_pixel",
-        "bits_per_dimension", "bits_per_pixel_se" and "bits_per_pixel_mc_se" (see `RateMeasurement.metrics`), and with a
-        base the same as "base_…". With `decompose_rate`, "rate" maps each network to its
-        `RateMeasurement.decomposition`. If examples could not be read, it warns, and the protocol contains their number
-        as "left_out".
+        {"figures", "protocol", "latent_statistics"}, ready for JSON. The metrics are those of `Distortion`; with a
+        prior "bits_per_pixel", "bits_per_dimension", "bits_per_pixel_se" and "bits_per_pixel_mc_se" (see
+        `RateMeasurement.metrics`), and with a base the same as "base_…". "latent_statistics" are the mean and std of
+        the encoder's latents by channel, None if a channel is constant. With `decompose_rate`, "rate" maps each network
+        to its `RateMeasurement.decomposition`. If examples could not be read, it warns, and the protocol contains their
+        number as "left_out".
     """
     contract, device = model.contract, model.device
     batch_size = config.examples_per_batch(video=contract.video)
     networks: list[LatentNetwork] = [name for name in ("prior", "base") if getattr(model, name) is not None]
     rates = {name: RateMeasurement(getattr(model, name), config.rate_samples) for name in networks}
-    required = model.required_context_frames
+    latents, required = LatentMoments(), model.required_context_frames
     distortion = Distortion(contract, required, config.lpips)
     skipped: dict[int, str] = {}
     done = 0
@@ -68,6 +70,7 @@ def rate_distortion(
         if contract.video:
             reconstruction, x = reconstruction[:, :, required:], x[:, :, required:]
         distortion.add(reconstruction, x)
+        latents.add(model.encode(batch["x"].to(device), generator=config.noise("latents", examples, device)))
         skipped |= batch["skipped"]
         done = batch["images"]
         on_progress(done)
@@ -94,7 +97,12 @@ def rate_distortion(
     )
     if contract.context_frames and model.base is not None:
         protocol["rate"] += f"; the base's, of the latent given the first {contract.context_frames} frames"
-    results = {"figures": figures, "protocol": protocol}
+    statistics = latents.statistics()
+    results = {
+        "figures": figures,
+        "protocol": protocol,
+        "latent_statistics": statistics and statistics.to_dict(),
+    }
     if config.decompose_rate:
         results["rate"] = {name: rate.decomposition(contract.pixels) for name, rate in rates.items()}
     return results

@@ -7,6 +7,7 @@ x_t; the base gets the clip's encoding and the mask on the latent's grid. So the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from ulzoo.media.captions import Text
 from ulzoo.model.contract import Contract
+from ulzoo.runtime.messages import suggest
 
 Labels = Tensor | Sequence[int]
 
@@ -31,6 +33,54 @@ class Conditions:
     labels: Labels | None = None
     text: Text | None = None
     frames: Tensor | None = None
+
+    @classmethod
+    def of(cls, options: "SampleOptions") -> "Conditions":
+        """The conditions among a call's options. Raises TypeError for an option that does not exist."""
+        if unknown := options.keys() - SampleOptions.__annotations__.keys():
+            raise TypeError(
+                f"there is no option {min(unknown)!r}{suggest(min(unknown), SampleOptions.__annotations__)}"
+            )
+        return cls(options.get("labels"), options.get("text"), options.get("frames"))
+
+    def part(self, rows: slice) -> "Conditions":
+        """The conditions of these examples alone."""
+        return Conditions(
+            labels=None if self.labels is None else self.labels[rows],
+            text=None if self.text is None else self.text.part(rows),
+            frames=None if self.frames is None else self.frames[rows],
+        )
+
+    def split(self, batches: Sequence[slice]) -> list["Conditions"]:
+        """The conditions of each batch, given by its rows. Raises ValueError unless there are as many as examples."""
+        if len(batches) == 1:
+            return [self]
+        lengths = {
+            "labels": None if self.labels is None else len(self.labels),
+            "text": None if self.text is None else len(self.text.mask),
+            "frames": None if self.frames is None else len(self.frames),
+        }
+        for name, length in lengths.items():
+            if length not in (None, batches[-1].stop):
+                raise ValueError(f"{name} must be those of {batches[-1].stop} examples, got {length}")
+        return [self.part(rows) for rows in batches]
+
+
+class SampleOptions(TypedDict, total=False):
+    """What `UnifiedLatents.sample` is conditioned on, and how it samples.
+
+    Attributes:
+        labels, frames, text: see `Conditions`, n of each; the result begins with the frames. A model trained without
+            them for a share of the examples samples without them too.
+        guidance: scale of the base's classifier-free guidance; the spec's if None.
+        steps: network evaluations of the base; the decoder keeps the spec's.
+    """
+
+    labels: Labels | None
+    frames: Tensor | None
+    text: Text | None
+    guidance: float | None
+    steps: int | None
 
 
 def first_frames(x: Tensor, contract: Contract) -> Tensor | None:

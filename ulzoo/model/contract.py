@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from ulzoo.nn.conditioning import NetworkConditions
 
+BATCH_SIZE, CLIP_BATCH_SIZE = 64, 8
 MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
 
 Stage = Literal["latents", "decoder", "base"]
@@ -109,17 +110,24 @@ class Contract:
             guidance=default.guidance if guidance is None else guidance,
         )
 
+    def batches(self, n: int, batch_size: int | None) -> list[slice]:
+        """The rows of n examples in batches, by default of 64 images or 8 clips."""
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        size = batch_size or (CLIP_BATCH_SIZE if self.video else BATCH_SIZE)
+        return [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
+
     # ---------------------------------------------------------------------------------- arguments of public methods
 
-    def check_x(self, x: "Tensor") -> None:
+    def check_x(self, x: "Tensor", name: str = "x") -> None:
         """Raise ValueError unless x is floating point and about in [-1, 1]. Its shape is checked when it is encoded."""
         if not x.is_floating_point():
             raise ValueError(
-                f"x must be floating point in [-1, 1], got {x.dtype}; ulzoo.media.pixels.from_uint8 converts"
+                f"{name} must be floating point in [-1, 1], got {x.dtype}; ulzoo.media.pixels.from_uint8 converts"
             )
         if x.numel() and not (largest := x.abs().max()) <= MAX_PIXEL:
             raise ValueError(
-                f"x must be in [-1, 1], got values up to {largest:g}; ulzoo.media.pixels.from_uint8 converts"
+                f"{name} must be in [-1, 1], got values up to {largest:g}; ulzoo.media.pixels.from_uint8 converts"
             )
 
     def check_labels_and_text(self, conditions: "NetworkConditions", n: int, num_classes: int) -> None:
@@ -149,9 +157,3 @@ class Contract:
                 raise ValueError(f"this model continues given frames: pass `frames` of shape {expected}")
         elif frames.shape != expected:
             raise ValueError(f"frames must have shape {expected}, got {tuple(frames.shape)}")
-
-
-def check_count(n: int) -> None:
-    """Raise ValueError unless n is a number of samples."""
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")

@@ -1,9 +1,13 @@
 """A network with the noise process that it denoises, the weighting of its loss and the conditions that it takes."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ulzoo.diffusion import Denoiser, GaussianDiffusion, Guidance, Noise, Weighting, rand
 from ulzoo.diffusion.samplers import CfgDenoiser
@@ -12,6 +16,10 @@ from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Sampling
 from ulzoo.nn.conditioning import NO_CONDITIONS, NetworkConditions
+
+StepCallback = Callable[[Tensor, Tensor], None]
+"""(x_t, logsnr (B,)) before a network evaluation of a sampler."""
+Prediction = TypeVar("Prediction")
 
 
 class NonFiniteOutput(ArithmeticError):
@@ -147,13 +155,25 @@ class DiffusionModel(ConditionalNetwork):
         conditions: NetworkConditions = NO_CONDITIONS,
         generator: Noise | None = None,
         device: torch.device | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
-        """A sample at λ(0), guided by labels and captions if there are any."""
+        """A sample at λ(0), guided by labels and captions if there are any.
+
+        Args:
+            callback: called before each network evaluation.
+        """
         guidance = None
         if sampling.guidance != 1 and (conditions.labels is not None or conditions.text is not None):
-            guidance = Guidance(self.cfg_denoiser(conditions), sampling.guidance, sampling.guidance_interval)
+            cfg_denoiser = observed(self.cfg_denoiser(conditions), callback)
+            guidance = Guidance(cfg_denoiser, sampling.guidance, sampling.guidance_interval)
         x_0 = self.diffusion.sample(
-            self.denoiser(conditions), shape, sampling.steps, sampling.sampler, generator, device, guidance
+            observed(self.denoiser(conditions), callback),
+            shape,
+            sampling.steps,
+            sampling.sampler,
+            generator,
+            device,
+            guidance,
         )
         alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max, dtype=torch.float32))
         return x_0 + alpha * residual_mean(conditions, shape[1])
@@ -220,12 +240,40 @@ class RegressionDecoder(ConditionalNetwork):
         conditions: NetworkConditions = NO_CONDITIONS,
         generator: Noise | None = None,
         device: torch.device | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
-        """x̂, (B, C, *size), by one evaluation without noise; `sampling` has no effect."""
+        """x̂, (B, C, *size), by one evaluation without noise; `sampling` and `callback` have no effect."""
         return self._predict(shape, conditions)
 
 
 Decoder = DiffusionModel | RegressionDecoder
+
+
+def observed(
+    denoiser: Callable[[Tensor, Tensor], Prediction], callback: StepCallback | None
+) -> Callable[[Tensor, Tensor], Prediction]:
+    """The denoiser, with the callback called before each evaluation."""
+    if callback is None:
+        return denoiser
+
+    def observe(x_t: Tensor, logsnr: Tensor) -> Prediction:
+        callback(x_t, logsnr)
+        return denoiser(x_t, logsnr)
+
+    return observe
+
+
+@contextmanager
+def step_progress(total: int, show: bool, callback: StepCallback | None) -> Iterator[StepCallback]:
+    """A callback that calls `callback` and advances a progress bar of `total` network evaluations, if `show`."""
+    with tqdm(total=total, disable=not show, unit="step") as bar:
+
+        def advance(x_t: Tensor, logsnr: Tensor) -> None:
+            bar.update()
+            if callback is not None:
+                callback(x_t, logsnr)
+
+        yield advance
 
 
 def module_dtype(module: nn.Module, default: torch.dtype) -> torch.dtype:

@@ -6,7 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.diffusion import ElboWeighting, GaussianDiffusion, Noise, expand_like, normal_kl, randn, randn_like
+from ulzoo.diffusion import (
+    ElboWeighting,
+    GaussianDiffusion,
+    Noise,
+    expand_like,
+    independent_randn_like,
+    normal_kl,
+    randn,
+)
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Sampling
 from ulzoo.model.denoisers import NO_DROPOUT, ConditionDropout, DiffusionModel
@@ -40,7 +48,7 @@ class Posterior:
         """z_clean, (B, c, ...), reparametrised."""
         if self.log_variance is None:
             return self.mean
-        return self.mean + (self.log_variance / 2).exp() * randn_like(self.mean, generator)
+        return self.mean + (self.log_variance / 2).exp() * independent_randn_like(self.mean, generator)
 
     def entropy(self, logsnr: Tensor | float) -> Tensor:
         """L_e = -½ log(σ_z² e^λ + 1) (Eq. 5), summed over dimensions, (B,); 0 for a point.
@@ -136,6 +144,7 @@ class NormalPrior(nn.Module):
         conditions: NetworkConditions = NO_CONDITIONS,
         generator: Noise | None = None,
         device: torch.device | None = None,
+        callback: object = None,
     ) -> Tensor:
         """z_0 ~ N(0, I)."""
         return randn(shape, generator, device)

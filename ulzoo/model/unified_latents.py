@@ -1,18 +1,29 @@
 """Unified Latents: encoder, prior, decoder and base, and what they promise together (the paper's two stages)."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Literal, Unpack, cast
 
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import Noise, TruncatedLogistic, expand_like, independent_noise, randn_like
+from ulzoo.diffusion import (
+    ExampleNoise,
+    IndependentNoise,
+    Noise,
+    TruncatedLogistic,
+    expand_like,
+    independent_noise,
+    independent_randn_like,
+)
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
-from ulzoo.model.conditioning import Conditions, Labels, context_clip, first_frames
-from ulzoo.model.contract import STAGES, Contract, Sampling, Stage, check_count
-from ulzoo.model.denoisers import Decoder, DiffusionModel, check_finite, module_dtype
+from ulzoo.model.arguments import CheckedModule, check_arguments, check_stage
+from ulzoo.model.conditioning import Conditions, Labels, SampleOptions, context_clip, first_frames
+from ulzoo.model.contract import STAGES, Contract, Sampling, Stage
+from ulzoo.model.denoisers import Decoder, DiffusionModel, StepCallback, check_finite, module_dtype, step_progress
+from ulzoo.model.pretrained import PretrainedModel
 from ulzoo.model.rate import Posterior, Prior
 from ulzoo.nn.conditioning import NetworkConditions
 
@@ -20,13 +31,14 @@ LatentNetwork = Literal["prior", "base"]
 NOTHING = Conditions()
 
 
-class UnifiedLatents(nn.Module):
+class UnifiedLatents(PretrainedModel, CheckedModule):
     """The compiled model. In all methods x is (B, C, *size) in [-1, 1], and generators are on the model's device.
 
     Networks compute in the dtype of their weights, so `model.to(torch.bfloat16)` works; noise, log-SNRs and results are
     in float32. Methods of a trained model raise `NonFiniteOutput`, with the network and the first example, on NaN.
-    To sample, decode, reconstruct and measure rates, each example has its own noise, derived from one number that a
-    `torch.Generator` gives: the first four of eight examples are the four of four. `IndependentNoise` sets the seeds.
+    In public methods each example has its own noise, derived from one number that a `torch.Generator` gives to each
+    method: the first four of eight examples are the four of four. `encode` and `sample` process any number of examples
+    in batches of `batch_size`, by default 64 images or 8 clips, in the memory of one.
 
     Args:
         encoder: x -> z_clean; without a decoder it also has `decode(z) -> x`.
@@ -75,25 +87,32 @@ class UnifiedLatents(nn.Module):
 
     def prepare(self, stage: Stage) -> list[nn.Parameter]:
         """Put the networks that the stage trains in training mode, freeze all others; return their parameters."""
+        check_stage(stage)
         self.eval().requires_grad_(False)
         for name in self.contract.trained_networks(stage):
             getattr(self, name).train().requires_grad_(True)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def encode(self, x: Tensor, *, generator: Noise | None = None) -> Tensor:
+    @check_arguments
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, generator: Noise | None = None, batch_size: int | None = None) -> Tensor:
         """x -> z_clean, (B, c, *latent_size), in float32 or better; the decoder takes `noise_latents` of it.
 
-        Deterministic, except for an encoder with a learned variance, of whose posterior it is a sample.
+        Deterministic, except for an encoder with a learned variance, of whose posterior it is a sample. For gradients
+        use `posterior`.
         """
-        self.contract.check_x(x)
-        return self.posterior(x).sample(generator)
+        noise = independent_noise(generator, len(x), self.device) if self.contract.learned_variance else None
+        batches = self.contract.batches(len(x), batch_size)
+        return torch.cat([self.posterior(x[rows]).sample(noise and noise.part(rows)) for rows in batches])
 
+    @check_arguments
     def noise_latents(self, z_clean: Tensor, *, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
         """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at one per example, `logsnr` (B,)."""
         z_clean = z_clean.to(torch.promote_types(z_clean.dtype, torch.float32))
         alpha, sigma = alpha_sigma(expand_like(self._levels(len(z_clean)) if logsnr is None else logsnr, z_clean))
-        return alpha * z_clean + sigma * randn_like(z_clean, generator)
+        return alpha * z_clean + sigma * independent_randn_like(z_clean, generator)
 
+    @check_arguments
     @torch.no_grad()
     def decode(
         self,
@@ -113,8 +132,9 @@ class UnifiedLatents(nn.Module):
             generator: source of the noise.
         """
         noise = independent_noise(generator, len(z_0), z_0.device)
-        return self._decode(z_0, Conditions(labels, text, frames), steps, noise)
+        return self._decode(z_0, Conditions(labels, text, frames), noise=noise, steps=steps)
 
+    @check_arguments
     @torch.no_grad()
     def reconstruct(
         self,
@@ -126,43 +146,58 @@ class UnifiedLatents(nn.Module):
         steps: int | None = None,
         generator: Noise | None = None,
     ) -> Tensor:
-        """x -> z_clean -> z_0 -> x̂ in [-1, 1]; arguments as in `decode`."""
-        noise = independent_noise(generator, len(x), self.device)
-        z_0 = self.noise_latents(self.encode(x, generator=noise), generator=noise)
-        return self._decode(z_0, Conditions(labels, text, frames), steps, noise)
+        """x -> z_clean -> z_0 -> x̂: `encode`, `noise_latents` and `decode`, with one generator and its arguments."""
+        z_0 = self.noise_latents(self.encode(x, generator=generator), generator=generator)
+        return self.decode(z_0, labels=labels, frames=frames, text=text, steps=steps, generator=generator)
 
+    @check_arguments
     @torch.no_grad()
     def sample(
         self,
         n: int,
         *,
-        labels: Labels | None = None,
-        frames: Tensor | None = None,
-        text: Text | None = None,
-        guidance: float | None = None,
-        steps: int | None = None,
         generator: Noise | None = None,
+        seeds: Sequence[int] | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+        callback: StepCallback | None = None,
+        **options: Unpack[SampleOptions],
     ) -> Tensor:
         """n new x in [-1, 1]: noise -> base -> z_0 -> decoder -> x.
 
         Args:
             n: number of samples.
-            labels, frames, text: see `Conditions`, n of each; the result begins with the frames. A model trained
-                without them for a share of the examples samples without them too.
-            guidance: scale of the base's classifier-free guidance; the spec's if None.
-            steps: network evaluations of the base; the decoder keeps the spec's.
             generator: source of all noise.
+            seeds: instead of a generator, one seed per sample, which alone determines its noise.
+            progress: show a progress bar.
+            callback: called before each network evaluation of the base and the decoder.
+            options: see `SampleOptions`.
         """
-        if guidance not in (None, 1) and labels is None and text is None:
+        conditions, guidance = Conditions.of(options), options.get("guidance")
+        if guidance not in (None, 1) and conditions.labels is None and conditions.text is None:
             raise ValueError("guidance needs class labels or captions: give `labels` or `text` with it")
-        conditions, sampling = Conditions(labels, text, frames), self.contract.sampling["base"]
-        if guidance is not None or steps is not None:
-            sampling = self.contract.sampling_with("base", steps, guidance)
-        check_count(n)
-        noise = independent_noise(generator, n, self.device)
-        z_0 = self.sample_latents(n, conditions=conditions, sampling=sampling, generator=noise)
-        return self._decode(z_0, conditions, None, noise)
+        sampling = self.contract.sampling_with("base", options.get("steps"), guidance)
+        if seeds is not None:
+            if generator is not None or len(seeds) != n:
+                raise ValueError(f"give one seed for each of {n} samples and no generator, got {len(seeds)} seeds")
+            generator = IndependentNoise(seeds, 0, device=self.device)
+        latent_noise, noise = (independent_noise(generator, n, self.device) for _ in range(2))
+        batches = self.contract.batches(n, batch_size)
+        evaluations = sampling.steps + self.contract.sampling["decoder"].steps
+        with step_progress(len(batches) * evaluations, progress, callback) as callback:
+            x = []
+            for rows, part in zip(batches, conditions.split(batches), strict=True):
+                z_0 = self.sample_latents(
+                    rows.stop - rows.start,
+                    conditions=part,
+                    sampling=sampling,
+                    generator=latent_noise.part(rows),
+                    callback=callback,
+                )
+                x.append(self._decode(z_0, part, noise=noise.part(rows), callback=callback))
+        return torch.cat(x)
 
+    @check_arguments
     @torch.no_grad()
     def sample_latents(
         self,
@@ -172,6 +207,7 @@ class UnifiedLatents(nn.Module):
         sampling: Sampling | None = None,
         generator: Noise | None = None,
         network: LatentNetwork | None = None,
+        callback: StepCallback | None = None,
     ) -> Tensor:
         """n latents z_0, (n, c, *latent_size), noise at λ_z(0) included.
 
@@ -181,7 +217,6 @@ class UnifiedLatents(nn.Module):
             network: the base, or the prior, which samples worse; None for the base, or for the prior of a model that is
                 trained in a single stage.
         """
-        check_count(n)
         network = network or ("prior" if self.contract.single_stage else "base")
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
@@ -194,11 +229,11 @@ class UnifiedLatents(nn.Module):
             raise ValueError(f"the {network} takes no text: leave out `text`")
         selected = self.latent_conditions(model, n, conditions)
         self.contract.check_labels_and_text(selected, n, model.num_classes)
-        shape = (n, *self.contract.latent_shape)
-        noise = independent_noise(generator, n, self.device)
-        z_0 = model.sample(shape, sampling, conditions=selected, generator=noise, device=self.device)
+        shape, noise = (n, *self.contract.latent_shape), independent_noise(generator, n, self.device)
+        z_0 = model.sample(shape, sampling, conditions=selected, generator=noise, device=self.device, callback=callback)
         return check_finite(z_0, network)
 
+    @check_arguments
     @torch.no_grad()
     def rate(
         self,
@@ -220,9 +255,6 @@ class UnifiedLatents(nn.Module):
             network: None for the prior, or for the base of a model without a prior.
             labels, text: see `Conditions`.
         """
-        self.contract.check_x(x)
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
         network = network or ("base" if self.prior is None else "prior")
         model = self._latent_model(network)
         posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
@@ -269,7 +301,15 @@ class UnifiedLatents(nn.Module):
     def _decoder(self) -> Decoder | None:
         return self.decoder if self.final_decoder is None else self.final_decoder
 
-    def _decode(self, z_0: Tensor, conditions: Conditions, steps: int | None, generator: Noise | None) -> Tensor:
+    def _decode(
+        self,
+        z_0: Tensor,
+        conditions: Conditions,
+        *,
+        noise: ExampleNoise,
+        steps: int | None = None,
+        callback: StepCallback | None = None,
+    ) -> Tensor:
         decoder, frames = self._decoder, conditions.frames
         self.contract.check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
@@ -282,7 +322,9 @@ class UnifiedLatents(nn.Module):
             sampling, shape = self.contract.sampling["decoder"], (len(z_0), *self.contract.shape)
             if steps is not None:
                 sampling = replace(sampling, steps=steps)
-            x = decoder.sample(shape, sampling, conditions=selected, generator=generator, device=z_0.device)
+            x = decoder.sample(
+                shape, sampling, conditions=selected, generator=noise, device=z_0.device, callback=callback
+            )
         x = check_finite(x, "decoder").clamp(-1, 1)
         return x if frames is None else torch.cat([frames.to(x), x[:, :, frames.shape[2] :]], dim=2)
 

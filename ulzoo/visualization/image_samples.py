@@ -134,7 +134,7 @@ def draw_samples(
     """
     if request.guidance not in (None, 1) and conditions.labels is None and conditions.text is None:
         raise ValueError("guidance needs class labels or captions: add labels, or leave out guidance")
-    noise = seeded_noise(request.seed, request.n, model.device)
+    latent_noise, noise = seeded_noise(request.seed, request.n, model.device)
     sampling = model.contract.sampling_with("base", request.steps, request.guidance)
     batches = []
     for start in range(0, request.n, batch_size):
@@ -146,7 +146,11 @@ def draw_samples(
             frames=None if frames is None else frames[rows].to(model.device),
         )
         z_0 = model.sample_latents(
-            rows.stop - start, conditions=part, sampling=sampling, generator=noise.part(rows), network=request.network
+            rows.stop - start,
+            conditions=part,
+            sampling=sampling,
+            generator=latent_noise.part(rows),
+            network=request.network,
         )
         decoded = model.decode(z_0, labels=part.labels, frames=part.frames, text=part.text, generator=noise.part(rows))
         batches.append(decoded)
@@ -185,18 +189,20 @@ def reconstruction_rows(
     rows = [_wrap("originals", images)]
     for name, model in models.items():
         x, labels = images.to(model.device), batch["label"].to(model.device)
-        rate_noise, noise = (seeded_noise(seed, len(x), model.device) for _ in range(2))
-        bits = model.rate(x, samples=rate_samples, generator=rate_noise, labels=labels, text=text).mean().item()
-        reconstruction = model.reconstruct(x, labels=labels, text=text, steps=steps, generator=noise)
+        rate_generator, generator = (torch.Generator(model.device).manual_seed(seed) for _ in range(2))
+        bits = model.rate(x, samples=rate_samples, generator=rate_generator, labels=labels, text=text).mean().item()
+        reconstruction = model.reconstruct(x, labels=labels, text=text, steps=steps, generator=generator)
         decibels = psnr(reconstruction, x).mean().item()
         title = f"{name} · {decibels:.2f} dB · {bits / model.contract.pixels:.3f} bits/pixel"
         rows.append(_wrap(title, reconstruction))
     return list(chain.from_iterable(zip(*rows, strict=True)))  # the rows of the same images are adjacent
 
 
-def seeded_noise(seed: int, n: int, device: torch.device) -> IndependentNoise:
-    """The noise of n examples that the model's methods draw with a generator of this seed."""
-    return IndependentNoise.from_generator(torch.Generator(device).manual_seed(seed), n, device)
+def seeded_noise(seed: int, n: int, device: torch.device) -> tuple[IndependentNoise, IndependentNoise]:
+    """The noise of n examples that two methods of a model draw with one generator of this seed."""
+    generator = torch.Generator(device).manual_seed(seed)
+    first, second = (IndependentNoise.from_generator(generator, n, device) for _ in range(2))
+    return first, second
 
 
 def _wrap(title: str, images: Tensor) -> list[GridRow]:

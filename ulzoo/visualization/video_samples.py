@@ -128,7 +128,7 @@ def reconstructed_clips(
     band = [Clips("truth", clips, notes=batch["key"])]
     for name, model in models.items():
         context = model.required_context_frames
-        rate_noise, noise = (seeded_noise(seed, len(clips), model.device) for _ in range(2))
+        rate_noise, noise = seeded_noise(seed, len(clips), model.device)
         reconstructions, notes = [], []
         for start in range(0, len(clips), BATCH_SIZE):
             rows = slice(start, start + BATCH_SIZE)

@@ -40,7 +40,8 @@ def test_a_published_model_loads(hub, export, tiny):
 def test_the_manifest_pins_the_files(hub, export, tmp_path):
     push(export, ADDRESS, license="CC0-1.0")
     content = files(hub)
-    assert set(content) == {".gitattributes", "model.safetensors", "spec.yaml", "ulzoo.yaml", "README.md"}
+    texts = {"spec.yaml", "config.json", "ulzoo.yaml", "README.md"}
+    assert set(content) == {".gitattributes", "model.safetensors", *texts}
     (tmp_path / "ulzoo.yaml").write_bytes(content["ulzoo.yaml"])
     manifest = read_manifest(tmp_path / "ulzoo.yaml", "ulzoo.yaml")
     assert manifest.sha256["model.safetensors"] == hashlib.sha256(export.read_bytes()).hexdigest()
@@ -118,7 +119,7 @@ def test_the_command(hub, export):
     commit = hub.repositories["me/tiny"].refs["main"]
     assert result.exit_code == 0, result.output
     assert result.stdout == (
-        f"model.safetensors, spec.yaml, ulzoo.yaml, README.md, with metrics\n-> hf://me/tiny@{commit}\n"
+        f"model.safetensors, spec.yaml, config.json, ulzoo.yaml, README.md, with metrics\n-> hf://me/tiny@{commit}\n"
     )
     result = run("push", export, "hf://me/tiny@a", "--revision", "b")
     assert result.exit_code == 2 and "names a revision already" in result.stderr
