@@ -130,7 +130,7 @@ def initialize(
             frozen=name in init.freeze,
             new=new,
             unused=tuple(key for key in theirs if key not in target),
-            changed=_changed_keys(source.spec, spec, name) if theirs else (),
+            changed=changed_keys(source.spec, spec, name) if theirs else (),
         )
         _check_part(spec, report, present=getattr(source.model, name) is not None)
         reports.append(report)
@@ -175,7 +175,7 @@ def _mismatches(target: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> d
     return reasons
 
 
-def _changed_keys(theirs: Spec, ours: Spec, network: str) -> tuple[str, ...]:
+def changed_keys(theirs: Spec, ours: Spec, network: str) -> tuple[str, ...]:
     """Keys that determine what a network computes from equal weights, and differ; but for the encoder, of z_0 too."""
     keys = []
     for section in ("encoder",) if network == "encoder" else ("latent", network):

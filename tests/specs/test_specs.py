@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from ulzoo.model.contract import STAGES
 from ulzoo.registry import find_specs, json_schema, load_spec
+from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.runs.initialize import changed_keys
 
 ROOT = Path(__file__).parents[2]
 SPECS = find_specs()
@@ -68,6 +71,17 @@ def test_the_cost_of_the_kinetics_bases(name, gflops):
 def test_the_papers_larger_base():
     backbone = load_spec("imagenet512_medium").base.backbone
     assert (backbone.kind, backbone.channels, backbone.blocks) == ("hierarchical_vit", (512, 1024), (6, 16))
+
+
+def test_an_autoencoder_of_other_data():
+    """The networks of the two specs are the same, so that all tensors fit; only the base is trained."""
+    spec, source = load_spec("imagenet512_medium_t2i_autoencoder"), load_spec("text2image512_300g")
+    assert spec.init.model == f"runs/{source.name}" and spec.init.freeze == spec.init.parts == STAGES["latents"]
+    assert spec.stages == ("base",) and spec.base == load_spec("imagenet512_medium").base
+    ours, theirs = (compile_model(each, "meta").state_dict() for each in (spec, source))
+    shapes = {name: tensor.shape for name, tensor in theirs.items() if not name.startswith("base.")}
+    assert shapes == {name: tensor.shape for name, tensor in ours.items() if not name.startswith("base.")}
+    assert not any(changed_keys(source, spec, network) for network in STAGES["latents"])
 
 
 @pytest.mark.parametrize(("resolution", "bias"), [(64, 2.0), (128, 0.0), (256, -1.0), (512, -3.0)])
