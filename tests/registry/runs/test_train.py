@@ -398,3 +398,16 @@ def test_missing_tensorboard_is_reported_before_anything_is_written(short, tmp_p
     with pytest.raises(ValueError, match="needs the package tensorboard"):
         train(short("train.tensorboard=true"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_other_training_images_are_named_on_resume(short, images, tmp_path, recwarn):
+    folder = Path(shutil.copytree(images, tmp_path / "images"))
+    spec = short(f"data.root={folder}")
+    train(spec, tmp_path / "run", RunOptions(stage="latents"))
+    copy = Path(shutil.copytree(folder, tmp_path / "copy", copy_function=shutil.copyfile))
+    train(short(f"data.root={copy}"), tmp_path / "run", RunOptions(resume=True, stage="latents"))
+    assert not [warning for warning in recwarn if "images" in str(warning.message)]
+    (copy / "train" / "odd" / "43.png").unlink()
+    words = r"latents-00000004: its training images have changed since \(number of examples: 44 and 43; keys"
+    with pytest.warns(UserWarning, match=words):
+        train(short(f"data.root={copy}"), tmp_path / "run", RunOptions(resume=True))
