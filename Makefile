@@ -14,10 +14,10 @@ demo: .venv/installed
 		"Metrics: runs/demo/figures.json    Model: runs/demo/model.safetensors"
 
 test: .venv/installed-test lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: .venv/installed-test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: .venv/installed-test
 	$(BIN)/ruff check

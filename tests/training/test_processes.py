@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from ulzoo.data import StreamShard, batches
 from ulzoo.registry.compile import open_source
@@ -26,22 +28,54 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.fixture
-def command(request, images):
-    """command(count, folder, *options): `ulzoo train tests/tiny.yaml` on `count` processes."""
+def arguments(request, images):
+    """arguments(folder, *options): `train tests/tiny.yaml` and its options."""
 
-    def command(count: int, folder: Path, *options: str, overrides=STILL, restarts: int = 0) -> list[str]:
-        alone = [sys.executable, "-m", "ulzoo"]
-        together = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"]
-        launcher = alone if count == 1 else [sys.executable, "-m", *together, "-m", "ulzoo"]
+    def arguments(folder: Path, *options: str, overrides=STILL) -> list[str]:
         spec = str(request.config.rootpath / "tests" / "tiny.yaml")
         settings = [word for text in (f"data.root={images}", *overrides) for word in ("--set", text)]
-        return [*launcher, "train", spec, "--out", str(folder), "--device", "cpu", *settings, *options]
+        return ["train", spec, "--out", str(folder), "--device", "cpu", *settings, *options]
 
-    return command
+    return arguments
+
+
+def torchrun(count: int, restarts: int = 0) -> list[str]:
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"]
+    return [sys.executable, "-m", *launcher, "-m", "ulzoo"]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+@dataclass
+class Results:
+    """Exit statuses and outputs of a group of processes, by rank."""
+
+    statuses: list[int]
+    stdout: list[str]
+    stderr: list[str]
+
+
+@pytest.fixture
+def run_group(start_command, tmp_path_factory):
+    """run_group(count, arguments, prepare=""): `ulzoo` on `count` processes, started as torchrun's agent does."""
+
+    def run_group(count: int, arguments: list[str], prepare: str = "") -> Results:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        folder, processes = tmp_path_factory.mktemp("ranks"), []
+        for rank in map(str, range(count)):
+            environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+            environment |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+            outputs = folder / f"{rank}.out", folder / f"{rank}.err"
+            processes.append(start_command(arguments, prepare=prepare, environment=environment, outputs=outputs))
+        for process in processes:
+            process.join(300)
+            assert process.exitcode is not None
+        texts = ([(folder / f"{rank}.{end}").read_text() for rank in range(count)] for end in ("out", "err"))
+        return Results([process.exitcode for process in processes], *texts)
+
+    return run_group
 
 
 def losses(folder: Path) -> list[float]:
@@ -59,13 +93,14 @@ def figures(folder: Path) -> dict[str, float]:
     ("count", "kind", "optimizer"),
     [(2, "fsdp", "muon"), pytest.param(4, "ddp", "adamw", marks=pytest.mark.slow)],
 )
-def test_the_number_of_processes_changes_nothing(count, kind, optimizer, command, tiny, tmp_path):
+def test_the_number_of_processes_changes_nothing(count, kind, optimizer, arguments, run_group, tiny, tmp_path):
     settings = (*STILL, f"train.latents.optimizer={optimizer}", f"train.base.optimizer={optimizer}")
     train(tiny(*settings), tmp_path / "one")
-    done = run(command(count, tmp_path / "many", overrides=(*settings, f"train.parallel.kind={kind}")))
-    assert done.returncode == 0, done.stderr
-    assert f"{count} processes, each with a share of every batch" in done.stdout
-    assert done.stdout.count("Trained and measured") == 1
+    done = run_group(count, arguments(tmp_path / "many", overrides=(*settings, f"train.parallel.kind={kind}")))
+    assert done.statuses == [0] * count, done.stderr
+    stdout = "".join(done.stdout)
+    assert f"{count} processes, each with a share of every batch" in stdout
+    assert stdout.count("Trained and measured") == 1
     rounding = 1e-4 if optimizer == "adamw" else 1e-3  # muon's matrices are rounded to bf16
     assert losses(tmp_path / "many") == pytest.approx(losses(tmp_path / "one"), rel=rounding)
     one, many = figures(tmp_path / "one"), figures(tmp_path / "many")
@@ -99,16 +134,14 @@ def test_a_batch_size_that_does_not_divide_evenly_is_refused_with_suggestions(co
 
 
 @pytest.mark.slow
-def test_distributed_evaluation_equals_that_of_one_process(tiny, tmp_path):
+def test_distributed_evaluation_equals_that_of_one_process(run_group, tiny, tmp_path):
     train(tiny("train.latents.steps=2", "train.base.steps=2"), tmp_path / "run")
     asked = ["--frechet", "fd_efficientnet_lite0", "--samples", "10", "--batch-size", "2", "--device", "cpu", "--json"]
-    evaluate = ["-m", "ulzoo", "evaluate", str(tmp_path / "run"), *asked]
-    together = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     results = []
-    for launcher in ([], together):
-        done = run([sys.executable, *launcher, *evaluate])
-        assert done.returncode == 0, done.stderr
-        results.append(json.loads(done.stdout))
+    for count in (1, 2):
+        done = run_group(count, ["evaluate", str(tmp_path / "run"), *asked])
+        assert done.statuses == [0] * count, done.stderr
+        results.append(json.loads("".join(done.stdout)))
     assert results[1]["hashes"] == results[0]["hashes"]
     assert results[1]["figures"] == pytest.approx(results[0]["figures"], rel=1e-6)
 
@@ -116,8 +149,9 @@ def test_distributed_evaluation_equals_that_of_one_process(tiny, tmp_path):
 # ---------------------------------------------------------------------------------------------------- one error for all
 
 
-def test_a_mistake_is_reported_by_one_process(command, tmp_path):
-    done = run(command(2, tmp_path / "run", overrides=("train.latents.accumulate=8",)))
+def test_a_mistake_is_reported_by_one_process(arguments, tmp_path):
+    """With torchrun itself, which reports the exit status of the group too."""
+    done = run([*torchrun(2), *arguments(tmp_path / "run", overrides=("train.latents.accumulate=8",))])
     lines = [line for line in done.stderr.splitlines() if "error: " in line]
     assert len(lines) == 1 and lines[0].endswith(
         "8 cannot be shared by 2 processes of 8 accumulated parts each; 16 can"
@@ -126,14 +160,8 @@ def test_a_mistake_is_reported_by_one_process(command, tmp_path):
     assert done.returncode != 0 and not (tmp_path / "run").exists()
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-from ulzoo.registry import load_spec
-from ulzoo.registry.runs.train import RunOptions, train
+HURT = """
 from ulzoo.training import trainer
-from ulzoo.training.monitoring import NonFiniteLoss
-from ulzoo.runtime.processes import process_group
 
 step = trainer.Trainer._step
 def hurt(self, batch, *, stop=False):
@@ -141,49 +169,51 @@ def hurt(self, batch, *, stop=False):
         batch["x"][2] = float("nan")
     return step(self, batch, stop=stop)
 trainer.Trainer._step = hurt
-with process_group(torch.device("cpu"), 1) as processes:
-    try:
-        train(load_spec(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]), processes=processes)
-    except NonFiniteLoss as error:
-        print(f"process {processes.rank}: {error}", flush=True)
 """
 
 
-def test_a_broken_loss_on_one_process_stops_all_at_that_step(request, images, tmp_path):
-    (tmp_path / "hurt.py").write_text(SCRIPT)
-    spec = str(request.config.rootpath / "tests" / "tiny.yaml")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", tmp_path / "hurt.py"]
-    done = run([sys.executable, *map(str, launcher), spec, str(tmp_path / "run"), f"data.root={images}", *STILL])
-    reports = re.findall(r"process (\d): stage latents, step 6: (\S+) is nan on the images (.*?);", done.stdout)
-    assert sorted(rank for rank, _, _ in reports) == ["0", "1"], done.stderr
-    assert reports[0][1:] == reports[1][1:] and len(reports[0][2].split(", ")) == 4  # of process 1
+def test_a_broken_loss_on_one_process_stops_all_at_that_step(arguments, run_group, tmp_path):
+    done = run_group(2, arguments(tmp_path / "run"), prepare=HURT)
+    reports = [re.findall(r"stage latents, step 6: (\S+) is nan on the images (.*?);", text) for text in done.stderr]
+    assert len(reports[0]) == 1 and reports[0] == reports[1], done.stderr
+    assert len(reports[0][0][1].split(", ")) == 4  # of process 1
 
 
 # ------------------------------------------------------------------------------------------------------ nothing is lost
 
 
-def start(command: list[str], folder: Path, step: int) -> subprocess.Popen:
-    """Start a run, and return when it has reached a step of stage 1."""
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not any(row["step"] >= step for row in read_rows(folder / "metrics.jsonl")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
-        time.sleep(0.02)
-    return process
+SIGNALLED = """
+import os
+from ulzoo.training import trainer
+
+step = trainer.Trainer._step
+def signalled(self, batch, *, stop=False):
+    if (self.step, self.processes.rank, os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == (STEP, RANK, "0"):
+        os.kill(os.getpid(), NUMBER)
+    return step(self, batch, stop=stop)
+trainer.Trainer._step = signalled
+"""
+
+
+def signalled(number: int, step: int, rank: int = 0) -> str:
+    """Code by which a process sends itself a signal before a step."""
+    return SIGNALLED.replace("STEP", str(step)).replace("RANK", str(rank)).replace("NUMBER", str(int(number)))
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, STOPPED_STATUS), (signal.SIGINT, 130)])
-def test_a_run_stopped_by_a_signal_resumes_to_the_same_bits(number, status, command, tiny, tmp_path):
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_bits(number, status, arguments, start_command, tiny, tmp_path):
     long = (
         "train.latents.steps=600",
         "train.latents.log_every=1",
         "train.base.steps=5",
         "train.latents.decay=constant",
     )
-    process = start(command(1, tmp_path / "run", overrides=(*STILL, *long)), tmp_path / "run", 3)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == status, stderr
+    outputs = tmp_path / "stdout", tmp_path / "stderr"
+    command = arguments(tmp_path / "run", overrides=(*STILL, *long))
+    process = start_command(command, prepare=signalled(number, 3), outputs=outputs)
+    process.join(300)
+    stderr = outputs[1].read_text()
+    assert process.exitcode == status, stderr
     match = re.search(rf"stopped by {signal.Signals(number).name}, saved at latents step (\d+); use --resume", stderr)
     assert match, stderr
     assert (tmp_path / "run" / "checkpoints" / f"latents-{int(match[1]):08d}").is_dir()
@@ -219,12 +249,12 @@ def test_a_forked_worker_ends_on_sigterm_only():
 
 
 @pytest.mark.slow
-def test_a_checkpoint_of_two_processes_resumes_on_another_number(command, tiny, tmp_path):
+def test_a_checkpoint_of_two_processes_resumes_on_another_number(arguments, run_group, tiny, tmp_path):
     """Two shards are read by one process and by three."""
     settings = (*STILL, "train.parallel.kind=fsdp", "train.latents.decay=constant", "train.latents.batch_size=12")
     half = (*settings, "train.latents.steps=12", "train.parallel.checkpoint_activations=true")
-    done = run(command(2, tmp_path / "run", "--stage", "latents", overrides=half))
-    assert done.returncode == 0, done.stderr
+    done = run_group(2, arguments(tmp_path / "run", "--stage", "latents", overrides=half))
+    assert done.statuses == [0, 0], done.stderr
     assert len(list((tmp_path / "run/checkpoints/latents-00000012").glob("*.safetensors"))) == 2
     train(tiny(*settings), tmp_path / "whole", RunOptions(stage="latents"))
     for number in (1, 3):
@@ -232,21 +262,23 @@ def test_a_checkpoint_of_two_processes_resumes_on_another_number(command, tiny, 
         if number == 1:
             train(tiny(*settings), folder, RunOptions(stage="latents", resume=True))
         else:
-            done = run(command(number, folder, "--stage", "latents", "--resume", overrides=settings))
-            assert done.returncode == 0 and "resuming latents at step 12" in done.stdout, done.stderr
+            done = run_group(number, arguments(folder, "--stage", "latents", "--resume", overrides=settings))
+            assert done.statuses == [0] * number and "resuming latents at step 12" in done.stdout[0], done.stderr
         assert losses(folder) == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
 
 
 @pytest.mark.slow
-def test_a_killed_process_is_restarted_and_the_run_ends_in_the_same_bits(command, assert_same_run, tmp_path):
+def test_a_killed_process_is_restarted_and_the_run_ends_in_the_same_bits(
+    arguments, run_group, assert_same_run, tmp_path
+):
     short = (*STILL, "train.latents.steps=30", "train.latents.log_every=1", "train.base.steps=5")
-    reference = run(command(2, tmp_path / "whole", overrides=short))
-    assert reference.returncode == 0, reference.stderr
-    process = start(command(2, tmp_path / "run", overrides=short, restarts=1), tmp_path / "run", 12)
-    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 0, stderr
+    reference = run_group(2, arguments(tmp_path / "whole", overrides=short))
+    assert reference.statuses == [0, 0], reference.stderr
+    script = tmp_path / "killed.py"
+    script.write_text(signalled(signal.SIGKILL, 12, rank=1) + "from ulzoo.cli import main\nmain()\n")
+    done = run([*torchrun(2, restarts=1)[:-2], str(script), *arguments(tmp_path / "run", overrides=short)])
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resuming latents at step (5|10)", done.stdout), done.stdout
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

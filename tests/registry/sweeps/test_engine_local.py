@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -32,14 +31,6 @@ def plan(images: Path, folder: Path, settings=GRID):
 
 def same(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in VARYING}
-
-
-@pytest.fixture(scope="module")
-def forkserver() -> ForkServerContext:
-    """Starts processes that have torch and the engine imported already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ulzoo.cli.commands.sweep", "ulzoo.registry.sweeps.engine_local"])
-    return context
 
 
 @pytest.fixture
@@ -83,9 +74,9 @@ def test_a_point_whose_worker_dies_resumes_or_fails_without_affecting_others(ima
     assert {name: same(row) for name, row in rows.items()} == {job.point: same(run_point(job)) for job in (two, four)}
 
 
-SWEEP = """
-import multiprocessing, os, signal, sys
-from ulzoo.cli import main
+KILL = """
+import multiprocessing, os, signal
+from pathlib import Path
 from ulzoo.registry.sweeps import engine_local
 from ulzoo.registry.sweeps.store import Store
 
@@ -93,28 +84,24 @@ report = engine_local._ProgressSender.__call__
 
 def report_and_kill(self, stage, step, *progress):
     report(self, stage, step, *progress)
-    if stage == "latents" and step == 12 and len(Store(folder).rows()) >= rows_before_the_kill:
+    if stage == "latents" and step == 12 and len(Store(Path("FOLDER")).rows()) >= ROWS:
         os.kill(os.getppid(), signal.SIGKILL)
 
-os.environ["OMP_NUM_THREADS"] = "1"
 engine_local._SPAWN = multiprocessing.get_context("fork")
 engine_local._ProgressSender.__call__ = report_and_kill
-sys.argv = ["ulzoo", "sweep", *arguments]
-main()
 """
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_twice_has_the_same_rows_as_an_uninterrupted_one(images, tmp_path, forkserver):
+def test_a_sweep_that_is_killed_twice_has_the_same_rows_as_an_uninterrupted_one(images, tmp_path, start_command):
     """Six rows without duplicates, equal to those of the uninterrupted sweep except for times."""
     store = Store(tmp_path / "killed")
     settings = [f"--set={text}" for text in (f"data.root={images}", *GRID, *SHORT_BASE)]
-    arguments = [str(TINY), *settings, "--out", str(store.folder), "--device=cpu", "--workers=2"]
+    arguments = ["sweep", TINY, *settings, "--out", store.folder, "--device=cpu", "--workers=2"]
 
     def sweep(rows_before_the_kill: int) -> int:
-        names = {"arguments": arguments, "folder": str(store.folder), "rows_before_the_kill": rows_before_the_kill}
-        process = forkserver.Process(target=exec, args=(SWEEP, names))
-        process.start()
+        kill = KILL.replace("FOLDER", str(store.folder)).replace("ROWS", str(rows_before_the_kill))
+        process = start_command(arguments, prepare=kill)
         process.join()
         return process.exitcode
 
