@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from ulzoo.cli import options
-from ulzoo.cli.display.tables import metrics_table
+from ulzoo.cli.display.tables import metrics_table, print_cautions
 from ulzoo.cli.display.terminal import console, examples, to_json
 
 if TYPE_CHECKING:
@@ -212,9 +212,11 @@ def evaluate(
     from ulzoo.evaluation import EvaluationConfig, FrechetConfig
     from ulzoo.evaluation import evaluate as evaluate_model
     from ulzoo.evaluation.features.loading import load_features, load_lpips
+    from ulzoo.evaluation.mean_image import MeanImage
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
     from ulzoo.files.atomic import write_text
     from ulzoo.registry.compile import open_source
+    from ulzoo.registry.runs.cautions import mean_training_image
     from ulzoo.registry.runs.inference import optimize_for_inference
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
@@ -242,6 +244,9 @@ def evaluate(
             save_samples=save_samples,
             all_distances=all_distances,
         )
+    mean_image = MeanImage.from_dict(export.results.get("mean_image"), model.contract.channels)
+    if mean_image is None and not getattr(spec.data, "download", False):  # an export of an earlier version
+        mean_image = mean_training_image(spec)
     config = EvaluationConfig(
         spec.data_identity(),
         split=split,
@@ -253,6 +258,7 @@ def evaluate(
         lpips=load_lpips(lpips, lpips_weights, download=download, device=picked) if lpips else None,
         decoder_steps=steps,
         guidance=guidance,
+        mean_image=mean_image,
         precision=precision,
     )
     source = open_source(spec, split)
@@ -273,6 +279,7 @@ def evaluate(
         terminal = console()
         terminal.print(f"{models[0]} on {results['protocol']['images']} {unit} of {split}", style="bold")
         terminal.print(metrics_table(results["figures"]))
+        print_cautions(terminal, results)
         if not out:
             print(to_json({"protocol": results["protocol"]}))
     unwritten = UnwrittenFiles(results.get("not_written", {}))

@@ -143,4 +143,5 @@ def summarize_row(row: ResultRow) -> str:
         return f"{row['status']}: {row['error']}"
     metrics = row["figures"]
     rate = f"{metrics['bits_per_pixel']:.4f} bits/pixel, " if "bits_per_pixel" in metrics else ""
-    return f"{rate}{metrics['psnr_db']:.2f} dB  {duration(row['seconds'])}"
+    mean = f" (mean image {metrics['mean_image_psnr_db']:.2f})" if "mean_image_psnr_db" in metrics else ""
+    return f"{rate}{metrics['psnr_db']:.2f} dB{mean}  {duration(row['seconds'])}"

@@ -8,12 +8,14 @@ from rich.table import Table
 
 from ulzoo.cli.display.tables import plain_table
 from ulzoo.cli.display.terminal import say
-from ulzoo.registry.report.curves import pareto
+from ulzoo.registry.report.curves import QUALITY, pareto
 from ulzoo.registry.report.html_report import write_report
 from ulzoo.registry.report.plots import frechet_metrics, metric_title
 from ulzoo.registry.spec.sweep import METRICS, MetricSpec, Sweep, result_table
 from ulzoo.registry.sweeps.jobs import Job
 from ulzoo.registry.sweeps.store import ResultRow, Store
+
+MEAN_IMAGE = "mean_image_psnr_db"
 
 
 def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: Store) -> int:
@@ -26,6 +28,10 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
     if done:
         console.print(_result_table(sweep, done))
         console.print()
+    for row in done:
+        mean = row["figures"].get(MEAN_IMAGE)
+        if mean is not None and row["figures"][QUALITY] < mean:
+            say(f"caution: {_label(row)}: its PSNR is below that of the mean training image, {mean:.2f} dB")
     if front := pareto(done):
         console.print("Pareto front, fewest bits first", style="bold")
         console.print(_front_table(front))
@@ -44,7 +50,10 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
 def _result_table(sweep: Sweep, rows: Sequence[ResultRow]) -> Table:
     """A line for each point: measured metrics, and the paper's where the sweep has them."""
     extra = frechet_metrics(dict.fromkeys(name for row in rows for name in row["figures"]))
-    sweep = sweep.model_copy(update={"columns": tuple(dict.fromkeys([*sweep.columns, *extra]))})
+    columns = dict.fromkeys([*sweep.columns, *extra])
+    if QUALITY in columns:  # followed by that of the mean image, if it was measured
+        columns = dict.fromkeys(column for name in columns for column in (name, *[MEAN_IMAGE] * (name == QUALITY)))
+    sweep = sweep.model_copy(update={"columns": tuple(columns)})
     entries = result_table(sweep, rows)
     with_paper = [name for name in sweep.columns if any(entry["paper"][name] is not None for entry in entries)]
     measured = [name for name in sweep.columns if any(entry["measured"][name] is not None for entry in entries)]

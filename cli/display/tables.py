@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 DISTORTIONS = {
@@ -50,6 +51,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> "Table":
     table = pair_table()
     table.columns[1].justify = "right"
     table.add_row("PSNR of reconstructions", f"{metrics['psnr_db']:.2f} dB")
+    if "mean_image_psnr_db" in metrics:
+        table.add_row("  of the mean training image", f"{metrics['mean_image_psnr_db']:.2f} dB")
     for name, title in DISTORTIONS.items():
         if name in metrics:
             table.add_row(f"{title} of reconstructions", f"{metrics[name]:.4f}")
@@ -70,6 +73,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> "Table":
         if distance := _image_distance(name):
             table.add_row(distance, f"{value:.4g}")
     return table
+
+
+def print_cautions(console: "Console", results: Mapping[str, Any]) -> None:
+    """Print what is wrong with a result, one line each."""
+    for line in results.get("cautions", []):
+        console.print(f"caution: {line}", style="yellow", soft_wrap=True, markup=False)
 
 
 def _image_distance(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ulzoo.cli.display.init_table import init_line
-from ulzoo.cli.display.tables import metrics_table, pair_table, plain_table
+from ulzoo.cli.display.tables import metrics_table, pair_table, plain_table, print_cautions
 from ulzoo.cli.display.terminal import duration, examples, gflops, scaled, shape, three_digits
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def print_result(console: "Console", result: "RunResult", kind: str) -> None:
         f"Trained and measured on {protocol['images']} validation {kind} in {duration(result.seconds)}", style="bold"
     )
     console.print(metrics_table(result.results["figures"]))
+    print_cautions(console, result.results)
     console.print()
     files = pair_table()
     for picture in sorted(result.samples.glob("*.png")):

@@ -15,10 +15,12 @@ from torch import nn
 from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import describe_change, fingerprint
 from ulzoo.evaluation import EvaluationConfig, measure
+from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
+from ulzoo.registry.runs.cautions import mean_training_image, run_cautions, warmup_cautions
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import (
     Export,
@@ -179,6 +181,8 @@ def _train(
             watch.tick()
         callback.step(step, row)
 
+    for path, message in warmup_cautions(spec, stages) if processes.is_main else ():
+        warnings.warn(str(spec.error(path, message)), stacklevel=1)
     resumed = checkpoint if checkpoint and checkpoint.stage in stages else None
     trainer_options = TrainerOptions(
         identity={
@@ -212,8 +216,12 @@ def _train(
     if not processes.is_main:
         return None
 
-    remove_untrained(model, spec.stages_up_to(trainer.stage))
-    results = _evaluate(spec, model, validation, callback)
+    trained = spec.stages_up_to(trainer.stage)
+    remove_untrained(model, trained)
+    mean_image = mean_training_image(spec, sources.get("data"))
+    results = _evaluate(spec, model, validation, mean_image, callback)
+    if cautions := [*run_cautions(spec, trained, model, folder), *results.get("cautions", [])]:
+        results["cautions"] = cautions
     results["trained"] = {"stage": trainer.stage, "step": trainer.step, "spec_hash": spec.hash}
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     set_latent_statistics(model, results)
@@ -305,13 +313,16 @@ def _warn_of_other_images(spec: Spec, checkpoint: Checkpoint, sources: dict[str,
         )
 
 
-def _evaluate(spec: Spec, model: UnifiedLatents, validation: Source, callback: TrainingCallback) -> dict[str, Any]:
-    """Metrics and protocol on the first examples of the validation data."""
+def _evaluate(
+    spec: Spec, model: UnifiedLatents, validation: Source, mean_image: MeanImage | None, callback: TrainingCallback
+) -> dict[str, Any]:
+    """Metrics and protocol on the first examples of the validation data, and the mean training image."""
     video = model.contract.video
     callback.note(f"evaluating on validation {'clips' if video else 'images'}")
     count = min(EVALUATED_CLIPS if video else EVALUATED_IMAGES, len(validation))
-    config = EvaluationConfig(spec.data_identity(), limit=count)
-    return measure(model, validation, config, on_progress=callback.measured)
+    config = EvaluationConfig(spec.data_identity(), limit=count, mean_image=mean_image)
+    results = measure(model, validation, config, on_progress=callback.measured)
+    return results | ({"mean_image": mean_image.to_dict()} if mean_image else {})
 
 
 def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage) -> None:

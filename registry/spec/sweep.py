@@ -42,7 +42,7 @@ class MetricSpec:
 
     title: str
     unit: str
-    better: Literal["lower", "higher"]
+    better: Literal["lower", "higher", ""]
     digits: int
 
 
@@ -52,6 +52,7 @@ METRICS = {
     "bits_per_dimension": MetricSpec("rate", "bits/dimension", "lower", 3),
     "base_bits_per_dimension": MetricSpec("rate by the base", "bits/dimension", "lower", 3),
     "psnr_db": MetricSpec("PSNR", "dB", "higher", 1),
+    "mean_image_psnr_db": MetricSpec("PSNR of the mean image", "dB", "", 1),
     "ssim": MetricSpec("SSIM", "", "higher", 3),
     "rfid_50k": MetricSpec("rFID@50k", "", "lower", 2),
     "gfid_50k": MetricSpec("gFID@50k", "", "lower", 2),

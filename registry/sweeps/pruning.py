@@ -14,8 +14,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ulzoo.model.rate import COLLAPSED_BITS_PER_DIMENSION
 from ulzoo.registry.sweeps.jobs import Job
-from ulzoo.training.monitoring import COLLAPSED_BITS_PER_DIMENSION, LogRow
+from ulzoo.training.monitoring import LogRow
 
 REDUCTION = 3
 FIRST_COMPARISON = REDUCTION**2  # at 1/9 of the steps

@@ -356,6 +356,27 @@ def test_no_warning_before_the_warm_up_ends_or_in_the_second_stage(trainer):
         one._row(0, 1.0, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("rates", "step"),
+    [((0.0, 0.0, 0.0), None), ((0.0, 0.2, 0.001), 3), ((0.2, 0.2, 0.2), None)],
+    ids=["not risen yet", "fallen", "healthy"],
+)
+def test_in_warm_up_only_a_rate_that_falls_is_a_collapse(rates, step, trainer):
+    one = trainer("latents")
+    assert len(rates) < one.config.warmup_steps
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for number, rate in enumerate(rates, start=1):
+            one.collapse.check(number, rate)
+    assert [message.split(":")[0] for message in collapse_warnings(caught)] == ([f"step {step}"] if step else [])
+
+
+def test_a_run_that_ends_in_warm_up_is_warned_of_a_collapse(trainer):
+    one = trainer("latents", "train.latents.warmup_steps=1000")
+    with pytest.warns(UserWarning, match="the latent is collapsing"):
+        one.collapse.check(one.config.steps, 0.0)
+
+
 @pytest.mark.slow
 def test_a_run_whose_decoder_does_not_count_collapses(tiny, tmp_path):
     settings = ("decoder.weighting.loss_factor=1e-6", "train.latents.prior_warmup_steps=0", "train.latents.lr=1e-2")

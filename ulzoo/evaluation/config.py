@@ -11,6 +11,7 @@ from ulzoo.diffusion import IndependentNoise
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
+from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.runtime.seeds import derive_seed
 
 NOISE = "of each example, by the seed, what is measured, and the number of the example"
@@ -32,6 +33,7 @@ class EvaluationConfig:
         decoder_steps: steps of the decoder for reconstructions; the spec's if None.
         base_steps: steps of the base for samples; the spec's if None.
         guidance: scale of classifier-free guidance for samples; the spec's if None.
+        mean_image: the mean training image, whose PSNR is measured too; None for none.
         precision: precision in which the model's networks were prepared to run; only recorded here.
     """
 
@@ -46,6 +48,7 @@ class EvaluationConfig:
     decoder_steps: int | None = None
     base_steps: int | None = None
     guidance: float | None = None
+    mean_image: MeanImage | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
 
     def count(self, source: Source) -> int:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ulzoo.evaluation.features.lpips import Lpips
+from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.media.pixels import psnr, to_uint8
 from ulzoo.model.contract import Contract
 
@@ -34,6 +35,7 @@ class Distortion:
         contract: the model's contract; SSIM needs sides of at least 11 pixels, MS-SSIM of at least 176.
         context_frames: number of first frames of a clip that the decoder is given, which are not compared.
         lpips: a network for LPIPS; None for no LPIPS.
+        mean_image: an image whose PSNR is measured too, as if it were every reconstruction; None for none.
 
     Attributes:
         protocol: for each metric, how it is averaged.
@@ -42,7 +44,13 @@ class Distortion:
         ValueError: the images are too small for the network.
     """
 
-    def __init__(self, contract: Contract, context_frames: int = 0, lpips: Lpips | None = None) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        context_frames: int = 0,
+        lpips: Lpips | None = None,
+        mean_image: MeanImage | None = None,
+    ) -> None:
         side, clips = min(contract.size[-2:]), contract.video
         self.frames = contract.size[0] - context_frames if clips else 0
         self.measures: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr_db": psnr}
@@ -66,6 +74,9 @@ class Distortion:
         self.protocol: dict[str, Any] = dict(texts)
         if lpips:
             self.protocol["lpips"] = {"averaged": texts["lpips"], **lpips.protocol}
+        if mean_image:
+            self.measures["mean_image_psnr_db"] = lambda _, x: mean_image.psnr(x)
+            self.protocol["mean_image"] = mean_image.protocol
         self.values: dict[str, list[Tensor]] = {name: [] for name in self.measures}
 
     def add(self, reconstruction: Tensor, x: Tensor) -> None:

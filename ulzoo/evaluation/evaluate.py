@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ulzoo.data import Source
+from ulzoo.evaluation.cautions import find_cautions
 from ulzoo.evaluation.config import EvaluationConfig, FrechetConfig
 from ulzoo.evaluation.execution import ProgressCallback, ProgressCounter
 from ulzoo.evaluation.frame_prediction import frame_prediction
@@ -90,7 +91,7 @@ def measure(
     Returns:
         The result of `rate_distortion`, with the metrics of `frame_prediction`, its protocol as part
         "frame_prediction", and "hashes": for each metric the hash of its protocol. Metrics with equal hashes are
-        comparable.
+        comparable. "cautions", if there are any, are those of `find_cautions`.
     """
     predicts = model.contract.context_frames > 0 and model.base is not None
     count = config.count(source)
@@ -101,4 +102,6 @@ def measure(
         results["figures"] |= prediction["figures"]
         results["protocol"]["frame_prediction"] = prediction["protocol"]
     results["hashes"] = figure_hashes(results)
+    if cautions := find_cautions(results["figures"]):
+        results["cautions"] = cautions
     return results

@@ -25,6 +25,7 @@ FIELDS = {
     "ssim": "SSIM variant and how it is averaged",
     "ms_ssim": "MS-SSIM variant and how it is averaged",
     "lpips": "how LPIPS is averaged, the network, and the hashes of its weights",
+    "mean_image": "split, number of examples and hash of the mean image, whose PSNR is averaged as `psnr` says",
     "base_sampler": "sampler of the latents",
     "base_steps": "its number of network evaluations",
     "guidance": "its classifier-free guidance scale",
@@ -71,7 +72,13 @@ PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
 IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
 _DECODED = {"decoder_sampler", "decoder_steps"}
-_MEANS = {"psnr": r"psnr_db", "ssim": r"ssim$", "ms_ssim": r"ms_ssim$", "lpips": r"(st_)?lpips_"}  # field: its metrics
+_MEANS = {  # field: its metrics
+    "psnr": r"(mean_image_)?psnr_db",
+    "ssim": r"ssim$",
+    "ms_ssim": r"ms_ssim$",
+    "lpips": r"(st_)?lpips_",
+    "mean_image": r"mean_image_",
+}
 _MISSING = object()
 
 
@@ -116,10 +123,11 @@ def protocol_of(results: Mapping[str, Any], figure: str) -> dict[str, Any]:
     for name in PARTS:
         if figure in protocol.get(name, {}).get("figures", ()):
             return {field: value for field, value in protocol[name].items() if field != "figures"}
-    if "bits_per" in figure:
-        others = _DECODED | _MEANS.keys()
-    else:
-        others = _RATES | {field for field, figures in _MEANS.items() if not re.match(figures, figure)}
+    others = {field for field, figures in _MEANS.items() if not re.match(figures, figure)}
+    if "bits_per" not in figure:
+        others |= _RATES
+    if "bits_per" in figure or figure.startswith("mean_image_"):
+        others |= _DECODED
     return {field: value for field, value in protocol.items() if field not in others and field not in PARTS}
 
 

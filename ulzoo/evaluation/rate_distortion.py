@@ -46,7 +46,7 @@ def rate_distortion(
     networks: list[LatentNetwork] = [name for name in ("prior", "base") if getattr(model, name) is not None]
     rates = {name: RateMeasurement(getattr(model, name), config.rate_samples) for name in networks}
     latents, required = LatentMoments(), model.required_context_frames
-    distortion = Distortion(contract, required, config.lpips)
+    distortion = Distortion(contract, required, config.lpips, config.mean_image)
     skipped: dict[int, str] = {}
     done = 0
     for batch in in_order(source, batch_size, config.limit):

@@ -20,6 +20,8 @@ from ulzoo.model.contract import Sampling
 from ulzoo.model.denoisers import NO_DROPOUT, ConditionDropout, DiffusionModel
 from ulzoo.nn.conditioning import NO_CONDITIONS, NetworkConditions
 
+COLLAPSED_BITS_PER_DIMENSION = 0.02  # below this rate the latent carries nothing
+
 
 @dataclass(frozen=True)
 class Posterior:

@@ -15,12 +15,12 @@ from ulzoo.diffusion import SigmoidWeighting
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.denoisers import DiffusionModel, RegressionDecoder
+from ulzoo.model.rate import COLLAPSED_BITS_PER_DIMENSION
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import ProcessGroup
 
 LogRow = dict[str, Any]
 FINITE = ("rate_bits_per_pixel", "distortion", "loss", "grad_norm")
-COLLAPSED_BITS_PER_DIMENSION = 0.02
 NAMED_IN_WARNINGS = 3  # skipped examples; the file lists all of them
 _ORDER = list(STAGES)
 
@@ -199,30 +199,35 @@ class SkippedExamples:
 
 
 class CollapseMonitor:
-    """Warns once when the rate is near zero: the latent then carries nothing and the decoder generates alone."""
+    """Warns once when the rate is near zero: the latent then carries nothing and the decoder generates alone.
 
-    def __init__(self, model: UnifiedLatents, first_step: int) -> None:
-        self.model, self.first_step, self.warned = model, first_step, False
+    Args:
+        model: its latent and decoder.
+        first_step: before it, in warm-up, the rate may not have risen yet: only a rate that falls again is reported.
+        last_step: at which a rate near zero is reported in any case.
+    """
+
+    def __init__(self, model: UnifiedLatents, first_step: int, last_step: int | None = None) -> None:
+        self.model, self.first_step, self.last_step = model, first_step, last_step
+        self.warned = self.risen = False
 
     def check(self, step: int, rate_bits_per_pixel: float) -> None:
-        """Check the rate at a step; nothing before `first_step`."""
-        contract = self.model.contract
-        bits_per_dimension = rate_bits_per_pixel * contract.pixels / contract.latent_dimensions
-        if self.warned or step < self.first_step or bits_per_dimension >= COLLAPSED_BITS_PER_DIMENSION:
-            return
-        warnings.warn(
-            f"step {step}: the rate is {rate_bits_per_pixel:.4f} bits/pixel, the latent is collapsing; "
-            f"raise {self._remedy()}",
-            stacklevel=2,
-        )
-        self.warned = True
+        """Check the rate at a step."""
+        caution = collapse_caution(self.model, rate_bits_per_pixel)
+        self.risen |= caution is None
+        if caution and not self.warned and (step >= self.first_step or self.risen or step == self.last_step):
+            warnings.warn(f"step {step}: {caution}", stacklevel=2)
+            self.warned = True
 
-    def _remedy(self) -> str:
-        """The keys that raise the rate, with their values."""
-        decoder = self.model.decoder
-        if isinstance(decoder, RegressionDecoder):
-            return f"decoder.weight (now {decoder.weight:g})"
-        keys = "decoder.weighting.loss_factor or decoder.weighting.bias"
-        if isinstance(decoder, DiffusionModel) and isinstance(weighting := decoder.weighting, SigmoidWeighting):
-            return f"{keys} (now {weighting.loss_factor:g} and {weighting.bias:g})"
-        return keys
+
+def collapse_caution(model: UnifiedLatents, rate_bits_per_pixel: float) -> str | None:
+    """A line about a rate near zero and the keys that raise it, with their values; None for other rates."""
+    contract, decoder = model.contract, model.decoder
+    if rate_bits_per_pixel * contract.pixels / contract.latent_dimensions >= COLLAPSED_BITS_PER_DIMENSION:
+        return None
+    keys = "decoder.weighting.loss_factor or decoder.weighting.bias"
+    if isinstance(decoder, RegressionDecoder):
+        keys = f"decoder.weight (now {decoder.weight:g})"
+    elif isinstance(decoder, DiffusionModel) and isinstance(weighting := decoder.weighting, SigmoidWeighting):
+        keys = f"{keys} (now {weighting.loss_factor:g} and {weighting.bias:g})"
+    return f"the rate is {rate_bits_per_pixel:.4f} bits/pixel, the latent is collapsing; raise {keys}"

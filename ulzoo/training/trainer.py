@@ -111,7 +111,7 @@ class Trainer:
         self.step = 0
         self.window: dict[str, float] = {}  # sums of the metrics since the last row of the log
         self.skipped = SkippedExamples(folder)
-        self.collapse = CollapseMonitor(model, first_step=config.warmup_steps)
+        self.collapse = CollapseMonitor(model, config.warmup_steps, config.steps)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Load weights, averages, optimizer state and step from a checkpoint of this stage."""
