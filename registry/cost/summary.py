@@ -96,7 +96,7 @@ def summarize(spec: Spec) -> ModelSummary:
     z = torch.zeros(1, *contract.latent_shape, device="meta")
     features = torch.cat([z, z], dim=1) if contract.learned_variance else z
     blocks: list[BlockRow] = []
-    flops, parameters = {}, {}
+    flops, parameters = dict[str, int](), dict[str, int]()
     for name in NETWORKS:
         part: nn.Module | None = getattr(model, name)
         if part is None:

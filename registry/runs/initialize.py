@@ -116,7 +116,8 @@ def initialize(
         return None
     if source is None:
         raise spec.error("init.model", f"{init.model} can no longer be opened, and no checkpoint has its weights")
-    reports, tensors = [], {}
+    reports: list[PartReport] = []
+    tensors: dict[str, Tensor] = {}
     for name in names:
         target, theirs = _tensors_of(model, name), _tensors_of(source.model, name)
         new = _mismatches(target, theirs)

@@ -94,7 +94,7 @@ def repository_files(path: Path, address: str, license: str = "") -> RepositoryF
         sha256={name: sha256(file) for name, file in weights.items()}
         | {SPEC: hashlib.sha256(spec.encode()).hexdigest()},
         license=license or NO_LICENSE,
-        init=model.spec.init and {"model": model.spec.init.model, "sha256": model.spec.init.sha256 or ""},
+        init={"model": init.model, "sha256": init.sha256 or ""} if (init := model.spec.init) else None,
         figures=model.results.get("figures", {}),
         protocol=model.results.get("protocol", {}),
         latent_statistics=statistics and statistics.to_dict(),
