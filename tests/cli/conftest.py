@@ -1,4 +1,5 @@
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,46 @@ train:
   base: {steps: 2, batch_size: 4, lr: 1e-3, log_every: 1}
 sample: {base: {steps: 2}, decoder: {steps: 2}}
 """
+
+
+STOP = """
+import os
+from pathlib import Path
+from ulzoo.data.prepare import pack
+
+write, before = pack._write_in_parallel, len(list(Path("out").glob("*.tar")))
+
+def write_and_stop(shards, workers, report):
+    def report_and_stop(done, failed):
+        report(done, failed)
+        if len(list(Path("out").glob("*.tar"))) >= before + 2:
+            os.kill(os.getpid(), NUMBER)
+
+    write(shards, workers, report_and_stop)
+
+pack._write_in_parallel = write_and_stop
+"""
+
+
+@pytest.fixture
+def prepare_until_stopped(start_command, tmp_path):
+    """prepare_until_stopped(arguments, number): exit status and stderr of `ulzoo prepare` in `out`.
+
+    It sends itself the signal `number` after two more shards, while its workers are writing others.
+    """
+
+    def prepare(arguments: Sequence[object], number: int) -> tuple[int, str]:
+        outputs = tmp_path / "stdout.txt", tmp_path / "stderr.txt"
+        process = start_command(
+            [*arguments, "--workers", 2],
+            prepare=STOP.replace("NUMBER", str(int(number))),
+            environment={"COLUMNS": "120"},
+            outputs=outputs,
+        )
+        process.join(300)
+        return process.exitcode, outputs[1].read_text()
+
+    return prepare
 
 
 @pytest.fixture(autouse=True, scope="session")

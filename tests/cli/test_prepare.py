@@ -1,12 +1,7 @@
 """`ulzoo prepare kinetics600`: shards of a folder of videos, mistakes and interruptions."""
 
 import json
-import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -108,22 +103,12 @@ def test_help_lists_the_commands(ulzoo, here):
 
 
 @pytest.mark.slow
-def test_a_killed_command_continues_to_the_same_bytes(ulzoo, kinetics, kinetics_layout):
+def test_a_killed_command_continues_to_the_same_bytes(ulzoo, kinetics, kinetics_layout, prepare_until_stopped):
     kinetics_layout(kinetics, "train", 60)
-    command = [sys.executable, "-m", "ulzoo", *on("train"), *SMALL]
     assert ulzoo(*on("train"), *SMALL, "--workers", 1, "--out", "whole").exit_code == 0
-    rng = random.Random(0)
-    for number, status in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-        process = subprocess.Popen(
-            [*command, "--workers", "2"], stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "120"}
-        )
-        before = len(list(Path("out").glob("*.tar")))
-        while len(list(Path("out").glob("*.tar"))) < before + 2 and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.3))
-        process.send_signal(number)
-        _, stderr = process.communicate(timeout=30)  # returns when the last worker has closed stderr
-        assert process.returncode == status
+    for number, expected in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        status, stderr = prepare_until_stopped([*on("train"), *SMALL], number)
+        assert status == expected, stderr
         assert not json.loads(Path("out/manifest.json").read_text())["splits"]["train"]["complete"]
         if number == signal.SIGINT:
             assert stderr.endswith(

@@ -2,9 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -77,18 +74,12 @@ def test_a_mistake_is_one_line_and_writes_nothing(ulzoo, pictures, case):
 
 
 @pytest.mark.slow
-def test_a_killed_command_continues_to_the_same_bytes(ulzoo, pictures):
+def test_a_killed_command_continues_to_the_same_bytes(ulzoo, pictures, prepare_until_stopped):
     fill(pictures, 400)
     command = (*FOLDER, "--classes", "--images-per-shard", "20", "--resolution", "128")
     assert ulzoo("prepare", "image_folder", "pictures", "whole", *command[4:], "--workers", 1).exit_code == 0
-    with subprocess.Popen(
-        [sys.executable, "-m", "ulzoo", *command, "--workers", "2"], stderr=subprocess.PIPE
-    ) as process:
-        while len(list(Path("out").glob("*.tar"))) < 2 and process.poll() is None:
-            time.sleep(0.005)
-        process.kill()
-        process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    status, stderr = prepare_until_stopped(command, signal.SIGKILL)
+    assert status == -signal.SIGKILL, stderr
     assert not json.loads(Path("out/manifest.json").read_text())["splits"]["train"]["complete"]
     assert ulzoo(*command, "--workers", 1).exit_code == 0
     assert files(Path("out")) == files(Path("whole"))
