@@ -14,7 +14,10 @@ from typer.testing import CliRunner
 
 from ulzoo.cli import app
 from ulzoo.files import tensor_file
-from ulzoo.registry.zoo.catalogue import create_model, load, load_spec, open_results
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.runs.export import save_export
+from ulzoo.registry.runs.initialize import initialize, open_init
+from ulzoo.registry.zoo.catalogue import create_model, load, load_spec, open_model, open_results
 from ulzoo.registry.zoo.hub import Address, find_model
 from ulzoo.registry.zoo.publish import push
 
@@ -53,6 +56,22 @@ def test_every_function_takes_an_address(published, export, tiny):
     assert load_spec("hf://me/tiny", ["encoder.width=64"]).encoder.width == 64
     written = tensor_file.read_metadata(export)["results"]
     assert open_results("hf://me/tiny") == written
+
+
+def test_a_model_that_was_trained_from_another_one(published, tiny, tmp_path):
+    """An address is the start of a training, and the manifest and the card of its result have the SHA-256."""
+    spec, source = open_init(tiny("init={model: hf://me/tiny, freeze: [encoder]}"), open_model)
+    model = compile_model(spec)
+    assert initialize(model, spec, source).sha256 == spec.init.sha256 == source.weights_sha256
+    save_export(tmp_path / "fine.safetensors", model, spec, {})
+    push(tmp_path / "fine.safetensors", Address("me/fine", None))
+    assert find_model("hf://me/fine").manifest.init == {"model": "hf://me/tiny", "sha256": source.weights_sha256}
+    files = published.repositories["me/fine"].commits[published.repositories["me/fine"].refs["main"]]
+    assert f"`hf://me/tiny`, SHA-256 `{source.weights_sha256}`" in files["README.md"].decode()
+    assert find_model("hf://me/tiny").manifest.init is None
+    published.requests.clear()
+    assert load_spec("hf://me/fine").init == spec.init and load("hf://me/fine").contract.frozen == ("encoder",)
+    assert not [path for _, path, _ in published.requests if "me/tiny" in path]  # only training opens it
 
 
 def test_the_spec_is_loaded_without_the_weights(published):
