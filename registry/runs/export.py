@@ -22,6 +22,7 @@ from ulzoo.registry.spec.components import find_plugins, find_unavailable
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.messages import one_line
+from ulzoo.runtime.devices import as_device
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 from ulzoo.version import __version__
 
@@ -81,6 +82,7 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
         ValueError: the file is damaged or no export, or this version of ulzoo builds other networks from its spec.
     """
     content = tensor_file.read(path, device)
+    device = as_device(device)
     metadata, stages = content.metadata, content.metadata.get("stages")
     if not isinstance(metadata.get("spec"), dict) or not isinstance(metadata.get("results"), dict):
         raise tensor_file.DamagedFile(f"{path}: damaged (an export has a spec and results)")

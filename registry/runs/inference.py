@@ -8,6 +8,7 @@ from torch import nn
 
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.devices import Precision, effective_precision
+from ulzoo.runtime.messages import one_line
 from ulzoo.training.parallelize import compile_blocks, trainable_networks
 
 
@@ -25,8 +26,12 @@ def optimize_for_inference(
     Raises:
         ValueError: an unknown precision, or the device does not support bfloat16.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision must be 'fp32' or 'bf16', got {precision!r}")
+    if not isinstance(model, UnifiedLatents):
+        raise TypeError(f"model must be a UnifiedLatents, as `ulzoo.load` returns, got {type(model).__name__}")
+    if not isinstance(precision, str) or precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision must be 'fp32' or 'bf16', got {one_line(repr(precision))}")
+    if not isinstance(compile, bool):
+        raise TypeError(f"compile must be True or False, got {type(compile).__name__}")
     networks = nn.ModuleDict(dict(model.named_children()))
     if precision == "bf16":
         if effective_precision(precision, model.device) != "bf16":

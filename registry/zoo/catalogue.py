@@ -17,7 +17,7 @@ from ulzoo.registry.spec.sweep import is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import SpecError, parse_overrides
 from ulzoo.registry.zoo import hub
 from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
-from ulzoo.runtime.messages import suggest
+from ulzoo.runtime.messages import one_line, suggest
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,7 @@ WEIGHTS = _REGISTRY / "zoo" / "weights"
 RELEASES = (_REGISTRY / "zoo" / "releases", _REGISTRY / "cards")
 """Folders of release manifests; `cards`, with its weights in `registry/weights`, is the location of older versions."""
 RELEASED = "released:"
+MAX_NAME = 255  # bytes
 """Prefix of a name that denotes a released model even if a file or folder has the same name."""
 
 
@@ -48,10 +49,27 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
         pretrained: True for specs with released weights, False for those without, None for all.
     """
     names = [name for name in find_specs() if pretrained is None or (name in releases()) == pretrained]
+    if not isinstance(pattern, str):
+        raise TypeError(f"pattern must be a text, got {type(pattern).__name__}")
     return sorted(fnmatch.filter(names, pattern))
 
 
 def find_release(name_or_path: str | os.PathLike[str]) -> ReleaseManifest | None:
+def text_of(name_or_path: str | os.PathLike[str]) -> str:
+    """The text of a name or path.
+
+    Raises:
+        TypeError: neither a text nor a path.
+        ValueError: no file can have this name.
+    """
+    text = name_or_path if isinstance(name_or_path, str) else os.fspath(name_or_path)
+    if not isinstance(text, str):
+        raise TypeError(f"expected a name or path, got {type(text).__name__}")
+    if "\0" in text or any(len(os.fsencode(name)) > MAX_NAME for name in text.split("/")):
+        raise ValueError(f"{one_line(text)}: no file can have this name")
+    return text
+
+
     """The manifest of a released model; None if the argument denotes a file or folder.
 
     Args:
@@ -61,7 +79,7 @@ def find_release(name_or_path: str | os.PathLike[str]) -> ReleaseManifest | None
     Raises:
         ValueError: a name after "released:" is unknown, or without the prefix is that of a file or folder too.
     """
-    text = os.fspath(name_or_path)
+    text = text_of(name_or_path)
     if text.startswith(RELEASED):
         name = text.removeprefix(RELEASED)
         if name not in releases():
@@ -90,7 +108,7 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
         SpecError: the spec cannot be read or is invalid; one line.
         ValueError: the model on the hub cannot be fetched.
     """
-    text = os.fspath(name_or_path)
+    text = text_of(name_or_path)
     if hub.is_address(text):
         return spec_from_source(hub.find_model(text).spec(), parse_overrides(overrides))
     sweep, colon, point = text.rpartition(":")
@@ -151,7 +169,7 @@ def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str
     """Load a trained model like `load`, with its spec and metrics."""
     from ulzoo.registry.runs.export import load_export, set_latent_statistics
 
-    name = os.fspath(name_or_path)
+    name = text_of(name_or_path)
     if hub.is_address(name):
         return load_export(hub.find_model(name).weights(), device)
     if manifest := find_release(name_or_path):
@@ -194,7 +212,7 @@ def trained_file(file_or_run: str | os.PathLike[str], released: bool = False) ->
             raise ValueError(f"{file_or_run}: contains no model.safetensors; has the training finished?")
     elif not files_of(path) and not is_checkpoint(path):
         others = f", run directory or released model{suggest(path, releases())}" if released else " or run directory"
-        raise ValueError(f"{file_or_run}: no such file{others}")
+        raise ValueError(f"{one_line(str(file_or_run))}: no such file{others}")
     return path
 
 
@@ -221,7 +239,7 @@ def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     from ulzoo.files import tensor_file
 
-    name = os.fspath(name_or_path)
+    name = text_of(name_or_path)
     path = Path(name)
     if hub.is_address(name):
         manifest = hub.find_model(name).manifest

@@ -211,7 +211,7 @@ def test_many_examples_in_the_memory_of_a_batch(monkeypatch: pytest.MonkeyPatch)
     sizes.clear()
     model.encode(images(70))
     assert sizes == [64, 6]
-    with pytest.raises(ValueError, match="labels must be those of 7 examples, got 2"):
+    with pytest.raises(ValueError, match=r"labels must have shape \(7,\), got \(2,\)"):
         model.sample(7, labels=[0, 1], batch_size=3)
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         model.encode(x, batch_size=0)

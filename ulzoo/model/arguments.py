@@ -21,11 +21,13 @@ from ulzoo.runtime.messages import one_line
 P = ParamSpec("P")
 T = TypeVar("T")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MAX_COUNT = 2**31 - 1
+MAX_NUMBER = 1e30  # of float32 and bfloat16
 COUNTS = ("n", "samples", "steps", "batch_size")
 
 
 def check_arguments(method: Callable[Concatenate[Any, P], T]) -> Callable[Concatenate[Any, P], T]:
-    """Let a method of `UnifiedLatents` check its arguments first: a mistake is a ValueError or TypeError of one line."""
+    """Let a method of `UnifiedLatents` check its arguments; a mistake is a ValueError or TypeError of one line."""
     signature = inspect.signature(method)
     variable = next((name for name, one in signature.parameters.items() if one.kind is one.VAR_KEYWORD), "")
 
@@ -51,8 +53,8 @@ def check(contract: Contract, device: torch.device, arguments: Mapping[str, Any]
     """
     values = {name: value for name, value in arguments.items() if value is not None}
     for name in COUNTS:
-        if name in values:
-            _check_count(name, values[name])
+        if name in values or (name in arguments and name in ("n", "samples")):
+            _check_count(name, arguments[name])
     n = values.get("n")
     any_size = (contract.latent_channels, *[None] * len(contract.latent_size))  # of tiled images
     for name, shape in (("x", contract.shape), ("z_0", contract.latent_shape), ("z_clean", any_size)):
@@ -72,8 +74,8 @@ def check(contract: Contract, device: torch.device, arguments: Mapping[str, Any]
         raise TypeError(f"generator must be a torch.Generator, got {_name(values['generator'])}")
     if "guidance" in values:
         _check_number("guidance", values["guidance"])
-    if "network" in values and not isinstance(values["network"], str):
-        raise TypeError(f"network must be 'prior' or 'base', got {_name(values['network'])}")
+    if "network" in values and (not isinstance(values["network"], str) or values["network"] not in ("prior", "base")):
+        raise ValueError(f"network must be 'prior' or 'base', got {_shown(values['network'])}")
     if "callback" in values and not callable(values["callback"]):
         raise TypeError(f"callback must be a function, got {_name(values['callback'])}")
     if "progress" in values and not isinstance(values["progress"], bool):
@@ -97,6 +99,8 @@ class CheckedModule(nn.Module):
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.dtype) and value not in DTYPES:
                 raise ValueError(f"models are in {', '.join(map(str, DTYPES))}, not in {value}")
+            if not isinstance(value, str | int | torch.device | torch.dtype | Tensor | torch.memory_format | None):
+                raise TypeError(f"to: expected a device, dtype or tensor, got {_name(value)}")
         try:
             return super().to(*args, **kwargs)
         except (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError) as error:
@@ -128,8 +132,9 @@ def _check_conditions(conditions: Conditions, n: int, contract: Contract, device
                 f"text must have tokens in floating point and a mask of bool, got {text.tokens.dtype} and "
                 f"{text.mask.dtype}"
             )
-        if contract.text_tokens:
-            contract.check_labels_and_text(NetworkConditions(text=text), n, contract.num_classes)
+        if not contract.text_tokens:
+            raise ValueError("this model takes no text: leave out `text`")
+        contract.check_labels_and_text(NetworkConditions(text=text), n, contract.num_classes)
         if text.tokens.device.type != "meta" and not text.tokens.isfinite().all():
             raise ValueError("text must have finite tokens, got NaN or infinity")
     if frames is not None:
@@ -157,14 +162,16 @@ def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {_shown(value)}")
     if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}")
+        raise ValueError(f"{name} must be at least 1, got {_shown(value)}")
+    if value > MAX_COUNT:
+        raise ValueError(f"{name} must be at most {MAX_COUNT}, got {_shown(value)}")
 
 
 def _check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {_shown(value)}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
+    if not -MAX_NUMBER <= value <= MAX_NUMBER:  # False for NaN
+        raise ValueError(f"{name} must be finite, got {_shown(value)}")
 
 
 def _check_seeds(seeds: Any) -> None:
@@ -192,6 +199,8 @@ def _check_sampling(sampling: Any) -> None:
         for end in interval:
             if isinstance(end, bool) or not isinstance(end, Real) or math.isnan(end):
                 raise TypeError(f"guidance_interval must be two numbers, got {_shown(interval)}")
+        if interval[0] > interval[1]:
+            raise ValueError(f"the guidance interval must rise, got {interval[0]} to {interval[1]}")
 
 
 def _check_tensor(name: str, value: object, device: torch.device) -> None:

@@ -32,6 +32,18 @@ def pick_device(name: str | None = None) -> torch.device:
     return torch.device(name)
 
 
+def as_device(device: torch.device | str) -> torch.device:
+    """A device that this machine has, or the device meta.
+
+    Raises:
+        TypeError: not a device or its name.
+        ValueError: the device is unknown, or this machine does not have it.
+    """
+    if not isinstance(device, torch.device | str):
+        raise TypeError(f"device must be a torch.device or its name, got {type(device).__name__}")
+    return torch.device("meta") if str(device) == "meta" else pick_device(str(device))
+
+
 def device_memory(device: torch.device) -> int:
     """Bytes of memory of a device. The CPU's is the machine's, or the limit of the container."""
     if device.type == "cuda":
