@@ -196,8 +196,8 @@ class _ShardJob:
 
     def _files(self) -> str:
         """A digest of the sizes and times of modification of the source files."""
-        inputs = ((e.key, e.label, *e.inputs(self.config.encoding)) for e in self.examples)
-        return stamp(describe_files(*each) for each in inputs)
+        encoding = self.config.encoding
+        return stamp(describe_files(e.key, e.label, *e.inputs(encoding)) for e in self.examples)
 
     def _inputs(self) -> str:
         """A digest of the content of the source files."""
