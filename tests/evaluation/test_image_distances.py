@@ -344,6 +344,27 @@ def test_statistics_are_computed_once_for_the_same_images(tmp_path):
         reference_statistics(source(), features, replace(config, limit=1), **options)
 
 
+def test_statistics_of_images_that_were_replaced_or_repaired_are_computed_again(tmp_path):
+    """A single file of the same size, which is none of the 32 in the fingerprint; a copy has statistics of its own."""
+    rng, features, config = np.random.default_rng(0), means(), EvaluationConfig({"a": 1})
+    for i in range(120):
+        path = tmp_path / "images" / ("val" if i < 100 else "train") / f"{i:03}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(path)
+
+    def statistics() -> str:
+        source = ImageFolder("val", root=str(tmp_path / "images"), resolution=SIDE)
+        return reference_statistics(source, features, config, cache=tmp_path / "cache").sha256
+
+    first, path = statistics(), tmp_path / "images/val/050.bmp"
+    assert statistics() == first and len(list((tmp_path / "cache").iterdir())) == 1
+    content = path.read_bytes()
+    Image.new("RGB", (SIDE, SIDE)).save(path)
+    assert statistics() != first
+    path.write_bytes(content)
+    assert statistics() == first and len(list((tmp_path / "cache").iterdir())) == 3
+
+
 def test_statistics_of_other_programs(tmp_path):
     """ADM's files also have the arrays for sFID, EDM's only these two; both can read ours."""
     rng = np.random.default_rng(0)
