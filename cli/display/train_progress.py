@@ -1,4 +1,4 @@
-"""Progress of `ulzoo train`: a live bar on a terminal, about twenty lines per stage elsewhere."""
+"""Progress of `ulzoo train`: a live bar on a terminal, elsewhere about twenty lines per stage or one in 20 seconds."""
 
 import math
 import time
@@ -11,16 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.status import Status
 from rich.text import Text
 
-from ulzoo.cli.display.init_table import init_table
+from ulzoo.cli.display.init_table import print_init
 from ulzoo.cli.display.terminal import duration
 from ulzoo.model.contract import Stage
+from ulzoo.registry.runs.callbacks import TrainingCallback, format_row
 from ulzoo.registry.runs.initialize import InitReport
-from ulzoo.registry.runs.train import TrainingCallback
 from ulzoo.training import config as configs
 from ulzoo.training.monitoring import LogRow
 
 LINES_PER_STAGE = 20
-SECONDS_PER_LINE = 20
+SECONDS_PER_LINE = 20  # at most; a line is due after the step or batch at which they have passed
 
 
 @contextmanager
@@ -44,19 +44,6 @@ def display(
         live.stop()
 
 
-def format_row(row: LogRow, kind: str = "images", utilisations: Mapping[str, float] | None = None) -> str:
-    """A row of `metrics.jsonl` as text, with the model FLOPs utilisation (MFU) of stages in `utilisations`."""
-    parts = [f"{row['images_per_second']:.1f} {kind}/s"]
-    if "rate_bits_per_pixel" in row:
-        parts += [f"rate {row['rate_bits_per_pixel']:.4f} bits/pixel", f"distortion {row['distortion']:.4f}"]
-    else:
-        parts += [f"loss {row['loss']:.4f}"]
-    parts.append(f"data wait {row['data_wait']:.0%}")
-    if utilisations and row["stage"] in utilisations:
-        parts.append(f"MFU {row['images_per_second'] * utilisations[row['stage']]:.0%}")
-    return "  ".join(parts)
-
-
 def _times(elapsed: float, done: int, total: int) -> str:
     remaining = elapsed / done * (total - done)
     return f"{duration(elapsed)} elapsed, {duration(remaining)} left" if remaining else duration(elapsed)
@@ -68,34 +55,36 @@ class _TrainingLines(TrainingCallback):
     def __init__(self, console: Console, heading: Iterable[str], kind: str, utilisations: Mapping[str, float]):
         self.console, self.kind, self.utilisations = console, kind, utilisations
         self.heading = list(heading)
+        self._print("checking the data")
 
-    def initialized(self, report: InitReport) -> None:
+    def on_init(self, report: InitReport) -> None:
         self._open()
-        self.console.print(init_table(report))
+        print_init(self.console, report)
 
-    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
+    def on_stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self._open()
         self.name, self.start, self.steps, self.started = stage, start, config.steps, time.monotonic()
         rows = math.ceil((config.steps - start) / config.log_every)
         self.every = max(1, math.ceil(rows / LINES_PER_STAGE)) * config.log_every
 
-    def step(self, step: int, row: LogRow | None) -> None:
-        if row is None or (step % self.every and step != self.steps):
+    def on_step(self, step: int, row: LogRow | None) -> None:
+        due = time.monotonic() - self.last > SECONDS_PER_LINE
+        if not due and (row is None or (step % self.every and step != self.steps)):
             return
         elapsed = time.monotonic() - self.started
         times = _times(elapsed, step - self.start, self.steps - self.start)
         times += f", since step {self.start:,}" if self.start else ""
-        self._print(f"{self.name} {step:,}/{self.steps:,}  {format_row(row, self.kind, self.utilisations)}  {times}")
+        metrics = f"  {format_row(row, self.kind, self.utilisations)}" if row else ""
+        self._print(f"{self.name} {step:,}/{self.steps:,}{metrics}  {times}")
 
-    def note(self, message: str) -> None:
+    def on_note(self, message: str) -> None:
         self._open()
         self._print(message)
-        self.noted = self.last = time.monotonic()
+        self.noted = self.last
 
-    def measured(self, done: int, total: int) -> None:
+    def on_evaluation(self, done: int, total: int) -> None:
         if time.monotonic() - self.last > SECONDS_PER_LINE and done < total:
-            self.last = time.monotonic()
-            self._print(f"{done}/{total} {self.kind}  {_times(self.last - self.noted, done, total)}")
+            self._print(f"{done}/{total} {self.kind}  {_times(time.monotonic() - self.noted, done, total)}")
 
     def _open(self) -> None:
         for line in self.heading:
@@ -105,6 +94,7 @@ class _TrainingLines(TrainingCallback):
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True)
         self.console.file.flush()
+        self.last = time.monotonic()
 
 
 class _Bar(Progress):
@@ -128,12 +118,12 @@ class _LiveTraining(TrainingCallback):
         self.status: Status | None = Status("checking the data", console=console)
         self.status.start()
 
-    def initialized(self, report: InitReport) -> None:
+    def on_init(self, report: InitReport) -> None:
         self.stop()
         self._open()
-        self.console.print(init_table(report))
+        print_init(self.console, report)
 
-    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
+    def on_stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self.stop()
         self._open()
         self.bar = _Bar(
@@ -150,7 +140,7 @@ class _LiveTraining(TrainingCallback):
         self.steps = config.steps
         self.bar.start()
 
-    def step(self, step: int, row: LogRow | None) -> None:
+    def on_step(self, step: int, row: LogRow | None) -> None:
         if row is not None:
             self.bar.latest = format_row(row, self.kind, self.utilisations)
         self.bar.update(self.task, completed=step)
@@ -158,13 +148,13 @@ class _LiveTraining(TrainingCallback):
             self.stop()
             self._spin("drawing samples")
 
-    def note(self, message: str) -> None:
+    def on_note(self, message: str) -> None:
         self.stop()
         self._open()
         self._spin(message)
         self.message, self.noted = message, time.monotonic()
 
-    def measured(self, done: int, total: int) -> None:
+    def on_evaluation(self, done: int, total: int) -> None:
         if self.status is not None:
             times = _times(time.monotonic() - self.noted, done, total)
             self.status.update(f"{self.message}  {done}/{total}  {times}")

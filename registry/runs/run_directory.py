@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from ulzoo.files.tensor_file import DamagedFile, files_of, is_checkpoint
 from ulzoo.model.contract import STAGES, Stage
+from ulzoo.registry.runs.callbacks import LOG
 from ulzoo.registry.runs.stopwatch import FILE as SECONDS
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
@@ -22,13 +23,14 @@ MODEL = "model.safetensors"
 RESULTS = ("figures.json", MODEL, f"{MODEL}.index.json")
 """Files that only a finished run has."""
 INIT = "init.json"
-FILES = ("spec.yaml", INIT, "metrics.jsonl", "skipped.txt", "left_out.txt", *RESULTS)
+FILES = ("spec.yaml", INIT, "metrics.jsonl", LOG, "skipped.txt", "left_out.txt", *RESULTS)
 _STAGE = "|".join(STAGES)
+_EVENTS = re.compile(r"events\.out\.tfevents\..+")
 FOLDERS = {
     "checkpoints": re.compile(rf"{FOLDER.pattern}|\.{FOLDER.pattern}\.tmp"),
     "samples": re.compile(r"(samples|reconstructions)\.(png|mp4|webp)"),
     "profile": re.compile(rf"({_STAGE})(\.json\.gz|\.txt|-memory\.pickle)"),
-    "tensorboard": re.compile(r"events\.out\.tfevents\..+"),
+    **dict.fromkeys([*(f"tensorboard/{stage}" for stage in STAGES), "tensorboard"], _EVENTS),
 }
 """The folders of a run, and the names of the files and checkpoints that training writes into them."""
 

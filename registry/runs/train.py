@@ -4,7 +4,6 @@ import json
 import warnings
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
+from ulzoo.registry.runs.callbacks import CallbackList, TextLog, TrainingCallback
 from ulzoo.registry.runs.cautions import mean_training_image, run_cautions, warmup_cautions
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import (
@@ -33,6 +33,7 @@ from ulzoo.registry.runs.export import (
     versions,
 )
 from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, open_init
+from ulzoo.registry.runs.loggers import Loggers, check_loggers
 from ulzoo.registry.runs.run_directory import INIT, RunLock, check_folder, read_spec, remove_run, select_checkpoint
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.spec.schema import Spec
@@ -47,25 +48,6 @@ from ulzoo.visualization import SampleRequest, reconstructed_clips, sampled_clip
 EVALUATED_IMAGES = 512
 EVALUATED_CLIPS = 64
 DRAWN_CLIPS = 8
-
-
-class TrainingCallback:
-    """Callback of `train`; the methods of this base class do nothing."""
-
-    def initialized(self, report: InitReport) -> None:
-        """Called with what was loaded of the model that the spec's `init` names, before the first stage."""
-
-    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
-        """Called before a stage is trained from step `start`."""
-
-    def step(self, step: int, row: LogRow | None) -> None:
-        """Called after every step, with the row of `metrics.jsonl` if one was written."""
-
-    def note(self, message: str) -> None:
-        """Called with messages for the user."""
-
-    def measured(self, done: int, total: int) -> None:
-        """Called during evaluation with the number of examples processed so far, and of all."""
 
 
 @dataclass(frozen=True)
@@ -141,10 +123,13 @@ def train(
         ValueError: the spec, the data or the state of the folder do not permit the run; nothing was written.
         NonFiniteLoss: training diverged; the last checkpoint is kept.
     """
-    lock, options, callback = RunLock(folder), options or RunOptions(), callback or TrainingCallback()
+    lock, options = RunLock(folder), options or RunOptions()
+    callbacks: list[TrainingCallback] = [callback] if callback else []
+    if processes.is_main:
+        callbacks += [TextLog(folder), Loggers(folder, spec)]
     watch = watch or Stopwatch(folder, restart=options.fresh)
     try:
-        return _train(spec, lock, options, callback, processes, watch)
+        return _train(spec, lock, options, CallbackList(callbacks), processes, watch)
     finally:
         if lock.is_held:
             watch.save()
@@ -168,18 +153,18 @@ def _train(
     )
     processes.run_on_all_ranks(lambda: _begin_run(spec, lock, options, processes))
     if options.resume and checkpoint:
-        callback.note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
+        callback.on_note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
     elif options.resume:
-        callback.note(f"nothing to resume in {folder}, starting")
+        callback.on_note(f"nothing to resume in {folder}, starting")
     if report:
-        callback.initialized(report)
+        callback.on_init(report)
     if report and processes.is_main and not checkpoint:
         write_text(folder / INIT, json.dumps(report.to_dict(), indent=1) + "\n")
 
     def on_step(step: int, row: LogRow | None) -> None:
         if processes.is_main:
             watch.tick()
-        callback.step(step, row)
+        callback.on_step(step, row)
 
     for path, message in warmup_cautions(spec, stages) if processes.is_main else ():
         warnings.warn(str(spec.error(path, message)), stacklevel=1)
@@ -191,11 +176,11 @@ def _train(
             "label_names": list(validation.label_names),
             "versions": versions(),
         },
-        tensorboard=spec.train.tensorboard,
         profile=options.profile and processes.is_main,
         processes=processes,
         parallel=spec.train.parallel,
         on_step=on_step,
+        on_checkpoint=callback.on_checkpoint,
     )
     for stage in stages[stages.index(resumed.stage) if resumed else 0 :]:
         config: configs.StageConfig = getattr(spec.train, stage)
@@ -204,14 +189,15 @@ def _train(
         trainer = Trainer(model, stage, config, images, folder, replace(trainer_options, identity=identity))
         if resumed and resumed.stage == stage:
             trainer.resume(resumed)
-        callback.stage(stage, config, trainer.step)
+        callback.on_stage(stage, config, trainer.step)
         trainer.run()
         if trainer.sharded:
             weights, model = trainer.weights(), compile_model(spec, options.device, pretrained=False)
             model.load_state_dict(weights)
             name_labels(model, validation.label_names)
         if processes.is_main:
-            _draw(model, validation, folder / "samples", stage)
+            for picture in _draw(model, validation, folder / "samples", stage):
+                callback.on_picture(picture.stem, picture)
         processes.wait_for_main()
     if not processes.is_main:
         return None
@@ -226,6 +212,7 @@ def _train(
     write_text(folder / "figures.json", json.dumps(results, indent=1) + "\n")
     set_latent_statistics(model, results)
     save_export(folder / "model.safetensors", model, spec, results)
+    callback.on_end(results)
     return RunResult(folder, results, watch.seconds)
 
 
@@ -278,8 +265,7 @@ def _prepare(
             processes.local_batch_size(config.batch_size, config.accumulate)
         except ValueError as error:
             raise spec.error(f"train.{stage}.batch_size", str(error)) from None
-    if spec.train.tensorboard and not find_spec("tensorboard"):
-        raise spec.error("train.tensorboard", "needs the package tensorboard: pip install 'ulzoo[tensorboard]'")
+    check_loggers(spec)
     stage_by_path = {stage_data(spec, stage)[1]: stage for stage in stages}  # stages may share their data
     sources = {path: open_source(spec, "train", stage) for path, stage in stage_by_path.items()}
     validation = open_source(spec, "val")
@@ -318,32 +304,38 @@ def _evaluate(
 ) -> dict[str, Any]:
     """Metrics and protocol on the first examples of the validation data, and the mean training image."""
     video = model.contract.video
-    callback.note(f"evaluating on validation {'clips' if video else 'images'}")
+    callback.on_note(f"evaluating on validation {'clips' if video else 'images'}")
     count = min(EVALUATED_CLIPS if video else EVALUATED_IMAGES, len(validation))
     config = EvaluationConfig(spec.data_identity(), limit=count, mean_image=mean_image)
-    results = measure(model, validation, config, on_progress=callback.measured)
+    results = measure(model, validation, config, on_progress=callback.on_evaluation)
     return results | ({"mean_image": mean_image.to_dict()} if mean_image else {})
 
 
-def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage) -> None:
-    """Save reconstructions of validation data after a stage that trains a decoder, samples after one that samples."""
-    reconstructs = stage != "base"
+def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage) -> list[Path]:
+    """Save reconstructions of validation data after a stage that trains a decoder, samples after one that samples.
+
+    Returns:
+        the pictures; of clips, the contact sheet.
+    """
+    reconstructs, pictures = stage != "base", []
     if model.contract.video:
         name = "reconstructions" if reconstructs else "samples"
         if reconstructs:
             bands = reconstructed_clips({name: model}, validation, DRAWN_CLIPS)
         else:
             bands = sampled_clips({name: model}, SampleRequest(DRAWN_CLIPS), source=validation)
-        save_clips(folder / f"{name}.png", bands, model.contract)
-        return
+        return save_clips(folder / f"{name}.png", bands, model.contract)[:1]
     if reconstructs:
         batch = next(in_order(validation, 12))
         x, generator = batch["x"].to(model.device), torch.Generator(model.device).manual_seed(0)
         reconstructions = model.reconstruct(x, generator=generator, labels=batch["label"], text=batch["text"])
-        save_grid(folder / "reconstructions.png", [("validation images", x), ("reconstructions", reconstructions)])
+        pictures.append(folder / "reconstructions.png")
+        save_grid(pictures[-1], [("validation images", x), ("reconstructions", reconstructions)])
     if not reconstructs or model.contract.single_stage:
         text = next(in_order(validation, 48))["text"]
         generator = torch.Generator(model.device).manual_seed(0)
         samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text)
         rows = [("" if i else "samples", row) for i, row in enumerate(samples.split(12))]
-        save_grid(folder / "samples.png", rows)
+        pictures.append(folder / "samples.png")
+        save_grid(pictures[-1], rows)
+    return pictures

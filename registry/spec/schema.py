@@ -165,11 +165,12 @@ class Spec(Document):
 
     @property
     def hash(self) -> str:
-        """SHA-256, in hex, of the resolved spec without its description.
+        """SHA-256, in hex, of the resolved spec without its description and loggers.
 
         Null keys are excluded, so that adding an optional key to the schema changes no hash.
         """
         content = without_nulls({key: value for key, value in self.to_dict().items() if key != "description"})
+        content["train"].pop("logger", None)
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -268,6 +269,7 @@ RESUMABLE = (
     "init.model",
     "sample.*",
     "train.tensorboard",
+    "train.logger",
     "train.parallel",
     "train.parallel.*",
     "train.*.steps",

@@ -196,10 +196,18 @@ class TrainConfig(Section):
     base: BaseTrainingConfig | None = Field(
         default=None, description="stage 2: the base model on the frozen encoder's latents"
     )
-    tensorboard: bool = Field(default=False, description="write TensorBoard events beside metrics.jsonl")
+    tensorboard: bool = Field(default=False, description="the same as logger: [tensorboard]")
+    logger: tuple[str, ...] | None = Field(
+        default=None, description="tensorboard, wandb, trackio, or a logger of another package; null for none"
+    )
     parallel: ParallelConfig | None = Field(
         default=None, description="distributed training by processes that torchrun starts"
     )
+
+    @property
+    def loggers(self) -> tuple[str, ...]:
+        """The names of the loggers, each once."""
+        return tuple(dict.fromkeys([*(["tensorboard"] if self.tensorboard else []), *(self.logger or ())]))
 
 
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m", "dpmpp_2m_sde"]

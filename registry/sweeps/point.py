@@ -14,10 +14,11 @@ from ulzoo.files import tensor_file
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.registry.compile import compile_model
+from ulzoo.registry.runs.callbacks import TrainingCallback
 from ulzoo.registry.runs.export import versions
 from ulzoo.registry.runs.initialize import initialize
 from ulzoo.registry.runs.stopwatch import Stopwatch
-from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
+from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.distances import measure_distances
@@ -228,18 +229,18 @@ def _copy_stage1(run: Path, spec: Spec, folder: Path, device: str) -> bool:
 class ProgressForwarder(TrainingCallback):
     """Forwards the steps of a run, releases the lock of a shared stage 1 when it is finished, reports to the pruner."""
 
-    def __init__(self, on_step: OnStep | None, lock: BaseFileLock | None, pruner: Pruner | None) -> None:
-        self.on_step, self.lock, self.pruner = on_step, lock, pruner
+    def __init__(self, forward: OnStep | None, lock: BaseFileLock | None, pruner: Pruner | None) -> None:
+        self.forward, self.lock, self.pruner = forward, lock, pruner
         self.name, self.steps = "", 0
 
-    def stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
+    def on_stage(self, stage: Stage, config: configs.StageConfig, start: int) -> None:
         self.name, self.steps = stage, config.steps
         if self.lock and stage != "latents":
             self.lock.release()
-        self.step(start, None)
+        self.on_step(start, None)
 
-    def step(self, step: int, row: monitoring.LogRow | None) -> None:
-        if self.on_step:
-            self.on_step(self.name, step, self.steps, row)
+    def on_step(self, step: int, row: monitoring.LogRow | None) -> None:
+        if self.forward:
+            self.forward(self.name, step, self.steps, row)
         if self.pruner and self.name == "latents" and row:
             self.pruner.report(row)

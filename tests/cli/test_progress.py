@@ -3,7 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from ulzoo.cli.display.train_progress import display, format_row
+from ulzoo.cli.display.train_progress import display
+from ulzoo.registry.runs.callbacks import format_row
 from ulzoo.training.config import StageConfig
 
 CONFIG = StageConfig(steps=100, batch_size=4, lr=1e-3, log_every=1)
@@ -13,21 +14,34 @@ ROW = {"images_per_second": 12.0, "rate_bits_per_pixel": 0.5, "distortion": 1.5,
 def shown(terminal: bool, start: int = 0) -> str:
     out = io.StringIO()
     with display(Console(file=out, force_terminal=terminal, width=100), ["the plan"]) as callback:
-        callback.stage("latents", CONFIG, start)
+        callback.on_stage("latents", CONFIG, start)
         for step in range(start + 1, CONFIG.steps + 1):
-            callback.step(step, ROW)
-        callback.note("evaluating")
+            callback.on_step(step, ROW)
+        callback.on_note("evaluating")
     return out.getvalue()
 
 
 @pytest.mark.parametrize("start", [0, 37])
 def test_lines(start):
-    heading, *lines, last = shown(False, start).splitlines()
-    assert (heading, last) == ("the plan", "evaluating")
+    checking, heading, *lines, last = shown(False, start).splitlines()
+    assert (checking, heading, last) == ("checking the data", "the plan", "evaluating")
     assert 10 <= len(lines) <= 21
     assert lines[-1].startswith(
         "latents 100/100  12.0 images/s  rate 0.5000 bits/pixel  distortion 1.5000  data wait 2%"
     )
+
+
+def test_a_line_is_due_whatever_the_log_interval(monkeypatch):
+    seconds = iter(range(0, 1000, 3))
+    monkeypatch.setattr("ulzoo.cli.display.train_progress.time.monotonic", lambda: float(next(seconds)))
+    out = io.StringIO()
+    with display(Console(file=out, width=100), []) as callback:
+        callback.on_stage("latents", CONFIG.model_copy(update={"log_every": 1000}), 0)
+        for step in range(1, 31):
+            callback.on_step(step, None)
+    _, *lines = out.getvalue().splitlines()
+    assert 3 <= len(lines) <= 8
+    assert all(line.startswith("latents ") and line.endswith(" left") for line in lines)
 
 
 def test_the_utilisation_of_stages_with_a_known_one_is_printed():
@@ -48,7 +62,7 @@ def test_an_interrupted_display_restores_the_terminal():
         pytest.raises(KeyboardInterrupt),
         display(Console(file=out, force_terminal=True, width=100), ["the plan"]) as callback,
     ):
-        callback.stage("latents", CONFIG, 0)
+        callback.on_stage("latents", CONFIG, 0)
         raise KeyboardInterrupt
     assert out.getvalue().rindex("\x1b[?25h") > out.getvalue().rindex("\x1b[?25l")
 
@@ -58,10 +72,10 @@ def test_a_long_evaluation_prints_its_progress(monkeypatch):
     monkeypatch.setattr("ulzoo.cli.display.train_progress.time.monotonic", lambda: float(next(seconds)))
     out = io.StringIO()
     with display(Console(file=out, width=100), []) as callback:
-        callback.note("evaluating")
+        callback.on_note("evaluating")
         for done in range(64, 513, 64):
-            callback.measured(done, 512)
-    first, *lines = out.getvalue().splitlines()
+            callback.on_evaluation(done, 512)
+    _, first, *lines = out.getvalue().splitlines()
     assert first == "evaluating" and 2 <= len(lines) <= 7
     assert all("/512 images  " in line and line.endswith(" left") for line in lines)
 
@@ -69,6 +83,6 @@ def test_a_long_evaluation_prints_its_progress(monkeypatch):
 def test_an_evaluation_moves_the_spinner():
     out = io.StringIO()
     with display(Console(file=out, force_terminal=True, width=100), []) as callback:
-        callback.note("evaluating")
-        callback.measured(64, 512)
+        callback.on_note("evaluating")
+        callback.on_evaluation(64, 512)
         assert "64/512" in str(callback.status.status)

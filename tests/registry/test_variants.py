@@ -255,10 +255,10 @@ def test_a_kill_in_the_stage_of_the_decoder_changes_nothing(variant, tmp_path):
     train(spec, tmp_path / "whole")
 
     class Stop(ulzoo.registry.runs.train.TrainingCallback):
-        def stage(self, stage, config, start):
+        def on_stage(self, stage, config, start):
             self.name = stage
 
-        def step(self, step, row):
+        def on_step(self, step, row):
             if (self.name, step) == ("decoder", 3):
                 raise RuntimeError("stop")
 

@@ -29,14 +29,14 @@ class Killer(run.TrainingCallback):
     def __init__(self, kill: list) -> None:
         self.kill, self.started = kill, False
 
-    def step(self, step: int, row: object) -> None:
+    def on_step(self, step: int, row: object) -> None:
         if self.kill[0] == "after" and not self.started:
             self.started = True
             threading.Timer(self.kill[1], die).start()
         if self.kill[0] == "at" and self.kill[2] == step and self.kill[1] == self.where:
             die()
 
-    def stage(self, stage: str, config: object, start: int) -> None:
+    def on_stage(self, stage: str, config: object, start: int) -> None:
         self.where = stage
 
 

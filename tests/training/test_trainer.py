@@ -211,16 +211,6 @@ def test_the_log_is_cut_back_to_the_checkpoint(tmp_path):
         assert [(row["stage"], row["step"]) for row in read_rows(tmp_path / "metrics.jsonl")] == written[:left]
 
 
-def test_tensorboard_gets_the_numbers(trainer, tmp_path):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    one = trainer("base", "train.base.steps=4", "train.base.log_every=2", tensorboard=True)
-    one.run()
-    events = event_accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
-    events.Reload()
-    losses = [(event.step, event.value) for event in events.Scalars("base/loss")]
-    assert losses == [(row["step"], pytest.approx(row["loss"])) for row in rows(one)]
-
-
 # ----------------------------------------------------------------------------------------------------- precision, speed
 
 

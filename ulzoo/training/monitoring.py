@@ -39,20 +39,16 @@ def read_rows(path: Path) -> list[LogRow]:
 
 
 class MetricsLog:
-    """Appends rows to `folder`/metrics.jsonl, one JSON object a line, and to TensorBoard events if asked.
+    """Appends rows to `folder`/metrics.jsonl, one JSON object a line.
 
     Args:
         folder: the run directory.
         stage, step: later rows are dropped, since these steps are about to be trained again.
-        tensorboard: also write events to `folder`/tensorboard; needs the extra `ulzoo[tensorboard]`.
         enabled: False on all ranks but the first, which then write nothing.
     """
 
-    def __init__(
-        self, folder: Path, stage: Stage = "latents", step: int = 0, *, tensorboard: bool = False, enabled: bool = True
-    ):
+    def __init__(self, folder: Path, stage: Stage = "latents", step: int = 0, *, enabled: bool = True):
         self._file: TextIO | None = None
-        self._writer: Any = None
         self._warned = False
         if not enabled:
             return
@@ -60,10 +56,6 @@ class MetricsLog:
         rows = [row for row in read_rows(path) if (_ORDER.index(row["stage"]), row["step"]) <= last]
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._writer = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -82,18 +74,11 @@ class MetricsLog:
             if not self._warned:
                 warnings.warn(f"metrics are no longer written: {error.strerror or error}", stacklevel=2)
             self._warned = True
-            return
-        if self._writer is not None:
-            for name, value in row.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"{row['stage']}/{name}", value, row["step"])
 
     def close(self) -> None:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
-        if self._writer is not None:
-            self._writer.close()
 
 
 class NonFiniteLoss(ArithmeticError):

@@ -49,19 +49,19 @@ class TrainerOptions:
 
     Attributes:
         identity: stored in every checkpoint: the resolved spec, its hash, versions.
-        tensorboard: write TensorBoard events too.
         profile: write where the time of a few steps goes into `folder`/profile.
         processes: the ranks that train together, each with a share of every batch.
         parallel: how they train together; DDP if None.
         on_step: called after each step with its number and, if one was logged, the row of the log.
+        on_checkpoint: called with the number of a step whose checkpoint begins to be written.
     """
 
     identity: dict[str, Any]
-    tensorboard: bool = False
     profile: bool = False
     processes: ProcessGroup = SINGLE_PROCESS
     parallel: configs.ParallelConfig | None = None
     on_step: Callable[[int, LogRow | None], None] = lambda step, row: None
+    on_checkpoint: Callable[[int], None] = lambda step: None
 
 
 class Trainer:
@@ -141,13 +141,7 @@ class Trainer:
         profiling: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
         if self.options.profile:
             profiling = profile_steps(self.folder / "profile", self.stage, self.model.device)
-        with MetricsLog(
-            self.folder,
-            self.stage,
-            self.step,
-            tensorboard=self.options.tensorboard,
-            enabled=self.processes.is_main,
-        ) as log:
+        with MetricsLog(self.folder, self.stage, self.step, enabled=self.processes.is_main) as log:
             if self.step < self.config.steps:
                 checkpoints = CheckpointManager(self.folder / "checkpoints", self.config.milestone_every)
                 with (
@@ -199,6 +193,7 @@ class Trainer:
                 row_started, row_start, data_wait = time.perf_counter(), self.step, 0.0
             if save_now or stopped:
                 checkpointer.save(self._state())
+                self.options.on_checkpoint(self.step)
             if is_last:
                 checkpointer.wait(required=True)
             self.options.on_step(self.step, row)

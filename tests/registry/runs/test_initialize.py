@@ -11,11 +11,12 @@ from ulzoo.registry import SpecError, open_model
 from ulzoo.registry.compile import compile_model, open_source
 from ulzoo.registry.cost.plan import plan_training
 from ulzoo.registry.runs import train as run_module
+from ulzoo.registry.runs.callbacks import TrainingCallback
 from ulzoo.registry.runs.encode import EncodeOptions, encode
 from ulzoo.registry.runs.export import export, save_export
 from ulzoo.registry.runs.initialize import initialize, open_init
 from ulzoo.registry.runs.run_directory import read_spec
-from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
+from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.trainer import Trainer, TrainerOptions
 
@@ -121,8 +122,10 @@ def test_parts_that_only_one_model_has(tiny, fine, tmp_path):
 
 def test_keys_that_change_the_output_are_reported(fine):
     decoder = loaded(fine("decoder.prediction=x", "decoder.label_dropout=0.3"))[1].parts[2]
-    assert decoder.changed == ("decoder.prediction: v -> x",)
-    with pytest.raises(SpecError, match=r"init.freeze.*: decoder cannot be frozen, .*\(decoder.prediction: v -> x\)"):
+    assert decoder.changed == ('decoder.prediction: "v" -> "x"',)
+    with pytest.raises(
+        SpecError, match=r'init.freeze.*: decoder cannot be frozen.*\(decoder.prediction: "v" -> "x"\)'
+    ):
         loaded(fine("decoder.prediction=x", "init.freeze=[decoder]"))
 
 
@@ -165,13 +168,13 @@ class Recorder(TrainingCallback):
     def __init__(self) -> None:
         self.reports, self.stages, self.notes = [], [], []
 
-    def initialized(self, report) -> None:
+    def on_init(self, report) -> None:
         self.reports.append(report)
 
-    def stage(self, stage, config, start) -> None:
+    def on_stage(self, stage, config, start) -> None:
         self.stages.append((stage, start))
 
-    def note(self, message) -> None:
+    def on_note(self, message) -> None:
         self.notes.append(message)
 
 

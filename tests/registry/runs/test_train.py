@@ -11,9 +11,10 @@ import torch
 
 from ulzoo.files import tensor_file
 from ulzoo.registry.runs import stopwatch
+from ulzoo.registry.runs.callbacks import TrainingCallback
 from ulzoo.registry.runs.export import restore
 from ulzoo.registry.runs.run_directory import LOCK, RunLock
-from ulzoo.registry.runs.train import RunOptions, TrainingCallback, train
+from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training import checkpointing as checkpoint
 from ulzoo.training.checkpointing import CheckpointManager, TrainingState
 
@@ -59,7 +60,7 @@ def refused(spec, folder: Path, **options) -> str:
 
 def test_the_files_of_a_run(finished, short):
     names = {path.name for path in finished.iterdir()}
-    files = {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", stopwatch.FILE}
+    files = {"spec.yaml", "metrics.jsonl", "train.log", "figures.json", "model.safetensors", stopwatch.FILE}
     assert names == files | {"checkpoints", "samples"}
     assert {path.name for path in (finished / "samples").iterdir()} == {"reconstructions.png", "samples.png"}
     from ulzoo.registry import load_spec
@@ -75,10 +76,10 @@ def test_the_callback_is_called_after_every_step(short, tmp_path):
     calls = []
 
     class Recorder(TrainingCallback):
-        def stage(self, stage, config, start):
+        def on_stage(self, stage, config, start):
             calls.append((stage, config.steps, start))
 
-        def step(self, step, row):
+        def on_step(self, step, row):
             calls.append((step, row and row["step"]))
 
     train(short("train.latents.log_every=3"), tmp_path / "run", RunOptions(stage="latents"), callback=Recorder())
@@ -209,7 +210,7 @@ def test_the_time_of_a_run_is_that_of_all_its_processes(short, tmp_path, monkeyp
     class Clock(TrainingCallback):
         stops = True
 
-        def step(self, step, row):
+        def on_step(self, step, row):
             clock.now += 100
             if self.stops and step == 3:
                 raise KeyboardInterrupt
@@ -228,7 +229,7 @@ def test_the_time_of_a_run_is_that_of_all_its_processes(short, tmp_path, monkeyp
 def test_resuming_without_a_run_starts(short, tmp_path, finished):
     notes = []
     callback = TrainingCallback()
-    callback.note = notes.append
+    callback.on_note = notes.append
     train(short(), tmp_path / "new", RunOptions(resume=True), callback=callback)
     assert notes[0].startswith("nothing to resume")
     assert (tmp_path / "new/figures.json").read_bytes() == (finished / "figures.json").read_bytes()
@@ -236,7 +237,7 @@ def test_resuming_without_a_run_starts(short, tmp_path, finished):
 
 def test_fresh_removes_the_run_and_nothing_else(short, run):
     (run / "notes.txt").write_text("mine")
-    (run / "tensorboard").mkdir()
+    (run / "tensorboard/latents").mkdir(parents=True)
     train(short("train.base.seed=1"), run, RunOptions(stage="latents", fresh=True))
     assert (run / "notes.txt").read_text() == "mine"
     assert not (run / "tensorboard").exists()
@@ -300,6 +301,7 @@ def test_fresh_removes_files_by_their_exact_names(short, run):
     kept = ["samples/mine.png", "samples/samples.txt", "profile/notes.txt", "tensorboard/a.csv", "checkpoints/best.pt"]
     kept += ["model-00001-of-00002.safetensors"]
     removed = ["profile/base.txt", "profile/latents.json.gz", "tensorboard/events.out.tfevents.1.host", "skipped.txt"]
+    removed += ["tensorboard/base/events.out.tfevents.2.host"]
     for name in kept + removed:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(name)
@@ -339,7 +341,7 @@ def test_of_two_trainings_that_start_in_a_new_folder_one_is_refused(short, tmp_p
     messages = []
 
     class Second(TrainingCallback):
-        def stage(self, stage, config, start):
+        def on_stage(self, stage, config, start):
             messages.append(refused(short(), tmp_path / "new"))
 
     train(short(), tmp_path / "new", RunOptions(stage="latents"), callback=Second())
@@ -394,7 +396,7 @@ def test_missing_data(short, tmp_path):
 
 
 def test_missing_tensorboard_is_reported_before_anything_is_written(short, tmp_path, monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.runs.train.find_spec", lambda name: None)
+    monkeypatch.setattr("ulzoo.registry.runs.loggers.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="needs the package tensorboard"):
         train(short("train.tensorboard=true"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
