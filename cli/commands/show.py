@@ -88,6 +88,8 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     out.print(totals_table(summary))
     if spec.init:
         out.print(init_line(spec.init), soft_wrap=True)
+    for path, reason in spec.decided.items():
+        out.print(f"default  {path}: {reason}", soft_wrap=True)
     out.print(f"spec hash  {spec.hash}", soft_wrap=True)
 
 

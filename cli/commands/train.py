@@ -87,6 +87,7 @@ def train(
     size = f"{scaled(sum(plan.summary.parameters.values()))} parameters"
     heading = [f"{loaded.name} in {folder}, on {torch_device.type}: {size}"]
     heading += [stage_line(planned, kind) for planned in plan.stages]
+    heading += [f"default {path}: {reason}" for path, reason in loaded.decided.items()]
     heading += [init_line(loaded.init)] if loaded.init else []
     if was_restarted():  # by torchrun, with the same command
         resume, fresh = True, False

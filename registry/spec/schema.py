@@ -5,9 +5,9 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from ulzoo.model.contract import STAGES, NetworkName
 from ulzoo.model.contract import Stage as StageName
@@ -28,7 +28,8 @@ from ulzoo.registry.spec.sections import (
     SamplingConfig,
     TrainConfig,
 )
-from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
+from ulzoo.registry.spec.size_defaults import reason_to_carry
+from ulzoo.registry.spec.yaml_source import Node, SpecError, dump_yaml, located
 
 
 class Spec(Document):
@@ -57,6 +58,8 @@ class Spec(Document):
     )
     train: TrainConfig = Field(description="training")
     sample: SamplersConfig = Field(default_factory=SamplersConfig, description="sampling")
+
+    _decided: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -103,11 +106,33 @@ class Spec(Document):
                 )
         return self
 
+    @classmethod
+    def from_source(cls, source: Node) -> Self:
+        """Validate parsed YAML and set the defaults that the sizes decide; a resolved spec has its own."""
+        spec = super().from_source(source)
+        spec._decide_by_sizes()
+        return spec
+
+    def _decide_by_sizes(self) -> None:
+        for part in ("decoder", "final_decoder"):
+            decoder = getattr(self, part)
+            if not isinstance(decoder, DiffusionDecoderConfig):
+                continue
+            if reason := reason_to_carry(decoder.backbone, self.data, len(self.latent.downsample)):
+                backbone = decoder.backbone.model_copy(update={"carry": True})
+                self.__dict__[part] = decoder.model_copy(update={"backbone": backbone})  # a frozen field
+                self._decided[f"{part}.backbone.carry"] = f"true, since {reason}"
+
     @model_validator(mode="after")
     def _check_conflicts(self) -> "Spec":
         for path, message in find_conflicts(self):
             raise error_at(tuple(path.split(".")), message)
         return self
+
+    @property
+    def decided(self) -> dict[str, str]:
+        """Key path -> value and reason of the defaults that the sizes decided."""
+        return dict(self._decided)
 
     @property
     def stages(self) -> tuple[StageName, ...]:

@@ -146,3 +146,10 @@ def test_a_mistake_is_one_line(ulzoo, sweep, args, words):
     result = ulzoo("show", *args)
     assert result.exit_code == 2 and result.stdout == ""
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1 and words in result.stderr
+
+
+def test_a_default_that_the_sizes_decide_is_shown(ulzoo, here):
+    result = ulzoo("show", "tiny.yaml")
+    assert "default  decoder.backbone.carry: true, since a patch holds 192 values, more than width 32" in result.stdout
+    assert "carry: true" in result.stdout
+    assert "default  " not in ulzoo("show", "tiny.yaml", "--set", "decoder.backbone.carry=false").stdout

@@ -34,8 +34,8 @@ class ViT(nn.Module):
         positions: rotary or learned position encoding.
         attention: for video: full, or factorised into attention within a frame and over time, in alternating blocks.
         causal: for video: no frame depends on later frames, except those of its own patch.
-        carry: add x_t to the prediction, times a gain per channel that depends on the conditions; for patches of more
-            values than `width`.
+        carry: add x_t to the prediction, times a gain per channel that depends on the conditions. The default of a
+            diffusion decoder is true if a patch holds more values than `width`.
     """
 
     def __init__(
