@@ -3,6 +3,7 @@
 import gc
 import importlib
 import json
+import re
 import subprocess
 import sys
 import weakref
@@ -25,6 +26,8 @@ from ulzoo.registry.runs.export import save_export
 diffusers = pytest.importorskip("diffusers")
 
 from ulzoo.interop.diffusers import AutoencoderUL  # noqa: E402
+
+PAGE = Path(__file__).parents[2] / "docs" / "diffusers.md"
 
 VIT = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -122,11 +125,11 @@ def test_an_unchanged_training_loop_and_pipeline_take_either_autoencoder(
 ) -> None:
     vae = released if kind == "AutoencoderUL" else autoencoder_kl()
     batch = next(in_order(open_source(ulzoo.load_spec("emoji32_tiny"), "val"), 64))
-    transformer, losses = train_latent_diffusion(vae, batch["x"], batch["label"], 40)
-    assert sum(losses[-8:]) < 0.85 * sum(losses[:8])
+    transformer, losses = train_latent_diffusion(vae, batch["x"], batch["label"], 24)
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
     pipeline = diffusers.DiTPipeline(transformer, vae, diffusers.DDIMScheduler())
     pipeline.set_progress_bar_config(disable=True)
-    samples = pipeline([0, 1], num_inference_steps=4, generator=seeded(), output_type="np").images
+    samples = pipeline([0, 1], num_inference_steps=2, generator=seeded(), output_type="np").images
     assert samples.shape == (2, 32, 32, 3) and 0 <= samples.min() < samples.max() <= 1
     if kind == "AutoencoderUL":
         pipeline.save_pretrained(tmp_path)
@@ -202,13 +205,14 @@ def test_the_distribution_of_the_latent(trained, x: Tensor) -> None:
     torch.testing.assert_close(posterior.mode(), alpha2.sqrt() * z_clean)
     torch.testing.assert_close(posterior.var, (1 - alpha2).expand_as(z_clean))
     torch.testing.assert_close(posterior.kl(), normal_kl(z_clean, model.contract.latent_logsnr))
-    many = torch.stack([posterior.sample(seeded(i)) for i in range(200)])
-    torch.testing.assert_close(many.mean(0), posterior.mean, atol=0.04, rtol=0)
-    torch.testing.assert_close(many.std(0), posterior.std, atol=0.03, rtol=0)
+    many = torch.stack([posterior.sample(seeded(i)) for i in range(100)])
+    torch.testing.assert_close(many.mean(0), posterior.mean, atol=0.05, rtol=0)
+    assert (many.std(0) / posterior.std).mean().item() == pytest.approx(1, abs=0.02)
     learned = AutoencoderUL.from_ulzoo(trained("latent.variance=learned")).encode(x).latent_dist
-    many = torch.stack([learned.sample(seeded(i)) for i in range(200)])
+    many = torch.stack([learned.sample(seeded(i)) for i in range(100)])
     assert (learned.var > posterior.var.max()).all()
-    torch.testing.assert_close(many.std(0), learned.std, atol=0.05, rtol=0.15)
+    assert (many.std(0) / learned.std).mean().item() == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(many.std(0), learned.std, atol=0, rtol=0.3)
     reference = weakref.ref(vae)
     del vae
     gc.collect()
@@ -305,3 +309,11 @@ def test_the_package_is_imported_only_where_it_is_needed(monkeypatch: pytest.Mon
     expected = r"^ulzoo.interop.diffusers needs the package diffusers: pip install 'ulzoo\[diffusers\]' \("
     with pytest.raises(ImportError, match=expected):
         importlib.import_module("ulzoo.interop.diffusers")
+
+
+def test_the_code_of_the_page_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        exec(block, names)
+    assert names["latents"].shape == (4, 8, 8, 8) and names["images"].shape == (4, 3, 32, 32)

@@ -50,7 +50,8 @@ class TileGrid:
     @cached_property
     def positions(self) -> list[Position]:
         """The first row and column of every tile."""
-        return list(product(*(self._starts(*sides) for sides in zip(self.image, self.tile, strict=True))))
+        rows, columns = (self._starts(*sides) for sides in zip(self.image, self.tile, strict=True))
+        return list(product(rows, columns))
 
     def _starts(self, image: int, tile: int) -> list[int]:
         stride = max(1, int(tile * (1 - self.overlap)))
