@@ -20,7 +20,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from ulzoo.data.images import hf_dataset
 from ulzoo.data.images.image_folder import ImageFolder
 from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents, Origin, write_latents
@@ -287,7 +289,30 @@ def test_exports(file, exported, seed):
         load_export(path)
 
 
-# --- data: tar shards, precomputed latents
+def label_names(rng: Random) -> Any:
+    """What an export may have as the names of its two labels, or some mistake."""
+    names = [rng.choice([text(rng), *SCALARS]) for _ in range(rng.choice([0, 1, 2, 2, 2, 3]))]
+    return rng.choice([value(rng), names, names, [text(rng), text(rng)], {str(name): 0 for name in names}])
+
+
+@settings(max_examples=settings.default.max_examples // 10)
+@given(seed=SEEDS)
+def test_label_names_and_plugins_of_exports(file, exported, seed):
+    """They are none, or one printable text for each label; kinds and packages of plug-ins may be anything."""
+    rng = Random(seed)
+    metadata = {**json.loads(json.dumps(exported.metadata)), "label_names": label_names(rng)}
+    if rng.random() < 0.3:
+        kind = rng.choice([text(rng), *SCALARS])
+        metadata["spec"][rng.choice(["encoder", "data"])]["kind"] = kind
+        metadata["plugins"] = rng.choice([value(rng), {f"encoder {kind!r}": value(rng)}])
+    path = file(b"", "model.safetensors")
+    with only_value_errors():
+        tensor_file.write(path, exported.tensors, metadata)
+        names = load_export(path).model.contract.label_names
+        assert len(names) in (0, 2) and all(name.isprintable() for name in names)
+
+
+# --- data: tar shards, precomputed latents, columns of Hugging Face's datasets
 
 
 def tar(*members: tuple[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -361,6 +386,47 @@ def test_manifests_of_kept_latents(kept, file, seed):
     manifest = replaced(Random(seed), json.loads((kept / "manifest.json").read_bytes()))
     shard = (kept / "train-00000.safetensors").read_bytes()
     read_latents(file(b"", "nothing").parent / "latents", shard, manifest)
+
+
+PNG = io.BytesIO()
+Image.new("RGB", (8, 8)).save(PNG, "PNG")
+
+
+def column(rng: Random, rows: int) -> list[Any]:
+    """A column of values of one type, some of them missing or of another type."""
+    kinds: list[Callable[[], Any]] = [
+        lambda: rng.choice([PNG.getvalue(), altered(rng, PNG.getvalue()), b"", b"x"]),
+        lambda: {"bytes": rng.choice([PNG.getvalue(), b"", None]), "path": rng.choice([None, "nowhere.png", ""])},
+        lambda: rng.choice([0, 1, 1, -1, 2, 2**40]),
+        lambda: rng.choice([0.0, 1.0, 0.7, float("nan"), 1e300]),
+        lambda: rng.choice([True, False]),
+        lambda: text(rng),
+        lambda: [[0.5] * rng.choice([2, 2, 2, 3]) for _ in range(rng.randrange(3))],
+        lambda: [rng.choice(SCALARS)],
+        lambda: value(rng),
+        lambda: None,
+    ]
+    kind = rng.choice(kinds)
+    return [None if rng.random() < 0.1 else kind() for _ in range(rows)]
+
+
+@settings(max_examples=settings.default.max_examples // 2)
+@given(seed=SEEDS)
+def test_columns_of_datasets(seed):
+    datasets = pytest.importorskip("datasets")
+    rng = Random(seed)
+    rows = rng.randrange(4)
+    images = column(rng, rows) if rng.random() < 0.5 else [PNG.getvalue()] * rows
+    try:
+        table = datasets.Dataset.from_dict(
+            {"image": images, "label": column(rng, rows), "text_embedding": column(rng, rows)}
+        )
+    except Exception:  # of pyarrow, which refuses columns of several types
+        return
+    keys = rng.choice([{}, {"num_classes": 2}, {"num_classes": 2, "text_tokens": 2, "text_width": 2}])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hf_dataset, "_open", lambda *_: table)
+        read_all(lambda: hf_dataset.HFDataset("train", path="fuzz", resolution=8, **keys))
 
 
 # --- a sweep's results

@@ -158,7 +158,7 @@ def _as_labels(labels: Any) -> Tensor:
     return result
 
 
-def _check_count(name: str, value: object) -> None:
+def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {_shown(value)}")
     if value < 1:
@@ -167,7 +167,7 @@ def _check_count(name: str, value: object) -> None:
         raise ValueError(f"{name} must be at most {MAX_COUNT}, got {_shown(value)}")
 
 
-def _check_number(name: str, value: object) -> None:
+def _check_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {_shown(value)}")
     if not -MAX_NUMBER <= value <= MAX_NUMBER:  # False for NaN
