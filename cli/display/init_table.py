@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from ulzoo.cli.display.tables import plain_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Console
 
     from ulzoo.registry.runs.initialize import InitReport, PartReport
     from ulzoo.registry.spec.sections import InitConfig
 
 SHOWN_TENSORS = 4
-"""New tensors of a network that the table lists; `init.json` lists all of them."""
+"""New tensors of a network that are listed; `init.json` lists all of them."""
 
 
 def init_line(init: "InitConfig") -> str:
@@ -22,25 +22,27 @@ def init_line(init: "InitConfig") -> str:
     return f"weights of {init.model}{digest}: {parts}{frozen}"
 
 
-def init_table(report: "InitReport") -> "Table":
-    """One network per row, and below it the tensors that are new and why, and keys with other values."""
-    table = plain_table(f"from {report.model}", "tensors", "parameters", "", left=("",))
+def print_init(console: "Console", report: "InitReport") -> None:
+    """Print a table with one network per row, and below it the tensors that are new, and keys with other values."""
+    table = plain_table(f"from {report.model}", "tensors", "parameters", "")
     for part in report.parts:
         tensors = f"{part.loaded} of {part.tensors}"
         parameters = f"{part.loaded_parameters:,} of {part.parameters:,}"
-        table.add_row(part.part, tensors, parameters, "\n".join(_remarks(part)))
-    table.caption, table.caption_justify = f"SHA-256 of its weights: {report.sha256[:12]}…", "left"
-    return table
+        table.add_row(part.part, tensors, parameters, "frozen" if part.frozen else "")
+    console.print(table)
+    for part in report.parts:
+        for remark in _remarks(part):
+            console.print(f"  {part.part}: {remark}", markup=False, soft_wrap=True)
+    console.print(f"SHA-256 of its weights: {report.sha256[:12]}…")
 
 
 def _remarks(part: "PartReport") -> list[str]:
-    lines = ["frozen"] if part.frozen else []
-    if part.tensors and not part.loaded and len(set(part.new.values())) == 1:
-        return [f"new: {next(iter(part.new.values()))}"]
     new = list(part.new.items())
-    lines += [f"new: {name}, {reason}" for name, reason in new[:SHOWN_TENSORS]]
+    if new and not part.loaded and len(set(part.new.values())) == 1:
+        return [f"new, {new[0][1]}"]
+    lines = [f"new {name}, {reason}" for name, reason in new[:SHOWN_TENSORS]]
     if len(new) > SHOWN_TENSORS:
-        lines.append(f"and {len(new) - SHOWN_TENSORS} more, see init.json")
+        lines.append(f"new, {len(new) - SHOWN_TENSORS} more tensors: see init.json")
     if part.unused:
         lines.append(f"not used: {part.unused[0]}" + (f" and {len(part.unused) - 1} more" if part.unused[1:] else ""))
-    return lines + [f"other key: {change}" for change in part.changed]
+    return lines + [f"other key, {change}" for change in part.changed]

@@ -26,7 +26,8 @@ class SpecCaution(NamedTuple):
 def warmup_cautions(spec: Spec, stages: Iterable[Stage]) -> Iterator[SpecCaution]:
     """The warm-ups of these stages that training ends within."""
     for stage in stages:
-        config = getattr(spec.train, stage)
+        if (config := getattr(spec.train, stage)) is None:  # frozen
+            continue
         for key, quantity in WARMUPS.items():
             warmup = getattr(config, key, 0)
             if warmup > config.steps:

@@ -1,5 +1,6 @@
 """Weights of another model: the parts that a spec's `init` names, loaded tensor by tensor."""
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -184,7 +185,7 @@ def changed_keys(theirs: Spec, ours: Spec, network: str) -> tuple[str, ...]:
         for key in dict.fromkeys([*before, *after]):
             ignored = key.split(".")[0] in TRAINING_KEYS or key == "backbone.dropout"
             if before.get(key) != after.get(key) and not ignored:
-                keys.append(f"{section}.{key}: {before.get(key)} -> {after.get(key)}")
+                keys.append(f"{section}.{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}")
     return tuple(keys)
 
 

@@ -24,7 +24,7 @@ def test_training_starts_from_another_model(ulzoo, trained, here):
     result = ulzoo(*command, "--set", "base.class_conditional=false", "--stage", "latents")
     assert result.exit_code == 0, result.stderr
     assert re.search(r"\ndecoder +(\d+) of \1 +([\d,]+) of \2 *\n", result.stdout)
-    assert re.search(r"\nbase .*not used: network.cond.labels.weight", result.stdout)
+    assert re.search(r"\n  base: not used: network.cond.labels.weight\n", result.stdout)
     assert json.loads(Path("fine/init.json").read_text())["model"] == str(trained / "run")
     digest = open_model(trained / "run").weights_sha256
     assert f"init:\n  model: {trained / 'run'}\n  sha256: {digest}\n" in Path("fine/spec.yaml").read_text()
