@@ -29,8 +29,8 @@ _REGISTRY = Path(str(files("ulzoo.registry")))
 WEIGHTS = _REGISTRY / "zoo" / "weights"
 RELEASES = (_REGISTRY / "zoo" / "releases", _REGISTRY / "cards")
 """Folders of release manifests; `cards`, with its weights in `registry/weights`, is the location of older versions."""
-RELEASED = "released:"
 MAX_NAME = 255  # bytes
+RELEASED = "released:"
 """Prefix of a name that denotes a released model even if a file or folder has the same name."""
 
 
@@ -48,13 +48,12 @@ def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]
         pattern: such as "imagenet*".
         pretrained: True for specs with released weights, False for those without, None for all.
     """
-    names = [name for name in find_specs() if pretrained is None or (name in releases()) == pretrained]
     if not isinstance(pattern, str):
         raise TypeError(f"pattern must be a text, got {type(pattern).__name__}")
+    names = [name for name in find_specs() if pretrained is None or (name in releases()) == pretrained]
     return sorted(fnmatch.filter(names, pattern))
 
 
-def find_release(name_or_path: str | os.PathLike[str]) -> ReleaseManifest | None:
 def text_of(name_or_path: str | os.PathLike[str]) -> str:
     """The text of a name or path.
 
@@ -70,6 +69,7 @@ def text_of(name_or_path: str | os.PathLike[str]) -> str:
     return text
 
 
+def find_release(name_or_path: str | os.PathLike[str]) -> ReleaseManifest | None:
     """The manifest of a released model; None if the argument denotes a file or folder.
 
     Args:
