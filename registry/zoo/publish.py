@@ -97,7 +97,7 @@ def repository_files(path: Path, address: str, license: str = "") -> RepositoryF
         init={"model": init.model, "sha256": init.sha256 or ""} if (init := model.spec.init) else None,
         figures=model.results.get("figures", {}),
         protocol=model.results.get("protocol", {}),
-        latent_statistics=statistics and statistics.to_dict(),
+        latent_statistics=None if statistics is None else statistics.to_dict(),
     )
     config = {"library_name": "ulzoo", "model_type": MODEL_TYPE, "ulzoo_version": __version__}
     texts = {

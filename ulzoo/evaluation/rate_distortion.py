@@ -98,7 +98,7 @@ def rate_distortion(
     if contract.context_frames and model.base is not None:
         protocol["rate"] += f"; the base's, of the latent given the first {contract.context_frames} frames"
     statistics = latents.statistics()
-    results = {
+    results: dict[str, Any] = {
         "figures": figures,
         "protocol": protocol,
         "latent_statistics": statistics and statistics.to_dict(),

@@ -76,7 +76,8 @@ class SampleFile:
             self._attempt(self._opened.pop().close, always=True)
         assert error is not None or self.written == self.shape[0], (self.written, self.shape)
         failure = error or self.error
-        self._attempt(lambda: self._file.__exit__(failure and type(failure), failure, None), always=True)
+        kind = None if failure is None else type(failure)
+        self._attempt(lambda: self._file.__exit__(kind, failure, None), always=True)
 
     def _open(self) -> None:
         self._opened.append(zipfile.ZipFile(self._file.__enter__(), "w", zipfile.ZIP_STORED))

@@ -6,7 +6,7 @@ so the registry reads and writes it: these methods call the package's public fun
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ulzoo.model.contract import Contract
 
 if TYPE_CHECKING:
+    from ulzoo.model.unified_latents import UnifiedLatents
     from ulzoo.registry.spec.schema import Spec
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -111,7 +112,7 @@ class PretrainedModel(nn.Module):
         """
         import ulzoo
 
-        ulzoo.save_pretrained(self, save_directory, dtype=dtype)
+        ulzoo.save_pretrained(cast("UnifiedLatents", self), save_directory, dtype=dtype)
 
     @classmethod
     def from_pretrained(
@@ -147,7 +148,12 @@ class PretrainedModel(nn.Module):
         import ulzoo
 
         return ulzoo.push_to_hub(
-            self, repo_id, revision=revision, license=license, private=private, commit_message=commit_message
+            cast("UnifiedLatents", self),
+            repo_id,
+            revision=revision,
+            license=license,
+            private=private,
+            commit_message=commit_message,
         )
 
     def _channel_statistics(self, z: Tensor) -> tuple[Tensor, Tensor]:
