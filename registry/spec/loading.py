@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.registry.spec.schema import Spec
+from ulzoo.registry.spec.size_defaults import decide_by_sizes
 from ulzoo.registry.spec.yaml_source import Node, SpecError, located, merge, read_yaml
 from ulzoo.runtime.messages import suggest
 
@@ -127,7 +128,9 @@ def spec_from_source(source: Node, overlay: Sequence[Node] = ()) -> Spec:
     """
     if overlay:
         source = merge(source, reduce(merge, overlay))
-    return Spec.from_source(source)
+    spec = Spec.from_source(source)
+    decide_by_sizes(spec)
+    return spec
 
 
 def spec_from_dict(data: Mapping[str, Any]) -> Spec:

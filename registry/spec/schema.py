@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -28,8 +28,7 @@ from ulzoo.registry.spec.sections import (
     SamplingConfig,
     TrainConfig,
 )
-from ulzoo.registry.spec.size_defaults import reason_to_carry
-from ulzoo.registry.spec.yaml_source import Node, SpecError, dump_yaml, located
+from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
 
 
 class Spec(Document):
@@ -105,23 +104,6 @@ class Spec(Document):
                     "remove this key, its value is derived",
                 )
         return self
-
-    @classmethod
-    def from_source(cls, source: Node) -> Self:
-        """Validate parsed YAML and set the defaults that the sizes decide; a resolved spec has its own."""
-        spec = super().from_source(source)
-        spec._decide_by_sizes()
-        return spec
-
-    def _decide_by_sizes(self) -> None:
-        for part in ("decoder", "final_decoder"):
-            decoder = getattr(self, part)
-            if not isinstance(decoder, DiffusionDecoderConfig):
-                continue
-            if reason := reason_to_carry(decoder.backbone, self.data, len(self.latent.downsample)):
-                backbone = decoder.backbone.model_copy(update={"carry": True})
-                self.__dict__[part] = decoder.model_copy(update={"backbone": backbone})  # a frozen field
-                self._decided[f"{part}.backbone.carry"] = f"true, since {reason}"
 
     @model_validator(mode="after")
     def _check_conflicts(self) -> "Spec":

@@ -1,10 +1,26 @@
 """Defaults that the sizes decide when a YAML spec is loaded, so that the resolved spec and its hash contain them."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import DATASETS
+from ulzoo.registry.spec.sections import DiffusionDecoderConfig
+
+if TYPE_CHECKING:
+    from ulzoo.registry.spec.schema import Spec
+
+
+def decide_by_sizes(spec: "Spec") -> None:
+    """Set these defaults of a spec that was just read, and record them in `spec.decided`."""
+    for part in ("decoder", "final_decoder"):
+        decoder = getattr(spec, part)
+        if not isinstance(decoder, DiffusionDecoderConfig):
+            continue
+        if reason := reason_to_carry(decoder.backbone, spec.data, len(spec.latent.downsample)):
+            backbone = decoder.backbone.model_copy(update={"carry": True})
+            spec.__dict__[part] = decoder.model_copy(update={"backbone": backbone})  # its fields are frozen
+            spec._decided[f"{part}.backbone.carry"] = f"true, since {reason}"
 
 
 def reason_to_carry(backbone: ComponentConfig, data: ComponentConfig, dims: int) -> str | None:
