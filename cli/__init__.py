@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from typing import Annotated, Any
@@ -55,7 +56,8 @@ class CommandGroup(TyperGroup):
                 say(f"interrupted{f'; {error}' if str(error) else ''}")
                 raise typer.Exit(130) from None
             except ValueError as error:
-                if (os.environ.get("LOCAL_RANK") or "0") == "0":  # with torchrun, one process per machine prints it
+                # with torchrun, one process per machine prints it
+                if not re.fullmatch("0*[1-9][0-9]*", os.environ.get("LOCAL_RANK", "").strip()):
                     say(f"error: {error}")
                 raise typer.Exit(2) from None
             except BrokenPipeError:

@@ -183,3 +183,11 @@ def test_usage_errors(ulzoo, here, args):
     assert result.exit_code == 2
     assert "Traceback" not in result.output and "Usage: ulzoo" in result.stderr
     assert contents(here) == before
+
+
+@pytest.mark.parametrize("rank", ["-1", "x", "", "0"])
+def test_an_error_is_printed_unless_it_is_of_another_process(ulzoo, here, monkeypatch, rank):
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    assert ulzoo("show", "nowhere.yaml").stderr == "error: nowhere.yaml: no such file\n"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert ulzoo("show", "nowhere.yaml").stderr == ""
