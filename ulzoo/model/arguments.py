@@ -161,16 +161,21 @@ def _as_labels(labels: Any) -> Tensor:
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {_shown(value)}")
-    if value < 1:
+    count = int(value)
+    if count < 1:
         raise ValueError(f"{name} must be at least 1, got {_shown(value)}")
-    if value > MAX_COUNT:
+    if count > MAX_COUNT:
         raise ValueError(f"{name} must be at most {MAX_COUNT}, got {_shown(value)}")
 
 
 def _check_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {_shown(value)}")
-    if not -MAX_NUMBER <= value <= MAX_NUMBER:  # False for NaN
+    try:
+        finite = abs(float(value)) <= MAX_NUMBER  # False for NaN
+    except OverflowError:
+        finite = False
+    if not finite:
         raise ValueError(f"{name} must be finite, got {_shown(value)}")
 
 
