@@ -8,6 +8,7 @@ import torch
 
 import ulzoo
 from ulzoo.data import in_order
+from ulzoo.diffusion import IndependentNoise
 from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES
@@ -185,10 +186,10 @@ def test_the_entropy_is_subtracted_from_the_rate(variant):
     x = torch.rand(2, 3, 16, 16)
     rate = model.rate(x, generator=torch.Generator().manual_seed(0))
     posterior = model.posterior(x)
-    model.posterior = lambda x: Posterior(posterior.sample(torch.Generator().manual_seed(0)))
-    generator = torch.Generator().manual_seed(0)
-    torch.randn(posterior.mean.shape, generator=generator)
-    of_samples = model.rate(x, generator=generator)
+    noise = IndependentNoise.from_generator(torch.Generator().manual_seed(0), 2, model.device)
+    z_clean = posterior.sample(noise)
+    model.posterior = lambda x: Posterior(z_clean)
+    of_samples = model.rate(x, generator=noise)
     torch.testing.assert_close(rate, of_samples + posterior.entropy(5.0) / torch.log(torch.tensor(2.0)))
 
 
