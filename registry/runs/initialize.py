@@ -61,8 +61,8 @@ def open_init(spec: Spec, open_model: OpenModel, run_spec: Spec | None = None) -
     """The spec with the SHA-256 of the model that its `init` names, and that model; the spec itself without `init`.
 
     Args:
-        run_spec: the spec of the run that may be continued. If the model can no longer be opened, its SHA-256 is used
-            and the model is None.
+        run_spec: the spec of the run that may be continued. If the model that it names can no longer be opened, its
+            SHA-256 is used and the model is None.
 
     Raises:
         SpecError: the model cannot be opened, or the spec has another SHA-256.
@@ -72,9 +72,10 @@ def open_init(spec: Spec, open_model: OpenModel, run_spec: Spec | None = None) -
     try:
         source = open_model(spec.init.model)
     except ValueError as error:
-        if run_spec is None or run_spec.init is None or run_spec.init.sha256 is None:
+        recorded = run_spec.init if run_spec else None
+        if recorded is None or recorded.sha256 is None or recorded.model != spec.init.model:
             raise spec.error("init.model", str(error)) from None
-        return record_source(spec, run_spec.init.sha256), None
+        return record_source(spec, recorded.sha256), None
     return record_source(spec, source.weights_sha256), source
 
 

@@ -123,9 +123,7 @@ def test_parts_that_only_one_model_has(tiny, fine, tmp_path):
 def test_keys_that_change_the_output_are_reported(fine):
     decoder = loaded(fine("decoder.prediction=x", "decoder.label_dropout=0.3"))[1].parts[2]
     assert decoder.changed == ('decoder.prediction: "v" -> "x"',)
-    with pytest.raises(
-        SpecError, match=r'init.freeze.*: decoder cannot be frozen.*\(decoder.prediction: "v" -> "x"\)'
-    ):
+    with pytest.raises(SpecError, match=r'init.freeze.*: decoder cannot be frozen.*\(decoder.prediction: "v" -> "x"\)'):
         loaded(fine("decoder.prediction=x", "init.freeze=[decoder]"))
 
 
@@ -313,8 +311,10 @@ def test_resuming(fine, source, tmp_path):
     at_once = train(moved, tmp_path / "at once", options())
     assert equal(weights(at_once.export), weights(result.export))
     mine.unlink()
-    with pytest.raises(SpecError, match=r"init.model.*: .*no such file"):
-        train(spec, tmp_path / "run", options(fresh=True))
+    other = fine(*keys, f"init.model={tmp_path / 'other'}")
+    for missing, how in ((spec, {"fresh": True}), (other, {"resume": True})):
+        with pytest.raises(SpecError, match=r"init.model.*: .*no such file"):
+            train(missing, tmp_path / "run", options(**how))
 
 
 def test_a_stage_that_begins_in_an_existing_run(fine, source, tmp_path):
