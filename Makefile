@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types quick schema clean
+.PHONY: demo test lint types quick schema docs clean
 
 demo: .venv/installed
 	$(BIN)/ulzoo train specs/emoji32_tiny.yaml --out runs/demo --fresh
@@ -32,6 +32,10 @@ types: .venv/installed-test
 schema: .venv/installed
 	$(BIN)/ulzoo schema --out specs/schema.json
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "the documentation: build/site/index.html"
+
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable .
@@ -39,6 +43,10 @@ schema: .venv/installed
 
 .venv/installed-test: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	@touch $@
 
 clean:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PATH = re.compile(r"(?<![\w/.-])((?:ulzoo|registry|cli|tests|benchmarks|specs|docs)/[\w./{},-]*[\w/}])(?![\w:])")
 MODULE = re.compile(r"(?<![\w/.])ulzoo(?:\.\w+)+")
-NOT_MODULES = {"ulzoo.components", "ulzoo.yaml"}
-"""The entry-point group, and a file of a published model."""
+NOT_MODULES = {"ulzoo.components", "ulzoo.loggers", "ulzoo.yaml"}
+"""The entry-point groups, and a file of a published model."""
 
 
 def pages() -> list[object]:

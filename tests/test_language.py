@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ulzoo", "registry", "cli", "benchmarks", "tests")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path != Path(__file__))
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 VARIABLES = {"found", "some", "made", "there", "known", "told", "gone", "hold", "called", "whole"}
 """Participles and adverbs that say nothing about the value: no variable, attribute or parameter has such a name."""

@@ -127,7 +127,9 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         """z_0 -> x in [-1, 1], by sampling the diffusion decoder.
 
         Args:
-            labels, frames, text: see `Conditions`; the result begins with the frames.
+            labels: see `Conditions`.
+            frames: see `Conditions`; the result begins with the frames.
+            text: see `Conditions`.
             steps: network evaluations; the spec's if None.
             generator: source of the noise.
         """
@@ -253,7 +255,8 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
             samples: draws of (t, ε) per example, with t spread evenly over [0, 1).
             generator: source of t and ε.
             network: None for the prior, or for the base of a model without a prior.
-            labels, text: see `Conditions`.
+            labels: see `Conditions`.
+            text: see `Conditions`.
         """
         network = network or ("base" if self.prior is None else "prior")
         model = self._latent_model(network)
