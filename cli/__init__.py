@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from ulzoo.cli import options
 from ulzoo.cli.commands import (
     encode,
     evaluate,
@@ -115,10 +116,10 @@ app.command(epilog=report.EXAMPLES)(report.report)
 app.command(epilog=find.EXAMPLES)(find.find)
 app.command("list", epilog=list_.EXAMPLES)(list_.list_specs)
 app.command(epilog=show.EXAMPLES)(show.show)
-app.command(epilog=sample.EXAMPLES)(sample.sample)
-app.command(epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
-app.command(epilog=encode.EXAMPLES)(encode.encode)
-app.command(epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(cls=options.OwnDataCommand, epilog=sample.EXAMPLES)(sample.sample)
+app.command(cls=options.OwnDataCommand, epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
+app.command(cls=options.OwnDataCommand, epilog=encode.EXAMPLES)(encode.encode)
+app.command(cls=options.OwnDataCommand, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=push.EXAMPLES)(push.push)
 app.add_typer(prepare.app, name="prepare")

@@ -1,14 +1,17 @@
 """Arguments and options that several commands share."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 Spec = Annotated[
     str,
     typer.Argument(
-        metavar="SPEC", help="Name of a packaged spec (see [bold]ulzoo list[/]), a YAML file or hf://ORG/REPO."
+        metavar="SPEC",
+        help="Name of a packaged spec (see [bold]ulzoo list[/]), a YAML file or hf://ORG/REPO.",
     ),
 ]
 Set = Annotated[
@@ -35,7 +38,31 @@ Model = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]
-Split = Annotated[str, typer.Option(metavar="SPLIT", help="Which images or clips: val or train.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPLIT",
+        help="Which images or clips: val or train, or all of a folder; default: val, with --images all.",
+        show_default=False,
+    ),
+]
+Images = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="DIR|FILES",
+        help="Your own images in place of the model's data, resized and cropped to its size: a folder, or files.",
+        show_default=False,
+    ),
+]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Keys of the data section of the model's spec, e.g. root=DIR, or kind=video_folder root=DIR for another "
+        "source with the model's sizes; several, repeatable.",
+        show_default=False,
+    ),
+]
 Precision = Annotated[
     Literal["fp32", "bf16"],
     typer.Option(help="Precision of the networks; bf16 is faster on devices with native support."),
@@ -54,3 +81,33 @@ Picture = Annotated[
     ),
 ]
 Store = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of a sweep, such as runs/sweeps/NAME.")]
+
+
+class OwnDataCommand(TyperCommand):
+    """A command with `Images` or `Data`, which take several words: what a shell makes of *.png, and key=value pairs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, bind_lists(args))
+
+
+def bind_lists(args: Sequence[str]) -> list[str]:
+    """The arguments with the option repeated for every further image file after --images and KEY=VALUE after --data."""
+    fits: dict[str, Callable[[str], bool]] = {"--images": _is_image, "--data": lambda word: "=" in word}
+    bound: list[str] = []
+    rest = list(args)
+    while rest:
+        option = rest.pop(0)
+        if option == "--":
+            return [*bound, option, *rest]
+        bound.append(option)
+        if option in fits and rest:
+            bound.append(rest.pop(0))
+            while rest and not rest[0].startswith("-") and fits[option](rest[0]):
+                bound += [option, rest.pop(0)]
+    return bound
+
+
+def _is_image(path: str) -> bool:
+    from ulzoo.data.source import IMAGE_SUFFIXES
+
+    return path.lower().endswith(IMAGE_SUFFIXES)

@@ -54,12 +54,20 @@ def check_video(models: "Mapping[str, UnifiedLatents]", out: Path) -> bool:
     return video
 
 
-def open_data(exports: "Mapping[str, Export]", split: str, n: int) -> "Source":
-    """A split of the first model's data; warns if it has fewer than `n` examples."""
-    from ulzoo.registry.compile import open_source
+def open_data(
+    exports: "Mapping[str, Export]", split: str | None, n: int | None, images: list[str] | None, data: list[str] | None
+) -> "Source":
+    """A split of the first model's data, or of that given in its place; warns if it has fewer than `n` examples.
+
+    Args:
+        split: of the data; None for val, or all of the images.
+    """
+    from ulzoo.registry.runs import own_data
 
     first = next(iter(exports.values()))
-    source = open_source(first.spec, split)
-    if len(source) < n:
+    spec = own_data.replace_data(first, images or (), data or ())
+    split = split or own_data.default_split(images)
+    source = own_data.open_data(first, spec, split)
+    if n and len(source) < n:
         say(f"warning: there are {len(source)} {examples(first.model.contract.size)} in {split}, not {n}")
     return source

@@ -41,9 +41,10 @@ def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
 
 
 def stage_data(spec: Spec, stage: Stage | None) -> tuple[ComponentConfig, str]:
-    """The data section that a stage is trained on, and its key path."""
+    """The data section that a stage is trained on, located on this machine, and its key path."""
     data = getattr(getattr(spec.train, stage), "data", None) if stage else None
-    return (spec.data, "data") if data is None else (data, f"train.{stage}.data")
+    path = "data" if data is None else f"train.{stage}.data"
+    return spec.locate_data(spec.data if data is None else data, path), path
 
 
 def open_source(spec: Spec, split: str, stage: Stage | None = None) -> Source:

@@ -32,7 +32,7 @@ def test_the_python_code_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_are_accepted(
-    command: str, tiny: Callable[..., Spec], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: str, tiny: Callable[..., Spec], images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     _, *arguments = shlex.split(command)
@@ -41,8 +41,9 @@ def test_the_commands_are_accepted(
         arguments += [] if "--dry-run" in arguments else ["--dry-run"]
     if arguments[0] == "export":  # the run of the reader
         train(tiny("train.latents.steps=1", "train.base.steps=1"), Path("runs/lf4"))
-    if arguments[0] == "reconstruct":
-        arguments = ["emoji32_tiny" if argument == "runs/lf4" else argument for argument in arguments]
+    if arguments[0] in ("reconstruct", "show"):  # the run and the images of the reader
+        own = {"runs/lf4": "emoji32_tiny", "photographs": str(images)}
+        arguments = [own.get(argument, argument) for argument in arguments]
     if arguments[0] == "evaluate":
         arguments += ["--limit", "8"]
     if arguments[0] == "sample":

@@ -15,12 +15,15 @@ EXAMPLES = """
   [cyan]ulzoo encode runs/a --out latents/a[/]
   [cyan]ulzoo train imagenet512_small --stage base --out runs/a \\
       --set train.base.data.kind=latents --set train.base.data.path=latents/a[/]
+  [cyan]ulzoo encode emoji32_tiny --images photographs --out latents/b[/]      a folder of your own
 """
 
 
 def encode(
     model: options.Model,
     out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the latents.")],
+    images: options.Images = None,
+    data: options.Data = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Split to encode; training needs train.")] = "train",
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"],
@@ -33,22 +36,24 @@ def encode(
     """Encode a model's training images into z_clean, for `ulzoo train --stage base` without the encoder.
 
     If the data is mirrored in training, the mirrored images are encoded too. An interrupted command continues when it
-    is run again. Training refuses latents of another encoder or of other images.
+    is run again. Training refuses latents of another encoder or of other images. Of a folder given by --images, the
+    split is that of data kind image_folder: without folders train and val, one image in ten is held out for val.
     """
     from ulzoo.files.atomic import check_destination
-    from ulzoo.registry.compile import open_source
     from ulzoo.registry.runs.encode import EncodeOptions
     from ulzoo.registry.runs.encode import encode as encode_images
+    from ulzoo.registry.runs.own_data import open_data, replace_data
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
 
     check_destination(out / "manifest.json")
     loaded = open_model(model, pick_device(device))
-    source = open_source(loaded.spec, split)
+    spec = replace_data(loaded, images or (), data or ())
+    source = open_data(loaded, spec, split)
     try:
         summary = encode_images(
             loaded.model,
-            loaded.spec,
+            spec,
             source,
             out,
             split,

@@ -1,13 +1,14 @@
 """`ulzoo evaluate`: rate, distortion, frame prediction and distances, with their protocol; comparison of two models."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ulzoo.cli import options
+from ulzoo.cli.completion import complete_models
+from ulzoo.cli.display.progress import phase_progress
 from ulzoo.cli.display.tables import metrics_table, print_cautions
 from ulzoo.cli.display.terminal import console, examples, to_json
 
@@ -25,6 +26,8 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/a --lpips alex --download[/]
   [cyan]ulzoo evaluate emoji32_tiny --rate-plot rate.png[/]
   [cyan]ulzoo evaluate runs/a figures.json --compare[/]
+  [cyan]ulzoo evaluate emoji32_tiny --images photographs[/]      a folder of your own, or files
+  [cyan]ulzoo evaluate moved.safetensors --data root=/data/imagenet[/]
 """
 
 IMAGE_DISTANCES = ("fid", "fd_dinov2", "fd_efficientnet_lite0")
@@ -34,7 +37,11 @@ PROCESS_TIMEOUT = 24 * 60.0  # minutes that processes wait for each other
 
 Models = Annotated[
     list[str],
-    typer.Argument(metavar="MODEL", help="Released models, exported files, run directories or hf://ORG/REPO@REVISION."),
+    typer.Argument(
+        metavar="MODEL",
+        help="Released models, exported files, run directories or hf://ORG/REPO@REVISION.",
+        autocompletion=complete_models,
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="Number of images or clips; default: all.")]
 RateSamples = Annotated[int, typer.Option(min=1, help="Draws of time and noise per example for the rate.")]
@@ -65,7 +72,10 @@ Clips = Annotated[
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale of the samples; default: the spec's.")]
 ReferenceSplit = Annotated[
     str | None,
-    typer.Option(metavar="SPLIT", help="Split to compare samples with; default: train, for clips that of --split."),
+    typer.Option(
+        metavar="SPLIT",
+        help="Split to compare samples with; default: train, for clips and with --images that of --split.",
+    ),
 ]
 ReferenceStatistics = Annotated[
     Path | None,
@@ -139,7 +149,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print metrics and protocol a
 
 def evaluate(
     models: Models,
-    split: options.Split = "val",
+    images: options.Images = None,
+    data: options.Data = None,
+    split: options.Split = None,
     limit: Limit = None,
     rate_samples: RateSamples = 8,
     steps: Steps = None,
@@ -174,6 +186,8 @@ def evaluate(
     where they differ.
     """
     if compare:
+        if images or data:
+            raise ValueError("--images and --data give data to measure on; --compare measures nothing")
         from ulzoo.cli.display.comparison import show_comparison
 
         show_comparison(models, json)
@@ -215,9 +229,9 @@ def evaluate(
     from ulzoo.evaluation.mean_image import MeanImage
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
     from ulzoo.files.atomic import write_text
-    from ulzoo.registry.compile import open_source
     from ulzoo.registry.runs.cautions import mean_training_image
     from ulzoo.registry.runs.inference import optimize_for_inference
+    from ulzoo.registry.runs.own_data import default_split, open_data, replace_data
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
     from ulzoo.runtime.processes import SINGLE_PROCESS, launched_rank, local_device, process_group
@@ -228,16 +242,18 @@ def evaluate(
     check_destinations((rate_plot, save_statistics, save_samples, out))
     picked = local_device(pick_device(device))
     export = open_model(models[0], picked)
-    spec, model = export.spec, export.model
+    model, spec = export.model, replace_data(export, images or (), data or ())
+    split = split or default_split(images)
+    source = open_data(export, spec, split)
     optimize_for_inference(model, precision=precision, compile=compile)
     comparison = None
     if frechet:
         _check_model(frechet, model, generates=bool(samples) or not of_images)
-        reference = reference or ("train" if of_images else split)
+        reference = reference or ("train" if of_images and not images else split)
         comparison = FrechetConfig(
             load_features(frechet, detector, sha256=detector_sha256, download=download, device=picked),
             samples=samples if of_images else clips,
-            reference=open_source(spec, reference) if samples or not of_images else None,
+            reference=open_data(export, spec, reference) if samples or not of_images else None,
             reference_split=reference,
             statistics=reference_statistics,
             save_statistics=save_statistics,
@@ -245,7 +261,9 @@ def evaluate(
             all_distances=all_distances,
         )
     mean_image = MeanImage.from_dict(export.results.get("mean_image"), model.contract.channels)
-    if mean_image is None and not getattr(spec.data, "download", False):  # an export of an earlier version
+    if (
+        mean_image is None and not images and not getattr(spec.data, "download", False)
+    ):  # an export of an earlier version
         mean_image = mean_training_image(spec)
     config = EvaluationConfig(
         spec.data_identity(),
@@ -261,18 +279,17 @@ def evaluate(
         mean_image=mean_image,
         precision=precision,
     )
-    source = open_source(spec, split)
     if launched_rank() > 0 and not of_images:
         return  # only distances of images are shared among processes
     unit = examples(model.contract.size)
     with (
         process_group(picked, PROCESS_TIMEOUT) if of_images else nullcontext(SINGLE_PROCESS) as processes,
-        _progress(unit, quiet=launched_rank() > 0) as on_progress,
+        phase_progress(unit, quiet=launched_rank() > 0) as on_progress,
     ):
         results = evaluate_model(model, source, config, comparison, processes=processes, on_progress=on_progress)
     if not processes.is_main:
         return
-    results = {"model": models[0], "spec_hash": spec.hash, **results}
+    results = {"model": models[0], "spec_hash": export.spec.hash, **results}
     if json:  # before any file is written, which may fail
         print(to_json(results))
     else:
@@ -314,35 +331,3 @@ def _check_model(metric: str, model: "UnifiedLatents", *, generates: bool) -> No
 
         if contract.size[0] < I3DLogits.min_frames:
             raise ValueError(f"fvd needs clips of at least {I3DLogits.min_frames} frames, not {contract.size[0]}")
-
-
-@contextmanager
-def _progress(unit: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr for each phase, on a terminal only, and the progress callback that moves it."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit}  {{task.fields[speed]}}"),
-        TimeRemainingColumn(),
-        console=console(stderr=True),
-        transient=True,
-        disable=quiet or not console(stderr=True).is_terminal,
-    )
-    tasks: dict[str, Any] = {}
-
-    def on_progress(phase: str, done: int, total: int) -> None:
-        if phase not in tasks:
-            for task in tasks.values():
-                progress.remove_task(task)
-            tasks.clear()
-            tasks[phase] = progress.add_task(phase, total=total, speed="")
-        elapsed = progress.tasks[0].elapsed or 0
-        progress.update(
-            tasks[phase], completed=done, total=total, speed=f"{done / elapsed:.1f} {unit}/s" if elapsed else ""
-        )
-
-    with progress:
-        yield on_progress

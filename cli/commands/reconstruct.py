@@ -12,13 +12,21 @@ EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo reconstruct emoji32_tiny[/]
   [cyan]ulzoo reconstruct runs/a runs/b --n 24 --out side_by_side.png[/]
+  [cyan]ulzoo reconstruct emoji32_tiny --images photographs[/]      a folder of your own, or files: *.jpg
 """
+
+SHOWN = 12
 
 
 def reconstruct(
     models: options.Models,
-    n: options.Count = 12,
-    split: options.Split = "val",
+    images: options.Images = None,
+    data: options.Data = None,
+    n: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, max=4096, help="Number of images or clips; default: 12, of files all."),
+    ] = None,
+    split: options.Split = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: the spec's.")] = None,
     seed: options.Seed = 0,
     out: options.Picture = Path("reconstructions.png"),
@@ -28,7 +36,8 @@ def reconstruct(
 ) -> None:
     """Draw images or clips and their reconstructions, with PSNR and rate.
 
-    They are the first of the first model's data. Clips are written as a PNG, an MP4 and an animated WebP or GIF.
+    They are the first of the first model's data, or your own. Clips are written as a PNG, an MP4 and an animated WebP
+    or GIF.
     """
     check_picture(out)
     from ulzoo.visualization import reconstructed_clips, reconstruction_rows, save_clips, save_grid
@@ -36,7 +45,8 @@ def reconstruct(
     exports = open_models(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
     video = check_video(loaded, out)
-    source = open_data(exports, split, n)
+    source = open_data(exports, split, n or (None if images else SHOWN), images, data)
+    n = n or (len(source) if images and len(images) > 1 else SHOWN)
     if not video:
         save_grid(out, reconstruction_rows(loaded, source, n, steps=steps, seed=seed))
         print(out)

@@ -13,6 +13,7 @@ EXAMPLES = """
   [cyan]ulzoo sample emoji32_tiny[/]
   [cyan]ulzoo sample runs/a emoji32_tiny --labels Flags,Food --guidance 2[/]
   [cyan]ulzoo sample runs/video --n 8 --out clips.gif[/]      clips.png, clips.mp4 and clips.gif
+  [cyan]ulzoo sample runs/video --data kind=video_folder root=clips --split all[/]      continues your clips
 """
 
 
@@ -35,6 +36,7 @@ def sample(
             help="Network that samples the latent: base or stage 1's prior; default: the base if there is one."
         ),
     ] = None,
+    data: options.Data = None,
     split: Annotated[
         str, typer.Option(metavar="SPLIT", help="Split that context frames or captions come from: val or train.")
     ] = "val",
@@ -49,7 +51,8 @@ def sample(
 ) -> None:
     """Draw new images into a PNG, new clips into a PNG, an MP4 and an animated WebP or GIF.
 
-    A frame prediction model continues clips of its data, which are drawn above their continuations.
+    A frame prediction model continues clips of its data, which are drawn above their continuations, and a model of
+    captions takes those of its data; --data gives other data. Other models need none.
     """
     check_picture(out)
     from ulzoo.visualization import SampleRequest, sample_rows, sampled_clips, save_clips, save_grid
@@ -59,12 +62,14 @@ def sample(
     request = SampleRequest(n, labels, guidance, steps, seed, network, whole_clips=without_context)
     if not check_video(loaded, out):
         captioned = any(model.contract.text_width for model in loaded.values())
-        source = open_data(exports, split, n) if captioned else None
+        source = open_data(exports, split, n, None, data) if captioned else None
         save_grid(out, sample_rows(loaded, request, source=source))
         print(out)
         return
     continues = any(model.contract.context_frames for model in loaded.values())
-    source = open_data(exports, split, n) if continues and not without_context and network != "prior" else None
+    source = (
+        open_data(exports, split, n, None, data) if continues and not without_context and network != "prior" else None
+    )
     bands = sampled_clips(loaded, request, source=source)
     for path in save_clips(out, bands, next(iter(loaded.values())).contract):
         print(path)

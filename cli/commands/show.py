@@ -1,16 +1,20 @@
-"""`ulzoo show`: a resolved spec with its blocks and costs; the differences of two specs; the points of a sweep."""
+"""`ulzoo show`: a spec, or a trained model's, with its blocks and costs; the differences of two; a sweep's points."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ulzoo.cli import options
 from ulzoo.cli.display.terminal import console, to_json
 
+if TYPE_CHECKING:
+    from ulzoo.registry.spec.schema import Spec
+
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo show emoji32_tiny[/]
   [cyan]ulzoo show my.yaml --set latent.channels=16[/]
+  [cyan]ulzoo show runs/a[/]                             a run or an exported file, with its metrics
   [cyan]ulzoo show imagenet512_medium --json[/]
   [cyan]ulzoo show --diff imagenet512_small imagenet512_medium[/]
   [cyan]ulzoo show text2image512_100g --base-gflops 200[/]   the size of a base of that cost
@@ -22,8 +26,8 @@ Specs = Annotated[
     list[str],
     typer.Argument(
         metavar="SPEC",
-        help="Name of a packaged spec (see [bold]ulzoo list[/]) or sweep, SWEEP:POINT or a YAML file; "
-        "with --diff two specs.",
+        help="Name of a packaged spec (see [bold]ulzoo list[/]) or sweep, SWEEP:POINT, a YAML file, a run directory, "
+        "an exported file, released:NAME or hf://ORG/REPO; with --diff two of them.",
     ),
 ]
 
@@ -46,10 +50,15 @@ def show(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show a spec: every key with its value, every block with its output, parameters and GFLOPs."""
-    from ulzoo.registry.spec.sweep import is_sweep
+    """Show a spec: every key with its value, every block with its output, parameters and GFLOPs.
 
-    if base_gflops is not None and (diff or len(specs) != 1 or is_sweep(specs[0])):
+    Of a trained model also the metrics that its file contains.
+    """
+    from ulzoo.registry.spec.sweep import is_sweep
+    from ulzoo.registry.zoo.catalogue import TENSOR_FILES
+
+    sweep = not specs[0].endswith(TENSOR_FILES) and is_sweep(specs[0])
+    if base_gflops is not None and (diff or len(specs) != 1 or sweep):
         raise typer.BadParameter("takes one spec", param_hint="--base-gflops")
     if diff and len(specs) != 2:
         raise typer.BadParameter("takes two specs", param_hint="--diff")
@@ -59,7 +68,7 @@ def show(
         _show_base_size(specs[0], overrides or [], base_gflops, json)
     elif diff:
         _show_difference(specs[0], specs[1], overrides or [], json)
-    elif is_sweep(specs[0]):
+    elif sweep:
         _show_sweep(specs[0], overrides or [], json)
     else:
         _show_spec(specs[0], overrides or [], json)
@@ -70,13 +79,15 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
 
     from ulzoo.cli.display.init_table import init_line
     from ulzoo.cli.display.spec_tables import block_table, totals_table
+    from ulzoo.cli.display.tables import metrics_table
     from ulzoo.registry.cost.summary import summarize
-    from ulzoo.registry.zoo.catalogue import load_spec
 
-    spec = load_spec(name, overrides)
-    summary = summarize(spec)
+    spec, metadata = _read(name, overrides)
+    summary, results = summarize(spec), metadata.get("results")
+    figures = results.get("figures") if isinstance(results, dict) else None
     if json:
-        print(to_json({"spec": spec.to_dict(), "hash": spec.hash, "summary": summary.to_dict()}))
+        trained = {"results": results} if metadata else {}
+        print(to_json({"spec": spec.to_dict(), "hash": spec.hash, "summary": summary.to_dict(), **trained}))
         return
     out = console()
     if out.is_terminal:
@@ -88,17 +99,25 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     out.print(totals_table(summary))
     if spec.init:
         out.print(init_line(spec.init), soft_wrap=True)
+    if isinstance(figures, dict) and "psnr_db" in figures:
+        out.print(metrics_table(figures))
     for path, reason in spec.decided.items():
         out.print(f"default  {path}: {reason}", soft_wrap=True)
     out.print(f"spec hash  {spec.hash}", soft_wrap=True)
 
 
+def _read(name: str, overrides: list[str]) -> "tuple[Spec, dict[str, Any]]":
+    """A spec, or that of a trained model with what its file says of it, {} for a spec."""
+    from ulzoo.registry.zoo.catalogue import load_spec, read_trained_spec
+
+    return read_trained_spec(name, overrides) or (load_spec(name, overrides), {})
+
+
 def _show_base_size(name: str, overrides: list[str], gflops: float, json: bool) -> None:
     """The size of a two-level base of a given cost, also as the overrides that set it."""
     from ulzoo.registry.cost.size_search import base_inputs, search_base_size
-    from ulzoo.registry.zoo.catalogue import load_spec
 
-    size = search_base_size(base_inputs(load_spec(name, overrides)), gflops)
+    size = search_base_size(base_inputs(_read(name, overrides)[0]), gflops)
     channels, blocks = list(size.channels), list(size.blocks)
     if json:
         print(to_json({"channels": channels, "blocks": blocks, "gflops": size.gflops}))
@@ -112,9 +131,8 @@ def _show_difference(first: str, second: str, overrides: list[str], json: bool) 
     """Keys on which two resolved specs differ; a missing key is null in JSON and a dash in the table."""
     from ulzoo.cli.display.spec_tables import difference_table
     from ulzoo.registry.spec.schema import diff
-    from ulzoo.registry.zoo.catalogue import load_spec
 
-    a, b = load_spec(first, overrides), load_spec(second, overrides)
+    a, b = _read(first, overrides)[0], _read(second, overrides)[0]
     differences = diff(a, b)
     out = console()
     if json:

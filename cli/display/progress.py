@@ -1,10 +1,11 @@
-"""Progress of commands that write data sets: a bar on a terminal, about twenty lines elsewhere."""
+"""Progress of commands that write data sets or evaluate: a bar on a terminal, about twenty lines elsewhere."""
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ulzoo.cli.display import terminal
 from ulzoo.cli.display.terminal import duration, say
 
 if TYPE_CHECKING:
@@ -63,6 +64,38 @@ def pack_progress(console: "Console", split: str, unit: str) -> "Iterator[Callab
             printed = line
             remaining = (progress.total - progress.done) / rate
             say(f"{progress.done:,}/{progress.total:,} {unit}  {speed}  {duration(remaining)} left")
+
+    with bar:
+        yield on_progress
+
+
+@contextmanager
+def phase_progress(unit: str, *, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr for each phase, on a terminal only, and the progress callback that moves it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    stderr = terminal.console(stderr=True)
+    bar = Bar(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}  {{task.fields[speed]}}"),
+        TimeRemainingColumn(),
+        console=stderr,
+        transient=True,
+        disable=quiet or not stderr.is_terminal,
+    )
+    tasks: dict[str, Any] = {}
+
+    def on_progress(phase: str, done: int, total: int) -> None:
+        if phase not in tasks:
+            for task in tasks.values():
+                bar.remove_task(task)
+            tasks.clear()
+            tasks[phase] = bar.add_task(phase, total=total, speed="")
+        elapsed = bar.tasks[0].elapsed or 0
+        bar.update(tasks[phase], completed=done, total=total, speed=f"{done / elapsed:.1f} {unit}/s" if elapsed else "")
 
     with bar:
         yield on_progress

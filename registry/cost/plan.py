@@ -123,5 +123,6 @@ def count_images(spec: Spec) -> int:
     Raises:
         ValueError: the data is not on this machine.
     """
-    disabled = {key: False for key in ("verify", "skip_unreadable", "download") if hasattr(spec.data, key)}
-    return len(DATASETS.build(spec.data.model_copy(update=disabled), "train"))
+    data = spec.locate_data(spec.data, "data")
+    disabled = {key: False for key in ("verify", "skip_unreadable", "download") if hasattr(data, key)}
+    return len(DATASETS.build(data.model_copy(update=disabled), "train"))

@@ -179,7 +179,7 @@ def _changed_images(spec: Spec, latents: Latents) -> str:
 
 def _open_unverified(spec: Spec) -> Source:
     """The training images, without reading all of them once, except to find those that are skipped."""
-    config = spec.data
+    config = spec.locate_data(spec.data, "data")
     if getattr(config, "verify", False) and not getattr(config, "skip_unreadable", False):
         config = config.model_copy(update={"verify": False})
     return DATASETS.build(config, "train")

@@ -19,10 +19,11 @@ from ulzoo.model.pretrained import Dtype, LatentStatistics
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels
 from ulzoo.registry.spec.components import find_plugins, find_unavailable
+from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.runtime.messages import one_line
 from ulzoo.runtime.devices import as_device
+from ulzoo.runtime.messages import one_line
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 from ulzoo.version import __version__
 
@@ -81,8 +82,8 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     Raises:
         ValueError: the file is damaged or no export, or this version of ulzoo builds other networks from its spec.
     """
-    content = tensor_file.read(path, device)
     device = as_device(device)
+    content = tensor_file.read(path, device)
     metadata, stages = content.metadata, content.metadata.get("stages")
     if not isinstance(metadata.get("spec"), dict) or not isinstance(metadata.get("results"), dict):
         raise tensor_file.DamagedFile(f"{path}: damaged (an export has a spec and results)")
@@ -90,7 +91,7 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
         raise tensor_file.DamagedFile(f"{path}: damaged (an export has a list of stages)")
     tensors = content.tensors
     try:
-        spec = spec_from_dict(metadata["spec"])
+        spec = spec_from_dict(metadata["spec"]).with_data_paths(read_data_paths(path.parent))
         skeleton = compile_model(spec, "meta")
     except ValueError as error:
         if reason := find_unavailable(metadata["spec"], metadata.get("plugins")):

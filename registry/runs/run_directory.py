@@ -13,6 +13,7 @@ from ulzoo.files.tensor_file import DamagedFile, files_of, is_checkpoint
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.runs.callbacks import LOG
 from ulzoo.registry.runs.stopwatch import FILE as SECONDS
+from ulzoo.registry.spec.data_paths import FILE as DATA_PATHS
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
 from ulzoo.registry.spec.yaml_source import SpecError, read_yaml
@@ -223,7 +224,7 @@ def files_of_run(folder: Path) -> list[Path]:
     Raises:
         ValueError: they cannot be removed: one is a link to a folder, of another type, or in a read-only folder.
     """
-    paths = [folder / name for name in (*FILES, SECONDS)]
+    paths = [folder / name for name in (*FILES, SECONDS, DATA_PATHS)]
     with suppress(DamagedFile):  # an index that does not name the parts
         paths += files_of(folder / MODEL)
     for name, pattern in FOLDERS.items():

@@ -239,6 +239,7 @@ def _begin_run(spec: Spec, lock: RunLock, options: RunOptions, processes: Proces
         if options.fresh:
             remove_run(lock.folder)
         write_text(lock.folder / "spec.yaml", spec.to_yaml())
+        spec.record_data_paths(lock.folder)
 
 
 def _prepare(

@@ -53,6 +53,7 @@ DATASETS = Table(
         "emoji3d": "ulzoo.data:Emoji3D",
         "emoji3d_video": "ulzoo.data:Emoji3DVideo",
         "image_folder": "ulzoo.data:ImageFolder",
+        "image_files": "ulzoo.data:ImageFiles",
         "webdataset": "ulzoo.data:WebDataset",
         "hf_dataset": "ulzoo.data:HFDataset",
         "fashion_mnist": "ulzoo.data:FashionMNIST",

@@ -69,6 +69,8 @@ class Library:
     def _extended(self, path: Path, shown: str, chain: tuple[tuple[Path, str], ...]) -> Node:
         """The file's mapping merged over that of its parent, recursively; `chain` holds the files that led here."""
         node = read_yaml(path, shown)
+        if path not in self.find().values():
+            node = node.in_folder(os.path.abspath(path.parent))
         chain = (*chain, (path.resolve(), shown))
         assert isinstance(node.value, dict)
         if "extends" not in node.value:

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
@@ -13,6 +14,7 @@ from ulzoo.model.contract import STAGES, NetworkName
 from ulzoo.model.contract import Stage as StageName
 from ulzoo.registry.spec.component_table import Choice, ComponentConfig, error_at
 from ulzoo.registry.spec.components import DATASETS, ENCODERS
+from ulzoo.registry.spec.data_paths import locate, paths_beside_files, write_data_paths
 from ulzoo.registry.spec.sections import (
     ConditioningConfig,
     DecoderConfig,
@@ -57,6 +59,7 @@ class Spec(Document):
     )
     train: TrainConfig = Field(description="training")
     sample: SamplersConfig = Field(default_factory=SamplersConfig, description="sampling")
+    _recorded_paths: dict[str, str] = PrivateAttr(default_factory=dict)
 
     _decided: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -145,6 +148,27 @@ class Spec(Document):
         if stage != "all" and stage not in self.stages:
             raise ValueError(f"{self.name} has no stage {stage!r}; its stages are {' and '.join(self.stages)}")
         return tuple(name for name in self.stages if stage in ("all", name))
+
+    @property
+    def data_paths(self) -> dict[str, str]:
+        """Where the data is that relative paths name: "data.root=PATH" -> absolute path. Not part of the hash."""
+        return {**dict(paths_beside_files(self._source)), **self._recorded_paths}
+
+    def with_data_paths(self, paths: Mapping[str, str]) -> "Spec":
+        """This spec with paths of its data that were recorded on this machine."""
+        spec = self.model_copy()
+        spec._recorded_paths = {**self._recorded_paths, **paths}
+        return spec
+
+    def record_data_paths(self, folder: Path) -> None:
+        """Record in a run directory where the data is that this spec names by relative paths."""
+        stages = {f"train.{stage}.data": getattr(getattr(self.train, stage), "data", None) for stage in STAGES}
+        write_data_paths(folder, {"data": self.data, **stages}, self.data_paths)
+
+    def locate_data(self, config: ComponentConfig, path: str) -> ComponentConfig:
+        """The data section at the key `path` with the location of its data on this machine."""
+        located = locate(config, path, self.data_paths)
+        return config.model_copy(update=located) if located else config
 
     def data_identity(self) -> dict[str, Any]:
         """The data section without the keys that only say where and how this machine stores the data.
@@ -265,7 +289,7 @@ def _find_init_conflicts(spec: Spec, init: InitConfig) -> Iterator[tuple[str, st
         yield "init.freeze", "all networks are frozen, so that no stage is left to train: leave one out"
 
 
-MACHINE_KEYS = ("root", "download", "verify")
+MACHINE_KEYS = ("root", "paths", "download", "verify")
 """Keys of the data section that say where the data is stored, how it gets there and how it is checked."""
 
 RESUMABLE = (

@@ -39,17 +39,28 @@ class Node:
         where: "file:line" or "--set a.b=c".
         bridge: True for a mapping implied by the key path of an override; merging keeps the location of the mapping
             that it is merged into.
+        folder: of the file, absolute; None for packaged files and the command line.
     """
 
     value: "dict[str, Node] | list[Node] | str | int | float | bool | None"
     where: str
     bridge: bool = False
+    folder: str | None = None
 
     def plain(self) -> Any:
         """The value as plain dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+    def in_folder(self, folder: str) -> "Node":
+        """This node and those in it, with their folder."""
+        value = self.value
+        if isinstance(value, dict):
+            value = {key: node.in_folder(folder) for key, node in value.items()}
+        elif isinstance(value, list):
+            value = [node.in_folder(folder) for node in value]
+        return Node(value, self.where, self.bridge, folder)
 
     def at(self, path: KeyPath) -> "Node":
         """The node at `path`, or its nearest ancestor that exists."""

@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal
@@ -59,6 +59,7 @@ class Job:
         distances: what is measured besides rate and PSNR.
         prune: whether to stop it early when it falls behind, see registry/sweeps/pruning.py.
         planned: time of the plan; rows of failures before that time do not settle the job.
+        data_paths: of the spec, which is plain data here.
         device, threads: where to train, and the number of threads on the CPU; set by an engine.
     """
 
@@ -80,6 +81,7 @@ class Job:
     distances: DistanceConfig | None = None
     prune: bool = False
     planned: str = ""
+    data_paths: dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     threads: int = 1
 
@@ -87,6 +89,10 @@ class Job:
     def label(self) -> str:
         """Name for display: the point, and the seed if that is not 0."""
         return f"{self.point} seed {self.seed}" if self.seed else self.point
+
+    def load_spec(self) -> Spec:
+        """The spec, with the paths of its data."""
+        return spec_from_dict(self.spec).with_data_paths(self.data_paths)
 
     def is_settled(self, row: ResultRow | None, retry_failed: bool = False) -> bool:
         """Whether the job need not run, given the row of its spec in the store."""
@@ -184,6 +190,7 @@ def plan_jobs(
                     distances=options.distances,
                     prune=options.prune and "latents" in stages,
                     planned=now,
+                    data_paths=first.data_paths,
                 )
             )
     return _with_siblings(jobs, store) if options.reuse_latents else jobs
@@ -217,7 +224,7 @@ def check_data(jobs: Iterable[Job]) -> None:
         data = json.dumps(job.spec["data"], sort_keys=True)
         if data not in checked and not job.spec["data"].get("download"):
             checked.add(data)
-            spec = spec_from_dict(job.spec)
+            spec = job.load_spec()
             try:
                 count_images(spec)
             except ValueError as error:

@@ -19,7 +19,6 @@ from ulzoo.registry.runs.export import versions
 from ulzoo.registry.runs.initialize import initialize
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.runs.train import RunOptions, train
-from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
@@ -149,7 +148,7 @@ def one_line(error: BaseException) -> str:
 
 def _train(job: Job, folder: Path, watch: Stopwatch, on_step: OnStep | None, wait: bool) -> dict[str, Any]:
     """Train the stages of a job. Returns metrics, protocol and digest of the run, as `make_row` takes them."""
-    spec = spec_from_dict(job.spec)
+    spec = job.load_spec()
     lock = _reuse_stage1(job, spec, folder, wait)
     try:
         stage: Any = "all" if job.stages == spec.stages else job.stages[-1]

@@ -11,10 +11,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import SPECS, find_specs, find_sweeps, spec_from_source
 from ulzoo.registry.spec.schema import Spec, diff
 from ulzoo.registry.spec.sweep import is_sweep, load_sweep
-from ulzoo.registry.spec.yaml_source import SpecError, parse_overrides
+from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, parse_overrides, parse_yaml
 from ulzoo.registry.zoo import hub
 from ulzoo.registry.zoo.release import ReleaseManifest, read_manifest
 from ulzoo.runtime.messages import one_line, suggest
@@ -29,6 +30,7 @@ _REGISTRY = Path(str(files("ulzoo.registry")))
 WEIGHTS = _REGISTRY / "zoo" / "weights"
 RELEASES = (_REGISTRY / "zoo" / "releases", _REGISTRY / "cards")
 """Folders of release manifests; `cards`, with its weights in `registry/weights`, is the location of older versions."""
+TENSOR_FILES = (".safetensors", ".safetensors.index.json")
 MAX_NAME = 255  # bytes
 RELEASED = "released:"
 """Prefix of a name that denotes a released model even if a file or folder has the same name."""
@@ -118,7 +120,42 @@ def load_spec(name_or_path: str | os.PathLike[str], overrides: Iterable[str] = (
         raise SpecError(f"{text} is a sweep: give one of its points, as {text}:POINT; `ulzoo show {text}` lists them")
     if "/" in text and not os.path.exists(text) and (close := get_close_matches(text, find_sweeps(), n=1)):
         raise SpecError(f"{text}: no such file; did you mean a point of the packaged sweep {close[0]!r}?")
-    return spec_from_source(SPECS.read(name_or_path), parse_overrides(overrides))
+    spec = spec_from_source(SPECS.read(name_or_path), parse_overrides(overrides))
+    return spec.with_data_paths(read_data_paths(Path(text).parent)) if os.path.isfile(text) else spec
+
+
+def read_trained_spec(name_or_path: str, overrides: Iterable[str] = ()) -> tuple[Spec, dict[str, Any]] | None:
+    """The spec of a trained model, and what its file or checkpoint says of it; None if the argument names a spec.
+
+    Args:
+        name_or_path: released:NAME, a run directory, which need not be finished, a checkpoint or an exported file.
+        overrides: "key.path=value", as `--set`.
+
+    Raises:
+        ValueError: a folder that is none of these, or a damaged file.
+    """
+    from ulzoo.files import tensor_file
+    from ulzoo.training.checkpointing import Checkpoint
+
+    path = Path(name_or_path)
+    if name_or_path.startswith(RELEASED) and (manifest := find_release(name_or_path)):
+        path = _released_weights(manifest)
+    elif name_or_path in find_specs() or not (path.is_dir() or name_or_path.endswith(TENSOR_FILES)):
+        return None
+    if tensor_file.is_checkpoint(path):
+        metadata = Checkpoint.open(path).metadata
+    elif not path.is_dir():
+        metadata = tensor_file.read_metadata(path)
+    elif tensor_file.files_of(path / "model.safetensors"):
+        metadata = tensor_file.read_metadata(path / "model.safetensors")
+    elif (path / "spec.yaml").is_file():
+        return load_spec(path / "spec.yaml", overrides), {}
+    else:
+        raise ValueError(f"{name_or_path}: contains neither model.safetensors nor spec.yaml, so it is no run directory")
+    if not isinstance(metadata.get("spec"), dict):
+        raise tensor_file.DamagedFile(f"{name_or_path}: damaged (it has no spec)")
+    source = parse_yaml(dump_yaml(metadata["spec"]), name_or_path, lines=False)
+    return spec_from_source(source, parse_overrides(overrides)), metadata
 
 
 def create_model(

@@ -3,6 +3,7 @@
 from ulzoo.data.images.emoji3d import Emoji3D
 from ulzoo.data.images.fashion_mnist import FashionMNIST
 from ulzoo.data.images.hf_dataset import HFDataset
+from ulzoo.data.images.image_files import ImageFiles
 from ulzoo.data.images.image_folder import ImageFolder
 from ulzoo.data.images.webdataset import WebDataset
 from ulzoo.data.latents import Latents
@@ -21,6 +22,7 @@ __all__ = [
     "Emoji3DVideo",
     "FashionMNIST",
     "HFDataset",
+    "ImageFiles",
     "ImageFolder",
     "Kinetics600",
     "Latents",

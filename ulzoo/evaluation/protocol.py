@@ -12,7 +12,7 @@ from ulzoo.model.contract import Contract
 
 FIELDS = {
     "data": "data section of the spec, without machine-dependent keys",
-    "split": "train or val",
+    "split": "train or val, or all of a folder",
     "fingerprint": "content of the measured images or clips, in `generated` and `frechet` of the reference",
     "images": "number of images or clips, from the start of the split",
     "left_out": "number of examples that could not be read",

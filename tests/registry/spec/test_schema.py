@@ -153,7 +153,8 @@ def test_every_pattern_of_the_allow_list_matches_a_key():
     from fnmatch import fnmatchcase
 
     sources = [{"kind": "emoji3d"}, {"kind": "image_folder", "root": "x", "resolution": 32},
-               {"kind": "fashion_mnist", "root": "x"}]  # fmt: skip
+               {"kind": "fashion_mnist", "root": "x"},
+               {"kind": "image_files", "paths": ["x"], "resolution": 32}]  # fmt: skip
     specs = [changed(data=data) for data in sources] + [changed(train__latents__data=data) for data in sources]
     specs.append(changed(train__base__data={"kind": "latents", "path": "x"}))
     specs.append(changed(train__parallel={"kind": "fsdp"}))

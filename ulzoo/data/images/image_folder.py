@@ -61,7 +61,7 @@ class ImageFolder(ImageSource):
     array (L, `text_width`) of float16 or float32, where L may differ. Tokens beyond `text_tokens` are cut off.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val", or "all" images of the folder.
         root: the folder.
         resolution: side of the square that images are resized and cropped to, in pixels.
         hflip: mirror training images with probability 1/2.

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from ulzoo.data.source import check_split
+from ulzoo.data.source import SPLITS, check_split
 from ulzoo.data.storage.folder_walk import HIDDEN, describe_passed_over, is_hidden, list_files, list_folders
+
+ALL = "all"
+"""The split of all examples of a folder."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,13 @@ class ClassFolders:
         Warns of files that are passed over, with their number by suffix. Raises ValueError: no such folder or split, no
         matching files in it, not `num_classes` class folders.
         """
-        check_split(split)
+        if split != ALL:
+            check_split(split)
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, not {self.val_fraction}")
+        if split == ALL and all((self.root / half).is_dir() for half in SPLITS):
+            halves = [self.split(half) for half in SPLITS]
+            return [file for files, _ in halves for file in files], halves[0][1]
         folder, held_out = self._locate(split)
         names = self._classes(folder)
         passed_over: Counter[str] = Counter()
@@ -75,6 +82,8 @@ class ClassFolders:
             raise ValueError(
                 f"{self.root}: no such folder (expected one of {self.what}, or one with train and val in it)"
             )
+        if split == ALL:
+            return self.root, False
         train, val = self.root / "train", self.root / "val"
         if train.is_dir() != val.is_dir():
             present, missing = (train, val) if train.is_dir() else (val, train)
@@ -134,6 +143,11 @@ def check_num_classes(num_classes: int | None, what: str) -> None:
         raise ValueError(f"num_classes must be at least 1, or null for {what} without labels, not {num_classes}")
 
 
+def class_names(root: Path) -> list[str]:
+    """The names of the class folders in a folder of examples, or in its training split if it has splits."""
+    return list_folders(root / "train" if (root / "train").is_dir() else root)
+
+
 def count_classes(root: Path) -> int:
     """The number of class folders in a folder of examples, or in its training split if it has splits."""
-    return len(list_folders(root / "train" if (root / "train").is_dir() else root))
+    return len(class_names(root))

@@ -112,7 +112,7 @@ class VideoFolder(VideoSource):
     too short, are skipped.
 
     Args:
-        split: "train" or "val".
+        split: "train", "val", or "all" videos of the folder.
         root: the folder.
         resolution: side of the square that frames are resized and cropped to, in pixels.
         frames: frames per clip.
