@@ -22,8 +22,8 @@ class Weighting(Protocol):
 
 
 class ElboWeighting:
-    """w(λ) = 1: the loss is the negative ELBO, a bitrate. The prior needs it: any other weight lets the encoder hide
-    information at the discounted noise levels."""
+    """w(λ) = 1: the loss is the negative ELBO, an upper bound on a bitrate. The prior needs it: any other weight lets
+    the encoder hide information at the discounted noise levels."""
 
     def __init__(self) -> None:
         pass

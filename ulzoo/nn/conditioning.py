@@ -155,7 +155,7 @@ class LatentProjection(nn.Module):
 
     On a finer grid each latent vector is repeated; on a coarser one its patches are folded into channels first. This is
     how z_0 enters a decoder (not in the paper): as a sum, at the finest features and, in a U-ViT, once more at the
-    middle's tokens, whose grid is the latent's own in the paper's shapes.
+    middle's tokens. Their grid is the latent's own at 512² with 16×16 downsampling, but coarser for Kinetics.
     """
 
     def __init__(self, inputs: DenoiserInputs, size: Sequence[int], width: int):

@@ -1,4 +1,4 @@
-"""Vision transformers: the paper's prior (one level) and base (two levels), §4, and an encoder."""
+"""Vision transformers: the paper's prior (one level) and base (two levels), §5.1, and an encoder."""
 
 import math
 

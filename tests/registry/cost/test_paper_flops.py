@@ -1,4 +1,4 @@
-"""The FLOPs of the paper's networks at ImageNet-512, from the table of §4, compared with PyTorch's counter.
+"""The FLOPs of the paper's networks at ImageNet-512, from its §5.1, compared with PyTorch's counter.
 
 FLOPs are 2 × multiply-accumulates of a forward pass on one image. The paper counts linear projections and attention
 only. The decoder is the only network with convolutions; it is counted with and without them.
