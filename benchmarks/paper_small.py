@@ -36,6 +36,7 @@ EXPLANATION = """Where the results disagree with the paper:
 - λ_z(0) = 10: the same noise levels and 5 nats more, up to 3.6 bits a dimension, which 600 steps do not teach the
   encoder to avoid. The latent costs more and decodes worse than the baseline's; that it ends nearly empty, as in the
   paper, so short a trial cannot show.
+- D: the paper's row is most likely of λ_z(0) = 10, where the same holds.
 """
 
 Figures = dict[str, dict[str, float]]  # point -> figure -> mean over seeds

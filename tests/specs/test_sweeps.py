@@ -51,10 +51,10 @@ PAPER = {
         {"downsample8": (0.40, 2.12), "downsample16": (0.41, 1.63), "downsample32": (1.41, 1.74)},
     ),
     "table5_regularisation": (
-        ("bits_per_pixel", "base_bits_per_pixel", "rfid_50k", "gfid_50k"),
+        ("bits_per_dimension", "base_bits_per_dimension", "rfid_50k", "gfid_50k"),
         {
             "diffusion-diffusion": (0.079, 0.079, 0.86, 1.4),
-            "diffusion-mse": (0.072, 0.072, 1.1, 2.4),
+            "diffusion-mse-diffusion": (0.072, 0.072, 1.1, 2.4),
             "normal-diffusion": (0.39, 0.26, 0.83, 2.5),
         },
     ),
@@ -65,7 +65,7 @@ PAPER = {
             "a-no_prior_gradient": (0.121, 1.81, 7.80),
             "b-logsnr10": (0.008, 28.27, None),
             "c-other_data": (0.034, 1.37, 1.63),
-            "d-learned_variance": (0.060, 0.69, 1.81),
+            "d-learned_variance_logsnr10": (0.060, 0.69, 1.81),
         },
     ),
     "figure8_bias": ((), {}),
@@ -147,12 +147,15 @@ def resolved(name: str, spec: str = "imagenet512_small") -> dict[str, set[str]]:
 def test_points_change_the_keys_of_their_table():
     assert resolved("paper/table2_loss_factor")["1.9"] == {"decoder.weighting.loss_factor"}
     assert resolved("paper/table2_loss_factor")["1.5"] == set()
-    assert resolved("paper/table3_channels")["4"] == {"latent.channels"}
-    assert resolved("paper/table4_shape")["downsample32"] == {"latent.downsample"}
+    assert resolved("paper/table3_channels")["4"] == {"latent.channels", "decoder.weighting.loss_factor"}
+    assert resolved("paper/table4_shape")["downsample32"] == {"latent.downsample", "decoder.weighting.loss_factor"}
+    assert resolved("paper/small/table3_channels", "emoji32_tiny")["4"] == {"latent.channels"}
     assert resolved("paper/small/table4_shape", "emoji32_tiny")["downsample16"] == set()
     ablations = resolved("paper/table6_ablations")
     assert ablations["baseline"] == set() and ablations["d-learned_variance"] == {"latent.variance"}
-    assert ablations["b-logsnr10"] == {"latent.logsnr", "prior.schedule.logsnr_max", "base.schedule.logsnr_max"}
+    logsnrs = {"latent.logsnr", "prior.schedule.logsnr_max", "base.schedule.logsnr_max"}
+    assert ablations["b-logsnr10"] == logsnrs
+    assert ablations["d-learned_variance_logsnr10"] == {"latent.variance", *logsnrs}
     grid = load_sweep("paper/figure8_bias").grid
     assert grid["decoder.weighting.loss_factor"] == (1.5, 1.75, 2, 3, 4)
 
