@@ -238,6 +238,18 @@ def test_unfinished_checkpoints_are_ignored_and_deleted(checkpoints):
     assert names(checkpoints) == ["latents-00000020", "latents-00000030"]
 
 
+def test_a_deletion_that_was_interrupted_is_finished(checkpoints):
+    checkpoints.save(state(step=30))
+    kept = names(checkpoints)
+    for name in ("latents-00000010", ".latents-00000015.tmp"):  # half deleted, after the last checkpoint was complete
+        (checkpoints.folder / name).mkdir()
+        (checkpoints.folder / name / "shard-00001-model-00001-of-00001.safetensors").write_bytes(b"")
+    checkpoints.finish_deletion("latents", 25)  # a checkpoint that does not exist: nothing is sure to be obsolete
+    assert len(names(checkpoints)) == len(kept) + 2
+    checkpoints.finish_deletion("latents", 30)
+    assert names(checkpoints) == kept and not list(checkpoints.folder.glob(".*"))
+
+
 # ---------------------------------------------------------------------------------------------- what cannot be written
 
 

@@ -14,6 +14,7 @@ import math
 import re
 import shutil
 import warnings
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -46,7 +47,7 @@ class TrainingState:
     """Everything that a stage needs to resume.
 
     Attributes:
-        tensors: by name, with the prefixes "model.", "ema." and "optimizer.".
+        tensors: by name, with the prefixes "model.", "ema.", "optimizer." and, if there are any, "posthoc_ema.".
         metadata: the rest, as JSON: the run's identity, counters, the structure of the optimizer's state.
     """
 
@@ -239,18 +240,30 @@ class CheckpointManager:
             if is_main:
                 shutil.rmtree(unfinished, ignore_errors=True)
         if is_main:
-            self._delete_obsolete(path)
+            paths = self.list_checkpoints()
+            later = paths[next(i for i, other in enumerate(paths) if other.folder == path) + 1 :]
+            self._delete([*self._older(state.stage, state.step), *later])
         return path
 
-    def _delete_obsolete(self, newest: Path) -> None:
-        paths = self.list_checkpoints()
-        index = next(i for i, path in enumerate(paths) if path.folder == newest)
-        older = [path for path in paths[: index + 1] if path.stage == paths[index].stage][:-KEPT_PER_STAGE]
-        if self.milestone_every:
-            older = [path for path in older if path.step % self.milestone_every]
-        for path in older + paths[index + 1 :]:
+    def finish_deletion(self, stage: Stage, step: int) -> None:
+        """Delete what a process that was killed after it had saved this checkpoint had no time to delete."""
+        if self.path(stage, step).is_dir():
+            self._delete(self._older(stage, step))
+
+    def _older(self, stage: Stage, step: int) -> list[CheckpointPath]:
+        """The checkpoints of a stage that are obsolete once that of a step exists."""
+        reached = [path for path in self.list_checkpoints() if path.stage == stage and path.step <= step]
+        return [path for path in reached[:-KEPT_PER_STAGE] if not self._is_milestone(path.step)]
+
+    def _is_milestone(self, step: int) -> bool:
+        return self.milestone_every is not None and step % self.milestone_every == 0
+
+    def _delete(self, paths: Iterable[CheckpointPath]) -> None:
+        """Delete checkpoints, and the remains of writes and deletions that were interrupted."""
+        remove_unfinished(self.folder, FOLDER.pattern)
+        for path in paths:
             if _is_ours(path.folder):
-                shutil.rmtree(path.folder)
+                path.folder.rename(path.folder.with_name(f".{path.folder.name}.tmp"))
         remove_unfinished(self.folder, FOLDER.pattern)
 
     def latest(self, stage: Stage | None = None) -> Checkpoint | None:
@@ -280,16 +293,21 @@ class AsyncCheckpointer:
         self.checkpoints, self.processes = checkpoints, processes
         self.group = processes.cpu_group
         self.thread = ThreadPoolExecutor(1, "checkpoint")
-        self.pending: tuple[int, Future] | None = None
+        self.pending: tuple[int, str, Future] | None = None
 
-    def save(self, state: TrainingState) -> None:
-        """Copy the state to CPU memory and start writing it. Every process must call."""
+    def save(self, state: TrainingState, checkpoints: CheckpointManager | None = None) -> None:
+        """Copy the state to CPU memory and start writing it. Every process must call.
+
+        Args:
+            checkpoints: the folder of snapshots, if the state is one.
+        """
         self.wait()
         stager = DefaultStager(StagingOptions(False, False, False, False))  # in this thread, to unpinned memory
         tensors = cast(dict[str, Tensor], stager.stage(state.tensors))
         stager.close()
         copy = replace(state, tensors=tensors)
-        self.pending = state.step, self.thread.submit(self.checkpoints.save, copy, self.group)
+        kind, manager = ("snapshot", checkpoints) if checkpoints else ("checkpoint", self.checkpoints)
+        self.pending = state.step, kind, self.thread.submit(manager.save, copy, self.group)
 
     def wait(self, required: bool = False) -> None:
         """Block until the pending checkpoint is written.
@@ -302,7 +320,7 @@ class AsyncCheckpointer:
         """
         if self.pending is None:
             return
-        (step, write), self.pending = self.pending, None
+        (step, kind, write), self.pending = self.pending, None
         try:
             write.result()
         except OSError as error:
@@ -310,7 +328,7 @@ class AsyncCheckpointer:
                 raise
             if self.processes.is_main:
                 reason = error.strerror or error
-                message = f"step {step}: no checkpoint was written ({reason}); the last one is kept"
+                message = f"step {step}: no {kind} was written ({reason}); the last one is kept"
                 warnings.warn(message, stacklevel=2)
 
     def __enter__(self) -> "AsyncCheckpointer":

@@ -142,8 +142,10 @@ class Trainer:
         if self.options.profile:
             profiling = profile_steps(self.folder / "profile", self.stage, self.model.device)
         with MetricsLog(self.folder, self.stage, self.step, enabled=self.processes.is_main) as log:
+            checkpoints = CheckpointManager(self.folder / "checkpoints", self.config.milestone_every)
+            if self.processes.is_main:
+                checkpoints.finish_deletion(self.stage, self.step)
             if self.step < self.config.steps:
-                checkpoints = CheckpointManager(self.folder / "checkpoints", self.config.milestone_every)
                 with (
                     AsyncCheckpointer(checkpoints, self.processes) as checkpointer,
                     StopSignals() as signals,
