@@ -55,19 +55,28 @@ def check_video(models: "Mapping[str, UnifiedLatents]", out: Path) -> bool:
 
 
 def open_data(
-    exports: "Mapping[str, Export]", split: str | None, n: int | None, images: list[str] | None, data: list[str] | None
+    exports: "Mapping[str, Export]",
+    split: str | None,
+    n: int | None,
+    images: list[str] | None = None,
+    data: list[str] | None = None,
+    samples: bool = False,
 ) -> "Source":
     """A split of the first model's data, or of that given in its place; warns if it has fewer than `n` examples.
 
     Args:
         split: of the data; None for val, or all of the images.
+        n: number of examples to draw.
+        images: the option --images.
+        data: the option --data.
+        samples: its captions are for samples.
     """
     from ulzoo.registry.runs import own_data
 
     first = next(iter(exports.values()))
     spec = own_data.replace_data(first, images or (), data or ())
     split = split or own_data.default_split(images)
-    source = own_data.open_data(first, spec, split)
+    source = own_data.open_data(first, spec, split, samples=samples)
     if n and len(source) < n:
         say(f"warning: there are {len(source)} {examples(first.model.contract.size)} in {split}, not {n}")
     return source

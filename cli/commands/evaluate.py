@@ -253,7 +253,7 @@ def evaluate(
         comparison = FrechetConfig(
             load_features(frechet, detector, sha256=detector_sha256, download=download, device=picked),
             samples=samples if of_images else clips,
-            reference=open_data(export, spec, reference) if samples or not of_images else None,
+            reference=open_data(export, spec, reference, samples=bool(samples)) if samples or not of_images else None,
             reference_split=reference,
             statistics=reference_statistics,
             save_statistics=save_statistics,

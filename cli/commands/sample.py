@@ -60,16 +60,16 @@ def sample(
     exports = open_models(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
     request = SampleRequest(n, labels, guidance, steps, seed, network, whole_clips=without_context)
-    if not check_video(loaded, out):
-        captioned = any(model.contract.text_width for model in loaded.values())
-        source = open_data(exports, split, n, None, data) if captioned else None
+    video = check_video(loaded, out)
+    contracts = [model.contract for model in loaded.values()]
+    continues = any(contract.context_frames for contract in contracts) and not without_context and network != "prior"
+    needs_data = continues if video else any(contract.text_width for contract in contracts)
+    if data and not needs_data:
+        raise ValueError("--data gives captions or context frames, and this takes none")
+    source = open_data(exports, split, n, data=data, samples=True) if needs_data else None
+    if not video:
         save_grid(out, sample_rows(loaded, request, source=source))
         print(out)
         return
-    continues = any(model.contract.context_frames for model in loaded.values())
-    source = (
-        open_data(exports, split, n, None, data) if continues and not without_context and network != "prior" else None
-    )
-    bands = sampled_clips(loaded, request, source=source)
-    for path in save_clips(out, bands, next(iter(loaded.values())).contract):
+    for path in save_clips(out, sampled_clips(loaded, request, source=source), contracts[0]):
         print(path)

@@ -59,11 +59,14 @@ def default_split(images: Sequence[str] | None) -> str:
     return ALL if images else "val"
 
 
-def open_data(export: Export, spec: Spec, split: str) -> Source:
+def open_data(export: Export, spec: Spec, split: str, *, samples: bool = False) -> Source:
     """Open a split of the data of `spec`, which `replace_data` returned.
 
+    Args:
+        samples: the model will be sampled with the captions of this data, if it takes captions.
+
     Raises:
-        SpecError: the data is missing or damaged, or the model has other shapes or labels.
+        SpecError: the data is missing or damaged, or the model has other shapes, labels or captions.
     """
     try:
         source = open_source(spec, split)
@@ -72,7 +75,11 @@ def open_data(export: Export, spec: Spec, split: str) -> Source:
         if isinstance(root, str) and "://" not in root and not os.path.isdir(os.path.expanduser(root)):
             raise SpecError(f"{error}; {HINT}") from None
         raise
-    _check(source, export.model.contract, spec)
+    contract = export.model.contract
+    _check(source, contract, spec)
+    if samples and contract.text_width and not source.contract.text_width:
+        keys = f"text_tokens={contract.text_tokens} text_width={contract.text_width}"
+        raise spec.error("data", f"has no captions to sample this model with: give {keys} and NAME.npy by each image")
     return source
 
 

@@ -147,6 +147,7 @@ def test_a_mistake_is_one_line(ulzoo, run, photographs, arguments, message):
 
 def test_a_file_that_is_no_image_and_a_comparison(ulzoo, run):
     assert "tiny.yaml" in line_of(ulzoo("reconstruct", "run", "--images", "tiny.yaml"))
+    assert "takes none" in line_of(ulzoo("sample", "run", "--data", "hflip=true"))
     assert "--compare measures nothing" in line_of(ulzoo("evaluate", "run", "run", "--compare", "--images", "x.png"))
 
 

@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -122,3 +123,20 @@ def test_other_classes_are_refused(export, images, tmp_path):
 def test_settings_that_are_none(export, settings, message):
     with pytest.raises(ValueError, match=message):
         replace_data(export, settings=settings)
+
+
+def test_captions_for_samples(tiny, images, tmp_path):
+    spec = tiny("data.text_tokens=2", "data.text_width=3")
+    export = Export(compile_model(spec, "meta"), spec, {})
+    folder = photographs(images, tmp_path / "a", ("x", "y"))
+    own = replace_data(export, [str(folder)])
+    assert open_data(export, own, "all").contract.text_width == 0  # reconstructed without captions
+    with pytest.raises(ValueError, match="no captions to sample this model with: give text_tokens=2 text_width=3"):
+        open_data(export, own, "all", samples=True)
+    for path in folder.glob("*/*.png"):
+        np.save(path.with_suffix(".npy"), np.zeros((1, 3), np.float32))
+    captioned = replace_data(export, settings=[f"root={folder}", "num_classes=null"])
+    assert open_data(export, captioned, "all", samples=True)[0].text.shape == (1, 3)
+    longer = replace_data(export, settings=[f"root={folder}", "num_classes=null", "text_tokens=5"])
+    with pytest.raises(ValueError, match=r"text_tokens and text_width are \(5, 3\), those of the model \(2, 3\)"):
+        open_data(export, longer, "all")
