@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from ulzoo.cli.completion import complete_models, complete_specs
+
 Spec = Annotated[
     str,
     typer.Argument(
         metavar="SPEC",
         help="Name of a packaged spec (see [bold]ulzoo list[/]), a YAML file or hf://ORG/REPO.",
+        autocompletion=complete_specs,
     ),
 ]
 Set = Annotated[
@@ -27,6 +30,7 @@ Models = Annotated[
     typer.Argument(
         metavar="MODEL...",
         help="Released models, exported files, run directories or hf://ORG/REPO@REVISION; several go side by side.",
+        autocompletion=complete_models,
     ),
 ]
 Model = Annotated[
@@ -35,6 +39,7 @@ Model = Annotated[
         metavar="MODEL",
         help="Name of a released model (released:NAME where a folder has that name too), an exported file, a run "
         "directory or hf://ORG/REPO@REVISION.",
+        autocompletion=complete_models,
     ),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all noise.")]

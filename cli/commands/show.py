@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ulzoo.cli import options
+from ulzoo.cli.completion import complete_specs
 from ulzoo.cli.display.terminal import console, to_json
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ Specs = Annotated[
         metavar="SPEC",
         help="Name of a packaged spec (see [bold]ulzoo list[/]) or sweep, SWEEP:POINT, a YAML file, a run directory, "
         "an exported file, released:NAME or hf://ORG/REPO; with --diff two of them.",
+        autocompletion=complete_specs,
     ),
 ]
 
