@@ -16,7 +16,10 @@ TABLES = (
     "table4_shape",
     "table5_regularisation",
     "table6_ablations",
+    "figure4_imagenet512",
+    "figure6_text2image",
     "figure8_bias",
+    "figure9_kinetics600",
     "appendix_b",
 )
 POINTS = [f"{sweep}:{point.name}" for sweep in find_sweeps() for point in load_sweep(sweep).list_points()]
@@ -68,7 +71,10 @@ PAPER = {
             "d-learned_variance_logsnr10": (0.060, 0.69, 1.81),
         },
     ),
+    "figure4_imagenet512": ((), {}),
+    "figure6_text2image": ((), {}),
     "figure8_bias": ((), {}),
+    "figure9_kinetics600": (("fvd",), {"small": (1.7,), "medium": (1.3,)}),
     "appendix_b": (("gfid_50k",), {"ii-random_logsnr": (4.0,)}),
 }
 
@@ -88,6 +94,8 @@ def architecture(spec) -> str:
     for part in ("decoder", "base"):
         if data[part] and "weighting" in data[part]:
             data[part]["weighting"] = {"kind": "elbo"}
+    if data["train"]["base"]:
+        data["train"]["base"]["milestone_every"] = None
     return json.dumps(data)
 
 
@@ -109,7 +117,7 @@ def test_every_table_has_a_sweep():
 def test_the_description_of_a_sweep(name):
     sweep = load_sweep(name)
     assert sweep.name == name
-    assert sweep.source in ("Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 8", "Appendix B")
+    assert sweep.source in {*(f"Table {i}" for i in range(1, 7)), *(f"Figure {i}" for i in (4, 6, 8, 9)), "Appendix B"}
     assert 10 < len(sweep.description) <= 100 and 10 < len(sweep.expect) <= 120
 
 
@@ -126,7 +134,8 @@ def test_the_values_are_the_papers(folder, name):
 @pytest.mark.parametrize("name", TABLES)
 def test_the_small_sweep_has_the_same_points_on_another_base(name):
     paper, small = load_sweep(f"paper/{name}"), load_sweep(f"paper/small/{name}")
-    assert small.spec == "emoji32_tiny" and all(point.spec == small.spec for point in small.list_points())
+    assert small.spec == ("emoji_video64_tiny" if name == "figure9_kinetics600" else "emoji32_tiny")
+    assert all(point.spec == small.spec for point in small.list_points())
     changed = {point.name: set(point.set) for point in paper.list_points()}
     for point in small.list_points():
         if name != "figure8_bias":  # its names contain the biases
@@ -176,3 +185,31 @@ def test_single_stage_training_samples_with_the_network_of_the_two_stages():
         for _, single in load_sweep(name).resolve():
             assert single.base is None and single.stages == ("latents",)
             assert single.prior.backbone == load_spec(spec).base.backbone
+
+
+def test_text_to_image_has_no_guidance():
+    """The paper's Table 1 and Figure 6 are of samples without guidance; only its Figure 10 has guidance 2."""
+    names = [f"{folder}/{name}" for folder in ("paper", "paper/small") for name in TABLES if "text2image" in name]
+    points = [(point.name, spec) for name in names for point, spec in load_sweep(name).resolve()]
+    assert len(points) > 30 and all(spec.base.text_conditional for _, spec in points)
+    assert [name for name, spec in points if spec.sample.base.guidance != 1] == []
+    assert all(load_spec(name).sample.base.guidance == 1 for name in find_specs() if "text2image512" in name)
+
+
+def test_the_baselines_have_convolutions_instead_of_large_patches():
+    points = {point.name: spec for point, spec in load_sweep("paper/table1_text2image").resolve()}
+    for name, patch in (("pixels", 2), ("sd_latents", 1)):
+        for size in (100, 300, 970):
+            backbone = points[f"{name}-{size}g"].base.backbone
+            assert (backbone.kind, backbone.patch) == ("uvit", patch) and backbone.blocks
+    curves = {point.name: spec.base.backbone for point, spec in load_sweep("paper/figure4_imagenet512").resolve()}
+    assert (curves["sd_latents-unet"].kind, curves["sd_latents-unet"].patch) == ("uvit", 1)
+    for size in ("small", "medium"):
+        assert curves[f"sd_latents-{size}"].model_copy(update={"patch": 1}) == curves[f"ul-{size}"]
+
+
+def test_curves_over_training_keep_milestones():
+    for name in ("figure4_imagenet512", "figure9_kinetics600"):
+        for folder in ("paper", "paper/small"):
+            for _, spec in load_sweep(f"{folder}/{name}").resolve():
+                assert spec.train.base.steps // spec.train.base.milestone_every >= 5
