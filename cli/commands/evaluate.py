@@ -1,6 +1,5 @@
 """`ulzoo evaluate`: rate, distortion, frame prediction and distances, with their protocol; comparison of two models."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -48,7 +47,7 @@ RateSamples = Annotated[int, typer.Option(min=1, help="Draws of time and noise p
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: the spec's.")]
 BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Examples per batch, which share a noise generator; default: 64 images or 8 clips."),
+    typer.Option(min=1, help="Examples per batch; default: 64 images or 8 clips."),
 ]
 Frechet = Annotated[
     Literal["fid", "fd_dinov2", "fd_efficientnet_lite0", "fvd", "fd_transnetv2"] | None,
@@ -234,7 +233,7 @@ def evaluate(
     from ulzoo.registry.runs.own_data import default_split, open_data, replace_data
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
-    from ulzoo.runtime.processes import SINGLE_PROCESS, launched_rank, local_device, process_group
+    from ulzoo.runtime.processes import launched_rank, local_device, process_group
     from ulzoo.visualization import check_rate_plot, save_rate_plot
 
     if rate_plot:
@@ -279,11 +278,9 @@ def evaluate(
         mean_image=mean_image,
         precision=precision,
     )
-    if launched_rank() > 0 and not of_images:
-        return  # only distances of images are shared among processes
     unit = examples(model.contract.size)
     with (
-        process_group(picked, PROCESS_TIMEOUT) if of_images else nullcontext(SINGLE_PROCESS) as processes,
+        process_group(picked, PROCESS_TIMEOUT) as processes,
         phase_progress(unit, quiet=launched_rank() > 0) as on_progress,
     ):
         results = evaluate_model(model, source, config, comparison, processes=processes, on_progress=on_progress)

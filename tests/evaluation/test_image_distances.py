@@ -20,13 +20,14 @@ from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.features import images as image_features
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, inception_v3
 from ulzoo.evaluation.frechet import frechet_distance
-from ulzoo.evaluation.image_distances import image_distances, reconstruction_distance, sample_distance
+from ulzoo.evaluation.image_distances import collect_reconstructions, image_distances, reconstruction_distance
 from ulzoo.evaluation.reference import (
     Reference,
     read_statistics,
     reference_statistics,
     write_statistics,
 )
+from ulzoo.evaluation.sample_distance import sample_distance
 from ulzoo.evaluation.sample_file import SampleFile
 from ulzoo.files.atomic import sha256
 from ulzoo.media.pixels import from_uint8, to_uint8
@@ -60,7 +61,7 @@ class Model(SimpleNamespace):
         base = SimpleNamespace(num_classes=classes, takes_text=False)
         super().__init__(contract=contract, base=base, device=torch.device("cpu"), calls=[])
 
-    def reconstruct(self, x, *, steps, generator, labels, text=None):
+    def reconstruct(self, x, *, steps, generator, labels, frames=None, text=None):
         return x + 1 / 127.5
 
     def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None):
@@ -84,14 +85,24 @@ def statistics(features, cache, keep=False, n=30):
     return reference_statistics(source(n), features, config, keep_features=keep, cache=cache)
 
 
+def compared_reconstructions(model, features, reference, config, execution=None):
+    """`reconstruction_distance` of the source above, by a pass of its own."""
+    collector, execution = FeatureCollector(features, reference.features is not None), execution or Execution()
+    collect_reconstructions(model, source(), collector, config, execution=execution)
+    results = reconstruction_distance(model, source(), collector, reference, config)
+    execution.finish()
+    return results
+
+
 def compared_samples(model, features, reference, *, samples, execution=None, save_samples=None, **options):
     """`sample_distance` from the source above."""
     frechet = FrechetConfig(
         features, samples=samples, reference=source(), reference_split="val", save_samples=save_samples
     )
-    return sample_distance(
-        model, reference, EvaluationConfig({}, **options), frechet, execution=execution or Execution()
-    )
+    execution = execution or Execution()
+    results = sample_distance(model, reference, EvaluationConfig({}, **options), frechet, execution=execution)
+    execution.finish()
+    return results
 
 
 @pytest.fixture(scope="module")
@@ -142,14 +153,14 @@ def test_reconstructions_are_compared_with_the_same_images(tmp_path):
     features = means()
     reference = statistics(features, tmp_path)
     config = EvaluationConfig({"kind": "x"}, batch_size=7)
-    results = reconstruction_distance(Model(), source(), features, reference, config)
+    results = compared_reconstructions(Model(), features, reference, config)
     assert results["figures"] == {"rfd_means": pytest.approx(2)}  # all means are one level higher
     protocol = results["protocol"]
     assert json.loads(json.dumps(results)) == results
     assert (protocol["samples"], protocol["split"], protocol["decoder_steps"]) == (30, "val", 5)
     assert protocol["reference_sha256"] == reference.sha256 and protocol["figures"] == ["rfd_means"]
     first = statistics(features, tmp_path, n=9)
-    few = reconstruction_distance(Model(), source(), features, first, EvaluationConfig({}, limit=9))
+    few = compared_reconstructions(Model(), features, first, EvaluationConfig({}, limit=9))
     assert few["protocol"]["samples"] == 9 and few["figures"]["rfd_means"] == pytest.approx(2)
 
 
@@ -221,15 +232,14 @@ def test_an_interrupted_evaluation_ends_in_the_same_bits(tmp_path, monkeypatch, 
         options, resumable = {"batch_size": 5} | options, Execution(folder=folder)
         if what == "samples":
             return compared_samples(model, features, reference, samples=30, execution=resumable, **options)
-        config = EvaluationConfig({}, **options)
-        return reconstruction_distance(model, source(), features, reference, config, execution=resumable)
+        return compared_reconstructions(model, features, reference, EvaluationConfig({}, **options), resumable)
 
     uninterrupted = distance(Counting(), None)
     with pytest.raises(KeyboardInterrupt):
         distance(Counting(stop=4))
     files = list(folder.glob("*.npz"))
     assert len(files) == 1
-    for other in (distance(Counting(weight=1.0)), distance(Counting(), seed=1)):
+    for other in (distance(Counting(weight=1.0)), distance(Counting(), seed=1), distance(Counting(), batch_size=7)):
         assert other["protocol"]["samples"] == 30
     assert list(folder.glob("*.npz")) == files
     again = Counting()
@@ -326,7 +336,8 @@ def test_names_of_metrics(tmp_path):
 
 def test_statistics_are_computed_once_for_the_same_images(tmp_path):
     features, done = means(), []
-    config, options = EvaluationConfig({"a": 1}, batch_size=15), {"cache": tmp_path, "on_progress": done.append}
+    config = EvaluationConfig({"a": 1}, batch_size=15)
+    options = {"cache": tmp_path, "execution": Execution(on_progress=done.append)}
     first = reference_statistics(source(), features, config, **options)
     assert done == [15, 30]
     again = reference_statistics(source(), features, config, **options)

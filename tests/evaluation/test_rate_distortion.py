@@ -14,6 +14,7 @@ from ulzoo.diffusion import CosineSchedule, GaussianDiffusion, SigmoidWeighting
 from ulzoo.evaluation import EvaluationConfig, frame_prediction, measure, rate_distortion
 from ulzoo.evaluation.config import NOISE
 from ulzoo.evaluation.distortion import PSNR, SSIM
+from ulzoo.evaluation.execution import Execution
 from ulzoo.evaluation.rate_distortion import RATE
 from ulzoo.model.contract import Contract, Sampling
 from ulzoo.model.denoisers import ConditionDropout, DiffusionModel
@@ -158,7 +159,8 @@ def test_each_metric_has_noise_of_its_own(tiny):
 
 def test_progress():
     done = []
-    rate_distortion(model(), source(10), EvaluationConfig({}, batch_size=4, limit=9), on_progress=done.append)
+    execution = Execution(on_progress=done.append)
+    rate_distortion(model(), source(10), EvaluationConfig({}, batch_size=4, limit=9), execution=execution)
     assert done == [4, 8, 9]
 
 

@@ -95,16 +95,32 @@ def batches(
         yield _to_batch(stacked, skipped, start)
 
 
-def in_order(source: Source, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+def in_order(
+    source: Source, batch_size: int, limit: int | None = None, *, shard: StreamShard = WHOLE_STREAM
+) -> Iterator[Batch]:
     """Yield the first `limit` images of a source once, in order and unaugmented; the last batch may be short.
 
     Of a video, the middle clip is used. If the source `skips_unreadable`, examples that cannot be read are skipped and
     do not count towards `limit`.
 
+    Args:
+        source: the images or clips.
+        batch_size: images per batch.
+        limit: number of images; all if None.
+        shard: which batches are yielded: batch `rank` of every `world_size`; the others are not read, for which the
+            source must not skip any.
+
     Raises:
         ValueError: as raised by reading an image; or no example can be read.
     """
     assert batch_size > 0, batch_size
+    if shard.world_size > 1:
+        assert not source.skips_unreadable
+        count = len(source) if limit is None else min(limit, len(source))
+        for start in range(shard.rank * batch_size, count, shard.world_size * batch_size):
+            stop = min(start + batch_size, count)
+            yield _to_batch(_stack([source[index] for index in range(start, stop)], source.contract), {}, stop)
+        return
     samples: list[Sample] = []
     skipped: Skipped = {}
     images = 0

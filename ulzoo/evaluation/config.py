@@ -12,6 +12,7 @@ from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
 from ulzoo.evaluation.mean_image import MeanImage
+from ulzoo.runtime.devices import tf32_operations
 from ulzoo.runtime.seeds import derive_seed
 
 NOISE = "of each example, by the seed, what is measured, and the number of the example"
@@ -59,6 +60,12 @@ class EvaluationConfig:
         """The noise of examples by their numbers: of its own for what is measured, and whatever the batch is."""
         seeds = [derive_seed(self.seed, measured, number) for number in examples]
         return IndependentNoise(seeds, derive_seed(self.seed, measured), examples.start, device)
+
+    def numerics(self, device: torch.device) -> dict[str, Any]:
+        """The protocol fields of a device's arithmetic, where it is coarser than fp32."""
+        precision = {} if self.precision == "fp32" else {"precision": self.precision}
+        operations = tf32_operations(device)
+        return precision | ({"tf32": operations} if operations else {})
 
     def examples_per_batch(self, *, video: bool = False) -> int:
         """The batch size, or its default for images or clips."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.media.pixels import psnr, to_uint8
@@ -77,18 +78,19 @@ class Distortion:
         if mean_image:
             self.measures["mean_image_psnr_db"] = lambda _, x: mean_image.psnr(x)
             self.protocol["mean_image"] = mean_image.protocol
-        self.values: dict[str, list[Tensor]] = {name: [] for name in self.measures}
+        self.values = ExampleValues()
 
     def add(self, reconstruction: Tensor, x: Tensor) -> None:
         """Add reconstructions and their originals, both (B, C, H, W) or (B, C, T, H, W) in [-1, 1]."""
+        batch = len(x)
         if self.frames:
             reconstruction, x = (clips.transpose(1, 2).flatten(0, 1) for clips in (reconstruction, x))  # (B·T, C, H, W)
         for name, measure in self.measures.items():
-            self.values[name].append(measure(reconstruction, x).cpu().double())
+            self.values.add(name, measure(reconstruction, x).reshape(batch, -1))
 
     def metrics(self) -> dict[str, Any]:
         """The mean of each metric; for clips also PSNR by frame, "psnr_db_by_frame"."""
-        values = {name: torch.cat(parts) for name, parts in self.values.items()}
+        values = {name: self.values.rows(name).flatten() for name in self.measures}
         metrics: dict[str, Any] = {name: value.mean().item() for name, value in values.items()}
         if self.frames:
             metrics["psnr_db_by_frame"] = values["psnr_db"].reshape(-1, self.frames).mean(0).tolist()

@@ -1,15 +1,20 @@
 """Metrics of features of images: Fréchet and kernel distance, precision and recall, Inception score."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ulzoo.data.loader import Skipped
+from ulzoo.evaluation.config import EvaluationConfig
+from ulzoo.evaluation.execution import Execution, PartialResults
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import DISTANCE, FeatureStatistics, bias_caution, frechet_distance
 from ulzoo.evaluation.reference import Reference
 from ulzoo.media.pixels import to_uint8
-from ulzoo.runtime.processes import ProcessGroup
+from ulzoo.model.unified_latents import UnifiedLatents
 
 SUBSETS, SUBSET_SIZE = 100, 1000  # of the kernel distance
 NEIGHBOURS = 3  # of precision and recall
@@ -22,6 +27,9 @@ class FeatureCollector:
     Args:
         network: computes the features.
         keep: keep all features, for the metrics that are not functions of mean and covariance.
+
+    Attributes:
+        skipped: examples that could not be read, of which there are no images.
     """
 
     def __init__(self, network: ImageFeatures, keep: bool) -> None:
@@ -29,6 +37,7 @@ class FeatureCollector:
         self.statistics = FeatureStatistics(network.dimension)
         self.features: list[Tensor] = []
         self.logits: list[Tensor] = []
+        self.skipped: Skipped = {}
 
     def add(self, x: Tensor) -> None:
         """Add images (B, C, H, W) in [-1, 1]."""
@@ -39,14 +48,15 @@ class FeatureCollector:
             if logits is not None:
                 self.logits.append(logits.float().cpu())
 
-    def gather(self, processes: ProcessGroup) -> None:
-        """Merge the statistics of all processes."""
-        if processes.world_size > 1:
-            assert not self.keep
-            states = processes.all_gather(self.statistics.state())
-            self.statistics = FeatureStatistics(self.network.dimension)
-            for state in states:
-                self.statistics.merge(*state)
+    def state(self) -> dict[str, Tensor]:
+        """The statistics; features that are kept cannot be saved or merged."""
+        assert not self.keep
+        return self.statistics.state()
+
+    def restore(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Replace the statistics by those of one or more states together."""
+        assert not self.keep
+        self.statistics.restore(states)
 
     def metrics(self, prefix: str, reference: Reference, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """All metrics, and the protocol fields that describe them.
@@ -78,6 +88,20 @@ class FeatureCollector:
             metrics["inception_score"] = score[KEY_METRIC_ISC_MEAN]
             fields["inception_score"] = f"torch-fidelity's, mean over {SPLITS} splits"
         return metrics, fields
+
+
+def partial_features(
+    collector: FeatureCollector,
+    model: UnifiedLatents,
+    protocol: Mapping[str, Any],
+    config: EvaluationConfig,
+    execution: Execution,
+) -> PartialResults:
+    """The collector's statistics, restored after an interruption; features that are kept cannot be restored."""
+    if collector.keep:
+        execution = replace(execution, folder=None)
+    identity = {"batch_size": config.examples_per_batch(), **protocol, **config.numerics(model.device)}
+    return execution.partial_results({"features": collector}, model, identity)
 
 
 def _compare_features(features: Tensor, reference: Tensor, seed: int) -> tuple[dict[str, float], dict[str, Any]]:

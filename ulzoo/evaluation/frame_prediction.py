@@ -1,13 +1,14 @@
 """Frame prediction: PSNR of each generated frame, and of repeating the last context frame as a baseline."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ulzoo.data import Source, in_order
+from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
+from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.evaluation.config import NOISE, EvaluationConfig
+from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution, SharedPass
 from ulzoo.evaluation.protocol import Protocol, clip_fields
 from ulzoo.media.pixels import frame_psnr
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -21,7 +22,7 @@ def frame_prediction(
     source: Source,
     config: EvaluationConfig,
     *,
-    on_progress: Callable[[int], None] = lambda done: None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> dict[str, Any]:
     """Generate one continuation of each clip, without a class, and compare it with the clip's own frames.
 
@@ -29,12 +30,12 @@ def frame_prediction(
         model: in eval mode, with a base, and with frame conditioning.
         source: the clips; the first frames of each are the context, the others are the ground truth.
         config: the settings that all metrics share.
-        on_progress: called with the number of clips processed so far.
+        execution: processes, resumption and progress. The caller removes the partial results (`Execution.finish`).
 
     Returns:
         {"figures": {"prediction_psnr_db", "prediction_psnr_db_first_2", "prediction_psnr_db_by_frame" and the same of
         "copy_last", which repeats the last context frame}, "protocol"}, ready for JSON. Means are over clips and
-        frames.
+        frames. {} in all processes but the main one.
 
     Raises:
         ValueError: the model has no base, or no frame conditioning.
@@ -44,29 +45,12 @@ def frame_prediction(
         raise ValueError("this model generates whole clips: it has no frame prediction to measure")
     context = contract.context_frames
     batch_size = config.examples_per_batch(video=True)
-    psnrs: dict[str, list[torch.Tensor]] = {"prediction": [], "copy_last": []}
-    clips = 0
-    for batch in in_order(source, batch_size, config.limit):
-        x = batch["x"].to(model.device)
-        truth = x[:, :, context:]
-        noise = config.noise("predictions", range(clips, clips + len(x)), model.device)
-        predicted = model.sample(len(x), frames=x[:, :, :context], steps=config.base_steps, generator=noise)
-        psnrs["prediction"].append(frame_psnr(predicted[:, :, context:], truth))
-        psnrs["copy_last"].append(frame_psnr(x[:, :, context - 1 : context].expand_as(truth), truth))
-        clips += len(x)
-        on_progress(batch["images"])
-    figures: dict[str, Any] = {}
-    for name, parts in psnrs.items():
-        by_frame = torch.cat(parts).cpu().double().mean(0)
-        figures[f"{name}_psnr_db"] = by_frame.mean().item()
-        figures[f"{name}_psnr_db_first_{FIRST}"] = by_frame[:FIRST].mean().item()
-        figures[f"{name}_psnr_db_by_frame"] = by_frame.tolist()
     sampling = contract.sampling
     protocol = Protocol(
         data=config.data,
         split=config.split,
         fingerprint=fingerprint(source, config.count(source)).identity,
-        clips=clips,
+        clips=config.count(source),
         **clip_fields(contract),
         labels="none",
         samples_per_clip=1,
@@ -80,4 +64,23 @@ def frame_prediction(
         psnr="mean over clips and generated frames of the PSNR of each uint8-rounded frame in [0, 255]",
         copy_last="the last given frame, repeated",
     )
-    return {"figures": figures, "protocol": protocol}
+    psnrs = ExampleValues()
+    identity = {"batch_size": batch_size, **protocol, **config.numerics(model.device)}
+    partial = execution.partial_results({"psnrs": psnrs}, model, identity)
+    shared = SharedPass(source, batch_size, config.limit, partial, execution)
+    for batch, examples in shared.batches():
+        x = batch["x"].to(model.device)
+        truth = x[:, :, context:]
+        noise = config.noise("predictions", examples, model.device)
+        predicted = model.sample(len(x), frames=x[:, :, :context], steps=config.base_steps, generator=noise)
+        psnrs.add("prediction", frame_psnr(predicted[:, :, context:], truth))
+        psnrs.add("copy_last", frame_psnr(x[:, :, context - 1 : context].expand_as(truth), truth))
+    if not execution.processes.is_main:
+        return {}
+    figures: dict[str, Any] = {}
+    for name in ("prediction", "copy_last"):
+        by_frame = psnrs.rows(name).mean(0)
+        figures[f"{name}_psnr_db"] = by_frame.mean().item()
+        figures[f"{name}_psnr_db_first_{FIRST}"] = by_frame[:FIRST].mean().item()
+        figures[f"{name}_psnr_db_by_frame"] = by_frame.tolist()
+    return {"figures": figures, "protocol": protocol | {"clips": shared.images}}

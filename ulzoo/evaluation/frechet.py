@@ -1,6 +1,7 @@
 """The Fréchet distance between two Gaussians, and the mean and covariance of features, collected batch by batch."""
 
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -58,7 +59,7 @@ class FeatureStatistics:
         self.merge(len(features), mean, centred.T @ centred)
 
     def merge(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        """Add the `state()` of other statistics."""
+        """Add other statistics: their number of features, mean and scatter matrix."""
         if count == 0:
             return
         shift, total = mean - self.mean, self.count + count
@@ -66,14 +67,16 @@ class FeatureStatistics:
         self.mean += shift * (count / total)
         self.count = total
 
-    def state(self) -> tuple[int, Tensor, Tensor]:
-        """Count, mean and scatter matrix, for `merge` and `restore`."""
-        return self.count, self.mean, self._scatter
+    def state(self) -> dict[str, Tensor]:
+        """Count, mean and scatter matrix, for `restore`."""
+        return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self._scatter}
 
-    def restore(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        """Replace the content by the `state()` of other statistics."""
-        assert mean.shape == self.mean.shape and scatter.shape == self._scatter.shape
-        self.count, self.mean, self._scatter = count, mean, scatter
+    def restore(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Replace the content by that of one or more states together."""
+        self.count = 0
+        self.mean, self._scatter = torch.zeros_like(self.mean), torch.zeros_like(self._scatter)
+        for state in states:
+            self.merge(int(state["count"]), state["mean"], state["scatter"])
 
     @property
     def covariance(self) -> Tensor:

@@ -33,6 +33,7 @@ FIELDS = {
     "decoder_sampler": "sampler of the decoder",
     "decoder_steps": "its number of network evaluations",
     "precision": "precision of the model's networks, if not fp32",
+    "tf32": "operations in TensorFloat-32 instead of fp32, on a GPU that has it, if any",
     "labels": "classes and captions that samples are conditioned on",
     "noise": "what the noise of an example depends on; absent in results of earlier versions",
     "frames": "frames per clip; bits/pixel are bits over frames × height × width",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.diffusion import Denoiser, GaussianDiffusion, Noise, Weighting, normal_kl
+from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.model.denoisers import DiffusionModel
 from ulzoo.model.rate import NormalPrior
 
@@ -81,11 +82,7 @@ class RateMeasurement:
 
     def __init__(self, network: DiffusionModel | NormalPrior, samples: int) -> None:
         self.network, self.samples = network, samples
-        self.bits: list[Tensor] = []  # (B,)
-        self.variances: list[Tensor] = []  # (B,), the variance of each image's mean over draws
-        self._over_logsnr = torch.zeros(BINS, dtype=torch.float64)
-        self._channels: Tensor | float = 0.0
-        self._terminal = 0.0
+        self.values = ExampleValues()
 
     @contextmanager
     def recording(self) -> Iterator[list[Tensor]]:
@@ -93,7 +90,7 @@ class RateMeasurement:
         batches: list[Tensor] = []
         if not isinstance(self.network, DiffusionModel):
             yield batches
-            self.bits.append(batches[0].cpu().double())
+            self.values.add("bits", batches[0])
             return
         diffusion = self.network.diffusion
         self.network.diffusion = recorder = Recorder(diffusion)
@@ -101,7 +98,7 @@ class RateMeasurement:
             yield batches
         finally:
             self.network.diffusion = diffusion
-        self.bits.append(batches[0].cpu().double())
+        self.values.add("bits", batches[0])
         self._add(recorder.draws)
 
     def _add(self, draws: Draws) -> None:
@@ -110,12 +107,14 @@ class RateMeasurement:
         nats, terminal = (term.cpu().double() for term in (draws.nats, draws.terminal))
         by_draw = nats.sum(1)
         bins = (draws.logsnr.cpu().double() - schedule.logsnr_min) / (schedule.logsnr_max - schedule.logsnr_min) * BINS
-        self._over_logsnr.index_add_(0, bins.long().clamp(0, BINS - 1), by_draw / self.samples)
-        self._channels += (nats + terminal).sum(0) / self.samples
-        self._terminal += terminal.sum().item() / self.samples
+        over_logsnr = torch.zeros(BINS, dtype=torch.float64)
+        over_logsnr.index_add_(0, bins.long().clamp(0, BINS - 1), by_draw / self.samples)
+        self.values.add_to_sum("over_logsnr", over_logsnr)
+        self.values.add_to_sum("channels", (nats + terminal).sum(0) / self.samples)
+        self.values.add_to_sum("terminal", terminal.sum() / self.samples)
         if self.samples > 1:
             bits = by_draw.reshape(self.samples, -1) / math.log(2)
-            self.variances.append(bits.var(0) / self.samples)
+            self.values.add("variances", bits.var(0) / self.samples)  # of each image's mean over draws
 
     def metrics(self, prefix: str, pixels: int, dimensions: int) -> dict[str, float]:
         """Means over images, and their standard errors.
@@ -129,15 +128,15 @@ class RateMeasurement:
             pixels: pixels of an image or clip.
             dimensions: dimensions of the latent.
         """
-        bits = torch.cat(self.bits)
+        bits = self.values.rows("bits")
         metrics = {
             f"{prefix}bits_per_pixel": bits.mean().item() / pixels,
             f"{prefix}bits_per_dimension": bits.mean().item() / dimensions,
         }
         if len(bits) > 1:
             metrics[f"{prefix}bits_per_pixel_se"] = (bits.std() / math.sqrt(len(bits))).item() / pixels
-        if self.variances:
-            error = torch.cat(self.variances).sum().sqrt().item() / len(bits)
+        if "variances" in self.values:
+            error = self.values.rows("variances").sum().sqrt().item() / len(bits)
             metrics[f"{prefix}bits_per_pixel_mc_se"] = error / pixels
         return metrics
 
@@ -152,15 +151,16 @@ class RateMeasurement:
         """
         if not isinstance(self.network, DiffusionModel):
             return None
-        bits, schedule = torch.cat(self.bits), self.network.diffusion.schedule
+        bits, schedule = self.values.rows("bits"), self.network.diffusion.schedule
         unit = math.log(2) * len(bits) * pixels
-        assert isinstance(self._channels, Tensor)
-        total = self._over_logsnr.sum().item() + self._terminal
+        over_logsnr, channels = self.values.sum("over_logsnr"), self.values.sum("channels")
+        terminal = self.values.sum("terminal").item()
+        total = over_logsnr.sum().item() + terminal
         return {
             "logsnr": torch.linspace(schedule.logsnr_min, schedule.logsnr_max, BINS + 1).tolist(),
-            "bits_per_pixel": (self._over_logsnr / unit).tolist(),
-            "terminal": self._terminal / unit,
+            "bits_per_pixel": (over_logsnr / unit).tolist(),
+            "terminal": terminal / unit,
             "encoder": bits.mean().item() / pixels - total / unit,
-            "channels": (self._channels / unit).tolist(),
+            "channels": (channels / unit).tolist(),
             "images": bits.tolist(),
         }

@@ -9,7 +9,6 @@ Samples are one array `arr_0`, uint8 (N, H, W, 3).
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulzoo.data import Source, in_order
+from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation.config import EvaluationConfig
+from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution, shared_batches
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.frechet import FeatureStatistics, Gaussian, Moments
 from ulzoo.files.atomic import sha256, warned_of_errors, write_atomically
@@ -101,7 +101,7 @@ def reference_statistics(
     *,
     keep_features: bool = False,
     cache: Path | None = None,
-    on_progress: Callable[[int], None] = lambda done: None,
+    execution: Execution = DEFAULT_EXECUTION,
 ) -> Reference:
     """The statistics of the first images of a source, from the cache if they were computed before.
 
@@ -114,7 +114,8 @@ def reference_statistics(
         config: data section, split and limit of the source, and the batch size.
         keep_features: also return the features themselves, which are not cached.
         cache: the folder of the cache; a folder in torch's cache (TORCH_HOME) if None.
-        on_progress: called with the number of images processed so far.
+        execution: processes that share the work, and progress; all of them get the statistics. The main process reads
+            all images, for their hash.
 
     Raises:
         ValueError: there are fewer than two images.
@@ -131,20 +132,29 @@ def reference_statistics(
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = folder / f"{features.name}-{name[:32]}.npz"
-    if path.exists() and not keep_features:
-        on_progress(count)
-        return read_statistics(path, features.dimension)
+    processes = execution.processes
+    cached = read_statistics(path, features.dimension) if path.exists() and not keep_features else None
+    cached = processes.all_gather(cached)[0]
+    if cached is not None:
+        execution.on_progress(count)
+        return cached
     statistics, digest, kept = FeatureStatistics(features.dimension), hashlib.sha256(), []
-    for batch in in_order(source, config.examples_per_batch(), config.limit):
+    for batch, own in shared_batches(source, config.examples_per_batch(), config.limit, processes, main_reads_all=True):
         pixels = to_uint8(batch["x"])
-        digest.update(pixels.contiguous().numpy().data)
-        vectors, _ = features(pixels)
-        statistics.add(vectors)
-        if keep_features:
-            kept.append(vectors.float().cpu())
-        on_progress(batch["images"])
+        if processes.is_main:
+            digest.update(pixels.contiguous().numpy().data)
+        if own:
+            vectors, _ = features(pixels)
+            statistics.add(vectors)
+            if keep_features:
+                kept.append(vectors.float().cpu())
+        execution.on_progress(batch["images"])
+    if processes.world_size > 1:
+        statistics.restore(processes.all_gather(statistics.state()))
     moments = Moments(statistics.mean, statistics.covariance)
-    reference = Reference(moments, statistics.count, digest.hexdigest(), torch.cat(kept) if kept else None)
-    with warned_of_errors(f"{path}: the statistics are not kept"):
-        write_statistics(path, reference, features.protocol)
+    sha256 = processes.all_gather(digest.hexdigest())[0]
+    reference = Reference(moments, statistics.count, sha256, torch.cat(kept) if kept else None)
+    if processes.is_main:
+        with warned_of_errors(f"{path}: the statistics are not kept"):
+            write_statistics(path, reference, features.protocol)
     return reference

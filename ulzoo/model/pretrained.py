@@ -4,6 +4,7 @@
 so the registry reads and writes it: these methods call the package's public functions, the only calls upwards.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
@@ -59,6 +60,17 @@ class LatentMoments:
         z = z_clean.double().cpu().transpose(0, 1).flatten(1)  # (c, values)
         self.count += z.shape[1]
         self.sums = self.sums + torch.stack([z.sum(1), z.square().sum(1)])
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums so far, for `restore`."""
+        return {"count": torch.tensor(self.count), "sums": self.sums}
+
+    def restore(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Replace the sums by those of one or more states together."""
+        self.count = sum(int(state["count"]) for state in states)
+        self.sums = torch.zeros(2, 1, dtype=torch.float64)
+        for state in states:
+            self.sums = self.sums + state["sums"]
 
     def statistics(self) -> LatentStatistics | None:
         """None if there are no latents, or a channel is constant, by which nothing could be normalised."""

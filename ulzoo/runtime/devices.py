@@ -75,6 +75,20 @@ def effective_precision(precision: Precision, device: torch.device) -> Precision
     return "bf16" if precision == "bf16" and has_bf16(device) else "fp32"
 
 
+def tf32_operations(device: torch.device) -> list[str]:
+    """The operations that round fp32 inputs to TensorFloat-32, as PyTorch is set now: none but on NVIDIA's GPUs.
+
+    PyTorch does so by default in convolutions, and not in matrix products.
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0):
+        return []
+    switches = {
+        "matrix products": torch.backends.cuda.matmul.allow_tf32,
+        "convolutions": torch.backends.cudnn.allow_tf32,
+    }
+    return [operation for operation, enabled in switches.items() if enabled]
+
+
 def product_dtype(device: torch.device) -> torch.dtype:
     """The fastest dtype of matrix products that tolerate bfloat16: emulated, it is many times slower than float32."""
     return torch.bfloat16 if has_bf16(device) else torch.float32
