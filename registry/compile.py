@@ -91,6 +91,8 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
             raise spec.error(
                 "decoder", f"encoder {spec.encoder.kind!r} does not decode by itself: give a final_decoder"
             )
+        if spec.latent.decoded and (spec.decoder or spec.final_decoder):
+            raise spec.error("latent.decoded", "a decoder of the spec takes z_0, with its noise: remove this key")
         prior = _prior(spec, z, data)
         decoder = _decoder(spec, x, data)
         final_decoder = _diffusion_model(spec, "final_decoder", x, data, spec.conditioning.decoder_dropout)
@@ -114,6 +116,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         text_tokens=data.text_tokens,
         text_width=data.text_width,
         frozen=spec.frozen,
+        decodes_clean=spec.latent.decoded == "z_clean",
     )
     random_logsnr = _random_logsnr(spec, prior)
     model = UnifiedLatents(
@@ -226,7 +229,7 @@ def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:
     config: DiffusionConfig = getattr(spec, part)
     with _located(spec, f"{part}.schedule"):
         schedule = SCHEDULES.build(config.schedule)
-    return GaussianDiffusion(schedule, config.prediction)
+    return GaussianDiffusion(schedule, config.prediction, final_prediction=spec.latent.decoded == "z_clean")
 
 
 def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) -> nn.Module:

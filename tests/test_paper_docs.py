@@ -105,6 +105,44 @@ def test_every_table_figure_and_equation_is_mapped(item: str) -> None:
     assert any(item in row[0] and "`" in "".join(row[1:]) for row in rows(MAPPING))
 
 
+ITEMS = (
+    *(f"Table {i}" for i in range(1, 6)),
+    *(f"Table 6 {row}" for row in "ABCD"),
+    *(f"Figure {i}" for i in range(1, 11)),
+    *("Eq. 4", "Eq. 5", "Algorithm 1", "Appendix B (i)", "Appendix B (ii)"),
+)
+
+
+def items() -> dict[str, tuple[str, str]]:
+    """Item of the paper -> (status, where or why not)."""
+    section = PROSE[PROSE.index("### Item by item") : PROSE.index("## Two sign errors in the paper")]
+    return {item: (status, text) for item, status, text in rows(section)[2:]}
+
+
+def test_every_item_of_the_paper_has_a_row() -> None:
+    assert set(ITEMS) <= set(items())
+
+
+@pytest.mark.parametrize("item", items())
+def test_an_item_is_faithful_or_chosen_or_not_here(item: str) -> None:
+    """What is here names its code or a sweep with the item as its source; what is not has a reason."""
+    status, text = items()[item]
+    assert status in ("faithful", "chosen", "not here")
+    if status == "not here":
+        assert text == "as Figure 1" or len(text) > 30
+        return
+    names = re.findall(r"`([^`]+)`", text)
+    assert item not in ITEMS or any(kind_of(name) in ("code", "sweep", "spec") for name in names)
+    for name in names:
+        if kind_of(name) == "sweep":
+            assert item.startswith(load_sweep(name.partition(":")[0]).source)
+
+
+def test_every_sweep_is_the_item_of_a_row() -> None:
+    sources = {load_sweep(name).source for name in find_sweeps()}
+    assert all(any(item.startswith(source) for item in items()) for source in sources)
+
+
 # --- keys and choices -------------------------------------------------------------------------------------------------
 
 

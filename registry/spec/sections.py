@@ -46,6 +46,11 @@ class LatentConfig(Section):
         min_length=2, max_length=3, description="image size over latent size, [h, w], or [t, h, w] for video"
     )
     logsnr: float = Field(default=5.0, description="log-SNR of the latent z_0; the prior's and base's λ(0)")
+    decoded: Literal["z_clean"] | None = Field(
+        default=None,
+        description="z_clean: the encoder's own decoder takes latents without noise, so sampling ends with the "
+        "prediction of z_clean; null: z_0, noise included",
+    )
     variance: Literal["fixed", "learned"] = Field(
         default="fixed", description="learned: the encoder adds noise of its own to z_clean (Table 6 D)"
     )

@@ -186,3 +186,17 @@ def test_refuses_unknown_samplers_and_no_steps() -> None:
         diffusion.sample(lambda x_t, _: x_t, (1, 2), 5, "euler")
     with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
         diffusion.sample(lambda x_t, _: x_t, (1, 2), 0)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("sampler", list(SAMPLERS))
+def test_the_final_prediction_is_that_of_the_last_evaluation(sampler: str, steps: int) -> None:
+    predictions = []
+
+    def denoiser(x_t: Tensor, logsnr: Tensor) -> Tensor:
+        predictions.append(torch.sigmoid(logsnr)[:, None] * x_t)
+        return predictions[-1]
+
+    diffusion = GaussianDiffusion(CosineSchedule(logsnr_max=2.0), "x", final_prediction=True)
+    x = diffusion.sample(denoiser, (4, 3), steps, sampler, torch.Generator().manual_seed(0))
+    assert len(predictions) == steps and torch.equal(x, predictions[-1])

@@ -303,6 +303,19 @@ def test_pixel_diffusion_is_a_base_on_images(variant):
         model.rate(x, network="prior")
 
 
+def test_an_encoder_that_decodes_takes_z_clean(variant):
+    """As usual on latents without noise: sampling ends with the prediction, and nothing is added to encodings."""
+    model = compile_model(variant("pixels", "latent.decoded=z_clean"))
+    x = torch.rand(4, 3, 16, 16) * 2 - 1
+    assert torch.equal(model.reconstruct(x), x)
+    evaluations = []
+    z = model.sample_latents(3, callback=lambda x_t, logsnr: evaluations.append(x_t))
+    assert len(evaluations) == model.contract.sampling["base"].steps
+    assert not torch.equal(z, evaluations[-1]) and torch.equal(model.decode(z), z.clamp(-1, 1))
+    with pytest.raises(SpecError, match="a decoder of the spec takes z_0"):
+        compile_model(variant("logsnr 10", "latent.decoded=z_clean"))
+
+
 @pytest.fixture
 def autoencoder(tmp_path):
     """Overrides for a base on a tiny random AutoencoderKL that diffusers saved."""

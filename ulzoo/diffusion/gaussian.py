@@ -39,12 +39,13 @@ class GaussianDiffusion:
     Args:
         schedule: λ(t).
         prediction: what the denoiser returns.
+        final_prediction: samples are x̂ of the last evaluation, as is usual, instead of x_0 with the noise of λ(0).
     """
 
-    def __init__(self, schedule: Schedule, prediction: Prediction = "x"):
+    def __init__(self, schedule: Schedule, prediction: Prediction = "x", final_prediction: bool = False):
         if prediction not in get_args(Prediction):
             raise ValueError(f"prediction must be one of {', '.join(get_args(Prediction))}, got {prediction!r}")
-        self.schedule, self.prediction = schedule, prediction
+        self.schedule, self.prediction, self.final_prediction = schedule, prediction, final_prediction
 
     def add_noise(self, x: Tensor, *, logsnr: Tensor, noise: Tensor) -> Tensor:
         """x_t at log-SNR `logsnr` (B,)."""
@@ -137,7 +138,7 @@ class GaussianDiffusion:
             guidance: replaces the denoiser at the levels where it applies.
 
         Returns:
-            x_0 at log-SNR λ(0): signal and the noise that belongs there, (B, ...).
+            x_0 at log-SNR λ(0): signal and the noise that belongs there, (B, ...); x̂ with `final_prediction`.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
@@ -150,4 +151,7 @@ class GaussianDiffusion:
             return self.to_x(network(x_t, logsnr).to(x_t.dtype), x_t=x_t, logsnr=level)
 
         x_1 = randn(shape, generator, device)
-        return SAMPLERS[sampler](denoise, x_1, GRIDS[sampler](self.schedule, steps), generator)
+        logsnrs = GRIDS[sampler](self.schedule, steps)
+        if self.final_prediction:
+            return denoise(SAMPLERS[sampler](denoise, x_1, logsnrs[:-1], generator), logsnrs[-2])
+        return SAMPLERS[sampler](denoise, x_1, logsnrs, generator)

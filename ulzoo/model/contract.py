@@ -47,6 +47,7 @@ class Contract:
         latent_size: grid of the latent.
         latent_channels: channels of the latent.
         latent_logsnr: λ_z(0), the fixed log-SNR of z_0.
+        decodes_clean: the encoder's decoder takes z_clean, which sampling ends with, so that z_0 stands for z_clean.
         num_classes: number of class labels; 0 if there are none.
         label_names: names of the labels, if the data has them.
         sampling: defaults for "base" and "decoder".
@@ -73,6 +74,7 @@ class Contract:
     text_tokens: int = 0
     text_width: int = 0
     frozen: tuple[NetworkName, ...] = ()
+    decodes_clean: bool = False
 
     def trained_networks(self, stage: Stage) -> tuple[NetworkName, ...]:
         """The networks that a stage trains: its own, but for the frozen ones."""

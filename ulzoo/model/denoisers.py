@@ -1,5 +1,6 @@
 """A network with the noise process that it denoises, the weighting of its loss and the conditions that it takes."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -175,7 +176,8 @@ class DiffusionModel(ConditionalNetwork):
             device,
             guidance,
         )
-        alpha, _ = alpha_sigma(torch.tensor(self.diffusion.schedule.logsnr_max, dtype=torch.float32))
+        end = math.inf if self.diffusion.final_prediction else self.diffusion.schedule.logsnr_max
+        alpha, _ = alpha_sigma(torch.tensor(end, dtype=torch.float32))
         return x_0 + alpha * residual_mean(conditions, shape[1])
 
     def cfg_denoiser(self, conditions: NetworkConditions) -> CfgDenoiser:

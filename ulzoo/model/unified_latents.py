@@ -109,6 +109,8 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
     def noise_latents(self, z_clean: Tensor, *, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
         """z_0 = α_0 z_clean + σ_0 ε at the fixed log-SNR λ_z(0), or at one per example, `logsnr` (B,)."""
         z_clean = z_clean.to(torch.promote_types(z_clean.dtype, torch.float32))
+        if self.contract.decodes_clean and logsnr is None:
+            return z_clean
         alpha, sigma = alpha_sigma(expand_like(self._levels(len(z_clean)) if logsnr is None else logsnr, z_clean))
         return alpha * z_clean + sigma * independent_randn_like(z_clean, generator)
 
@@ -316,7 +318,8 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         decoder, frames = self._decoder, conditions.frames
         self.contract.check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
-            alpha, _ = alpha_sigma(torch.tensor(self.contract.latent_logsnr, dtype=torch.float32))
+            logsnr = math.inf if self.contract.decodes_clean else self.contract.latent_logsnr
+            alpha, _ = alpha_sigma(torch.tensor(logsnr, dtype=torch.float32))
             z = (z_0 / alpha).to(module_dtype(self.encoder, z_0.dtype))
             x = cast(Tensor, self.encoder.decode(z)).float()  # type: ignore[operator]
         else:
