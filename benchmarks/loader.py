@@ -30,6 +30,7 @@ from torch.nn.functional import interpolate
 
 from ulzoo.data import VideoFolder, batches
 from ulzoo.data.images.emoji3d import read_shard
+from ulzoo.data.source import Placement
 from ulzoo.data.videos.decode import UnreadableVideo, first_frame, read_clip, read_video
 from ulzoo.registry.runs.export import versions
 from ulzoo.runtime.seeds import derive_seed
@@ -134,7 +135,7 @@ def leak(clips: int) -> dict[str, Any]:
         if n == clips // 5:
             early = resident_mb()
         try:
-            read_clip(files[n % 100], str(n), frames=FRAMES, resolution=64, position=n / clips)
+            read_clip(files[n % 100], str(n), frames=FRAMES, resolution=64, placement=Placement(n / clips))
         except UnreadableVideo:
             unreadable += 1
     assert unreadable == clips // 10, unreadable

@@ -79,6 +79,13 @@ def kinetics600(
     frame_rate: Annotated[
         float | None, typer.Option(metavar="F", help="Frames per second; default: each video's own.")
     ] = None,
+    pictures: Annotated[
+        Literal["yuv444", "lossless", "yuv420", "source"],
+        typer.Option(
+            help="How pictures are stored: H.264 4:4:4, lossless, 4:2:0 as in earlier versions, or the files of "
+            "trimmed videos as they are."
+        ),
+    ] = "yuv444",
     clips_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Clips per tar file.")] = 256,
     workers: Workers = None,
     verify: Verify = False,
@@ -102,7 +109,8 @@ def kinetics600(
     from ulzoo.data.prepare.pack import PackConfig
     from ulzoo.data.prepare.transcode import VideoEncoding
 
-    config = PackConfig(out, split, VideoEncoding(resolution, frame_rate), clips_per_shard, workers or _cores())
+    encoding = VideoEncoding(resolution, frame_rate, pictures)
+    config = PackConfig(out, split, encoding, clips_per_shard, workers or _cores())
     _pack(partial(prepare_kinetics600, videos, annotations), config, "clips")
 
 

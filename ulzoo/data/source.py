@@ -74,6 +74,21 @@ class Sample(NamedTuple):
     text: Tensor | None = None
 
 
+class Placement(NamedTuple):
+    """Where a clip lies in a video.
+
+    Attributes:
+        position: in time, from 0 (first) to below 1 (last); None for the middle.
+        crop: of the square along the longer side of the pictures, from 0 (left or top) to 1 (right or bottom).
+    """
+
+    position: float | None = None
+    crop: float = 0.5
+
+
+MIDDLE = Placement()
+
+
 class ListedExample(NamedTuple):
     """What is known of an example without decoding it.
 
@@ -132,6 +147,10 @@ class Source(Dataset[Sample]):
     def draw(self, index: int, position: float) -> Sample:
         """An image, or the clip at a relative `position` in [0, 1) of a video, where `source[index]` is the middle."""
         return self[index]
+
+    def place(self, index: int, placement: Placement) -> Sample:
+        """An image, or the clip at a placement in a video. Where stored pictures are square, all crops are the same."""
+        return self[index] if placement.position is None else self.draw(index, placement.position)
 
     def mirror(self, index: int, sample: Sample) -> Sample:
         """Flip a sample of this index horizontally."""

@@ -59,7 +59,7 @@ def test_pack_and_resume(tmp_path: Path, videos: Path) -> None:
         assert tar.getnames() == []
     assert json.loads((out / "labels.json").read_text()) == ["a", "b", "c"]
     entry = json.loads((out / "manifest.json").read_text())["splits"]["train"]
-    assert entry["complete"] and entry["settings"]["resolution"] == 16 and entry["settings"]["crf"] == 18
+    assert entry["complete"] and entry["settings"]["resolution"] == 16 and entry["settings"]["crf"] == 10
     assert entry["totals"] == {"clips": 5, "bytes": summary.bytes, "failures": 2}
     assert entry["failures"] == summary.failures
     for shard in entry["shards"]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ulzoo.data.prepare.transcode import KEYFRAME_EVERY, VideoEncoding, transcode
 from ulzoo.data.source import Unreadable
+from ulzoo.data.videos.decode import read_clip
 
 MakeVideo = Callable[..., bytes]
 SMALL = VideoEncoding(16)
@@ -46,7 +47,7 @@ def test_a_video_keeps_its_frames_and_times(make_video: MakeVideo, file: Callabl
     assert times(clip) == [t / 1000 for t in shown]
     decoded = frames(clip)
     assert (decoded[0].width, decoded[0].height) == (24, 16)
-    assert decoded[0].format.name == "yuv420p"
+    assert decoded[0].format.name == "yuv444p"
 
 
 def test_a_segment_of_a_full_video(make_video: MakeVideo, file: Callable) -> None:
@@ -208,8 +209,55 @@ def test_a_frame_rate_must_be_in_range(rate: float) -> None:
 
 
 def test_a_transcoded_clip_can_be_read(make_video: MakeVideo, file: Callable, frame_numbers: Callable) -> None:
-    from ulzoo.data.videos.decode import read_clip
-
     content = transcode(file(make_video(24)), 0, 3, SMALL, trimmed=True)
     clip: Tensor = read_clip(content, "clip", frames=8, resolution=16)
     assert frame_numbers(clip) == list(range(8, 16))
+
+
+def texture(i: int) -> np.ndarray:
+    """Coloured noise, with chroma as fine as luma."""
+    return np.random.default_rng(i).integers(0, 256, (32, 48, 3)).astype(np.uint8)
+
+
+@pytest.fixture
+def textured(make_video: MakeVideo, file: Callable) -> str:
+    return file(make_video(4, picture=texture, codec="libx264rgb", pix_fmt="rgb24", options={"crf": "0"}))
+
+
+def test_lossless_clips_have_every_bit_through_the_reader(textured: str) -> None:
+    clip = transcode(textured, 0, 1, VideoEncoding(32, pictures="lossless"), trimmed=True)
+    for i, frame in enumerate(frames(clip)):
+        np.testing.assert_array_equal(frame.to_ndarray(format="rgb24"), texture(i))
+    read = read_clip(clip, "clip", frames=4, resolution=32)
+    np.testing.assert_array_equal(read[:, 2], texture(2)[:, 8:40].transpose(2, 0, 1))
+
+
+def test_the_default_keeps_colours_that_half_the_chroma_loses(textured: str) -> None:
+    errors = {}
+    for pictures in ("yuv444", "yuv420"):
+        clip = transcode(textured, 0, 1, VideoEncoding(32, pictures=pictures), trimmed=True)
+        decoded = [frame.to_ndarray(format="rgb24") for frame in frames(clip)]
+        errors[pictures] = np.mean([(x - texture(i).astype(float)) ** 2 for i, x in enumerate(decoded)])
+    assert errors["yuv444"] < 0.1 * errors["yuv420"]
+
+
+def test_settings_of_earlier_versions() -> None:
+    """A folder that was prepared before continues with `pictures: yuv420`."""
+    earlier = {"resolution": 128, "frame_rate": None, "codec": "h264 yuv420p", "crf": 18, "keyframe_every": 16}
+    assert VideoEncoding(128, pictures="yuv420").settings() == earlier
+    assert VideoEncoding(128).settings() != earlier
+
+
+def test_the_source_is_copied_untouched(make_video: MakeVideo, file: Callable) -> None:
+    content, copy = make_video(24, rate=2), VideoEncoding(16, pictures="source")  # twelve seconds
+    path = file(content)
+    assert transcode(path, 5, 15, copy, trimmed=True) == content
+    assert transcode(path, 20, 31.5, copy, trimmed=False) == content  # short enough to be trimmed already
+    with pytest.raises(Unreadable, match="not trimmed to its segment"):
+        transcode(path, 4, 7, copy, trimmed=False)
+    with pytest.raises(Unreadable, match="fewer than two frames"):
+        transcode(file(make_video(1)), 0, 1, copy, trimmed=True)
+    with pytest.raises(Unreadable, match=r"End of file|Invalid data"):
+        transcode(file(content[:1500]), 0, 1, copy, trimmed=True)
+    with pytest.raises(ValueError, match="leave out frame_rate"):
+        VideoEncoding(16, 8.0, pictures="source")

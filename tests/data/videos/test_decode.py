@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ulzoo.data.source import Unreadable
+from ulzoo.data.source import Placement, Unreadable
 from ulzoo.data.videos import decode as video_decode
 from ulzoo.data.videos import timeline
 from ulzoo.data.videos.decode import UnreadableVideo, first_frame, read_clip
@@ -22,7 +22,8 @@ Numbers = Callable[[Tensor], list[int]]
 
 
 def read(file: bytes | str | Path, frames: int = 4, resolution: int = 16, **keys: Any) -> Tensor:
-    return read_clip(file, "a.mp4", **{"frames": frames, "resolution": resolution, **keys})
+    placement = Placement(keys.pop("position", None), keys.pop("crop", 0.5))
+    return read_clip(file, "a.mp4", placement=placement, **{"frames": frames, "resolution": resolution, **keys})
 
 
 def refused(message: str, file: bytes | str | Path, **keys: Any) -> None:
@@ -343,3 +344,15 @@ def test_first_frame() -> None:
     assert {first_frame(7, 4, k / 100) for k in range(100)} == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="too short"):
         first_frame(3, 4, 0.0)
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_crops_along_the_longer_side(make_video: MakeVideo, tall: bool) -> None:
+    def thirds(i: int) -> np.ndarray:
+        picture = np.repeat(np.array([20, 120, 220], np.uint8), 32)[None, :, None].repeat(32, 0).repeat(3, 2)
+        return picture.transpose(1, 0, 2).copy() if tall else picture
+
+    video = make_video(6, picture=thirds)
+    means = [float(read(video, crop=crop).float().mean()) for crop in (0.0, 0.5, 1.0)]
+    assert means == pytest.approx([20, 120, 220], abs=3)
+    assert torch.equal(read(video, crop=0.5), read(video))

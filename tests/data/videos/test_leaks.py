@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ulzoo.data.source import Placement
 from ulzoo.data.videos.decode import UnreadableVideo, read_clip
 
 CLIPS = 10_000
@@ -31,7 +32,7 @@ def test_no_memory_and_no_handles_leak(make_video: Callable[..., bytes], tmp_pat
         path = files[n % 5]
         rate = 8 if path.suffix == ".mkv" else None
         try:
-            read_clip(path, path.name, frames=4, resolution=32, frame_rate=rate, position=n / CLIPS)
+            read_clip(path, path.name, frames=4, resolution=32, frame_rate=rate, placement=Placement(n / CLIPS))
         except UnreadableVideo:
             unreadable += 1
     assert unreadable == CLIPS // 5 * 3

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
+from ulzoo.data.source import Placement
 from ulzoo.data.videos import timeline
 from ulzoo.data.videos.decode import UnreadableVideo, first_frame, read_clip
 from ulzoo.data.videos.timeline import display_times
@@ -57,7 +58,9 @@ def numbers(clip: Tensor) -> list[int]:
 
 
 def read(video: bytes, position: float | None, frame_rate: float | None, frames: int = 6) -> list[int]:
-    return numbers(read_clip(video, "a", frames=frames, resolution=48, position=position, frame_rate=frame_rate))
+    return numbers(
+        read_clip(video, "a", frames=frames, resolution=48, placement=Placement(position), frame_rate=frame_rate)
+    )
 
 
 def encoded(make_video: MakeVideo, codec: str, container: str, **keys: Any) -> bytes:
@@ -151,7 +154,7 @@ def test_transparent_webm_is_composited_over_white(make_video: MakeVideo, codec:
     video = make_video(12, picture=half, source_format="rgba", **keys)
     for position in (0.0, 0.9):
         for frame_rate in (None, 4.0):
-            clip = read_clip(video, "a", frames=4, resolution=32, position=position, frame_rate=frame_rate)
+            clip = read_clip(video, "a", frames=4, resolution=32, placement=Placement(position), frame_rate=frame_rate)
             assert np.abs(clip[:, :, 16, 4].T.numpy().astype(int) - (200, 0, 0)).max() < 8
             assert (clip[:, :, 16, 28] >= 253).all()
 

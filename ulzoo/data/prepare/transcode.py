@@ -1,13 +1,15 @@
-"""Transcoding a video, or a segment of it, to a small MP4 of fixed size, to be packed into shards."""
+"""Transcoding a video, or a segment of it, to a small MP4 of fixed size, to be packed into shards; or copying it."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -27,8 +29,8 @@ from ulzoo.data.videos.timeline import (
     timed_frames,
 )
 
-CRF = 18
 KEYFRAME_EVERY = 16
+Pictures = Literal["yuv444", "lossless", "yuv420", "source"]
 MAX_FRAME_RATE = 250
 SLACK = 1.0  # seconds by which a trimmed file may exceed its segment
 DEFAULT_FRAME_RATE = 25  # of a file without a frame rate
@@ -41,38 +43,65 @@ _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BI
 
 
 @dataclass(frozen=True)
+class _Codec:
+    """An encoder of FFmpeg, its pixel format, and its constant rate factor, where 0 is lossless."""
+
+    encoder: str
+    pixels: str
+    crf: int
+
+
+CODECS: dict[str, _Codec] = {
+    "yuv444": _Codec("libx264", "yuv444p", 10),
+    "lossless": _Codec("libx264rgb", "rgb24", 0),
+    "yuv420": _Codec("libx264", "yuv420p", 18),
+}
+
+
+@dataclass(frozen=True)
 class VideoEncoding:
     """How clips are encoded.
 
     Args:
-        resolution: shortest side in pixels, even.
+        resolution: shortest side in pixels, even. The files that "source" copies keep their size.
         frame_rate: frames per second; None keeps the video's own frames and times.
+        pictures: "yuv444" is H.264 in 4:4:4 with constant rate factor 10, "lossless" H.264 that keeps every bit of the
+            resized RGB pictures, "yuv420" 4:2:0 with constant rate factor 18, as in earlier versions; "source" copies
+            files that are trimmed to their segment, with their size, their codec and their sound.
 
     Raises:
-        ValueError: a resolution that is odd or below 16, a frame rate outside (0, 250].
+        ValueError: a resolution that is odd or below 16, a frame rate outside (0, 250], or one for "source".
     """
 
     resolution: int
     frame_rate: float | None = None
+    pictures: Pictures = "yuv444"
 
     def __post_init__(self) -> None:
         if self.resolution < 16 or self.resolution % 2:
-            raise ValueError(f"resolution must be an even number of at least 16 (H.264 4:2:0), not {self.resolution}")
+            raise ValueError(f"resolution must be an even number of at least 16 (for H.264), not {self.resolution}")
         if self.frame_rate is not None and not 0 < self.frame_rate <= MAX_FRAME_RATE:
             raise ValueError(f"frame_rate must be above 0 and at most {MAX_FRAME_RATE}, not {self.frame_rate}")
+        if self.frame_rate is not None and self.pictures == "source":
+            raise ValueError("pictures: source copies files, which keep their frame rate: leave out frame_rate")
 
     def settings(self) -> dict[str, Any]:
         """Everything that the bytes depend on besides the video and the versions of the libraries."""
-        return {**asdict(self), "codec": "h264 yuv420p", "crf": CRF, "keyframe_every": KEYFRAME_EVERY}
+        if self.pictures == "source":
+            return {"codec": "of the source files"}
+        codec = CODECS[self.pictures]
+        size = {"resolution": self.resolution, "frame_rate": self.frame_rate}
+        return {**size, "codec": f"h264 {codec.pixels}", "crf": codec.crf, "keyframe_every": KEYFRAME_EVERY}
 
 
 def transcode(path: str, start: float, end: float, encoding: VideoEncoding, *, trimmed: bool) -> bytes:
     """Transcode the segment from `start` to `end`, in seconds, of a video to an MP4 without sound.
 
-    H.264, 4:2:0, constant rate factor 18, a keyframe every 16 frames, BT.601 limited range, one thread: the bytes are
-    a function of the video, the arguments and the versions of FFmpeg and x264. The shorter side is resized to
+    H.264 as in `VideoEncoding`, a keyframe every 16 frames, BT.601 limited range unless it is RGB, one thread: the
+    bytes are a function of the video, the arguments and the versions of FFmpeg and x264. The shorter side is resized to
     `encoding.resolution` (bicubic; non-square pixels are made square), the other side rounded to an even number. The
-    display matrix is applied and transparency composited over white. Timestamps start at 0.
+    display matrix is applied and transparency composited over white. Timestamps start at 0. With `pictures: source`,
+    the bytes are those of the file.
 
     With a frame rate, the frame at time i / rate is the one displayed then, so that variable rates become constant.
     Without, frames keep their timestamps; a frame that is not later than the previous one is dropped.
@@ -87,17 +116,30 @@ def transcode(path: str, start: float, end: float, encoding: VideoEncoding, *, t
 
     Raises:
         Unreadable: no video stream, damaged, fewer than two frames in the segment, frames larger than 8K, more than 250
-            frames per second, a container other than MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, Ogg or ASF. The message
-            gives the reason, without the path.
+            frames per second, a container other than MP4, MOV, Matroska, WebM, AVI, FLV, MPEG, Ogg or ASF, a full video
+            that is to be copied. The message gives the reason, without the path.
     """
     assert 0 <= start < end, (start, end)
     try:
+        if encoding.pictures == "source":
+            return _copied(path, end - start, trimmed)
         try:
             return _transcode(path, (start, end), encoding, trimmed=trimmed, counted=False)
         except UnreliableTimes:
             return _transcode(path, (start, end), encoding, trimmed=trimmed, counted=True)
     except (av.FFmpegError, OSError) as error:
         raise Unreadable(error.strerror or type(error).__name__) from None
+
+
+def _copied(path: str, seconds: float, trimmed: bool) -> bytes:
+    """The file itself, if it is trimmed to its segment and its first two frames can be decoded."""
+    with open_video(path, formats=_FORMATS) as video:
+        length = header_duration(video)
+        if not trimmed and (length is None or length > seconds + SLACK):
+            raise Unreadable("not trimmed to its segment: only whole files are copied untouched")
+        if len(list(islice(video.decode(), 2))) < 2:
+            raise Unreadable("fewer than two frames between the times asked for")
+    return Path(path).read_bytes()
 
 
 def _transcode(
@@ -190,6 +232,7 @@ def _resampled(frames: Iterator[Timed], start: float, end: float, rate: Fraction
 
 
 def _encode(frames: Iterator[Timed], max_frames: int, encoding: VideoEncoding, stream: av.VideoStream) -> bytes:
+    codec = CODECS[encoding.pictures]
     to_rgb, to_yuv = VideoReformatter(), VideoReformatter()
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as output:
@@ -204,17 +247,19 @@ def _encode(frames: Iterator[Timed], max_frames: int, encoding: VideoEncoding, s
             rgb = _resized(frame, size, to_rgb)
             if encoder is None:
                 encoder = _encoder(output, (rgb.width, rgb.height), encoding, stream)
-            yuv = to_yuv.reformat(
-                rgb,
-                format="yuv420p",
-                dst_colorspace=Colorspace.ITU601,
-                dst_color_range=ColorRange.MPEG,
-                interpolation=_SCALING,
-                threads=1,
-            )
-            yuv.time_base = TIME_BASE
-            yuv.pts = round((time - first) / TIME_BASE)
-            output.mux(encoder.encode(yuv))
+            picture = rgb
+            if codec.pixels != "rgb24":
+                picture = to_yuv.reformat(
+                    rgb,
+                    format=codec.pixels,
+                    dst_colorspace=Colorspace.ITU601,
+                    dst_color_range=ColorRange.MPEG,
+                    interpolation=_SCALING,
+                    threads=1,
+                )
+            picture.time_base = TIME_BASE
+            picture.pts = round((time - first) / TIME_BASE)
+            output.mux(encoder.encode(picture))
         if count < 2:
             raise Unreadable("fewer than two frames between the times asked for")
         output.mux(encoder.encode(None))
@@ -239,14 +284,16 @@ def _resized(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoRefo
 
 def _encoder(output: av.container.OutputContainer, size: tuple[int, int], encoding: VideoEncoding, stream: Any) -> Any:
     rate = Fraction(encoding.frame_rate or stream.average_rate or DEFAULT_FRAME_RATE).limit_denominator(1001)
-    encoder: Any = output.add_stream("libx264", rate=rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE)
+    codec = CODECS[encoding.pictures]
+    encoder: Any = output.add_stream(codec.encoder, rate=rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE)
     encoder.width, encoder.height = size
-    encoder.pix_fmt = "yuv420p"
+    encoder.pix_fmt = codec.pixels
     # The macroblock tree of x264 is not deterministic on processors with AVX-512.
-    encoder.options = {"preset": "medium", "crf": str(CRF), "g": str(KEYFRAME_EVERY), "x264-params": "mbtree=0"}
+    encoder.options = {"preset": "medium", "crf": str(codec.crf), "g": str(KEYFRAME_EVERY), "x264-params": "mbtree=0"}
     context = encoder.codec_context
     context.time_base = TIME_BASE
     context.thread_count = 1
-    context.colorspace = Colorspace.SMPTE170M
-    context.color_range = ColorRange.MPEG
+    if codec.pixels != "rgb24":
+        context.colorspace = Colorspace.SMPTE170M
+        context.color_range = ColorRange.MPEG
     return encoder

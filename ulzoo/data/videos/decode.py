@@ -4,7 +4,7 @@
 - The display matrix (rotation, mirroring) is applied, pixels are made square, transparency is composited over white,
   and other formats are converted to 8-bit RGB by the file's color matrix and range. HDR is not tone-mapped.
 - The shorter side is resized to the resolution by swscale's area filter (averages when shrinking, linear when
-  enlarging), and the center is cropped.
+  enlarging), and the center is cropped, or the part of the longer side that a `Placement` names.
 - With a frame rate, the frames of a clip are those displayed at regular times, whatever the timestamps in the file;
   without one, they are the file's own frames in display order.
 - A file that is shorter than a clip is skipped.
@@ -32,7 +32,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from ulzoo.data.source import Unreadable
+from ulzoo.data.source import MIDDLE, Placement, Unreadable
 from ulzoo.data.videos.timeline import (
     MAX_FRAMES,
     MAX_PIXELS,
@@ -60,7 +60,7 @@ def read_clip(
     resolution: int,
     frame_rate: float | None = None,
     stride: int = 1,
-    position: float | None = None,
+    placement: Placement = MIDDLE,
 ) -> Tensor:
     """Decode one clip of a video as uint8 (3, frames, resolution, resolution), by the rules of this module.
 
@@ -71,12 +71,12 @@ def read_clip(
         resolution: side of the square in pixels.
         frame_rate: frames per second that the video is resampled to; None to use the file's own frames.
         stride: use every `stride`-th of these frames.
-        position: of the clip in the video, from 0 (first) to below 1 (last); None for the middle.
+        placement: of the clip in the video.
 
     Raises:
         UnreadableVideo: no video, too short, damaged, or beyond the limits.
     """
-    request = _ClipRequest(frames, frame_rate, stride, position, _SquareCrop(resolution))
+    request = _ClipRequest(frames, frame_rate, stride, placement.position, _SquareCrop(resolution, placement.crop))
     try:
         try:
             return request.read(file, counted=False)
@@ -192,10 +192,10 @@ def _scan(file: str | Path | bytes) -> Timeline:
 
 
 class _SquareCrop:
-    """Convert frames to upright RGB, center-cropped and resized to `side` × `side`: uint8 (H, W, 3)."""
+    """Convert frames to upright RGB, resized and cropped to `side` × `side`, at the centre by default: (H, W, 3)."""
 
-    def __init__(self, side: int) -> None:
-        self.side = side
+    def __init__(self, side: int, crop: float = 0.5) -> None:
+        self.side, self.crop = side, crop
         self.reformatter = VideoReformatter()  # reused, since setting up the filters takes longer than applying them
 
     def __call__(self, frame: VideoFrame, pixel_aspect: float) -> np.ndarray:
@@ -206,7 +206,7 @@ class _SquareCrop:
         if width * height > MAX_PIXELS:
             raise ValueError(f"too long and thin: {frame.width}×{frame.height} pixels of {pixel_aspect:g}:1")
         resized = self.reformatter.reformat(opaque, width, height, "rgb24", interpolation="AREA", threads=1)
-        left, top = (width - self.side) // 2, (height - self.side) // 2
+        left, top = int((width - self.side) * self.crop), int((height - self.side) * self.crop)
         return upright(resized.to_ndarray()[top : top + self.side, left : left + self.side], frame)
 
 

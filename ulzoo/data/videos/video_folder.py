@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ulzoo.data.fingerprint import describe_files, file_content
-from ulzoo.data.source import DataContract, ListedExample, Sample, Source
+from ulzoo.data.source import MIDDLE, DataContract, ListedExample, Placement, Sample, Source
 from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
 from ulzoo.data.videos.decode import UnreadableVideo, read_clip
 
@@ -72,18 +72,19 @@ class VideoSource(Source):
 
     def __getitem__(self, index: int) -> Sample:
         """Raises UnreadableVideo, a ValueError that names the video."""
-        return self._clip(index, None)
+        return self.place(index, MIDDLE)
 
     def draw(self, index: int, position: float) -> Sample:
         """Raises UnreadableVideo, a ValueError that names the video."""
-        return self._clip(index, position)
+        return self.place(index, Placement(position))
 
     def content(self, index: int) -> bytes:
         """The video itself, since its decoded pixels depend on the version of FFmpeg and on the processor."""
         file = self.video(index).file
         return file if isinstance(file, bytes) else file_content(file)
 
-    def _clip(self, index: int, position: float | None) -> Sample:
+    def place(self, index: int, placement: Placement) -> Sample:
+        """Raises UnreadableVideo, a ValueError that names the video."""
         video = self.video(index)
         if video.file == b"" or (not isinstance(video.file, bytes) and _is_empty(video.file)):
             raise UnreadableVideo(f"{video.name}: an empty file")
@@ -95,7 +96,7 @@ class VideoSource(Source):
             resolution=resolution,
             frame_rate=self.frame_rate,
             stride=self.stride,
-            position=position,
+            placement=placement,
         )
         return Sample(clip, video.label, video.key)
 
