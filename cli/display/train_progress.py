@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import Timer
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -20,6 +21,7 @@ from ulzoo.training import config as configs
 from ulzoo.training.monitoring import LogRow
 
 LINES_PER_STAGE = 20
+SECONDS_OF_SILENCE = 4  # before the first line, if data and model take longer to check
 SECONDS_PER_LINE = 20  # at most; a line is due after the step or batch at which they have passed
 
 
@@ -35,13 +37,13 @@ def display(
         utilisations: by stage, the model FLOPs utilisation of one image per second.
     """
     if not console.is_terminal:
-        yield _TrainingLines(console, heading, kind, utilisations or {})
-        return
-    live = _LiveTraining(console, heading, kind, utilisations or {})
+        progress: _TrainingLines | _LiveTraining = _TrainingLines(console, heading, kind, utilisations or {})
+    else:
+        progress = _LiveTraining(console, heading, kind, utilisations or {})
     try:
-        yield live
+        yield progress
     finally:
-        live.stop()
+        progress.stop()
 
 
 def _times(elapsed: float, done: int, total: int) -> str:
@@ -54,8 +56,10 @@ class _TrainingLines(TrainingCallback):
 
     def __init__(self, console: Console, heading: Iterable[str], kind: str, utilisations: Mapping[str, float]):
         self.console, self.kind, self.utilisations = console, kind, utilisations
-        self.heading = list(heading)
-        self._print("checking the data")
+        self.heading, self.last = list(heading), time.monotonic()
+        self.waiting = Timer(SECONDS_OF_SILENCE, self._print, ["checking the data"])
+        self.waiting.daemon = True
+        self.waiting.start()
 
     def on_init(self, report: InitReport) -> None:
         self._open()
@@ -86,7 +90,12 @@ class _TrainingLines(TrainingCallback):
         if time.monotonic() - self.last > SECONDS_PER_LINE and done < total:
             self._print(f"{done}/{total} {self.kind}  {_times(time.monotonic() - self.noted, done, total)}")
 
+    def stop(self) -> None:
+        """Print nothing more of its own accord."""
+        self.waiting.cancel()
+
     def _open(self) -> None:
+        self.stop()
         for line in self.heading:
             self._print(line)
         self.heading = []

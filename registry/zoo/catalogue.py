@@ -61,13 +61,13 @@ def text_of(name_or_path: str | os.PathLike[str]) -> str:
 
     Raises:
         TypeError: neither a text nor a path.
-        ValueError: no file can have this name.
+        SpecError: no file can have this name.
     """
     text = name_or_path if isinstance(name_or_path, str) else os.fspath(name_or_path)
     if not isinstance(text, str):
         raise TypeError(f"expected a name or path, got {type(text).__name__}")
     if "\0" in text or any(len(os.fsencode(name)) > MAX_NAME for name in text.split("/")):
-        raise ValueError(f"{one_line(text)}: no file can have this name")
+        raise SpecError(f"{one_line(text)}: no file can have this name")
     return text
 
 

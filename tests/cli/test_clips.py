@@ -61,7 +61,7 @@ def test_train_prints_clips(ulzoo, clips, monkeypatch):
     monkeypatch.setattr(run_module, "EVALUATED_CLIPS", 2)
     result = ulzoo("train", clips / "clips.yaml", "--out", clips / "run", "--resume")
     assert result.exit_code == 0, result.stderr
-    assert "on 2 validation clips" in result.stdout and "image" not in result.stdout
+    assert "on 2 validation clips" in result.stdout and "images" not in result.stdout
     assert "samples.png, also .mp4, .webp" in result.stdout
     for words in ("PSNR of generated frames", "PSNR of the last context frame, repeated", "the first two"):
         assert words in result.stdout

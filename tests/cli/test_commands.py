@@ -16,7 +16,7 @@ from ulzoo.registry.cost.summary import BlockRow, fold
 from ulzoo.training import monitoring
 
 COMMANDS = ["train", "sweep", "plot", "report", "find", "list", "show", "sample", "reconstruct", "encode", "evaluate"]
-COMMANDS += ["export", "push", "schema"]
+COMMANDS += ["export", "ema", "push", "schema"]
 
 
 def test_train_writes_a_run_directory(ulzoo, here):
@@ -24,11 +24,11 @@ def test_train_writes_a_run_directory(ulzoo, here):
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     names = {path.name for path in (here / "runs" / "tiny").iterdir()}
-    files = {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", ".seconds"}
+    files = {"spec.yaml", "metrics.jsonl", "figures.json", "model.safetensors", ".seconds", "train.log"}
     assert names == files | {"checkpoints", "samples"}
     for words in (
         *("stage latents: 2 steps × 4 = 8 images", "latents 2/2", "base 2/2", "bits/pixel", "bits/dimension"),
-        *("  of the mean training image", "caution: the PSNR of reconstructions, "),
+        *("  of the training mean", "caution: the PSNR of reconstructions, "),
     ):
         assert words in result.stdout
     for path in ("samples/reconstructions.png", "samples/samples.png", "figures.json", "model.safetensors"):

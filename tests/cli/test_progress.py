@@ -23,8 +23,8 @@ def shown(terminal: bool, start: int = 0) -> str:
 
 @pytest.mark.parametrize("start", [0, 37])
 def test_lines(start):
-    checking, heading, *lines, last = shown(False, start).splitlines()
-    assert (checking, heading, last) == ("checking the data", "the plan", "evaluating")
+    heading, *lines, last = shown(False, start).splitlines()
+    assert (heading, last) == ("the plan", "evaluating")
     assert 10 <= len(lines) <= 21
     assert lines[-1].startswith(
         "latents 100/100  12.0 images/s  rate 0.5000 bits/pixel  distortion 1.5000  data wait 2%"
@@ -39,9 +39,18 @@ def test_a_line_is_due_whatever_the_log_interval(monkeypatch):
         callback.on_stage("latents", CONFIG.model_copy(update={"log_every": 1000}), 0)
         for step in range(1, 31):
             callback.on_step(step, None)
-    _, *lines = out.getvalue().splitlines()
+    lines = out.getvalue().splitlines()
     assert 3 <= len(lines) <= 8
     assert all(line.startswith("latents ") and line.endswith(" left") for line in lines)
+
+
+def test_a_long_check_is_announced(monkeypatch):
+    monkeypatch.setattr("ulzoo.cli.display.train_progress.SECONDS_OF_SILENCE", 0.01)
+    out = io.StringIO()
+    with display(Console(file=out, width=100), ["the plan"]) as callback:
+        callback.waiting.join()
+        callback.on_stage("latents", CONFIG, 0)
+    assert out.getvalue().splitlines() == ["checking the data", "the plan"]
 
 
 def test_the_utilisation_of_stages_with_a_known_one_is_printed():
@@ -75,7 +84,7 @@ def test_a_long_evaluation_prints_its_progress(monkeypatch):
         callback.on_note("evaluating")
         for done in range(64, 513, 64):
             callback.on_evaluation(done, 512)
-    _, first, *lines = out.getvalue().splitlines()
+    first, *lines = out.getvalue().splitlines()
     assert first == "evaluating" and 2 <= len(lines) <= 7
     assert all("/512 images  " in line and line.endswith(" left") for line in lines)
 
