@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from ulzoo.cli import options
 from ulzoo.cli.commands import (
+    ema,
     encode,
     evaluate,
     export,
@@ -120,6 +121,7 @@ app.command(cls=options.OwnDataCommand, epilog=reconstruct.EXAMPLES)(reconstruct
 app.command(cls=options.OwnDataCommand, epilog=encode.EXAMPLES)(encode.encode)
 app.command(cls=options.OwnDataCommand, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command(epilog=export.EXAMPLES)(export.export)
+app.command(epilog=ema.EXAMPLES)(ema.ema)
 app.command(epilog=push.EXAMPLES)(push.push)
 app.add_typer(prepare.app, name="prepare")
 app.command(epilog=schema.EXAMPLES)(schema.schema)

@@ -60,7 +60,7 @@ class StepMemory:
 
     Attributes:
         frozen: weights that are not trained.
-        trained: trained weights, their average and the optimizer's state.
+        trained: trained weights, their averages and the optimizer's state.
         gradients: of all trained weights.
         snapshots: of the forward and backward pass; those that can be the peak.
     """
@@ -120,10 +120,11 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
             loss.backward()
             del loss
     trained, weights = _bytes(parameters), _bytes(list(model.parameters()))
+    averages = 1 + (len(config.posthoc_ema.lengths) if config.posthoc_ema else 0)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return StepMemory(
         frozen=weights - trained,
-        trained=2 * trained + _state_bytes(networks, config),
+        trained=(1 + averages) * trained + _state_bytes(networks, config),
         gradients=_bytes(gradients),
         snapshots=tracker.snapshots(gradients),
     )

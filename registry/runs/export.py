@@ -14,7 +14,7 @@ import torch
 
 from ulzoo.files import tensor_file
 from ulzoo.files.atomic import sha256
-from ulzoo.model.contract import STAGES
+from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.pretrained import Dtype, LatentStatistics
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels
@@ -159,8 +159,10 @@ def versions() -> dict[str, str]:
 def restore(checkpoint: Checkpoint, device: torch.device | str = "cpu") -> tuple[UnifiedLatents, Spec]:
     """The model of a training checkpoint, with averaged weights and without the networks of later stages."""
     spec = spec_from_dict(checkpoint.metadata["spec"])
+    if not (weights := checkpoint.read("model.")):
+        raise ValueError(f"{checkpoint.folder}: a snapshot of averages, not a checkpoint; use `ulzoo ema` on its run")
     model = compile_model(spec, device, pretrained=False)
-    model.load_state_dict(checkpoint.read("model."))
+    model.load_state_dict(weights)
     load_averages(model, checkpoint)
     name_labels(model, _label_names(checkpoint.metadata))
     remove_untrained(model, spec.stages_up_to(checkpoint.stage))
@@ -184,8 +186,12 @@ def check_label_names(checkpoint: Checkpoint, names: Sequence[str]) -> None:
 
 def load_averages(model: UnifiedLatents, checkpoint: Checkpoint) -> None:
     """Load the averaged weights of the checkpoint's stage; frozen networks and those of other stages stay unchanged."""
-    averages = checkpoint.read("ema.")
-    for name in model.contract.trained_networks(checkpoint.stage):
+    load_trained(model, checkpoint.stage, checkpoint.read("ema."))
+
+
+def load_trained(model: UnifiedLatents, stage: Stage, averages: Mapping[str, torch.Tensor]) -> None:
+    """Load the weights of the networks that a stage trains."""
+    for name in model.contract.trained_networks(stage):
         prefix = f"{name}."
         network = {key.removeprefix(prefix): value for key, value in averages.items() if key.startswith(prefix)}
         getattr(model, name).load_state_dict(network)
@@ -240,7 +246,7 @@ def export(source: Path, out: Path, dtype: Dtype | None = None) -> ExportedFile:
         return ExportedFile(out, source, None, None, bool(results))
     checkpoint = _open_checkpoint(source)
     model, spec = restore(checkpoint)
-    results = _matching_results(checkpoint)
+    results = matching_results(checkpoint)
     set_latent_statistics(model, results)
     results = results if dtype in (None, "float32") else {}
     save_export(out, model, spec, results, dtype or "float32")
@@ -258,7 +264,7 @@ def _open_checkpoint(source: Path) -> Checkpoint:
     return latest
 
 
-def _matching_results(checkpoint: Checkpoint) -> dict[str, Any]:
+def matching_results(checkpoint: Checkpoint) -> dict[str, Any]:
     """The metrics and protocol of the checkpoint's run, if they were measured at this checkpoint; else {}."""
     run = checkpoint.folder.parent.parent
     try:

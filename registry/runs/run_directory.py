@@ -18,6 +18,7 @@ from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
 from ulzoo.registry.spec.yaml_source import SpecError, read_yaml
 from ulzoo.training.checkpointing import FOLDER, Checkpoint, CheckpointManager
+from ulzoo.training.posthoc_ema import SNAPSHOTS
 
 LOCK = ".train.lock"
 MODEL = "model.safetensors"
@@ -27,13 +28,19 @@ INIT = "init.json"
 FILES = ("spec.yaml", INIT, "metrics.jsonl", LOG, "skipped.txt", "left_out.txt", *RESULTS)
 _STAGE = "|".join(STAGES)
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
+_CHECKPOINT = re.compile(rf"{FOLDER.pattern}|\.{FOLDER.pattern}\.tmp")
+EMA = "ema"
 FOLDERS = {
-    "checkpoints": re.compile(rf"{FOLDER.pattern}|\.{FOLDER.pattern}\.tmp"),
+    "checkpoints": _CHECKPOINT,
+    SNAPSHOTS: _CHECKPOINT,
+    EMA: re.compile(
+        rf"({_STAGE})-0\.[0-9]+(-[0-9]{{5}}-of-[0-9]{{5}})?\.safetensors(\.index\.json)?|{re.escape(DATA_PATHS)}"
+    ),
     "samples": re.compile(r"(samples|reconstructions)\.(png|mp4|webp)"),
     "profile": re.compile(rf"({_STAGE})(\.json\.gz|\.txt|-memory\.pickle)"),
     **dict.fromkeys([*(f"tensorboard/{stage}" for stage in STAGES), "tensorboard"], _EVENTS),
 }
-"""The folders of a run, and the names of the files and checkpoints that training writes into them."""
+"""The folders of a run, and the names of the files and checkpoints that training and `ulzoo ema` write into them."""
 
 
 def select_checkpoint(
@@ -237,7 +244,7 @@ def files_of_run(folder: Path) -> list[Path]:
     paths = [path for path in dict.fromkeys(paths) if os.path.lexists(path)]
     for path in paths:
         is_folder = path.is_dir() and not path.is_symlink()
-        if is_folder is not (path.parent == folder / "checkpoints"):
+        if is_folder is not _is_checkpoint_path(folder, path):
             raise ValueError(
                 f"{path}: is {'a folder' if is_folder else 'no folder'}, unlike in a run; use another --out"
             )
@@ -247,10 +254,14 @@ def files_of_run(folder: Path) -> list[Path]:
     return paths
 
 
+def _is_checkpoint_path(folder: Path, path: Path) -> bool:
+    return path.parent in (folder / "checkpoints", folder / SNAPSHOTS)
+
+
 def remove_run(folder: Path) -> None:
     """Remove the files of the run in `folder`, and the folders that they leave empty. Raises as `files_of_run` does."""
     for path in files_of_run(folder):
-        if path.parent == folder / "checkpoints":
+        if _is_checkpoint_path(folder, path):
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -37,6 +37,8 @@ def test_defaults_are_the_papers_or_harmless():
         ({"decay": "step"}, "decay: "),
         ({"warmup_steps": -1}, "warmup_steps: "),
         ({"stepz": 1}, "stepz: "),
+        ({"posthoc_ema": {"snapshot_every": 5, "lengths": (0.1, 0.05)}}, "the second length must exceed the first"),
+        ({"posthoc_ema": {"snapshot_every": 5, "lengths": (0.05, 0.3)}}, "posthoc_ema: "),
     ],
     ids=str,
 )

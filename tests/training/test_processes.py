@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from ulzoo.data import StreamShard, batches
 from ulzoo.registry.compile import open_source
+from ulzoo.registry.runs.ema import RunAverages
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
@@ -252,6 +253,7 @@ def test_a_forked_worker_ends_on_sigterm_only():
 def test_a_checkpoint_of_two_processes_resumes_on_another_number(arguments, run_group, tiny, tmp_path):
     """Two shards are read by one process and by three."""
     settings = (*STILL, "train.parallel.kind=fsdp", "train.latents.decay=constant", "train.latents.batch_size=12")
+    settings = (*settings, "train.latents.posthoc_ema.snapshot_every=6")
     half = (*settings, "train.latents.steps=12", "train.parallel.checkpoint_activations=true")
     done = run_group(2, arguments(tmp_path / "run", "--stage", "latents", overrides=half))
     assert done.statuses == [0, 0], done.stderr
@@ -265,6 +267,9 @@ def test_a_checkpoint_of_two_processes_resumes_on_another_number(arguments, run_
             done = run_group(number, arguments(folder, "--stage", "latents", "--resume", overrides=settings))
             assert done.statuses == [0] * number and "resuming latents at step 12" in done.stdout[0], done.stderr
         assert losses(folder) == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+        averages = (RunAverages(run).synthesize(0.15) for run in (folder, tmp_path / "whole"))
+        ours, expected = (torch.cat([tensor.flatten() for tensor in average.values()]) for average in averages)
+        assert (ours - expected).norm() < 1e-5 * expected.norm()
 
 
 @pytest.mark.slow

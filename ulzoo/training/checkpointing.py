@@ -250,6 +250,12 @@ class CheckpointManager:
         if self.path(stage, step).is_dir():
             self._delete(self._older(stage, step))
 
+    def delete_after(self, stage: Stage, step: int) -> None:
+        """Delete everything that training a stage from `step` on will replace."""
+        order = list(STAGES)
+        paths = self.list_checkpoints()
+        self._delete([path for path in paths if (order.index(path.stage), path.step) > (order.index(stage), step)])
+
     def _older(self, stage: Stage, step: int) -> list[CheckpointPath]:
         """The checkpoints of a stage that are obsolete once that of a step exists."""
         reached = [path for path in self.list_checkpoints() if path.stage == stage and path.step <= step]

@@ -7,7 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+RelativeLength = Annotated[float, Field(ge=0.01, le=0.25)]
 
 
 class ParallelConfig(BaseModel):
@@ -22,6 +23,26 @@ class ParallelConfig(BaseModel):
         default=False, description="recompute every block in the backward pass, to save memory"
     )
     timeout_minutes: float = Field(default=10.0, gt=0, description="how long to wait for another process within a step")
+
+
+class PosthocEmaConfig(BaseModel):
+    """Averages of the weights from which `ulzoo ema` synthesises one of any length after training (EDM2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    lengths: tuple[RelativeLength, RelativeLength] = Field(
+        default=(0.05, 0.10), description="lengths of the tracked averages, σ_rel: fractions of the training so far"
+    )
+    snapshot_every: PositiveInt = Field(
+        description="steps between snapshots of the averages, which are never deleted; one is of the last step"
+    )
+
+    @field_validator("lengths")
+    @classmethod
+    def _check_lengths(cls, lengths: tuple[float, float]) -> tuple[float, float]:
+        if lengths[0] >= lengths[1]:
+            raise ValueError("the second length must exceed the first")
+        return lengths
 
 
 class StageConfig(BaseModel):
@@ -47,6 +68,9 @@ class StageConfig(BaseModel):
         default="fp32", description="bf16: autocast the networks to bfloat16, where the device has it"
     )
     ema: Fraction = Field(default=0.9999, description="decay of the exponential moving average of the weights")
+    posthoc_ema: PosthocEmaConfig | None = Field(
+        default=None, description="further averages, for `ulzoo ema`: their length is chosen after training; null: none"
+    )
     checkpoint_every: PositiveInt = Field(default=1000, description="steps between checkpoints")
     milestone_every: PositiveInt | None = Field(
         default=None, description="steps between checkpoints that are never deleted; null: only the last two are kept"

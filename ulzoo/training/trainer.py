@@ -40,6 +40,7 @@ from ulzoo.training.optimizers import (
     optimizer_state,
 )
 from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, full_tensor, replicate, shard
+from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerAverages
 from ulzoo.training.profiling import profile_steps
 
 
@@ -107,6 +108,9 @@ class Trainer:
             self.loss = replicate(self.loss, self.processes)
         self.autocast = autocast(config.precision, model.device)
         self.parameters = list(self.networks.parameters())
+        self.posthoc_ema: PowerAverages | None = None
+        if config.posthoc_ema:
+            self.posthoc_ema = PowerAverages(self.networks.state_dict(), config.posthoc_ema.lengths)
         self.optimizer = build_optimizer(self.networks, config)
         self.step = 0
         self.window: dict[str, float] = {}  # sums of the metrics since the last row of the log
@@ -119,6 +123,8 @@ class Trainer:
         group, metadata = self.processes.cpu_group, checkpoint.metadata
         checkpoint.read_into(self.model.state_dict(), "model.", group)
         checkpoint.read_into(self.ema.module.state_dict(), "ema.", group)
+        if self.posthoc_ema:
+            checkpoint.read_into(self.posthoc_ema.state(), PREFIX, group)
         moments = empty_optimizer_state(self.optimizer, checkpoint.shapes("optimizer."))
         checkpoint.read_into(moments, "optimizer.", group)
         load_optimizer_state(self.optimizer, moments, metadata["optimizer"])
@@ -146,6 +152,8 @@ class Trainer:
             if self.processes.is_main:
                 checkpoints.finish_deletion(self.stage, self.step)
             if self.step < self.config.steps:
+                if self.processes.is_main:  # snapshots of an earlier attempt, whose settings may have been others
+                    CheckpointManager(self.folder / SNAPSHOTS).delete_after(self.stage, self.step)
                 with (
                     AsyncCheckpointer(checkpoints, self.processes) as checkpointer,
                     StopSignals() as signals,
@@ -183,8 +191,10 @@ class Trainer:
             is_last = self.step == config.steps
             log_now = is_last or self.step % config.log_every == 0
             save_now = is_last or self.step % config.checkpoint_every == 0
+            posthoc = config.posthoc_ema
+            snapshot_now = posthoc is not None and (is_last or self.step % posthoc.snapshot_every == 0)
             stopped = False
-            while len(in_flight) > (0 if log_now or save_now or stopped else 1):
+            while len(in_flight) > (0 if log_now or save_now or snapshot_now or stopped else 1):
                 stopped |= self._accumulate(in_flight.popleft())
             row = None
             if log_now:
@@ -193,6 +203,9 @@ class Trainer:
                 row = self._row(batch["images"], speed, data_wait / seconds)
                 log.write(row)
                 row_started, row_start, data_wait = time.perf_counter(), self.step, 0.0
+            if posthoc and snapshot_now:  # before the checkpoint, so that a resumed run has all earlier snapshots
+                manager = CheckpointManager(self.folder / SNAPSHOTS, posthoc.snapshot_every)
+                checkpointer.save(self._snapshot(), manager)
             if save_now or stopped:
                 checkpointer.save(self._state())
                 self.options.on_checkpoint(self.step)
@@ -228,6 +241,8 @@ class Trainer:
             self.optimizer.zero_grad()
         with record_function("average"):
             self.ema.update(self.networks, self.step)
+            if self.posthoc_ema:
+                self.posthoc_ema.update(self.networks.state_dict(), self.step + 1)
         return metrics
 
     def _to_device(self, batch: Batch, rows: slice) -> tuple[Tensor, Conditions]:
@@ -293,6 +308,7 @@ class Trainer:
         moments, state = optimizer_state(self.optimizer)
         parts = {"model": self.model.state_dict(), "ema": self.ema.module.state_dict(), "optimizer": moments}
         tensors = {f"{part}.{name}": tensor for part, content in parts.items() for name, tensor in content.items()}
+        tensors |= self._posthoc_tensors()
         metadata = {
             "images": self.step * self.config.batch_size,
             "window": dict(self.window),
@@ -302,3 +318,10 @@ class Trainer:
         if self.skipped.reasons:
             metadata["skipped"] = self.skipped.state()
         return TrainingState(self.stage, self.step, tensors, metadata)
+
+    def _snapshot(self) -> TrainingState:
+        """The averages by power functions alone."""
+        return TrainingState(self.stage, self.step, self._posthoc_tensors(), dict(self.options.identity))
+
+    def _posthoc_tensors(self) -> dict[str, Tensor]:
+        return {PREFIX + name: tensor for name, tensor in self.posthoc_ema.state().items()} if self.posthoc_ema else {}

@@ -104,6 +104,14 @@ def test_the_estimate_is_the_memory_of_a_step(stage, batch_size, overrides, tmp_
     assert estimate == pytest.approx(peak, rel=0.05)
 
 
+def test_tracked_averages_count_as_trained_weights(tiny):
+    plain, tracked = (
+        step_memory(tiny(*overrides), "base", "cpu", bf16=False)
+        for overrides in ([], ["train.base.posthoc_ema.snapshot_every=5"])
+    )
+    assert tracked.trained - plain.trained == 2 * plain.gradients > 0
+
+
 def test_no_fake_tensors_are_left_behind(tiny):
     step_memory(tiny(), "base", "cpu", bf16=False)
     model = compile_model(tiny())
