@@ -47,13 +47,16 @@ class Threads(ProcessGroup):
         return values
 
 
-def on_threads(size, work):
-    """`work(processes)` in each of `size` threads; what the main one returns."""
-    results, group = {}, Group(size)
+def on_threads(size, work, make=lambda: None):
+    """`work(processes, make())` in each of `size` threads; what the main one returns.
+
+    Everything is made before the threads start, because the registration hooks of modules are global.
+    """
+    results, group, arguments = {}, Group(size), [make() for _ in range(size)]
 
     def run(rank):
         try:
-            results[rank] = work(Threads(rank, group))
+            results[rank] = work(Threads(rank, group), arguments[rank])
         except BaseException as error:
             group.barrier.abort()
             results[rank] = error
@@ -95,15 +98,21 @@ class Features(nn.Module):
         return (images.double().mean((2, 3))[:, :2],)
 
 
+def untrained(spec):
+    """A model whose weights are all drawn, also those that start at zero."""
+    model = compile_model(spec).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+    return model
+
+
 @pytest.fixture
 def model(tiny):
     """Makes copies of one untrained model, which share `decoded`, the images that they decode."""
     decoded = []
 
     def copy():
-        model = compile_model(tiny()).eval()
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
+        model = untrained(tiny())
         decode = model._decode
 
         def counted(z_0, *args, **kwargs):
@@ -129,14 +138,16 @@ def test_processes_share_one_reconstruction_of_each_image(model, monkeypatch, tm
     monkeypatch.setattr("ulzoo.data.fingerprint._read", lambda *_, **__: b"")
     source, results = Counting(), {}
 
-    def evaluated(processes):
-        return evaluate(model(), source, config, frechet(), processes=processes)
+    comparison = frechet()
 
-    on_threads(1, evaluated)  # the statistics of the reference are cached
+    def evaluated(processes, trained):
+        return evaluate(trained, source, config, comparison, processes=processes)
+
+    on_threads(1, evaluated, model)  # the statistics of the reference are cached
     for size in (1, 2, 3):
         source.reads = [0] * IMAGES
         model.decoded.clear()
-        results[size] = on_threads(size, evaluated)
+        results[size] = on_threads(size, evaluated, model)
         assert sum(model.decoded) == IMAGES, size
         assert source.reads == [1] * IMAGES, size
     assert results[1]["figures"].keys() >= {"psnr_db", "ssim", "bits_per_pixel", "base_bits_per_pixel", "rfd_means"}
@@ -160,11 +171,11 @@ def test_skipped_examples_do_not_depend_on_the_processes(model):
     config = EvaluationConfig({}, batch_size=BATCH, rate_samples=1)
 
     def measured(size):
-        def work(processes):
-            return rate_distortion(model(), Damaged(), config, execution=Execution(processes))
+        def work(processes, trained):
+            return rate_distortion(trained, Damaged(), config, execution=Execution(processes))
 
         with pytest.warns(UserWarning, match="image 2: it is cut short and 2 more"):
-            return on_threads(size, work)
+            return on_threads(size, work, model)
 
     alone, shared = measured(1), measured(2)
     assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-6) and shared["protocol"] == alone["protocol"]
@@ -175,7 +186,7 @@ def test_statistics_of_a_reference_are_shared(tmp_path):
     """Only the main process reads all images, for their hash."""
     config, features, expected = EvaluationConfig({}, batch_size=BATCH), frechet().features, {}
 
-    def computed(processes):
+    def computed(processes, _):
         execution = Execution(processes)
         reference = reference_statistics(Counting(), features, config, cache=tmp_path / str(size), execution=execution)
         expected[size, processes.rank] = reference
@@ -195,12 +206,12 @@ def test_an_interrupted_pass_ends_in_the_same_bits(model, monkeypatch, tmp_path,
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(execution, "SAVE_INTERVAL", 0)
     config = EvaluationConfig({}, batch_size=BATCH, rate_samples=2, decompose_rate=True)
+    comparison = frechet()
 
     def measured(limit=None, config=config):
-        def work(processes):
-            interrupted = model()
+        def work(processes, trained):
             if limit is not None and processes.is_main:
-                decode, calls = interrupted._decode, []
+                decode, calls = trained._decode, []
 
                 def limited(*args, **kwargs):
                     calls.append(1)
@@ -208,11 +219,11 @@ def test_an_interrupted_pass_ends_in_the_same_bits(model, monkeypatch, tmp_path,
                         raise KeyboardInterrupt
                     return decode(*args, **kwargs)
 
-                interrupted._decode = limited
-            return evaluate(interrupted, Counting(), config, frechet(), processes=processes)
+                trained._decode = limited
+            return evaluate(trained, Counting(), config, comparison, processes=processes)
 
         model.decoded.clear()
-        return on_threads(size, work)
+        return on_threads(size, work, model)
 
     expected = measured()
     folder = tmp_path / "hub" / "ulzoo" / "unfinished"
@@ -225,6 +236,20 @@ def test_an_interrupted_pass_ends_in_the_same_bits(model, monkeypatch, tmp_path,
     assert measured() == expected
     assert sum(model.decoded) == (IMAGES - 2 * BATCH if size == 1 else BATCH)  # a second process was not interrupted
     assert not list(folder.glob("*"))
+
+
+def test_features_that_are_kept_are_shared_in_order(model, monkeypatch, tmp_path):
+    """Distances that are no functions of mean and covariance."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = EvaluationConfig({}, batch_size=BATCH, rate_samples=1, base_steps=1)
+    comparison = frechet(samples=6, reference=Counting(), all_distances=True)
+
+    def evaluated(processes, trained):
+        return evaluate(trained, Counting(), config, comparison, processes=processes)
+
+    alone, shared = on_threads(1, evaluated, model), on_threads(2, evaluated, model)
+    assert alone["figures"].keys() >= {"rkd_means", "gkd_means", "gprecision_means", "rrecall_means"}
+    assert shared["figures"] == pytest.approx(alone["figures"], rel=1e-6) and shared["protocol"] == alone["protocol"]
 
 
 def test_a_pass_is_not_repeated_after_an_interruption_of_what_follows(model, monkeypatch, tmp_path):
@@ -261,13 +286,10 @@ def test_frame_prediction_is_shared(tiny_video):
     spec = tiny_video()
     source, config = open_source(spec, "val"), EvaluationConfig({}, limit=5, batch_size=2, base_steps=1)
 
-    def predicted(processes):
-        model = compile_model(spec).eval()
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
-        return frame_prediction(model, source, config, execution=Execution(processes))
+    def predicted(processes, trained):
+        return frame_prediction(trained, source, config, execution=Execution(processes))
 
-    alone, shared = on_threads(1, predicted), on_threads(2, predicted)
+    alone, shared = (on_threads(size, predicted, lambda: untrained(spec)) for size in (1, 2))
     assert shared["protocol"] == alone["protocol"] and shared["protocol"]["clips"] == 5
     for name, value in alone["figures"].items():
         assert shared["figures"][name] == pytest.approx(value, rel=1e-6), name

@@ -63,8 +63,6 @@ def evaluate(
     if frechet is not None:
         check_destinations((frechet.save_samples, frechet.save_statistics))
         collector = None if model.contract.video else feature_collector(frechet, processes)
-    if collector and collector.keep:
-        execution = replace(execution, folder=None)
     results = measure(model, source, config, collector=collector, execution=execution, on_progress=phase("evaluating"))
     distances: dict[str, Any] = {"figures": {}, "protocol": {}}
     if frechet is not None and collector is not None:

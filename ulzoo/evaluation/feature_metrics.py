@@ -1,13 +1,12 @@
 """Metrics of features of images: Fréchet and kernel distance, precision and recall, Inception score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ulzoo.data.loader import Skipped
+from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.execution import Execution, PartialResults
 from ulzoo.evaluation.features.images import ImageFeatures
@@ -35,8 +34,7 @@ class FeatureCollector:
     def __init__(self, network: ImageFeatures, keep: bool) -> None:
         self.network, self.keep = network, keep
         self.statistics = FeatureStatistics(network.dimension)
-        self.features: list[Tensor] = []
-        self.logits: list[Tensor] = []
+        self.kept = ExampleValues()
         self.skipped: Skipped = {}
 
     def add(self, x: Tensor) -> None:
@@ -44,19 +42,18 @@ class FeatureCollector:
         features, logits = self.network(to_uint8(x))
         self.statistics.add(features)
         if self.keep:
-            self.features.append(features.float().cpu())
+            self.kept.add("features", features)
             if logits is not None:
-                self.logits.append(logits.float().cpu())
+                self.kept.add("logits", logits)
 
     def state(self) -> dict[str, Tensor]:
-        """The statistics; features that are kept cannot be saved or merged."""
-        assert not self.keep
-        return self.statistics.state()
+        """The statistics, and the features that are kept."""
+        return {**self.statistics.state(), **self.kept.state()}
 
     def restore(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Replace the statistics by those of one or more states together."""
-        assert not self.keep
+        """Replace the content by that of one or more states together."""
         self.statistics.restore(states)
+        self.kept.restore(states)
 
     def metrics(self, prefix: str, reference: Reference, seed: int) -> tuple[dict[str, float], dict[str, Any]]:
         """All metrics, and the protocol fields that describe them.
@@ -76,15 +73,15 @@ class FeatureCollector:
         fields |= bias_caution(f"{prefix}{name}", fewest, self.network.dimension, kind="images")
         if self.keep:
             assert reference.features is not None
-            values, descriptions = _compare_features(torch.cat(self.features), reference.features, seed)
+            values, descriptions = _compare_features(self.kept.rows("features").float(), reference.features, seed)
             kernel = "kid" if name == "fid" else f"kd{short}"
             names = {"kernel": kernel, "precision": f"precision{short}", "recall": f"recall{short}"}
             metrics |= {f"{prefix}{names[metric]}": value for metric, value in values.items()}
             fields |= descriptions
-        if self.logits and prefix == "g":
+        if "logits" in self.kept and prefix == "g":
             from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
-            score = isc_features_to_metric(torch.cat(self.logits), SPLITS, True, seed)
+            score = isc_features_to_metric(self.kept.rows("logits").float(), SPLITS, True, seed)
             metrics["inception_score"] = score[KEY_METRIC_ISC_MEAN]
             fields["inception_score"] = f"torch-fidelity's, mean over {SPLITS} splits"
         return metrics, fields
@@ -97,10 +94,9 @@ def partial_features(
     config: EvaluationConfig,
     execution: Execution,
 ) -> PartialResults:
-    """The collector's statistics, restored after an interruption; features that are kept cannot be restored."""
-    if collector.keep:
-        execution = replace(execution, folder=None)
-    identity = {"batch_size": config.examples_per_batch(), **protocol, **config.numerics(model.device)}
+    """What the collector collects, restored after an interruption."""
+    identity = {"batch_size": config.examples_per_batch(), "keep": collector.keep}
+    identity |= {**protocol, **config.numerics(model.device)}
     return execution.partial_results({"features": collector}, model, identity)
 
 

@@ -35,11 +35,11 @@ def feature_collector(frechet: FrechetConfig, processes: ProcessGroup = SINGLE_P
     """The collector of the features of reconstructions or samples of images.
 
     Raises:
-        ValueError: several processes cannot measure or write what is asked for.
+        ValueError: several processes cannot write the samples.
     """
     assert isinstance(frechet.features, ImageFeatures)
-    if processes.world_size > 1 and (frechet.all_distances or frechet.save_samples):
-        raise ValueError("--all-distances and --save-samples work in a single process: start it without torchrun")
+    if processes.world_size > 1 and frechet.save_samples:
+        raise ValueError("--save-samples works in a single process: start it without torchrun")
     return FeatureCollector(frechet.features, frechet.all_distances)
 
 
@@ -134,7 +134,7 @@ def collect_reconstructions(
     Args:
         model: in eval mode, of images.
         source: the images to reconstruct.
-        collector: the features; if it keeps them, the pass cannot be resumed.
+        collector: the features.
         config: the settings that all metrics share.
         execution: processes, resumption and progress. The caller removes the partial results (`Execution.finish`).
     """

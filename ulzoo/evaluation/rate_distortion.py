@@ -76,7 +76,7 @@ def rate_distortion(
     identity = {"networks": networks, "batch_size": batch_size, **protocol, **config.numerics(device)}
     if collector:
         collected["features"] = collector
-        identity["features"] = collector.network.protocol
+        identity["features"] = {**collector.network.protocol, "keep": collector.keep}
     partial = execution.partial_results(collected, model, identity)
     shared = SharedPass(source, batch_size, config.limit, partial, execution)
     for batch, examples in shared.batches():

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
+from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution, shared_batches
 from ulzoo.evaluation.features.images import ImageFeatures
@@ -138,7 +139,7 @@ def reference_statistics(
     if cached is not None:
         execution.on_progress(count)
         return cached
-    statistics, digest, kept = FeatureStatistics(features.dimension), hashlib.sha256(), []
+    statistics, digest, kept = FeatureStatistics(features.dimension), hashlib.sha256(), ExampleValues()
     for batch, own in shared_batches(source, config.examples_per_batch(), config.limit, processes, main_reads_all=True):
         pixels = to_uint8(batch["x"])
         if processes.is_main:
@@ -147,13 +148,15 @@ def reference_statistics(
             vectors, _ = features(pixels)
             statistics.add(vectors)
             if keep_features:
-                kept.append(vectors.float().cpu())
+                kept.add("features", vectors)
         execution.on_progress(batch["images"])
     if processes.world_size > 1:
         statistics.restore(processes.all_gather(statistics.state()))
+        kept.restore(processes.all_gather(kept.state()))
     moments = Moments(statistics.mean, statistics.covariance)
     sha256 = processes.all_gather(digest.hexdigest())[0]
-    reference = Reference(moments, statistics.count, sha256, torch.cat(kept) if kept else None)
+    vectors = kept.rows("features").float() if keep_features else None
+    reference = Reference(moments, statistics.count, sha256, vectors)
     if processes.is_main:
         with warned_of_errors(f"{path}: the statistics are not kept"):
             write_statistics(path, reference, features.protocol)
