@@ -83,10 +83,16 @@ def test_tests_exist(name: str) -> None:
 def test_files_links_and_headings_exist() -> None:
     for file in quoted("file"):
         assert (ROOT / file).is_file(), file
-    headings = {line.strip("# ").lower().replace(" ", "-") for line in PAGE.splitlines() if line.startswith("#")}
     for target in re.findall(r"\]\(([^)]+)\)", PAGE):
         if not target.startswith("https://"):
-            assert target[1:] in headings if target.startswith("#") else (ROOT / "docs" / target).exists(), target
+            file, _, heading = target.partition("#")
+            assert (ROOT / "docs" / file).exists(), target
+            assert not heading or heading in headings(ROOT / "docs" / (file or "paper.md")), target
+
+
+def headings(page: Path) -> set[str]:
+    lines = page.read_text("utf-8").splitlines()
+    return {line.strip("# ").lower().replace(" ", "-") for line in lines if line.startswith("#")}
 
 
 def test_every_sweep_and_every_spec_of_the_papers_size_is_mapped() -> None:
