@@ -1,5 +1,6 @@
 """Tables without frames, and the table of metrics."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ DISTORTIONS = {
     "st_lpips_alex": "shift-tolerant LPIPS (not LPIPS)",
 }
 PREDICTIONS = {"prediction": "PSNR of generated frames", "copy_last": "PSNR of the last context frame, repeated"}
-VIDEO_DISTANCES = {"fvd": "FVD", "fd_transnetv2": "Fréchet distance, TransNetV2 (not FVD)"}
+VIDEO_DISTANCES = {"fvd": "FVD, one clip per video", "fd_transnetv2": "Fréchet distance, TransNetV2 (not FVD)"}
 IMAGE_DISTANCES = {
     "fid": "FID",
     "fd": "Fréchet distance",
@@ -24,6 +25,7 @@ IMAGE_DISTANCES = {
     "precision": "precision",
     "recall": "recall",
 }
+CLIP_PROTOCOL = re.compile(r"(fvd|fd_transnetv2)_k600_(\d+)(?:_(\d+)x(\d+))?")
 OTHER_FEATURES = {"_efficientnet_lite0": "EfficientNet-Lite0", "_dinov2": "DINOv2"}
 
 
@@ -52,7 +54,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> "Table":
     table.columns[1].justify = "right"
     table.add_row("PSNR of reconstructions", f"{metrics['psnr_db']:.2f} dB")
     if "mean_image_psnr_db" in metrics:
-        table.add_row("  of the mean training image", f"{metrics['mean_image_psnr_db']:.2f} dB")
+        table.add_row("  of the training mean", f"{metrics['mean_image_psnr_db']:.2f} dB")
     for name, title in DISTORTIONS.items():
         if name in metrics:
             table.add_row(f"{title} of reconstructions", f"{metrics[name]:.4f}")
@@ -70,6 +72,11 @@ def metrics_table(metrics: Mapping[str, Any]) -> "Table":
         if name in metrics:
             table.add_row(title, f"{metrics[name]:.4g}")
     for name, value in metrics.items():
+        if clips := CLIP_PROTOCOL.fullmatch(name):
+            features, side, folds, samples = clips.groups(default="")
+            numbers = f", {folds} × {int(samples):,} samples" if folds else ""
+            title = "FVD" if features == "fvd" else VIDEO_DISTANCES[features]
+            table.add_row(f"{title}, Kinetics-600's protocol at {side}²{numbers}", _with_deviation(metrics, name))
         if distance := _image_distance(name):
             table.add_row(distance, f"{value:.4g}")
     return table
@@ -79,6 +86,12 @@ def print_cautions(console: "Console", results: Mapping[str, Any]) -> None:
     """Print what is wrong with a result, one line each."""
     for line in results.get("cautions", []):
         console.print(f"caution: {line}", style="yellow", soft_wrap=True, markup=False)
+
+
+def _with_deviation(metrics: Mapping[str, Any], name: str) -> str:
+    """A mean over folds and, if there are several, its standard deviation."""
+    deviation = metrics.get(f"{name}_std")
+    return f"{metrics[name]:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
 
 
 def _image_distance(name: str) -> str | None:

@@ -13,6 +13,7 @@ from ulzoo.media.pixels import from_uint8
 from ulzoo.model.contract import Contract
 
 FRAMES, SIDE = 4, 2
+pytestmark = pytest.mark.filterwarnings("ignore:.*two such samples of one distribution")
 
 
 class Means:

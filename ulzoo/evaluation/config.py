@@ -8,6 +8,7 @@ import torch
 
 from ulzoo.data import Source
 from ulzoo.diffusion import IndependentNoise
+from ulzoo.evaluation.clip_protocols import ClipProtocol
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
@@ -89,6 +90,8 @@ class FrechetConfig:
         save_samples: `.npz` file to which the samples are written; the evaluation then cannot be resumed.
         all_distances: also measure kernel distance, precision, recall and, with Inception, its score; all features are
             kept in memory.
+        clip_protocol: a protocol of the literature by which a model that continues context frames is compared with
+            several clips of each video, instead of `samples`; see `ulzoo.evaluation.clip_protocols`.
 
     Raises:
         ValueError: statistics from a file are combined with distances that need the reference's images.
@@ -102,6 +105,7 @@ class FrechetConfig:
     save_statistics: Path | None = None
     save_samples: Path | None = None
     all_distances: bool = False
+    clip_protocol: ClipProtocol | None = None
 
     def __post_init__(self) -> None:
         if self.statistics and self.all_distances:

@@ -51,6 +51,8 @@ def test_metrics_that_are_distances():
         "rfd_dino",
         "gfid_30k",
     ]
+    folds = ["fvd_k600_64", "fvd_k600_64_std", "fvd_k600_64_by_fold", "fvd_k600_64_2x512", "fvd_k600_64_2x512_bias"]
+    assert frechet_metrics(folds) == ["fvd_k600_64", "fvd_k600_64_2x512"]
     names = ("gfid_5k", "rkd_dinov2", "grecall", "prediction_psnr_db", "bits_per_pixel")
     assert [better_direction(name) for name in names] == ["lower", "lower", "higher", "higher", "lower"]
     assert better_direction("loss") == ""
