@@ -20,7 +20,9 @@ from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
 from ulzoo.training.config import PosthocEmaConfig
-from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerProfile, coefficients
+from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerProfile, coefficients, profile_error
+
+CAUTIONED_ERROR = 0.05
 
 
 class RunAverages:
@@ -79,7 +81,15 @@ class RunAverages:
         """The average of the trained networks; read snapshot by snapshot and summed in float64."""
         config: PosthocEmaConfig = getattr(self.spec.train, self.stage).posthoc_ema
         profiles = [PowerProfile(snapshot.step, tracked) for snapshot in self.snapshots for tracked in config.lengths]
-        factors = iter(coefficients(profiles, PowerProfile(self.step, length)))
+        target = PowerProfile(self.step, length)
+        solution = coefficients(profiles, target)
+        if (error := profile_error(profiles, solution, target)) > CAUTIONED_ERROR:
+            warnings.warn(
+                f"length {length:g}: {len(self.snapshots)} snapshots come within {error:.0%} of its profile; more of "
+                "them, or a length nearer to the tracked ones, would be closer",
+                stacklevel=2,
+            )
+        factors = iter(solution)
         total: dict[str, Tensor] = {}
         for snapshot in self.snapshots:
             for i in range(len(config.lengths)):

@@ -26,6 +26,7 @@ def test_averages_are_exported_and_measured(ulzoo, tracked, here):
     result = ulzoo("ema", "run", "--lengths", "0.05,0.15", "--evaluate", "--limit", 4, "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     assert "base, step 3, 3 snapshots" in result.stdout and "base, bits/pixel" in result.stdout
+    assert "warning: length 0.15: 3 snapshots come within" in result.stderr and "length 0.05" not in result.stderr
     short, long = (load_export(tracked / "ema" / f"base-{length}.safetensors") for length in ("0.05", "0.15"))
     assert short.results["protocol"]["images"] == 4
     assert short.model.latent_statistics is not None

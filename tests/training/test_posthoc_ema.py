@@ -9,7 +9,14 @@ import torch
 from ulzoo.registry.runs.run_directory import remove_run
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
-from ulzoo.training.posthoc_ema import PowerAverages, PowerProfile, coefficients, power_exponent, relative_length
+from ulzoo.training.posthoc_ema import (
+    PowerAverages,
+    PowerProfile,
+    coefficients,
+    power_exponent,
+    profile_error,
+    relative_length,
+)
 
 LENGTHS = (0.05, 0.10)
 STEPS = 160
@@ -94,6 +101,18 @@ def test_another_length_is_close_to_its_average(length):
 def test_constant_weights_are_exact(count, length):
     profiles = [PowerProfile(10 * step, tracked) for step in range(1, count + 1) for tracked in LENGTHS]
     assert math.fsum(coefficients(profiles, PowerProfile(10 * count, length))) == pytest.approx(1, abs=1e-9)
+
+
+def test_the_error_of_a_profile_is_an_integral():
+    profiles, target = [PowerProfile(step, 0.1) for step in (30, 60, 100)], PowerProfile(100, 0.2)
+    factors, tau = coefficients(profiles, target), (np.arange(400_000) + 0.5) * 100 / 400_000
+    densities = []
+    for profile in (*profiles, target):
+        gamma, step = profile.exponent, profile.step
+        densities.append((gamma + 1) / step * (tau / step) ** gamma * (tau <= step))
+    error = np.linalg.norm(np.array(factors) @ densities[:-1] - densities[-1]) / np.linalg.norm(densities[-1])
+    assert profile_error(profiles, factors, target) == pytest.approx(error, rel=1e-4)
+    assert profile_error(profiles, [0, 0, 1], profiles[-1]) == pytest.approx(0, abs=1e-7)
 
 
 OVERRIDES = (

@@ -72,6 +72,13 @@ def coefficients(snapshots: Sequence[PowerProfile], target: PowerProfile) -> lis
     return (free + ones * (1 - free.sum()) / ones.sum()).tolist()
 
 
+def profile_error(snapshots: Sequence[PowerProfile], factors: Sequence[float], target: PowerProfile) -> float:
+    """How far a combination of the snapshots' profiles is from `target`, relative to the latter's norm."""
+    terms = [(1.0, target), *((-factor, profile) for factor, profile in zip(factors, snapshots, strict=True))]
+    square = math.fsum(a * b * p.inner_product(q) for a, p in terms for b, q in terms)
+    return math.sqrt(max(square, 0.0) / target.inner_product(target))
+
+
 class PowerAverages:
     """The averages of a network's weights by power functions of several lengths, updated in place during training.
 
