@@ -68,6 +68,13 @@ Clips = Annotated[
         metavar="N", min=2, help="Number of clips to generate; default: as many as the reference, at most 2048."
     ),
 ]
+ClipProtocols = Annotated[
+    Literal["k600_64", "k600_128"] | None,
+    typer.Option(
+        help="Compare clips by MAGVIT's protocol of Kinetics-600, at 64 or 128 pixels: --clips, or 50,000, per fold."
+    ),
+]
+Folds = Annotated[int | None, typer.Option(metavar="N", min=1, help="Folds of --clip-protocol; default: 4.")]
 Guidance = Annotated[float | None, typer.Option(help="Guidance scale of the samples; default: the spec's.")]
 ReferenceSplit = Annotated[
     str | None,
@@ -158,6 +165,8 @@ def evaluate(
     frechet: Frechet = None,
     samples: Samples = None,
     clips: Clips = None,
+    clip_protocol: ClipProtocols = None,
+    folds: Folds = None,
     guidance: Guidance = None,
     reference: ReferenceSplit = None,
     reference_statistics: ReferenceStatistics = None,
@@ -205,6 +214,8 @@ def evaluate(
             "--download goes with --frechet fid, fd_dinov2 or fvd, or --lpips alex or vgg",
         ),
         (frechet is None and (clips or reference), "--clips and --reference go with --frechet"),
+        (clip_protocol and (frechet is None or of_images), "--clip-protocol goes with --frechet fvd or fd_transnetv2"),
+        (folds and not clip_protocol, "--folds goes with --clip-protocol"),
         (
             not of_images and (samples or all_distances or reference_statistics or save_statistics),
             "--samples, --reference-statistics, --save-statistics and --all-distances go with --frechet fid, "
@@ -224,6 +235,7 @@ def evaluate(
 
     from ulzoo.evaluation import EvaluationConfig, FrechetConfig
     from ulzoo.evaluation import evaluate as evaluate_model
+    from ulzoo.evaluation.clip_protocols import choose_protocol
     from ulzoo.evaluation.features.loading import load_features, load_lpips
     from ulzoo.evaluation.mean_image import MeanImage
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
@@ -248,6 +260,9 @@ def evaluate(
     comparison = None
     if frechet:
         _check_model(frechet, model, generates=bool(samples) or not of_images)
+        protocol = choose_protocol(clip_protocol, folds, clips)
+        if protocol:
+            protocol.check(model.contract)
         reference = reference or ("train" if of_images and not images else split)
         comparison = FrechetConfig(
             load_features(frechet, detector, sha256=detector_sha256, download=download, device=picked),
@@ -258,6 +273,7 @@ def evaluate(
             save_statistics=save_statistics,
             save_samples=save_samples,
             all_distances=all_distances,
+            clip_protocol=protocol,
         )
     mean_image = MeanImage.from_dict(export.results.get("mean_image"), model.contract.channels)
     if (

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ulzoo.evaluation import clip_protocols
 from ulzoo.registry.runs import train as run_module
 from ulzoo.registry.runs.train import train
 
@@ -126,11 +127,34 @@ def test_evaluate_with_fvd_s_detector(ulzoo, inside, tmp_path):
     assert results["protocol"]["frechet"]["network_sha256"] == sha256 and results["figures"]["fvd"] >= 0
 
 
+def test_evaluate_by_the_protocol_of_kinetics600(ulzoo, inside, tmp_path, monkeypatch):
+    numbers = {"frames": 12, "context_frames": 4, "windows": 1, "crops": 1}  # of the tiny model, with few clips
+    monkeypatch.setitem(clip_protocols.K600, "k600_64", clip_protocols.ClipProtocol("k600_64", 32, **numbers))
+    torch.jit.script(Detector()).save(tmp_path / "i3d.pt")
+    sha256 = hashlib.sha256((tmp_path / "i3d.pt").read_bytes()).hexdigest()
+    args = ("--limit", 2, "--rate-samples", 1, "--frechet", "fvd", "--detector", "i3d.pt", "--detector-sha256", sha256)
+    args += ("--clip-protocol", "k600_64", "--folds", 2, "--clips", 3, "--out", "figures.json")
+    result = ulzoo("evaluate", inside, *args)
+    assert result.exit_code == 0, result.stderr
+    assert "FVD, Kinetics-600's protocol at 64², 2 × 3 samples" in result.stdout and " ± " in result.stdout
+    results = json.loads((tmp_path / "figures.json").read_text())
+    name = "fvd_k600_64_2x3"
+    assert len(results["figures"][f"{name}_by_fold"]) == 2 and "fvd" not in results["figures"]
+    assert results["protocol"]["frechet"]["clips"] == 6 and "caution" in results["protocol"]["frechet"]
+    assert results["hashes"][name] == results["hashes"][f"{name}_std"]
+
+
 MISTAKES = {
     "another hash": (("--frechet", "fvd", "--detector", "x.pt"), "x.pt: its SHA-256 is"),
     "no detector": (("--frechet", "fvd"), "--download fetches it"),
     "hash alone": (("--frechet", "fvd", "--detector-sha256", "00"), "belongs to a file"),
     "detector of another": (("--frechet", "fd_transnetv2", "--download"), "--download goes with --frechet fid"),
+    "protocol of images": (("--frechet", "fid", "--clip-protocol", "k600_64"), "goes with --frechet fvd"),
+    "folds of nothing": (("--frechet", "fvd", "--folds", "2"), "--folds goes with --clip-protocol"),
+    "another number of frames": (
+        ("--frechet", "fd_transnetv2", "--clip-protocol", "k600_64"),
+        "k600_64 compares clips of 16 frames that continue 5: this model generates",
+    ),
     "clips of nothing": (("--clips", "5"), "go with --frechet"),
 }
 

@@ -1,6 +1,6 @@
 """Protocols by which continuations of clips are compared in the literature, and the real clips of such a comparison."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 from torch import Tensor
@@ -93,6 +93,13 @@ class ClipProtocol:
 
 K600 = {protocol.name: protocol for protocol in (ClipProtocol("k600_64", 64), ClipProtocol("k600_128", 128))}
 """The protocols of Kinetics-600, at 64 pixels a side as MAGVIT and at 128."""
+
+
+def choose_protocol(name: str | None, folds: int | None = None, samples: int | None = None) -> ClipProtocol | None:
+    """The protocol of this name, with other numbers of folds and of samples per fold if they are given."""
+    if name is None:
+        return None
+    return replace(K600[name], folds=folds or FOLDS, samples=samples or SAMPLES)
 
 
 class RealClips(Source):
