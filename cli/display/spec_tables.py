@@ -98,15 +98,18 @@ def sweep_heading(sweep: "Sweep") -> "Table":
 
 
 def point_table(sweep: "Sweep", points: "Sequence[Point]") -> "Table":
-    """One point per row: its spec if it differs from the sweep's, its settings, the paper's metrics."""
+    """One point per row: its spec if it differs from the sweep's, its settings, metrics of the paper."""
     from ulzoo.registry.spec.sweep import METRICS
 
-    titles = [f"{METRICS[name].title}\n{METRICS[name].unit}".strip() for name in sweep.columns]
+    columns = [name for name in sweep.columns if any(name in point.paper for point in points)] or sweep.columns
+    units = {name: METRICS[name].unit.replace("dimension", "dim") for name in columns}
+    titles = [f"{METRICS[name].title}\n{units[name]}".strip() for name in columns]
     table = plain_table("point", "set", *titles, left=("set",))
+    table.columns[0].no_wrap = True
     for point in points:
         spec = [f"spec={point.spec}"] if point.spec != sweep.spec else []
         settings = [text for text in (*spec, _settings(point.set)) if text]
-        metrics = [f"{point.paper[name]:g}" if name in point.paper else "–" for name in sweep.columns]
+        metrics = [f"{point.paper[name]:g}" if name in point.paper else "–" for name in columns]
         table.add_row(point.name, "\n".join(settings), *metrics)
     return table
 

@@ -89,8 +89,8 @@ def test_a_sweep(ulzoo, sweep):
     result = ulzoo("show", "factors.yaml")
     assert result.exit_code == 0, result.stderr
     shown = rows(result.stdout)
-    assert shown["low"] == ["decoder.weighting.loss_factor=1.5", "0.035", "–"]
-    assert shown["wide"] == ["spec=wide.yaml", "–", "–"]
+    assert shown["low"] == ["decoder.weighting.loss_factor=1.5", "0.035"]
+    assert shown["wide"] == ["spec=wide.yaml", "–"]
     assert shown["set"] == ["for", "all", "latent.logsnr=4"] and shown["paper"] == ["Table", "2"]
     assert "encoder={kind: vit, depth: 2}" in result.stdout
 

@@ -43,7 +43,8 @@ def sweep(ulzoo, here):
 def test_a_sweep_ends_with_a_table_the_front_and_the_report(sweep, here):
     result = sweep("--loss-factor", "1.5,2")
     assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
+    cautions = result.stderr.splitlines()  # so short a training does not reach the mean image
+    assert len(cautions) == 2 and all("below that of the mean training image" in line for line in cautions)
     assert "2 points to train, 1 at a time on cpu; results in runs/sweeps/tiny" in result.stdout
     for words in ("1/2  loss_factor1.5  ", "2/2  loss_factor2  ", "bits/pixel", "Pareto front", "PSNR"):
         assert words in result.stdout
@@ -84,7 +85,7 @@ def test_a_failed_point_does_not_affect_others_and_is_recorded(sweep, engine):
     options = ("--set", "train.latents.lr=1.0e+30,1.0e-3", "--set", "train.latents.steps=5")
     result = sweep(*options)
     assert result.exit_code == 1
-    first, second = result.stderr.splitlines()
+    first, second = (line for line in result.stderr.splitlines() if not line.startswith("caution: "))
     assert first.startswith("failed: lr1e+30: stage latents, step ") and "runs/sweeps/tiny/points/lr1e-30-" in first
     assert second == "1 of 2 points failed; --retry-failed runs them again"
     assert "report" in result.stdout

@@ -411,7 +411,7 @@ def test_captions_condition_the_model(captioned, tmp_path):
 
 def test_a_model_without_captions_refuses_them(variant):
     model = compile_model(variant("logsnr 10"))
-    with pytest.raises(ValueError, match="the base takes no text"):
+    with pytest.raises(ValueError, match="this model takes no text"):
         model.sample(1, text=Text(torch.zeros(1, 2, 3), torch.ones(1, 2, dtype=torch.bool)))
 
 

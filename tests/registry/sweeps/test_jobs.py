@@ -58,7 +58,11 @@ def test_series_are_lines_along_the_loss_factor_or_the_most_common_key(plan):
     assert {job.series for job in lines} == {"emoji32_tiny channels=4", "emoji32_tiny channels=8"}
     assert {job.series for job in plan(["latent.channels=4,8"])} == {"emoji32_tiny"}
     ablations = {job.point: job.series for job in plan(target="paper/small/table6_ablations")}
-    assert len(set(ablations.values())) == len(ablations)
+    alone = {"baseline", "a-no_prior_gradient", "c-other_data", "d-learned_variance"}
+    assert {name for name in ablations if "logsnr10" not in name} == alone
+    assert len({ablations[name] for name in alone}) == len(alone)
+    assert ablations["b-logsnr10"] == ablations["baseline"]  # they differ in the log-SNR alone
+    assert ablations["d-learned_variance_logsnr10"] == ablations["d-learned_variance"]
 
 
 def test_invalid_points_are_errors_when_the_sweep_is_planned(plan):
