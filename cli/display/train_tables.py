@@ -26,8 +26,9 @@ def stage_line(stage: "StagePlan", kind: str) -> str:
 
 
 def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
-    """Print the cost of a run by `processes` processes: networks, stages, memory, data."""
+    """Print the cost of a run by `processes` processes: networks, stages, memory, data, and what it is warned of."""
     from ulzoo.registry.cost.plan import count_images
+    from ulzoo.registry.runs.cautions import warmup_cautions
 
     summary = plan.summary
     kind = examples(summary.resolution)
@@ -45,6 +46,8 @@ def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.de
     console.print(data or f"{images:,} training {kind} available")
     if spec.init:
         console.print(init_line(spec.init))
+    for path, message in warmup_cautions(spec, [planned.stage for planned in plan.stages]):
+        console.print(f"caution: {path}: {message}", soft_wrap=True)
     console.print(f"{three_digits(plan.flops / 1e15)} PFLOPs in total; nothing was written")
 
 

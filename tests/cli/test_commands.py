@@ -65,6 +65,12 @@ def test_dry_run_writes_nothing(ulzoo, here):
         assert words in result.stdout
 
 
+def test_dry_run_warns_of_a_warm_up_that_is_too_long(ulzoo, here):
+    keys = ("--set", "train.base.warmup_steps=9", "--set", "train.base.steps=3")
+    result = ulzoo("train", "tiny.yaml", "--dry-run", *keys)
+    assert "caution: train.base.warmup_steps: 9 is more than train.base.steps, 3" in result.stdout
+
+
 def test_dry_run_reports_missing_bf16(ulzoo, here, monkeypatch):
     monkeypatch.setattr("ulzoo.runtime.devices.has_bf16", lambda device: False)
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", "train.base.precision=bf16")
