@@ -292,3 +292,11 @@ def test_mistaken_calls_of_functions(models, exported, seed):
     }
     description = rng.choice(list(calls))
     check_error(description, calls[description])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("device", [None, 0, torch.device("cuda:1")], ids=str)
+def test_a_gpu_that_does_not_exist_is_one_line(models, device):
+    with pytest.raises(ValueError, match=r"^to: .*") as error:
+        next(iter(models.values())).cuda(device)
+    assert len(str(error.value).splitlines()) == 1

@@ -109,6 +109,12 @@ class CheckedModule(nn.Module):
             reason = one_line(next(iter(str(error).splitlines()), type(error).__name__))
             raise (TypeError if isinstance(error, TypeError) else ValueError)(f"to: {reason}") from None
 
+    def cuda(self, device: int | torch.device | None = None) -> Self:
+        """As `nn.Module.cuda`. Raises ValueError, in one line, without a GPU."""
+        if device is None:
+            return self.to("cuda")
+        return self.to(torch.device("cuda", device) if isinstance(device, int) else device)
+
 
 def check_stage(stage: object) -> None:
     """Raise ValueError unless `stage` is the name of a stage."""
