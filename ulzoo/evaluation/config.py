@@ -13,6 +13,7 @@ from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
 from ulzoo.evaluation.mean_image import MeanImage
+from ulzoo.model.contract import default_batch_size
 from ulzoo.runtime.devices import tf32_operations
 from ulzoo.runtime.seeds import derive_seed
 
@@ -70,7 +71,7 @@ class EvaluationConfig:
 
     def examples_per_batch(self, *, video: bool = False) -> int:
         """The batch size, or its default for images or clips."""
-        return self.batch_size or (8 if video else 64)
+        return self.batch_size or default_batch_size(video)
 
 
 @dataclass(frozen=True)

@@ -51,20 +51,6 @@ class Conditions:
             frames=None if self.frames is None else self.frames[rows],
         )
 
-    def split(self, batches: Sequence[slice]) -> list["Conditions"]:
-        """The conditions of each batch, given by its rows. Raises ValueError unless there are as many as examples."""
-        if len(batches) == 1:
-            return [self]
-        lengths = {
-            "labels": None if self.labels is None else len(self.labels),
-            "text": None if self.text is None else len(self.text.mask),
-            "frames": None if self.frames is None else len(self.frames),
-        }
-        for name, length in lengths.items():
-            if length not in (None, batches[-1].stop):
-                raise ValueError(f"{name} must be those of {batches[-1].stop} examples, got {length}")
-        return [self.part(rows) for rows in batches]
-
 
 class SampleOptions(TypedDict, total=False):
     """What `UnifiedLatents.sample` is conditioned on, and how it samples.

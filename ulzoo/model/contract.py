@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     from ulzoo.nn.conditioning import NetworkConditions
 
-BATCH_SIZE, CLIP_BATCH_SIZE = 64, 8
 MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
 
 Stage = Literal["latents", "decoder", "base"]
@@ -25,6 +24,11 @@ STAGES: dict[Stage, tuple[NetworkName, ...]] = {
 
 NETWORKS: tuple[NetworkName, ...] = get_args(NetworkName)
 """All networks that a model may have, in order of the stages that train them."""
+
+
+def default_batch_size(video: bool) -> int:
+    """Examples that are processed together unless a caller says otherwise."""
+    return 8 if video else 64
 
 
 @dataclass(frozen=True)
@@ -114,9 +118,7 @@ class Contract:
 
     def batches(self, n: int, batch_size: int | None) -> list[slice]:
         """The rows of n examples in batches, by default of 64 images or 8 clips."""
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        size = batch_size or (CLIP_BATCH_SIZE if self.video else BATCH_SIZE)
+        size = batch_size or default_batch_size(self.video)
         return [slice(start, min(start + size, n)) for start in range(0, max(n, 1), size)]
 
     # ---------------------------------------------------------------------------------- arguments of public methods

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, Unpack, cast
 
 import torch
@@ -190,7 +189,8 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         evaluations = sampling.steps + self.contract.sampling["decoder"].steps
         with step_progress(len(batches) * evaluations, progress, callback) as callback:
             x = []
-            for rows, part in zip(batches, conditions.split(batches), strict=True):
+            for rows in batches:
+                part = conditions.part(rows)
                 z_0 = self.sample_latents(
                     rows.stop - rows.start,
                     conditions=part,
@@ -325,9 +325,8 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         else:
             selected = self.decoder_conditions(decoder, z_0, conditions)
             self.contract.check_labels_and_text(selected, len(z_0), decoder.num_classes)
-            sampling, shape = self.contract.sampling["decoder"], (len(z_0), *self.contract.shape)
-            if steps is not None:
-                sampling = replace(sampling, steps=steps)
+            sampling = self.contract.sampling_with("decoder", steps, None)
+            shape = (len(z_0), *self.contract.shape)
             x = decoder.sample(
                 shape, sampling, conditions=selected, generator=noise, device=z_0.device, callback=callback
             )
@@ -338,9 +337,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         """λ_z(0) of n latents, (n,)."""
         return torch.full((n,), self.contract.latent_logsnr, device=self.device, dtype=torch.float32)
 
-    def _latent_model(self, network: str) -> DiffusionModel | Prior:
-        if network not in ("prior", "base"):
-            raise ValueError(f"network must be 'prior' or 'base', got {network!r}")
+    def _latent_model(self, network: LatentNetwork) -> DiffusionModel | Prior:
         if (model := getattr(self, network)) is None:
             raise ValueError(
                 "this model has no base: its second stage was not trained"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 
 import torch
@@ -18,7 +18,6 @@ from ulzoo.runtime.messages import suggest
 from ulzoo.visualization.image_grid import GridRow
 
 COLUMNS = 12
-BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def sample_rows(
 
 
 def draw_samples(
-    model: UnifiedLatents, request: SampleRequest, conditions: Conditions, *, batch_size: int = BATCH_SIZE
+    model: UnifiedLatents, request: SampleRequest, conditions: Conditions, *, batch_size: int | None = None
 ) -> Tensor:
     """`request.n` samples, (n, C, *size), on the model's device, in batches that do not change the noise.
 
@@ -127,7 +126,7 @@ def draw_samples(
         model: in eval mode.
         request: what to sample; its labels are ignored.
         conditions: n class labels, captions and context frames.
-        batch_size: largest batch.
+        batch_size: largest batch; the contract's default if None.
 
     Raises:
         ValueError: the model does not have the network, or there is guidance without labels and captions.
@@ -136,17 +135,13 @@ def draw_samples(
         raise ValueError("guidance needs class labels or captions: add labels, or leave out guidance")
     latent_noise, noise = seeded_noise(request.seed, request.n, model.device)
     sampling = model.contract.sampling_with("base", request.steps, request.guidance)
+    if conditions.frames is not None:
+        conditions = replace(conditions, frames=conditions.frames.to(model.device))
     batches = []
-    for start in range(0, request.n, batch_size):
-        rows = slice(start, min(start + batch_size, request.n))
-        labels, text, frames = conditions.labels, conditions.text, conditions.frames
-        part = Conditions(
-            labels=None if labels is None else labels[rows],
-            text=None if text is None else text.part(rows),
-            frames=None if frames is None else frames[rows].to(model.device),
-        )
+    for rows in model.contract.batches(request.n, batch_size):
+        part = conditions.part(rows)
         z_0 = model.sample_latents(
-            rows.stop - start,
+            rows.stop - rows.start,
             conditions=part,
             sampling=sampling,
             generator=latent_noise.part(rows),
