@@ -61,8 +61,14 @@ class Model(SimpleNamespace):
         base = SimpleNamespace(num_classes=classes, takes_text=False)
         super().__init__(contract=contract, base=base, device=torch.device("cpu"), calls=[])
 
-    def reconstruct(self, x, *, steps, generator, labels, frames=None, text=None):
-        return x + 1 / 127.5
+    def encode(self, x, *, generator):
+        return x
+
+    def noise_latents(self, z_clean, *, generator):
+        return z_clean
+
+    def decode(self, z_0, *, steps, generator, labels, frames=None, text=None):
+        return z_0 + 1 / 127.5
 
     def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None):
         self.calls.append((labels, guidance))
@@ -205,9 +211,9 @@ class Counting(Model):
         super().__init__()
         self.weight, self.stop, self.count = weight, stop, 0
 
-    def reconstruct(self, *args, **kwargs):
+    def decode(self, *args, **kwargs):
         self.count_call()
-        return super().reconstruct(*args, **kwargs)
+        return super().decode(*args, **kwargs)
 
     def sample(self, *args, **kwargs):
         self.count_call()

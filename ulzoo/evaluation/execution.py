@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.loader import Batch, Skipped, StreamShard
 from ulzoo.evaluation.collected import Collected
 from ulzoo.files.atomic import warned_of_errors, write_atomically
+from ulzoo.files.tensor_file import tensors_sha256
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 
@@ -226,9 +226,5 @@ def shared_batches(
 
 def _digest(model: UnifiedLatents, identity: Mapping[str, Any]) -> str:
     """A hash of the model's weights and of everything else that identifies an evaluation."""
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
-    tensors: dict[str, Tensor] = model.state_dict()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:32]
+    content = json.dumps(identity, sort_keys=True) + tensors_sha256(model.state_dict())
+    return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -143,7 +143,8 @@ def collect_reconstructions(
     partial = partial_features(collector, model, identity, config, execution)
     shared = SharedPass(source, batch_size, config.limit, partial, execution)
     for batch, examples in shared.batches():
-        collector.add(reconstruct(model, batch, examples, config))
+        _, reconstructions = reconstruct(model, batch, examples, config)
+        collector.add(reconstructions)
     collector.skipped = shared.skipped
 
 

@@ -88,8 +88,8 @@ def rate_distortion(
                 bits.append(
                     model.rate(x, samples=config.rate_samples, generator=noise, network=name, labels=labels, text=text)
                 )
-        reconstructions = reconstruct(model, batch, examples, config)
-        latents.add(model.encode(x, generator=config.noise("latents", examples, device)))
+        z_clean, reconstructions = reconstruct(model, batch, examples, config)
+        latents.add(z_clean)
         if collector:
             collector.add(reconstructions)
         if contract.video:
@@ -116,15 +116,19 @@ def rate_distortion(
     return results
 
 
-def reconstruct(model: UnifiedLatents, batch: Batch, examples: range, config: EvaluationConfig) -> Tensor:
-    """The reconstructions of a batch, with the noise of its examples."""
-    x = batch["x"].to(model.device)
+def reconstruct(
+    model: UnifiedLatents, batch: Batch, examples: range, config: EvaluationConfig
+) -> tuple[Tensor, Tensor]:
+    """z_clean and `model.reconstruct` of a batch, with the noise of its examples."""
+    x, noise = batch["x"].to(model.device), config.noise("reconstructions", examples, model.device)
     required = model.required_context_frames if model.contract.video else 0
-    return model.reconstruct(
-        x,
+    z_clean = model.encode(x, generator=noise)
+    reconstructions = model.decode(
+        model.noise_latents(z_clean, generator=noise),
         labels=batch["label"].to(model.device),
         frames=x[:, :, :required] if required else None,
         text=batch["text"] and batch["text"].to(model.device),
         steps=config.decoder_steps,
-        generator=config.noise("reconstructions", examples, model.device),
+        generator=noise,
     )
+    return z_clean, reconstructions
