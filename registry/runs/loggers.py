@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ulzoo.model.contract import Stage
-from ulzoo.registry.runs.callbacks import CallbackList, TrainingCallback
+from ulzoo.registry.runs.callbacks import LOG, CallbackList, TextLog, TrainingCallback
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.messages import one_line, suggest
 from ulzoo.training import config as configs
@@ -108,7 +108,7 @@ LOGGERS: dict[str, tuple[str, Logger]] = {
 
 
 class Loggers(CallbackList):
-    """The loggers of a spec, which open at the first call.
+    """The log as text and the loggers of a spec, which open at the first call.
 
     Args:
         folder: the run directory.
@@ -118,7 +118,7 @@ class Loggers(CallbackList):
     def __init__(self, folder: Path, spec: Spec) -> None:
         super().__init__([])
         self.folder, self.spec = folder, spec
-        self.open: dict[str, TrainingCallback | None] = dict.fromkeys(spec.train.loggers)
+        self.open: dict[str, TrainingCallback | None] = {LOG: TextLog(folder), **dict.fromkeys(spec.train.loggers)}
 
     def _each(self, call: Callable[[TrainingCallback], None]) -> None:
         for name, logger in list(self.open.items()):

@@ -19,7 +19,7 @@ from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
-from ulzoo.registry.runs.callbacks import CallbackList, TextLog, TrainingCallback
+from ulzoo.registry.runs.callbacks import CallbackList, TrainingCallback
 from ulzoo.registry.runs.cautions import mean_training_image, run_cautions, warmup_cautions
 from ulzoo.registry.runs.encode import check_encoded
 from ulzoo.registry.runs.export import (
@@ -126,7 +126,7 @@ def train(
     lock, options = RunLock(folder), options or RunOptions()
     callbacks: list[TrainingCallback] = [callback] if callback else []
     if processes.is_main:
-        callbacks += [TextLog(folder), Loggers(folder, spec)]
+        callbacks.append(Loggers(folder, spec))
     watch = watch or Stopwatch(folder, restart=options.fresh)
     try:
         return _train(spec, lock, options, CallbackList(callbacks), processes, watch)
@@ -151,6 +151,11 @@ def _train(
     model, sources, validation, report = processes.run_on_all_ranks(
         lambda: _prepare(spec, stages, checkpoint, options, processes, source)
     )
+    identities = processes.run_on_all_ranks(
+        lambda: {path: fingerprint(images).identity for path, images in sources.items()}
+    )
+    if checkpoint and processes.is_main:
+        _warn_of_other_images(checkpoint, identities.get(stage_data(spec, checkpoint.stage)[1]))
     processes.run_on_all_ranks(lambda: _begin_run(spec, lock, options, processes))
     if options.resume and checkpoint:
         callback.on_note(f"resuming {checkpoint.stage} at step {checkpoint.step}")
@@ -184,9 +189,9 @@ def _train(
     )
     for stage in stages[stages.index(resumed.stage) if resumed else 0 :]:
         config: configs.StageConfig = getattr(spec.train, stage)
-        images = sources[stage_data(spec, stage)[1]]
-        identity = {**trainer_options.identity, "fingerprint": fingerprint(images).identity}
-        trainer = Trainer(model, stage, config, images, folder, replace(trainer_options, identity=identity))
+        _, path = stage_data(spec, stage)
+        identity = {**trainer_options.identity, "fingerprint": identities[path]}
+        trainer = Trainer(model, stage, config, sources[path], folder, replace(trainer_options, identity=identity))
         if resumed and resumed.stage == stage:
             trainer.resume(resumed)
         callback.on_stage(stage, config, trainer.step)
@@ -278,8 +283,6 @@ def _prepare(
         report = initialize(model, spec, source, networks)
     if checkpoint:
         check_label_names(checkpoint, validation.label_names)
-        if processes.is_main:
-            _warn_of_other_images(spec, checkpoint, sources)
         earlier = spec.stages[: spec.stages.index(checkpoint.stage)]
         for network in dict.fromkeys([*chain(*(STAGES[stage] for stage in earlier)), *spec.frozen]):
             getattr(model, network).load_state_dict(checkpoint.read(f"model.{network}."))
@@ -289,10 +292,10 @@ def _prepare(
     return model, sources, validation, report
 
 
-def _warn_of_other_images(spec: Spec, checkpoint: Checkpoint, sources: dict[str, Source]) -> None:
-    """Warn if the training images are not those that the checkpoint was trained on."""
-    images, before = sources.get(stage_data(spec, checkpoint.stage)[1]), checkpoint.metadata.get("fingerprint")
-    if images is not None and before and (changes := describe_change(before, fingerprint(images).identity)):
+def _warn_of_other_images(checkpoint: Checkpoint, identity: dict[str, Any] | None) -> None:
+    """Warn if the training images, if they are opened, are not those that the checkpoint was trained on."""
+    before = checkpoint.metadata.get("fingerprint")
+    if identity is not None and before and (changes := describe_change(before, identity)):
         warnings.warn(
             f"{checkpoint.folder}: its training images have changed since ({'; '.join(changes)}); training continues "
             "on the present ones",

@@ -101,6 +101,14 @@ def test_a_logger_that_fails_is_left_out(short, tmp_path, monkeypatch):
     assert Failing.last.steps == [1, 2]
 
 
+def test_a_text_log_that_cannot_be_written_ends_no_training(short, tmp_path):
+    (tmp_path / "train.log").mkdir()
+    callback = Loggers(tmp_path, short())
+    with pytest.warns(UserWarning, match=r"the logger train\.log failed and is left out: IsADirectoryError"):
+        callback.on_note("one")
+    callback.on_note("two")
+
+
 def test_loggers_that_do_not_exist(short, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"train\.logger.*: there is no logger 'tensorbord'; did you mean"):
         train(short("train.logger=[tensorbord]"), tmp_path / "run")
