@@ -37,6 +37,7 @@ def on_config(config: MkDocsConfig) -> None:
     shutil.copytree(ROOT / "ulzoo", package, ignore=NOT_PYTHON)
     for name in ("registry", "cli", "specs"):
         shutil.copytree(ROOT / name, package / name, ignore=NOT_PYTHON)
+    shutil.move(package / "registry" / "interop", package / "interop")
     config.plugins["mkdocstrings"].config.handlers["python"]["paths"] = [SOURCES.name]
 
 

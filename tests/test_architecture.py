@@ -10,7 +10,12 @@ from statistics import median
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = {"ulzoo": ROOT / "ulzoo", "ulzoo.registry": ROOT / "registry", "ulzoo.cli": ROOT / "cli"}
+PACKAGES = {
+    "ulzoo": ROOT / "ulzoo",
+    "ulzoo.registry": ROOT / "registry",
+    "ulzoo.interop": ROOT / "registry" / "interop",
+    "ulzoo.cli": ROOT / "cli",
+}
 
 SERVICES = {"files", "runtime", "media", "version"}
 LAYERS: dict[str, set[str]] = {
@@ -32,7 +37,7 @@ LAYERS: dict[str, set[str]] = {
 """Part of `ulzoo` -> the other parts that it may import, anywhere in a file."""
 
 ORDERS = {
-    "ulzoo.registry": ["spec", "compile", ("cost", "runs"), "zoo", "sweeps", "report"],
+    "ulzoo.registry": ["spec", "compile", ("cost", "runs"), "zoo", "sweeps", "report", "interop"],
     "ulzoo.model": [
         "contract",
         "conditioning",

@@ -107,6 +107,11 @@ class Contract:
         """c·h·w (c·t·h·w for video), what bits/dimension are counted over."""
         return math.prod(self.latent_shape)
 
+    @property
+    def decoded_logsnr(self) -> float:
+        """The log-SNR of the latents that are decoded: λ_z(0), or infinity if they are z_clean."""
+        return math.inf if self.decodes_clean else self.latent_logsnr
+
     def sampling_with(self, network: Literal["base", "decoder"], steps: int | None, guidance: float | None) -> Sampling:
         """How the network is sampled, by default but for what is not None."""
         default = self.sampling[network]

@@ -318,8 +318,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         decoder, frames = self._decoder, conditions.frames
         self.contract.check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
-            logsnr = math.inf if self.contract.decodes_clean else self.contract.latent_logsnr
-            alpha, _ = alpha_sigma(torch.tensor(logsnr, dtype=torch.float32))
+            alpha, _ = alpha_sigma(torch.tensor(self.contract.decoded_logsnr, dtype=torch.float32))
             z = (z_0 / alpha).to(module_dtype(self.encoder, z_0.dtype))
             x = cast(Tensor, self.encoder.decode(z)).float()  # type: ignore[operator]
         else:

@@ -17,6 +17,7 @@ from ulzoo.diffusion import (
 )
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.model.contract import Contract
+from ulzoo.model.pretrained import LatentMoments, LatentStatistics
 from ulzoo.model.rate import Posterior
 from ulzoo.model.tiling import decode_tiled, encode_tiled
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -55,7 +56,7 @@ class LatentDistribution(DiagonalGaussianDistribution):
 
     Args:
         posterior: of z_clean.
-        logsnr: λ_z(0).
+        logsnr: λ_z(0), or infinity where z_0 is z_clean.
         dtype: of samples and the mode.
     """
 
@@ -194,7 +195,7 @@ class AutoencoderUL(ModelMixin, AutoencoderMixin, ConfigMixin):
         posteriors = [self._posterior(images) for images in slices]
         variances = [p.log_variance for p in posteriors if p.log_variance is not None]
         posterior = Posterior(torch.cat([p.mean for p in posteriors]), torch.cat(variances) if variances else None)
-        distribution = LatentDistribution(posterior, self.model.contract.latent_logsnr, x.dtype)
+        distribution = LatentDistribution(posterior, self.model.contract.decoded_logsnr, x.dtype)
         return AutoencoderKLOutput(latent_dist=distribution) if return_dict else (distribution,)
 
     @apply_forward_hook
@@ -264,35 +265,32 @@ def _levels(contract: Contract) -> list[int] | None:
 
 
 def _scale(model: UnifiedLatents, images: Tensor | None) -> tuple[float, float]:
-    """Mean and standard deviation of all values of z_0, of images or of what is known about the model."""
+    """Mean and standard deviation of all values of z_0, noise included, of images or by what the model records."""
+    statistics = model.latent_statistics if images is None else None
+    if statistics is None:
+        statistics = _measured_statistics(model, images)
+    alpha, sigma = alpha_sigma(torch.tensor(model.contract.decoded_logsnr, dtype=torch.float64))
+    means, deviations = alpha * torch.tensor(statistics.mean), alpha * torch.tensor(statistics.std)
+    mean, square = means.mean(), (means.square() + deviations.square()).mean() + sigma.square()
+    return mean.item(), (square - mean.square()).sqrt().item()
+
+
+def _measured_statistics(model: UnifiedLatents, images: Tensor | None) -> LatentStatistics:
+    """Statistics of the latents of images, or of validation data."""
     if images is not None:
-        return _measured_scale(model, images.split(64))
-    if (statistics := model.latent_statistics) is not None:
-        alpha, sigma = alpha_sigma(torch.tensor(model.contract.latent_logsnr, dtype=torch.float64))
-        means, deviations = alpha * torch.tensor(statistics.mean), alpha * torch.tensor(statistics.std)
-        mean, square = means.mean(), (means.square() + deviations.square()).mean() + sigma.square()
-        return mean.item(), (square - mean.square()).sqrt().item()
-    try:
-        validation = in_order(open_source(model.config, "val"), 64, MEASURED_IMAGES)
-    except SpecError as error:
-        raise ValueError(f"no data to measure the scale of the latents on ({error}): give `images`") from None
-    return _measured_scale(model, (batch["x"] for batch in validation))
-
-
-@torch.no_grad()
-def _measured_scale(model: UnifiedLatents, batches: Iterable[Tensor]) -> tuple[float, float]:
-    """Mean and standard deviation of all values of z_0, noise included, for these images."""
-    count, total, squares = 0, 0.0, 0.0
+        batches: Iterable[Tensor] = images.split(64)
+    else:
+        try:
+            validation = in_order(open_source(model.config, "val"), 64, MEASURED_IMAGES)
+        except SpecError as error:
+            raise ValueError(f"no data to measure the scale of the latents on ({error}): give `images`") from None
+        batches = (batch["x"] for batch in validation)
+    moments = LatentMoments()
     for x in filter(len, batches):
-        posterior = model.posterior(x.to(model.device))
-        z_0 = LatentDistribution(posterior, model.contract.latent_logsnr, torch.float32)
-        count += z_0.mean.numel()
-        total += z_0.mean.double().sum().item()
-        squares += (z_0.mean.double().square() + z_0.var).sum().item()
-    if not count:
+        moments.add(model.encode(x.to(model.device)))
+    if (statistics := moments.statistics()) is None:
         raise ValueError("there are no images to measure the scale of the latents on")
-    mean = total / count
-    return mean, (squares / count - mean**2) ** 0.5
+    return statistics
 
 
 def _noise(generator: Generators | None, n: int, device: torch.device) -> Noise | None:

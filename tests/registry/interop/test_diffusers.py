@@ -27,7 +27,7 @@ diffusers = pytest.importorskip("diffusers")
 
 from ulzoo.interop.diffusers import AutoencoderUL  # noqa: E402
 
-PAGE = Path(__file__).parents[2] / "docs" / "diffusers.md"
+PAGE = Path(__file__).parents[3] / "docs" / "diffusers.md"
 
 VIT = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -278,18 +278,34 @@ def test_what_it_refuses(trained, tiny_video, images: Path, x: Tensor) -> None:
     assert AutoencoderUL.from_ulzoo(absent, images=x).config.scaling_factor > 0
 
 
-def test_a_foreign_autoencoder_in_a_spec_decodes_as_in_diffusers(trained, x: Tensor, tmp_path: Path) -> None:
-    """The encoder `diffusers_autoencoder` and `AutoencoderUL` undo each other, but for the noise of z_0."""
-    original = autoencoder_kl()
-    original.save_pretrained(tmp_path)
+def foreign(original: diffusers.AutoencoderKL, folder: Path, *overrides: str) -> tuple[str, ...]:
+    """Overrides of the tiny spec whose autoencoder is one of diffusers."""
+    original.save_pretrained(folder)
     keys = "block_out_channels: [8, 8, 8], layers_per_block: 1, norm_groups: 4, scaling_factor: 1.0"
-    path = trained(
-        f"encoder={{kind: diffusers_autoencoder, path: {tmp_path}, {keys}}}",
+    return (
+        f"encoder={{kind: diffusers_autoencoder, path: {folder}, {keys}}}",
         "latent={channels: 8, downsample: [4, 4], logsnr: 20}",
         "prior=null",
         "decoder=null",
         "train.latents=null",
+        *overrides,
     )
+
+
+def test_latents_without_noise_have_none(trained, x: Tensor, tmp_path: Path) -> None:
+    path = trained(*foreign(autoencoder_kl(), tmp_path, "latent.decoded=z_clean"))
+    model, vae = ulzoo.load(path), AutoencoderUL.from_ulzoo(path)
+    distribution = vae.encode(x).latent_dist
+    assert torch.equal(distribution.sample(seeded(1)), model.encode(x))
+    assert torch.equal(distribution.mode(), model.encode(x))
+    reconstruction = vae(x, sample_posterior=True, generator=seeded(1)).sample
+    assert torch.equal(reconstruction, model.reconstruct(x, generator=seeded(1)))
+
+
+def test_a_foreign_autoencoder_in_a_spec_decodes_as_in_diffusers(trained, x: Tensor, tmp_path: Path) -> None:
+    """The encoder `diffusers_autoencoder` and `AutoencoderUL` undo each other, but for the noise of z_0."""
+    original = autoencoder_kl()
+    path = trained(*foreign(original, tmp_path))
     vae = AutoencoderUL.from_ulzoo(path)
     model = ulzoo.load(path)
     with torch.no_grad():
