@@ -276,9 +276,8 @@ def evaluate(
             clip_protocol=protocol,
         )
     mean_image = MeanImage.from_dict(export.results.get("mean_image"), model.contract.channels)
-    if (
-        mean_image is None and not images and not getattr(spec.data, "download", False)
-    ):  # an export of an earlier version
+    downloads = getattr(spec.data, "download", False)
+    if mean_image is None and not images and not downloads:  # an export of an earlier version
         mean_image = mean_training_image(spec)
     config = EvaluationConfig(
         spec.data_identity(),

@@ -199,11 +199,9 @@ def test_latents_that_cannot_be_stored(tiny, tiny_video, tmp_path):
         encode(model, tiny(), open_source(tiny(), "val"), tmp_path / "out", "val", options=EncodeOptions("float16"))
 
 
-def test_unreadable_images_are_listed(tiny, tmp_path):
-    from ulzoo.registry.compile import compile_model
-
-    spec = tiny()
-    source, model = open_source(spec, "val"), compile_model(spec)
+def damageable(spec):
+    """The validation data of a spec; the images whose numbers are in its `damaged` cannot be read."""
+    source = open_source(spec, "val")
     read = type(source).__getitem__
 
     class Damaged(type(source)):
@@ -212,7 +210,16 @@ def test_unreadable_images_are_listed(tiny, tmp_path):
                 raise Unreadable(f"{index} is damaged")
             return read(self, index)
 
-    source.__class__, source.damaged = Damaged, {2}
+    source.__class__, source.damaged = Damaged, set()
+    return source
+
+
+def test_unreadable_images_are_listed(tiny, tmp_path):
+    from ulzoo.registry.compile import compile_model
+
+    spec = tiny()
+    source, model = damageable(spec), compile_model(spec)
+    source.damaged = {2}
     with pytest.raises(Unreadable, match="2 is damaged"):
         encode(model, spec, source, tmp_path / "out", "val")
     source.skips_unreadable = True
@@ -308,16 +315,8 @@ def test_an_image_that_was_repaired_is_encoded(tiny, tmp_path):
     from ulzoo.registry.compile import compile_model
 
     spec, out = tiny(), tmp_path / "out"
-    source, model = open_source(spec, "val"), compile_model(spec)
-    read = type(source).__getitem__
-
-    class Damaged(type(source)):
-        def __getitem__(self, index):
-            if index in self.damaged:
-                raise Unreadable(f"{index} is damaged")
-            return read(self, index)
-
-    source.__class__, source.damaged, source.skips_unreadable = Damaged, set(), True
+    source, model = damageable(spec), compile_model(spec)
+    source.skips_unreadable = True
     identity = encoding.fingerprint(source).identity
     source.damaged = {2}
     with pytest.MonkeyPatch.context() as patch:  # as if it were none of the 32 in the fingerprint
