@@ -61,7 +61,7 @@ def test_metrics_are_complete_if_a_file_cannot_be_written(ulzoo, run, here, monk
             "not_written": {"a.npz": "No space left on device"},
         }
 
-    monkeypatch.setattr("ulzoo.evaluation.evaluate", evaluated)
+    monkeypatch.setattr("ulzoo.registry.runs.evaluate.evaluate_model", evaluated)
     result = ulzoo("evaluate", "run", "--out", "a.json")
     assert result.exit_code == 1 and result.stderr == ""  # the evaluation warns itself
     assert "20.00 dB" in result.stdout and "gFID@4 of samples" in result.stdout
