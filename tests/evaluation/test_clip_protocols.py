@@ -14,7 +14,6 @@ from ulzoo.evaluation.clip_protocols import K600, ClipProtocol, RealClips
 from ulzoo.media.pixels import from_uint8, to_uint8
 from ulzoo.model.contract import Contract
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*two such samples of one distribution")
 FRAMES, CONTEXT, SHIFT = 16, 5, 16
 SMALL = {"folds": 2, "samples": 18}
 

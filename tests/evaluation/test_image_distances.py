@@ -13,13 +13,14 @@ from PIL import Image
 from torch import nn
 
 from ulzoo.data import DataContract, Emoji3D, ImageFolder, in_order
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import TensorSource
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig, evaluate, execution
 from ulzoo.evaluation.execution import Execution
 from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.features import images as image_features
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0, inception_v3
-from ulzoo.evaluation.frechet import frechet_distance
+from ulzoo.evaluation.frechet import Moments, frechet_distance
 from ulzoo.evaluation.image_distances import collect_reconstructions, image_distances, reconstruction_distance
 from ulzoo.evaluation.reference import (
     Reference,
@@ -202,6 +203,19 @@ def test_samples_depend_on_the_seed(tmp_path):
     untrained.base = None
     with pytest.raises(ValueError, match="has no base"):
         compared_samples(untrained, features, reference, samples=4)
+
+
+def test_a_reference_is_fingerprinted_once_and_the_bias_of_few_samples_is_named(tmp_path, monkeypatch):
+    features = means()
+    reference = statistics(features, tmp_path)
+    assert reference == replace(statistics(features, tmp_path), gaussian=reference.gaussian)  # from the cache
+    monkeypatch.setattr("ulzoo.evaluation.sample_distance.fingerprint", None)
+    results = compared_samples(Model(classes=3), features, reference, samples=8)
+    assert results["protocol"]["fingerprint"] == reference.fingerprint == fingerprint(source()).identity
+    (line,) = results["cautions"]
+    assert line.startswith("gfd_means of 8 images and 30 real ones is ") and "one distribution are about " in line
+    far = replace(reference, gaussian=Moments(reference.gaussian.mean + 100, reference.gaussian.covariance))
+    assert compared_samples(Model(), features, far, samples=8)["cautions"] == []
 
 
 class Counting(Model):

@@ -1,7 +1,6 @@
 """One pass over a split by all processes: equal metrics, each image read and reconstructed once, resumption."""
 
-import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,63 +13,10 @@ from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.evaluation.execution import Execution
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.reference import reference_statistics
-from ulzoo.registry.compile import compile_model, open_source
+from ulzoo.registry.compile import open_source
 from ulzoo.runtime.devices import tf32_operations
-from ulzoo.runtime.processes import ProcessGroup
 
 IMAGES, BATCH = 21, 4
-
-
-@dataclass
-class Group:
-    """The threads of `on_threads`, which exchange values at a barrier."""
-
-    size: int
-    values: dict[int, object] = field(default_factory=dict)
-
-    def __post_init__(self):
-        self.barrier = threading.Barrier(self.size)
-
-
-class Threads(ProcessGroup):
-    """One thread in the place of a process."""
-
-    def __init__(self, rank: int, group: Group):
-        super().__init__(rank, group.size)
-        self.group = group
-
-    def all_gather(self, value):
-        self.group.values[self.rank] = value
-        self.group.barrier.wait(30)
-        values = [self.group.values[rank] for rank in range(self.world_size)]
-        self.group.barrier.wait(30)
-        return values
-
-
-def on_threads(size, work, make=lambda: None):
-    """`work(processes, make())` in each of `size` threads; what the main one returns.
-
-    Everything is made before the threads start, because the registration hooks of modules are global.
-    """
-    results, group, arguments = {}, Group(size), [make() for _ in range(size)]
-
-    def run(rank):
-        try:
-            results[rank] = work(Threads(rank, group), arguments[rank])
-        except BaseException as error:
-            group.barrier.abort()
-            results[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    errors = [result for result in results.values() if isinstance(result, BaseException)]
-    if errors:
-        raise min(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError))
-    assert all(results[rank] == {} for rank in range(1, size))
-    return results[0]
 
 
 class Counting(TensorSource):
@@ -98,16 +44,8 @@ class Features(nn.Module):
         return (images.double().mean((2, 3))[:, :2],)
 
 
-def untrained(spec):
-    """A model whose weights are all drawn, also those that start at zero."""
-    model = compile_model(spec).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.05, generator=torch.Generator().manual_seed(0))
-    return model
-
-
 @pytest.fixture
-def model(tiny):
+def model(tiny, untrained):
     """Makes copies of one untrained model, which share `decoded`, the images that they decode."""
     decoded = []
 
@@ -131,7 +69,7 @@ def frechet(**options):
     return FrechetConfig(features, **options)
 
 
-def test_processes_share_one_reconstruction_of_each_image(model, monkeypatch, tmp_path):
+def test_processes_share_one_reconstruction_of_each_image(on_threads, model, monkeypatch, tmp_path):
     """All metrics are equal on one, two and three processes, to the last digits; the last batch is short."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = EvaluationConfig({}, batch_size=BATCH, rate_samples=2, decompose_rate=True)
@@ -159,7 +97,7 @@ def test_processes_share_one_reconstruction_of_each_image(model, monkeypatch, tm
         assert means[0] == pytest.approx(means[1], rel=1e-6)
 
 
-def test_skipped_examples_do_not_depend_on_the_processes(model):
+def test_skipped_examples_do_not_depend_on_the_processes(on_threads, model):
     class Damaged(Counting):
         skips_unreadable = True
 
@@ -182,7 +120,7 @@ def test_skipped_examples_do_not_depend_on_the_processes(model):
     assert (alone["protocol"]["images"], alone["protocol"]["left_out"]) == (IMAGES - 3, 3)
 
 
-def test_statistics_of_a_reference_are_shared(tmp_path):
+def test_statistics_of_a_reference_are_shared(on_threads, tmp_path):
     """Only the main process reads all images, for their hash."""
     config, features, expected = EvaluationConfig({}, batch_size=BATCH), frechet().features, {}
 
@@ -202,7 +140,7 @@ def test_statistics_of_a_reference_are_shared(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_an_interrupted_pass_ends_in_the_same_bits(model, monkeypatch, tmp_path, size):
+def test_an_interrupted_pass_ends_in_the_same_bits(on_threads, model, monkeypatch, tmp_path, size):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(execution, "SAVE_INTERVAL", 0)
     config = EvaluationConfig({}, batch_size=BATCH, rate_samples=2, decompose_rate=True)
@@ -238,7 +176,7 @@ def test_an_interrupted_pass_ends_in_the_same_bits(model, monkeypatch, tmp_path,
     assert not list(folder.glob("*"))
 
 
-def test_features_that_are_kept_are_shared_in_order(model, monkeypatch, tmp_path):
+def test_features_that_are_kept_are_shared_in_order(on_threads, model, monkeypatch, tmp_path):
     """Distances that are no functions of mean and covariance."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = EvaluationConfig({}, batch_size=BATCH, rate_samples=1, base_steps=1)
@@ -282,7 +220,7 @@ def test_values_are_merged_in_the_order_of_the_batches():
     assert merged.rows("value").shape == (2, 3) and "total" not in merged
 
 
-def test_frame_prediction_is_shared(tiny_video):
+def test_frame_prediction_is_shared(tiny_video, on_threads, untrained):
     spec = tiny_video()
     source, config = open_source(spec, "val"), EvaluationConfig({}, limit=5, batch_size=2, base_steps=1)
 

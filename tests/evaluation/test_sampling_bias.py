@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ulzoo.evaluation.frechet import FeatureStatistics, Moments, frechet_distance
-from ulzoo.evaluation.sampling_bias import self_distance, warn_of_bias
+from ulzoo.evaluation.sampling_bias import expected_bias, find_bias_cautions, self_distance
 
 DIMENSION = 400  # of FVD
 
@@ -53,10 +53,24 @@ def test_features_without_variance():
     assert self_distance(Moments(torch.zeros(2), partly), 11, 11) == pytest.approx(2 / 11 + 0.1)
 
 
-def test_the_warning_says_how_much_of_a_distance_is_bias():
+def test_the_caution_says_how_much_of_a_distance_is_bias():
     reference = Moments(torch.zeros(DIMENSION), spectrum(0).diag())
     counts = {"samples": 2048, "references": 2048}
-    with pytest.warns(UserWarning, match=r"fvd of 2,048 clips .*about 39.6 apart, 9.9% of the .* distance is 40.1;"):
-        assert warn_of_bias("fvd", 40.1, reference, **counts) == pytest.approx(39.57, abs=0.01)
-    assert warn_of_bias("fvd", 400.0, reference, **counts) == pytest.approx(39.57, abs=0.01)
-    assert warn_of_bias("fvd", 1.0, reference, samples=400, references=9999) is None
+    start = "fvd of 2,048 clips and 2,048 real ones is 40.1"
+    assert expected_bias(reference, **counts) == pytest.approx(39.57, abs=0.01)
+    assert find_bias_cautions("fvd", 40.1, reference, **counts, kind="clips") == [
+        f"{start}, but two such samples of one distribution are about 39.6 apart, 9.9% of the features' variance; "
+        "more clips lower it"
+    ]
+    assert find_bias_cautions("fvd", 400.0, reference, **counts, kind="clips") == []
+    few = {"samples": 400, "references": 9999}
+    assert expected_bias(reference, **few) is None and find_bias_cautions("x", 1.0, reference, **few, kind="x") == []
+
+
+def test_the_size_of_a_reference_may_be_unknown():
+    """Its bias is then that of the samples alone, half of that of two sets."""
+    reference = Moments(torch.zeros(DIMENSION), spectrum(0).diag())
+    alone = expected_bias(reference, samples=2048, references=None)
+    assert 2 * alone == pytest.approx(expected_bias(reference, samples=2048, references=2048))
+    (line,) = find_bias_cautions("gfid", 30.0, reference, samples=2048, references=None, kind="images")
+    assert line.startswith("gfid of 2,048 images and the statistics of real ones is 30, but ") and "about 19.8" in line

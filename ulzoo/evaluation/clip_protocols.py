@@ -109,14 +109,14 @@ class RealClips(Source):
         source: the videos.
         placements: of the clips in each video.
         order: numbers of clips, of which `i` is the placement `i % len(placements)` of the video
-            `i // len(placements)`; all in order if None.
+            `i // len(placements)`, all of which can be read; all clips in order if None.
     """
 
     hflip = False
 
     def __init__(self, source: Source, placements: tuple[Placement, ...], order: list[int] | None = None) -> None:
         self.source, self.placements, self.order = source, placements, order
-        self.contract, self.skips_unreadable = source.contract, source.skips_unreadable
+        self.contract, self.skips_unreadable = source.contract, source.skips_unreadable and order is None
 
     def __len__(self) -> int:
         return len(self.source) * len(self.placements) if self.order is None else len(self.order)

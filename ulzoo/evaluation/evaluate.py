@@ -41,16 +41,16 @@ def evaluate(
         source: the images or clips.
         config: the settings that all metrics share.
         frechet: which sets are compared; None for no distance.
-        processes: processes that share all of it but distances of clips, which the main one measures. Rate, distortion
-            and distances are those of one reconstruction of each image. An interrupted evaluation resumes from the
-            partial results that it saved in torch's cache (TORCH_HOME).
+        processes: processes that share all of it. Rate, distortion and distances are those of one reconstruction of
+            each image. An interrupted evaluation resumes from the partial results that it saved in torch's cache
+            (TORCH_HOME).
         on_progress: called with the phase ("evaluating", "comparing" or "generating"), the number of examples that it
             has processed so far, and their total.
 
     Returns:
-        The result of `measure`, with the additional metrics and, as parts of the protocol, "reconstructions" and
-        "generated" for images or "frechet" for clips; "not_written", if files could not be written, as in
-        `image_distances`; {} in all processes but the main one.
+        The result of `measure`, with the additional metrics and cautions and, as parts of the protocol,
+        "reconstructions" and "generated" for images or "frechet" for clips; "not_written", if files could not be
+        written, as in `image_distances`; {} in all processes but the main one.
 
     Raises:
         ValueError: the sets cannot be compared, or there can be no file at a path that is to be written.
@@ -75,15 +75,18 @@ def evaluate(
             processes=processes,
             on_progress=phase("comparing"),
         )
-    elif frechet is not None and processes.is_main:
-        distance = generation_distance(model, config, frechet, on_progress=phase("generating"))
-        distances = {"figures": distance["figures"], "protocol": {"frechet": distance["protocol"]}}
+    elif frechet is not None:
+        on_clips = phase("generating")
+        distances = generation_distance(model, config, frechet, execution=execution, on_progress=on_clips)
+        distances["protocol"] = {"frechet": distances.get("protocol")}
     execution.finish()
     if not processes.is_main:
         return {}
     results["figures"] |= distances["figures"]
     protocol = results["protocol"]
     protocol |= distances["protocol"]
+    if cautions := [*results.get("cautions", []), *distances.get("cautions", [])]:
+        results["cautions"] = cautions
     if unwritten := distances.get("not_written"):
         results["not_written"] = unwritten
     _record_numerics(results, config, model)

@@ -5,7 +5,7 @@ import json
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class ProgressCounter:
         """The callback of the next phase, which has `count` examples and reports how many of them are processed."""
         start, self._start = self._start, self._start + count
         return lambda done: self.on_progress(start + done, self.total)
+
+    def execution(self, execution: "Execution", count: int) -> "Execution":
+        """An execution that reports the progress of the next phase."""
+        return replace(execution, on_progress=self.phase(count))
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,22 @@ def shared_batches(
     else:
         shard = StreamShard(processes.rank, processes.world_size)
         yield from ((batch, True) for batch in in_order(source, batch_size, limit, shard=shard))
+
+
+def shared_examples(count: int, batch_size: int, partial: PartialResults, execution: Execution) -> Iterator[range]:
+    """The numbers of `count` examples that need no source, in the batches of this process that are not yet measured.
+
+    At the end, the results of all processes are merged.
+    """
+    processes = execution.processes
+    for start in range(processes.rank * batch_size, count, processes.world_size * batch_size):
+        stop = min(start + batch_size, count)
+        if stop > partial.done:
+            yield range(start, stop)
+            partial.update(stop)
+        execution.on_progress(stop)
+    partial.complete(count)
+    partial.gather(processes)
 
 
 def _digest(model: UnifiedLatents, identity: Mapping[str, Any]) -> str:

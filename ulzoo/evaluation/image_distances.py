@@ -67,8 +67,9 @@ def image_distances(
         on_progress: called with the number of images that the network has processed so far, and their total.
 
     Returns:
-        {"figures", "protocol": {"reconstructions", "generated"}}, ready for JSON; "not_written" maps the paths of files
-        that could not be written to the reasons, which have no effect on the metrics.
+        {"figures", "protocol": {"reconstructions", "generated"}}, ready for JSON; "cautions", if there are any, say
+        which distances are mostly the bias of few samples; "not_written" maps the paths of files that could not be
+        written to the reasons, which have no effect on the metrics.
 
     Raises:
         ValueError: the sets cannot be compared, or there can be no file at a path that is to be written.
@@ -113,11 +114,12 @@ def image_distances(
     if processes.is_main:
         for part in protocol.values():
             part |= config.numerics(model.device)
-    unwritten = results.get("not_written", UnwrittenFiles())
+    cautions, unwritten = results.get("cautions"), results.get("not_written", UnwrittenFiles())
     if frechet.save_statistics and processes.is_main:
         with unwritten.catching(frechet.save_statistics):
             write_statistics(frechet.save_statistics, statistics, features.protocol)
-    return {"figures": figures, "protocol": protocol, **({"not_written": unwritten} if unwritten else {})}
+    remarks = {"cautions": cautions, "not_written": unwritten}
+    return {"figures": figures, "protocol": protocol, **{name: remark for name, remark in remarks.items() if remark}}
 
 
 @torch.no_grad()
@@ -196,7 +198,7 @@ def _reconstruction_protocol(
         **collector.network.protocol,
         data=config.data,
         split=config.split,
-        fingerprint=fingerprint(source, config.count(source)).identity,
+        fingerprint=(reference and reference.fingerprint) or fingerprint(source, config.count(source)).identity,
         reference_sha256=reference and reference.sha256,
         decoder_sampler=sampling.sampler,
         decoder_steps=sampling.steps,

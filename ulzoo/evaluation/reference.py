@@ -9,7 +9,7 @@ Samples are one array `arr_0`, uint8 (N, H, W, 3).
 import hashlib
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +37,14 @@ class Reference:
         images: number of images they were computed from; None if the file does not say.
         sha256: hash of the images' pixels, or of the file.
         features: (N, D), if they were kept.
+        fingerprint: the identity of the images' fingerprint; None if the statistics are from a file.
     """
 
     gaussian: Gaussian
     images: int | None
     sha256: str
     features: Tensor | None = None
+    fingerprint: dict[str, Any] | None = None
 
 
 def read_statistics(path: Path, dimension: int) -> Reference:
@@ -125,11 +127,12 @@ def reference_statistics(
     if count < 2:
         raise ValueError(f"a Fréchet distance needs at least 2 images, not {count}")
     folder = cache or Path(torch.hub.get_dir()) / "ulzoo" / "statistics"
+    images = fingerprint(source, count)
     identity = {
         "network": features.protocol,
         "data": config.data,
         "split": config.split,
-        "fingerprint": fingerprint(source, count).to_dict(),
+        "fingerprint": images.to_dict(),
     }
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
     path = folder / f"{features.name}-{name[:32]}.npz"
@@ -138,7 +141,7 @@ def reference_statistics(
     cached = processes.all_gather(cached)[0]
     if cached is not None:
         execution.on_progress(count)
-        return cached
+        return replace(cached, fingerprint=images.identity)
     statistics, digest, kept = FeatureStatistics(features.dimension), hashlib.sha256(), ExampleValues()
     for batch, own in shared_batches(source, config.examples_per_batch(), config.limit, processes, main_reads_all=True):
         pixels = to_uint8(batch["x"])
@@ -156,7 +159,7 @@ def reference_statistics(
     moments = Moments(statistics.mean, statistics.covariance)
     sha256 = processes.all_gather(digest.hexdigest())[0]
     vectors = kept.rows("features").float() if keep_features else None
-    reference = Reference(moments, statistics.count, sha256, vectors)
+    reference = Reference(moments, statistics.count, sha256, vectors, images.identity)
     if processes.is_main:
         with warned_of_errors(f"{path}: the statistics are not kept"):
             write_statistics(path, reference, features.protocol)

@@ -9,12 +9,13 @@ from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import Sample, Unreadable
 from ulzoo.evaluation.config import NOISE, EvaluationConfig, FrechetConfig
-from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution
+from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution, shared_examples
 from ulzoo.evaluation.feature_metrics import FeatureCollector, partial_features
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.protocol import Protocol
 from ulzoo.evaluation.reference import Reference
 from ulzoo.evaluation.sample_file import SampleFile, UnwrittenFiles
+from ulzoo.evaluation.sampling_bias import find_bias_cautions
 from ulzoo.media.captions import Text, pad
 from ulzoo.media.pixels import to_uint8
 from ulzoo.model.denoisers import DiffusionModel
@@ -31,7 +32,7 @@ def sample_distance(
     *,
     execution: Execution = DEFAULT_EXECUTION,
 ) -> dict[str, Any]:
-    """Distances between samples and a reference, {"figures", "protocol", "not_written"}, ready for JSON.
+    """Distances between samples and a reference, {"figures", "protocol", "cautions", "not_written"}, ready for JSON.
 
     A model with class or caption conditioning gets the classes and captions of the reference's examples, taken at even
     intervals, so that classes have the same frequencies.
@@ -70,7 +71,7 @@ def sample_distance(
         **features.protocol,
         data=config.data,
         reference=frechet.reference_name,
-        fingerprint=fingerprint(source).identity if conditional or not frechet.statistics else None,
+        fingerprint=reference.fingerprint or (fingerprint(source).identity if conditional else None),
         reference_images=reference.images,
         reference_sha256=reference.sha256,
         samples=samples,
@@ -88,25 +89,20 @@ def sample_distance(
     partial = partial_features(collector, model, protocol, config, execution)
 
     def draw(file: SampleFile | None = None) -> None:
-        for start in range(processes.rank * batch_size, samples, batch_size * processes.world_size):
-            if start < partial.done:
-                continue
-            count = min(batch_size, samples - start)
-            examples = [_example(source, i, samples) for i in range(start, start + count)] if conditional else []
+        for numbers in shared_examples(samples, batch_size, partial, execution):
+            examples = [_example(source, number, samples) for number in numbers] if conditional else []
             labels, text = _conditions(examples, source, network)
             x = model.sample(
-                count,
+                len(numbers),
                 labels=labels,
                 text=text,
                 guidance=config.guidance if conditional else None,
                 steps=config.base_steps,
-                generator=config.noise("samples", range(start, start + count), model.device),
+                generator=config.noise("samples", numbers, model.device),
             )
             collector.add(x)
             if file:
                 file.add(to_uint8(x))
-            partial.update(start + count)
-            execution.on_progress(start + count)
 
     unwritten = UnwrittenFiles()
     if frechet.save_samples:
@@ -117,13 +113,17 @@ def sample_distance(
             unwritten.add(frechet.save_samples, file.error)
     else:
         draw()
-    partial.complete(samples)
-    partial.gather(processes)
     if not processes.is_main:
         return {"figures": {}, "protocol": {}}
     figures, fields = collector.metrics("g", reference, config.seed)
-    protocol = Protocol(figures=list(figures), **protocol, **fields)
-    return {"figures": figures, "protocol": protocol, "not_written": unwritten}
+    metric, distance = next(iter(figures.items()))
+    counts: Any = {"samples": samples, "references": reference.images}
+    return {
+        "figures": figures,
+        "protocol": Protocol(figures=list(figures), **protocol, **fields),
+        "cautions": find_bias_cautions(metric, distance, reference.gaussian, **counts, kind="images"),
+        "not_written": unwritten,
+    }
 
 
 def _conditions(

@@ -13,16 +13,16 @@ of tr Σ if all eigenvalues are equal and 4.2 % if they are as 1/k, with 50,000 
 distances agree to 2 % (`evaluation/test_sampling_bias`).
 """
 
-import warnings
+import math
 
 import torch
 
 from ulzoo.evaluation.frechet import Gaussian
 
-DOMINATED = 0.1  # share of a distance from which its bias is worth a warning
+DOMINATED = 0.1  # share of a distance from which its bias is worth a caution
 
 
-def self_distance(reference: Gaussian, n: int, m: int) -> float:
+def self_distance(reference: Gaussian, n: float, m: float) -> float:
     """The expected distance between two samples, of n and m, of a Gaussian with the reference's covariance.
 
     An estimated covariance has a wider spectrum than the true one, so that the result is too small, by 9 % with 2,048
@@ -30,7 +30,7 @@ def self_distance(reference: Gaussian, n: int, m: int) -> float:
 
     Args:
         reference: of which only the covariance is used.
-        n: number of samples of one set.
+        n: number of samples of one set, which may be infinite.
         m: number of samples of the other.
     """
     assert min(n, m) > 1, (n, m)
@@ -42,30 +42,37 @@ def self_distance(reference: Gaussian, n: int, m: int) -> float:
     return (means + 0.5 * (1 / (n - 1) + 1 / (m - 1)) * covariances).item()
 
 
-def warn_of_bias(metric: str, distance: float, reference: Gaussian, *, samples: int, references: int) -> float | None:
-    """Warn if a good part of a distance is what two samples of one distribution have; return that expected distance.
+def expected_bias(reference: Gaussian, *, samples: int, references: int | None) -> float | None:
+    """The `self_distance` of samples and a reference; None if there are no more of either than dimensions.
+
+    Args:
+        reference: mean and covariance of the reference.
+        samples: number of samples.
+        references: number of examples in the reference; None if unknown, which counts as infinitely many.
+    """
+    of_reference = math.inf if references is None else references
+    if min(samples, of_reference) <= len(reference.mean):
+        return None  # `bias_caution` is the caution of such distances
+    return self_distance(reference, samples, of_reference)
+
+
+def find_bias_cautions(
+    metric: str, distance: float, reference: Gaussian, *, samples: int, references: int | None, kind: str
+) -> list[str]:
+    """A line if a good part of a distance is what two samples of one distribution have; else none.
 
     Args:
         metric: name of the distance.
         distance: its value.
-        reference: mean and covariance of the reference.
-        samples: number of samples.
-        references: number of examples in the reference.
-
-    Returns:
-        The expected distance; None, without a warning, if there are no more samples than dimensions, for which
-        `bias_caution` warns.
+        reference, samples, references: as for `expected_bias`.
+        kind: "images" or "clips".
     """
-    dimension = len(reference.mean)
-    if min(samples, references) <= dimension:
-        return None
-    expected = self_distance(reference, samples, references)
+    expected = expected_bias(reference, samples=samples, references=references)
     variance = reference.covariance.trace().item()
-    if variance and expected > DOMINATED * distance:
-        warnings.warn(
-            f"{metric} of {samples:,} clips and {references:,} real ones: two such samples of one distribution are "
-            f"about {expected:.3g} apart, {expected / variance:.1%} of the features' variance, "
-            f"and the measured distance is {distance:.3g}; more samples lower it",
-            stacklevel=1,
-        )
-    return expected
+    if expected is None or not variance or expected <= DOMINATED * distance:
+        return []
+    real = f"{references:,} real ones" if references else "the statistics of real ones"
+    return [
+        f"{metric} of {samples:,} {kind} and {real} is {distance:.3g}, but two such samples of one distribution are "
+        f"about {expected:.3g} apart, {expected / variance:.1%} of the features' variance; more {kind} lower it"
+    ]

@@ -1,23 +1,34 @@
-"""The Fréchet distance between a model's clips and a data set's: of one clip per video, or by a known protocol."""
+"""The Fréchet distance between a model's clips and a data set's: of one clip per video, or by a known protocol.
 
-from collections.abc import Iterator
-from itertools import count
+Clips are passed from the model to the network in memory, rounded to uint8. All processes share them: the noise of a
+sample depends only on the seed and its number, and the statistics of its features are merged at the end.
+"""
+
+from itertools import chain, count, cycle, islice
 from statistics import mean, stdev
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ulzoo.data import Source, in_order
+from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
+from ulzoo.data.source import MIDDLE
 from ulzoo.evaluation.clip_protocols import ClipProtocol, RealClips
 from ulzoo.evaluation.config import NOISE, EvaluationConfig, FrechetConfig
-from ulzoo.evaluation.execution import ProgressCallback
+from ulzoo.evaluation.execution import (
+    DEFAULT_EXECUTION,
+    Execution,
+    ProgressCallback,
+    ProgressCounter,
+    SharedPass,
+    shared_examples,
+)
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.videos import VideoFeatures
 from ulzoo.evaluation.frechet import DISTANCE, FeatureStatistics, bias_caution, frechet_distance
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
-from ulzoo.evaluation.sampling_bias import warn_of_bias
+from ulzoo.evaluation.sampling_bias import expected_bias, find_bias_cautions
 from ulzoo.media.pixels import to_uint8
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.seeds import derive_seed
@@ -31,77 +42,92 @@ def generation_distance(
     config: EvaluationConfig,
     frechet: FrechetConfig,
     *,
+    execution: Execution = DEFAULT_EXECUTION,
     on_progress: ProgressCallback = lambda done, total: None,
 ) -> dict[str, Any]:
     """Sample clips and measure their distance from the reference: its middle clips, or as `frechet.clip_protocol` says.
 
-    Clips are passed from the model to the network in memory, rounded to uint8. A model that continues context frames
-    gets those of the reference's clips in order, repeatedly if there are fewer clips than samples. Its clips are
-    compared as a whole, context frames included, as is customary. Samples have no class. The distance from one clip
-    per video is not that of Kinetics-600 in the literature: see `protocol_distance`.
+    A model that continues context frames gets those of the reference's clips in order, repeatedly if there are fewer
+    clips than samples. Its clips are compared as a whole, context frames included, as is customary; each real clip is
+    read once for both. Samples have no class. The distance from one clip per video is not that of Kinetics-600 in the
+    literature: see `protocol_distance`.
 
     Args:
         model: in eval mode, with a base.
         config: the settings that all metrics share.
         frechet: the network, the number of clips, and the reference, of which at most as many clips are compared.
-        on_progress: called with the number of clips processed so far and their total, real and generated together.
+        execution: processes and resumption; its own progress callback is not called. The caller removes the partial
+            results (`Execution.finish`).
+        on_progress: called with the number of clips processed so far and their total: real and generated ones, or only
+            generated ones if each continues a real one.
 
     Returns:
-        {"figures": {features.name}, "protocol"}, ready for JSON, or the result of `protocol_distance`. If there are no
-        more clips than dimensions, which leaves a covariance singular and the distance far too large, it warns, and the
-        protocol contains a caution. It also warns if a good part of the distance is the bias of so few clips.
+        {"figures": {features.name}, "protocol", "cautions"}, ready for JSON, or the result of `protocol_distance`; {}
+        in all processes but the main one. "cautions" says if a good part of the distance is the bias of so few clips.
+        If there are no more clips than dimensions, which leaves a covariance singular and the distance far too large,
+        it warns, and the protocol contains a caution.
 
     Raises:
         ValueError: the model generates images or has no base, or there are fewer than two clips, or they are too short
             for the network.
     """
     if frechet.clip_protocol is not None:
-        return protocol_distance(model, config, frechet, frechet.clip_protocol, on_progress=on_progress)
+        return protocol_distance(
+            model, config, frechet, frechet.clip_protocol, execution=execution, on_progress=on_progress
+        )
     features, source = _checked(model, frechet)
     contract = model.contract
     clips = frechet.samples or min(MAX_CLIPS, len(source))
     batch_size = config.examples_per_batch(video=True)
-    compared = min(clips, len(source))
+    compared, context = min(clips, len(source)), contract.context_frames
     if compared < 2:
         raise ValueError(f"a Fréchet distance needs at least 2 clips, not {compared}")
-    skipped: dict[int, str] = {}
-    real, generated = FeatureStatistics(features.dimension), FeatureStatistics(features.dimension)
-    for batch in in_order(source, batch_size, compared):
-        real.add(features(to_uint8(batch["x"])))
-        skipped |= batch["skipped"]
-        on_progress(batch["images"], compared + clips)
-
-    def generate(n: int, frames: Tensor | None = None) -> None:
-        noise = config.noise("samples", range(generated.count, generated.count + n), model.device)
-        x = model.sample(n, frames=frames, steps=config.base_steps, generator=noise)
-        generated.add(features(to_uint8(x)))
-        on_progress(compared + generated.count, compared + clips)
-
-    while generated.count < clips:
-        missing = clips - generated.count
-        if contract.context_frames:
-            for batch in in_order(source, batch_size, min(compared, missing)):
-                generate(len(batch["x"]), batch["x"][:, :, : contract.context_frames].to(model.device))
-        else:
-            generate(min(batch_size, missing))
-    protocol = Protocol(
-        figures=[features.name],
-        **features.protocol,
-        data=config.data,
-        reference=frechet.reference_split,
-        fingerprint=fingerprint(source, compared).identity,
-        reference_clips=real.count,
-        clips=generated.count,
+    protocol = _protocol(model, config, frechet, fingerprint(source, compared).identity) | {
+        "clips": clips,
         **clip_fields(contract),
-        given_frames_of=frechet.reference_split if contract.context_frames else None,
-        given_frames_compared=contract.context_frames > 0,
-        **_sampling_fields(model, config),
-        **count_skipped(skipped),
-        **bias_caution(features.name, min(real.count, generated.count), features.dimension, kind="clips"),
-    )
+        "given_frames_of": frechet.reference_split if context else None,
+        "given_frames_compared": context > 0,
+    }
+    identity = {"batch_size": batch_size, **protocol, **config.numerics(model.device)}
+    counter = ProgressCounter(clips if context else compared + clips, on_progress)
+
+    real, generated = FeatureStatistics(features.dimension), FeatureStatistics(features.dimension)
+    partial = execution.partial_results({"real": real, "generated": generated}, model, identity)
+    shared = SharedPass(source, batch_size, compared, partial, counter.execution(execution, compared))
+    for batch, numbers in shared.batches():
+        real.add(features(to_uint8(batch["x"])))
+        if context:
+            generated.add(features(_sampled(model, config, numbers, batch["x"][:, :, :context])))
+
+    if (missing := clips - generated.count) > 0:
+        start, more = generated.count, FeatureStatistics(features.dimension)
+        partial = execution.partial_results({"generated": more}, model, {**identity, "start": start})
+        rest = counter.execution(execution, missing)
+        if context:
+            readable = islice((index for index in range(len(source)) if index not in shared.skipped), real.count)
+            again = RealClips(source, (MIDDLE,), list(islice(cycle(readable), missing)))
+            for batch, numbers in SharedPass(again, batch_size, None, partial, rest).batches():
+                numbers = range(start + numbers.start, start + numbers.stop)
+                more.add(features(_sampled(model, config, numbers, batch["x"][:, :, :context])))
+        else:
+            for numbers in shared_examples(missing, batch_size, partial, rest):
+                more.add(features(_sampled(model, config, numbers)))
+        generated.restore([generated.state(), more.state()])
+    if not execution.processes.is_main:
+        return {}
     distance = frechet_distance(real, generated)
-    warn_of_bias(features.name, distance, real, samples=generated.count, references=real.count)
-    return {"figures": {features.name: distance}, "protocol": protocol}
+    counts = {"samples": generated.count, "references": real.count}
+    protocol |= {
+        "figures": [features.name],
+        "reference_clips": real.count,
+        **count_skipped(shared.skipped),
+        **bias_caution(features.name, min(counts.values()), features.dimension, kind="clips"),
+    }
+    return {
+        "figures": {features.name: distance},
+        "protocol": Protocol(**protocol),
+        "cautions": find_bias_cautions(features.name, distance, real, **counts, kind="clips"),
+    }
 
 
 @torch.no_grad()
@@ -111,6 +137,7 @@ def protocol_distance(
     frechet: FrechetConfig,
     clip_protocol: ClipProtocol,
     *,
+    execution: Execution = DEFAULT_EXECUTION,
     on_progress: ProgressCallback = lambda done, total: None,
 ) -> dict[str, Any]:
     """The distance between continuations and real clips by a protocol of the literature, as the mean over folds.
@@ -124,12 +151,15 @@ def protocol_distance(
         config: the settings that all metrics share.
         frechet: the network, and the reference.
         clip_protocol: the numbers of folds, samples and clips per video, and the side at which clips are compared.
+        execution: processes and resumption; its own progress callback is not called. The caller removes the partial
+            results (`Execution.finish`).
         on_progress: called with the number of clips processed so far and their total, real and generated together.
 
     Returns:
-        {"figures", "protocol"}, ready for JSON. The metrics are the mean NAME of `clip_protocol.metric`, `NAME_std`,
-        the standard deviation over folds (absent with one fold), `NAME_by_fold` and, if there are more clips than
-        dimensions, `NAME_bias`, the distance expected between two such samples of one distribution.
+        {"figures", "protocol", "cautions"}, ready for JSON; {} in all processes but the main one. The metrics are the
+        mean NAME of `clip_protocol.metric`, `NAME_std`, the standard deviation over folds (absent with one fold),
+        `NAME_by_fold` and, if there are more clips than dimensions, `NAME_bias`, the distance expected between two such
+        samples of one distribution.
 
     Raises:
         ValueError: the model generates other clips or has no base, or there are fewer than two real clips.
@@ -139,52 +169,55 @@ def protocol_distance(
     clips = RealClips(source, clip_protocol.placements)
     if len(clips) < 2:
         raise ValueError(f"a Fréchet distance needs at least 2 clips, not {len(clips)}")
-    batch_size = config.examples_per_batch(video=True)
-    total = len(clips) + clip_protocol.folds * clip_protocol.samples
+    batch_size, samples = config.examples_per_batch(video=True), clip_protocol.samples
+    total, fields = clip_protocol.folds * samples, clip_fields(model.contract)
+    protocol = _protocol(model, config, frechet, fingerprint(source, len(source)).identity) | {
+        "clips": total,
+        **fields | clip_protocol.describe(fields["resize"]),
+        "given_frames_of": frechet.reference_split,
+        "given_frames_compared": True,
+    }
+    identity = {"batch_size": batch_size, **protocol, **config.numerics(model.device)}
+    counter = ProgressCounter(len(clips) + total, on_progress)
+
     real = FeatureStatistics(features.dimension)
-    skipped: dict[int, str] = {}
-    for batch in in_order(clips, batch_size):
+    partial = execution.partial_results({"real": real}, model, {**identity, "measured": "real"})
+    shared = SharedPass(clips, batch_size, None, partial, counter.execution(execution, len(clips)))
+    for batch, _ in shared.batches():
         real.add(features(clip_protocol.resized(to_uint8(batch["x"]))))
-        skipped |= batch["skipped"]
-        on_progress(real.count, total)
-    distances = []
-    for fold in range(clip_protocol.folds):
-        generated = FeatureStatistics(features.dimension)
-        for given in _contexts(clips, model.contract.context_frames, batch_size, (config.seed, fold)):
-            frames = given[: clip_protocol.samples - generated.count].to(model.device)
-            start = fold * clip_protocol.samples + generated.count
-            noise = config.noise("samples", range(start, start + len(frames)), model.device)
-            x = model.sample(len(frames), frames=frames, steps=config.base_steps, generator=noise)
-            generated.add(features(clip_protocol.resized(to_uint8(x))))
-            on_progress(len(clips) + fold * clip_protocol.samples + generated.count, total)
-            if generated.count == clip_protocol.samples:
-                break
-        distances.append(frechet_distance(real, generated))
+
+    folds = [FeatureStatistics(features.dimension) for _ in range(clip_protocol.folds)]
+    readable = [index for index in range(len(clips)) if index not in shared.skipped]
+    orders = (_random_order(readable, samples, (config.seed, fold)) for fold in range(clip_protocol.folds))
+    contexts = RealClips(source, clip_protocol.placements, list(chain.from_iterable(orders)))
+    collected = {str(fold): statistics for fold, statistics in enumerate(folds)}
+    partial = execution.partial_results(collected, model, {**identity, "measured": "generated"})
+    sampling = counter.execution(execution, total)
+    for batch, numbers in SharedPass(contexts, batch_size, None, partial, sampling).batches():
+        x = _sampled(model, config, numbers, batch["x"][:, :, : model.contract.context_frames])
+        vectors, fold_of = features(clip_protocol.resized(x)), torch.tensor(numbers) // samples
+        for fold in fold_of.unique().tolist():
+            folds[fold].add(vectors[fold_of == fold])
+    if not execution.processes.is_main:
+        return {}
+
+    distances = [frechet_distance(real, generated) for generated in folds]
     metric = clip_protocol.metric(features.name)
     figures: dict[str, Any] = {metric: mean(distances)}
     if len(distances) > 1:
         figures[f"{metric}_std"] = stdev(distances)
     figures[f"{metric}_by_fold"] = distances
-    counts = {"samples": clip_protocol.samples, "references": real.count}
-    if (bias := warn_of_bias(metric, mean(distances), real, **counts)) is not None:
+    counts = {"samples": samples, "references": real.count}
+    if (bias := expected_bias(real, **counts)) is not None:
         figures[f"{metric}_bias"] = bias
-    fields = clip_fields(model.contract)
-    protocol = Protocol(
-        figures=list(figures),
-        **features.protocol,
-        data=config.data,
-        reference=frechet.reference_split,
-        fingerprint=fingerprint(source, len(source)).identity,
-        reference_clips=real.count,
-        clips=clip_protocol.folds * clip_protocol.samples,
-        **fields | clip_protocol.describe(fields["resize"]),
-        given_frames_of=frechet.reference_split,
-        given_frames_compared=True,
-        **_sampling_fields(model, config),
-        **count_skipped(skipped),
+    protocol |= {
+        "figures": list(figures),
+        "reference_clips": real.count,
+        **count_skipped(shared.skipped),
         **bias_caution(metric, min(counts.values()), features.dimension, kind="clips"),
-    )
-    return {"figures": figures, "protocol": protocol}
+    }
+    cautions = find_bias_cautions(metric, mean(distances), real, **counts, kind="clips")
+    return {"figures": figures, "protocol": Protocol(**protocol), "cautions": cautions}
 
 
 def _checked(model: UnifiedLatents, frechet: FrechetConfig) -> tuple[VideoFeatures, Source]:
@@ -198,10 +231,16 @@ def _checked(model: UnifiedLatents, frechet: FrechetConfig) -> tuple[VideoFeatur
     return features, source
 
 
-def _sampling_fields(model: UnifiedLatents, config: EvaluationConfig) -> dict[str, Any]:
-    """The protocol fields of how clips are sampled and compared."""
+def _protocol(
+    model: UnifiedLatents, config: EvaluationConfig, frechet: FrechetConfig, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """The protocol fields of the network, of the reference with this fingerprint, and of how clips are sampled."""
     sampling = model.contract.sampling
     return {
+        **frechet.features.protocol,
+        "data": config.data,
+        "reference": frechet.reference_split,
+        "fingerprint": identity,
         "labels": "none",
         "base_sampler": sampling["base"].sampler,
         "base_steps": config.base_steps or sampling["base"].steps,
@@ -214,10 +253,19 @@ def _sampling_fields(model: UnifiedLatents, config: EvaluationConfig) -> dict[st
     }
 
 
-def _contexts(clips: RealClips, frames: int, batch_size: int, seed: tuple[int, int]) -> Iterator[Tensor]:
-    """Batches of the first frames of real clips in a random order, then in another one, without end."""
+def _sampled(model: UnifiedLatents, config: EvaluationConfig, numbers: range, frames: Tensor | None = None) -> Tensor:
+    """The samples of these numbers, uint8 (B, C, T, H, W), which continue context frames if there are any."""
+    noise = config.noise("samples", numbers, model.device)
+    frames = None if frames is None else frames.to(model.device)
+    return to_uint8(model.sample(len(numbers), frames=frames, steps=config.base_steps, generator=noise))
+
+
+def _random_order(numbers: list[int], length: int, seed: tuple[int, int]) -> list[int]:
+    """Numbers in a random order, then in another one, up to a length."""
+    order: list[int] = []
     for repetition in count():
+        if len(order) >= length:
+            break
         generator = torch.Generator().manual_seed(derive_seed(*seed, "context frames", repetition))
-        order = torch.randperm(len(clips), generator=generator).tolist()
-        for batch in in_order(RealClips(clips.source, clips.placements, order), batch_size):
-            yield batch["x"][:, :, :frames]
+        order += [numbers[i] for i in torch.randperm(len(numbers), generator=generator).tolist()]
+    return order[:length]
