@@ -19,6 +19,15 @@ Compare = Annotated[
     typer.Option("--compare", help="Compare the metrics of two models, or of JSON files written by --out."),
 ]
 
+Milestones = Annotated[
+    bool,
+    typer.Option(
+        "--milestones",
+        help="Measure all milestones of runs (train.STAGE.milestone_every) as curves over training FLOPs, written to "
+        "milestones.json and plots in each run. Those measured before by the same protocol are not measured again.",
+    ),
+]
+
 # ---------------------------------------------------------------------------------------- distances between sets
 
 DISTANCES = "Distances between sets of images or clips"

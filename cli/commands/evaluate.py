@@ -1,5 +1,7 @@
 """`ulzoo evaluate`: rate, distortion, frame prediction and distances, with their protocol; comparison of two models."""
 
+from pathlib import Path
+
 import typer
 
 from ulzoo.cli import evaluation_options, options
@@ -20,6 +22,7 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/a figures.json --compare[/]
   [cyan]ulzoo evaluate emoji32_tiny --images photographs[/]      a folder of your own, or files
   [cyan]ulzoo evaluate moved.safetensors --data root=/data/imagenet[/]
+  [cyan]ulzoo evaluate runs/a --milestones --frechet fid --samples 50000[/]      a curve over training
 """
 
 PROCESS_TIMEOUT = 24 * 60.0  # minutes that processes wait for each other
@@ -52,6 +55,7 @@ def evaluate(
     download: evaluation_options.Download = False,
     rate_plot: evaluation_options.RatePlot = None,
     compare: evaluation_options.Compare = False,
+    milestones: evaluation_options.Milestones = False,
     seed: options.Seed = 0,
     out: evaluation_options.Out = None,
     json: evaluation_options.Json = False,
@@ -72,8 +76,10 @@ def evaluate(
 
         show_comparison(models, json)
         return
-    if len(models) != 1:
+    if len(models) != 1 and not milestones:
         raise ValueError("one model is measured at a time; --compare compares two")
+    if milestones and any((rate_plot, save_statistics, save_samples, out)):
+        raise ValueError("--milestones writes milestones.json and plots into each run, and no other files")
 
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
     from ulzoo.files.atomic import write_text
@@ -117,6 +123,11 @@ def evaluate(
         check_rate_plot(rate_plot)
     check_destinations((rate_plot, save_statistics, save_samples, out))
     picked = local_device(pick_device(device))
+    if milestones:
+        from ulzoo.cli.milestones import measure_milestones
+
+        measure_milestones([Path(run) for run in models], measured, picked, json=json)
+        return
     export = open_model(models[0], picked)
     evaluation = Evaluation.open(export, measured, picked)
     unit = examples(export.model.contract.size)

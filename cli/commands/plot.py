@@ -18,8 +18,13 @@ def plot(
     store: options.Store,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the plots; default: STORE/plots.")] = None,
 ) -> None:
-    """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG."""
+    """Draw rate against PSNR, rate against Fréchet distances, and these against GFLOPs, as PNG and SVG.
+
+    Where `ulzoo evaluate STORE/points/* --milestones` has measured the milestones of points, also metrics against the
+    FLOPs of their training.
+    """
     from ulzoo.files.atomic import check_destination
+    from ulzoo.registry.report.milestone_plots import draw_curves, store_curves
     from ulzoo.registry.report.plots import draw
     from ulzoo.registry.sweeps.store import Store
     from ulzoo.registry.sweeps.variants import separate_variants
@@ -27,6 +32,10 @@ def plot(
     results = Store(store, must_exist=True)
     check_destination((out or results.folder / "plots") / "plot.png")
     sweep = results.sweep
+    folder, title = out or results.folder / "plots", sweep.name if sweep else store.name
     rows = separate_variants(results.rows(), results.folder)
-    for path in draw(rows, out or results.folder / "plots", sweep.name if sweep else store.name):
+    paths = draw(rows, folder, title)
+    if curves := store_curves(results.folder, rows):
+        paths += draw_curves(curves, folder, title)
+    for path in paths:
         print(path)

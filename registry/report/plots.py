@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ulzoo.files.atomic import write_atomically
 from ulzoo.registry.report.curves import QUALITY, RATE, Curve, Mean, ResultRow, average
@@ -27,12 +27,13 @@ HIGHER = re.compile(r"(.*_)?psnr_db|[rg]?(precision|recall)(_|$)|inception_score
 
 @dataclass(frozen=True)
 class PlotAxis:
-    """The quantity along an axis: a metric, or the GFLOPs of one forward pass of a network."""
+    """The quantity along an axis: a metric, or the FLOPs of a network."""
 
     label: str
     value: Callable[[Mean], float | None]
     spread: Callable[[Mean], float] = lambda mean: 0.0
     paper: Callable[[Mean], float | None] = lambda mean: None
+    scale: Literal["linear", "log"] = "linear"
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def list_plots(means: Iterable[Mean]) -> list[Plot]:
     """The plots for which these points have the metrics."""
     means = list(means)
     names = list(dict.fromkeys(name for mean in means for name in mean.metrics))
-    plots = [Plot("rate_psnr", _metric_axis(RATE), _metric_axis(QUALITY))]
+    plots = [Plot("rate_psnr", metric_axis(RATE), metric_axis(QUALITY))]
     for name in frechet_metrics(names):
-        plots.append(Plot(f"rate_{name}", _metric_axis(RATE), _metric_axis(name)))
+        plots.append(Plot(f"rate_{name}", metric_axis(RATE), metric_axis(name)))
     for name in frechet_metrics(names):
         if not name.startswith("r"):  # reconstructions do not depend on the base
             gflops = PlotAxis("forward pass of the base, GFLOPs", lambda mean: mean.gflops.get("base"))
-            plots.append(Plot(f"gflops_{name}", gflops, _metric_axis(name)))
+            plots.append(Plot(f"gflops_{name}", gflops, metric_axis(name)))
     return [plot for plot in plots if any(_point(plot, mean) for mean in means)]
 
 
@@ -97,10 +98,11 @@ def draw(rows: Iterable[ResultRow], folder: Path, title: str = "") -> list[Path]
     if not plots:
         raise ValueError(f"no finished point has metrics to plot, such as {RATE} and {QUALITY}")
     folder.mkdir(parents=True, exist_ok=True)
-    return sorted(path for plot in plots for path in _save(plot, series, folder, title))
+    return sorted(path for plot in plots for path in save_plot(plot, series, folder, title))
 
 
-def _metric_axis(name: str) -> PlotAxis:
+def metric_axis(name: str) -> PlotAxis:
+    """The axis of a metric, with its spread and the paper's values."""
     return PlotAxis(
         metric_title(name),
         lambda mean: mean.metrics.get(name),
@@ -114,7 +116,8 @@ def _point(plot: Plot, mean: Mean) -> tuple[float, float] | None:
     return None if x is None or y is None else (x, y)
 
 
-def _save(plot: Plot, series: dict[str, list[Mean]], folder: Path, title: str) -> list[Path]:
+def save_plot(plot: Plot, series: dict[str, list[Mean]], folder: Path, title: str) -> list[Path]:
+    """Write a plot as PNG and SVG into an existing folder."""
     import matplotlib
 
     style = {"svg.hashsalt": "ulzoo", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False}
@@ -122,7 +125,7 @@ def _save(plot: Plot, series: dict[str, list[Mean]], folder: Path, title: str) -
         figure = new_figure(figsize=(8, 5.2), layout="constrained")
         axes = figure.add_subplot()
         handles = _draw_series(axes, plot, series)
-        axes.set(xlabel=plot.x.label, ylabel=plot.y.label)
+        axes.set(xlabel=plot.x.label, ylabel=plot.y.label, xscale=plot.x.scale, yscale=plot.y.scale)
         axes.set_title(title, loc="left", fontsize=11)
         axes.margins(x=0.08, y=0.1)
         axes.grid(alpha=0.25, linewidth=0.6)

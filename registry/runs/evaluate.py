@@ -1,19 +1,23 @@
 """Evaluation of a trained model: from options to data, networks and settings, which several models may share."""
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ulzoo.data import Source
+from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig
 from ulzoo.evaluation import evaluate as evaluate_model
 from ulzoo.evaluation.clip_protocols import choose_protocol
 from ulzoo.evaluation.features.loading import load_features, load_lpips
 from ulzoo.evaluation.features.videos import I3DLogits
 from ulzoo.evaluation.mean_image import MeanImage
+from ulzoo.files.atomic import sha256
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.runs.cautions import mean_training_image
 from ulzoo.registry.runs.export import Export
@@ -212,6 +216,30 @@ class Evaluation:
             precision=options.precision,
         )
         return cls(source, config, frechet, options.compile)
+
+    def settings_hash(self, model: UnifiedLatents) -> str:
+        """Equal for evaluations of models of one spec that have the same protocols, before anything is measured."""
+        config, frechet = self.config, self.frechet
+        count = config.count(self.source)
+        settings: dict[str, Any] = {
+            "data": [config.data, config.split, count, fingerprint(self.source, count).identity],
+            "rate": [config.rate_samples, config.decompose_rate],
+            "sampling": {name: asdict(sampling) for name, sampling in model.contract.sampling.items()},
+            "options": [config.seed, config.decoder_steps, config.base_steps, config.guidance],
+            "numerics": config.numerics(model.device),
+            "lpips": config.lpips and config.lpips.protocol,
+            "mean_image": config.mean_image and config.mean_image.protocol,
+        }
+        if frechet:
+            settings["frechet"] = {
+                "network": frechet.features.protocol,
+                "samples": frechet.samples,
+                "reference": [frechet.reference_name, frechet.reference and fingerprint(frechet.reference).identity],
+                "statistics": frechet.statistics and sha256(frechet.statistics),
+                "all_distances": frechet.all_distances,
+                "clip_protocol": frechet.clip_protocol and asdict(frechet.clip_protocol),
+            }
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
     def run(
         self,

@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 from ulzoo.files.tensor_file import DamagedFile, files_of, is_checkpoint
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.runs.callbacks import LOG
+from ulzoo.registry.runs.milestone_file import MILESTONES
 from ulzoo.registry.runs.stopwatch import FILE as SECONDS
 from ulzoo.registry.spec.data_paths import FILE as DATA_PATHS
 from ulzoo.registry.spec.loading import spec_from_dict
@@ -25,7 +26,7 @@ MODEL = "model.safetensors"
 RESULTS = ("figures.json", MODEL, f"{MODEL}.index.json")
 """Files that only a finished run has."""
 INIT = "init.json"
-FILES = ("spec.yaml", INIT, "metrics.jsonl", LOG, "skipped.txt", "left_out.txt", *RESULTS)
+FILES = ("spec.yaml", INIT, "metrics.jsonl", LOG, "skipped.txt", "left_out.txt", MILESTONES, *RESULTS)
 _STAGE = "|".join(STAGES)
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _CHECKPOINT = re.compile(rf"{FOLDER.pattern}|\.{FOLDER.pattern}\.tmp")
@@ -36,11 +37,12 @@ FOLDERS = {
     EMA: re.compile(
         rf"({_STAGE})-0\.[0-9]+(-[0-9]{{5}}-of-[0-9]{{5}})?\.safetensors(\.index\.json)?|{re.escape(DATA_PATHS)}"
     ),
+    "milestones": re.compile(r"pflops_\w+\.(png|svg)"),
     "samples": re.compile(r"(samples|reconstructions)\.(png|mp4|webp)"),
     "profile": re.compile(rf"({_STAGE})(\.json\.gz|\.txt|-memory\.pickle)"),
     **dict.fromkeys([*(f"tensorboard/{stage}" for stage in STAGES), "tensorboard"], _EVENTS),
 }
-"""The folders of a run, and the names of the files and checkpoints that training and `ulzoo ema` write into them."""
+"""The folders of a run, and the names of what training, `ulzoo ema` and `ulzoo evaluate --milestones` write there."""
 
 
 def select_checkpoint(

@@ -59,7 +59,8 @@ METRICS = {
     "gfid_30k": MetricSpec("gFID@30k", "", "lower", 1),
     "rfd_efficientnet_lite0": MetricSpec("Fréchet distance of reconstructions, EfficientNet-Lite0", "", "lower", 1),
     "gfd_efficientnet_lite0": MetricSpec("Fréchet distance of samples, EfficientNet-Lite0", "", "lower", 1),
-    "fvd": MetricSpec("FVD", "", "lower", 1),
+    "fvd": MetricSpec("FVD, one clip per video", "", "lower", 1),
+    "fvd_k600_64": MetricSpec("FVD by Kinetics-600's protocol at 64²", "", "lower", 1),
     "clip_score": MetricSpec("CLIP score", "", "higher", 1),
 }
 

@@ -74,7 +74,7 @@ PAPER = {
     "figure4_imagenet512": ((), {}),
     "figure6_text2image": ((), {}),
     "figure8_bias": ((), {}),
-    "figure9_kinetics600": (("fvd",), {"small": (1.7,), "medium": (1.3,)}),
+    "figure9_kinetics600": (("fvd_k600_64",), {"small": (1.7,), "medium": (1.3,)}),
     "appendix_b": (("gfid_50k",), {"ii-random_logsnr": (4.0,)}),
 }
 
