@@ -1,7 +1,8 @@
-"""`ulzoo find`: the settings of a sweep that reach a PSNR or a rate, and the next point to run."""
+"""`ulzoo find`: the settings of a sweep that reach a PSNR or a rate, or a pilot that looks for those of a rate."""
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,28 +15,157 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ulzoo.registry.report.target_search import SearchResult, Setting
+    from ulzoo.registry.sweeps.pilot import Pilot
     from ulzoo.registry.sweeps.store import Store
 
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --psnr 27[/]    settings of 27 dB, the fewest bits first
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --bits 0.06[/]  settings of 0.06 bits/pixel, the highest PSNR first
+  [cyan]ulzoo find emoji32_tiny --bits 0.5 --pilot[/]             short trainings instead of a sweep; writes a spec
+  [cyan]ulzoo find my.yaml --bits 0.5 --pilot --bias 4,5,6 --dry-run[/]
 """
 MAX_SETTINGS = 10  # on a terminal; --json prints all
 
 
 def find(
-    store: options.Store,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="STORE|SPEC",
+            help="The folder of a sweep, such as runs/sweeps/NAME; with --pilot a packaged spec or a YAML file.",
+        ),
+    ],
     psnr: Annotated[float | None, typer.Option(metavar="DB", help="The PSNR to reach.")] = None,
     bits: Annotated[float | None, typer.Option(metavar="BITS", help="The bits/pixel to spend.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    pilot: Annotated[
+        bool, typer.Option("--pilot", help="Run short trainings of stage 1 to find the loss factor of a rate.")
+    ] = False,
+    bias: Annotated[
+        str | None,
+        typer.Option(
+            metavar="V1,V2,...", help="Pilot: biases of the decoder's weighting to compare; default: the spec's."
+        ),
+    ] = None,
+    settings: options.Set = None,
+    share: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Pilot: its cost relative to five full trainings of stage 1; default: 0.2."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.yaml", dir_okay=False, help="Pilot: the spec to write; default: in its folder."),
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Pilot: folder of its runs; default: runs/pilots/NAME.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Pilot: runs at a time; default: one per GPU, or one.")
+    ] = None,
+    device: options.Device = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Pilot: print runs and cost; write nothing.")] = False,
 ) -> None:
-    """Find settings that reach a PSNR or a rate, between the points of a sweep, and the point to run next."""
+    """Find settings that reach a PSNR or a rate, between the points of a sweep, and the point to run next.
+
+    With --pilot there need be no sweep: short trainings of stage 1 find the loss factor at which the full one is
+    expected to reach a rate. It ends with a spec and an interval. Repeat the command to resume an interrupted pilot.
+    """
+    if not pilot:
+        of_pilots = {
+            "--bias": bias,
+            "--set": settings,
+            "--share": share,
+            "--out": out,
+            "--store": store,
+            "--workers": workers,
+            "--device": device,
+            "--dry-run": dry_run or None,
+        }
+        if given := [option for option, value in of_pilots.items() if value is not None]:
+            raise ValueError(f"{given[0]} goes with --pilot")
+        _search(Path(target), psnr, bits, json)
+        return
+    from ulzoo.registry.sweeps.pilot import SWEEP_POINTS, Pilot, PilotOptions
+
+    if bits is None or psnr is not None:
+        raise ValueError("--pilot finds a rate: give --bits and no --psnr")
+    share = 1 / SWEEP_POINTS if share is None else share
+    _run_pilot(
+        Pilot(target, PilotOptions(bits, _parse_biases(bias), share, tuple(settings or ()))),
+        store,
+        out,
+        (device, workers),
+        dry_run=dry_run,
+        json=json,
+    )
+
+
+def _run_pilot(
+    pilot: "Pilot",
+    folder: Path | None,
+    out: Path | None,
+    device_and_workers: tuple[str | None, int | None],
+    *,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    """Train the runs of a pilot rung by rung, write the spec that it ends with, and print it."""
+    from ulzoo.cli.display.pilot import describe_cost, print_plan, print_proposal, proposal_to_dict
+    from ulzoo.cli.display.sweep_progress import show_progress
+    from ulzoo.files.atomic import check_destination
+    from ulzoo.registry.sweeps.engine_local import LocalEngine, worker_devices
+    from ulzoo.registry.sweeps.jobs import check_data, unsettled_jobs
+    from ulzoo.registry.sweeps.store import Store
+
+    results = Store(folder or os.path.join("runs", "pilots", pilot.spec.name))
+    out = out or results.folder / f"{pilot.options.bits:g}bits.yaml"
+    terminal = console(stderr=json)
+    sweep, jobs = pilot.plan(results)
+    missing = unsettled_jobs(jobs, results.rows(), retry_failed=True)
+    devices, threads = worker_devices(*device_and_workers, len(missing))
+    if dry_run:
+        print_plan(terminal, pilot, jobs, missing, results, devices)
+        return
+    check_destination(out)
+    check_data(missing)
+    terminal.print(describe_cost(pilot), soft_wrap=True)
+    while missing:
+        with show_progress(terminal, jobs, missing, results, devices) as progress:
+            results.write_sweep(sweep)
+            try:
+                for row in LocalEngine(devices, threads, progress).run(missing):
+                    progress.finished(row)
+                    if row["status"] != "done":
+                        raise ValueError(f"{results.folder / row['folder']}: {row['error']}; repeating tries it again")
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt(f"repeat the command to resume the pilot in {results.folder}") from None
+        sweep, jobs = pilot.plan(results)
+        missing = unsettled_jobs(jobs, results.rows(), retry_failed=True)
+    runs = pilot.finished_runs(jobs, results.rows())
+    proposal = pilot.conclude(runs)
+    pilot.write_spec(out, proposal)
+    if json:
+        print(to_json(proposal_to_dict(pilot, runs, proposal, out)))
+    else:
+        print_proposal(terminal, pilot, runs, proposal, out)
+
+
+def _parse_biases(text: str | None) -> tuple[float, ...]:
+    """The numbers of a comma-separated list. Raises ValueError."""
+    try:
+        return tuple(map(float, text.split(","))) if text else ()
+    except ValueError:
+        raise ValueError(f"--bias {text}: takes numbers with commas between them, such as 4,5,6") from None
+
+
+def _search(folder: Path, psnr: float | None, bits: float | None, json: bool) -> None:
+    """Print the settings between the points of a store that reach a target."""
     from ulzoo.registry.report.target_search import find_settings
     from ulzoo.registry.sweeps.store import Store
     from ulzoo.registry.sweeps.variants import separate_variants
 
-    results = Store(store, must_exist=True)
+    results = Store(folder, must_exist=True)
     sweep, rows = results.sweep, separate_variants(results.rows(), results.folder)
     fractional = _fractional(rows)
     result = find_settings(rows, psnr=psnr, bits=bits, shared=sweep.set if sweep else None, fractional=fractional)
