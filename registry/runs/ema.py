@@ -1,6 +1,7 @@
 """Models with averages of any length, synthesised from the snapshots of a run (`train.*.posthoc_ema`)."""
 
 import warnings
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,16 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source
-from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.evaluation.execution import ProgressCallback
+from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.tensor_file import DamagedFile
 from ulzoo.model.contract import Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import open_source
+from ulzoo.registry.runs.cautions import mean_training_image
 from ulzoo.registry.runs.export import load_trained, matching_results, restore, set_latent_statistics
 from ulzoo.registry.runs.run_directory import EMA
+from ulzoo.registry.runs.validation import validate
 from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
@@ -74,8 +77,11 @@ class RunAverages:
         self, model: UnifiedLatents, source: Source, limit: int, on_progress: ProgressCallback
     ) -> dict[str, Any]:
         """Metrics and protocol of a model on the first `limit` examples, as after a training."""
-        config = EvaluationConfig(self.spec.data_identity(), limit=min(limit, len(source)))
-        return measure(model, source, config, on_progress=on_progress)
+        return validate(self.spec, model, source, self._mean_image, limit=limit, on_progress=on_progress)
+
+    @cached_property
+    def _mean_image(self) -> MeanImage | None:
+        return mean_training_image(self.spec)
 
     def synthesize(self, length: float) -> dict[str, Tensor]:
         """The average of the trained networks; read snapshot by snapshot and summed in float64."""
