@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import tarfile
 from collections.abc import Callable, Sequence
@@ -31,6 +32,39 @@ sys.argv = ["ulzoo", *arguments]
 exec(prepare)
 main()
 """
+
+
+@pytest.fixture(scope="session")
+def clip_weights(tmp_path_factory) -> tuple[Path, str]:
+    """Weights of a CLIP of two blocks for images of 32², in the layout of OpenAI's published files, and their hash."""
+    import torch
+    from safetensors.torch import save_file
+
+    shapes: dict[str, tuple[int, ...]] = {
+        "logit_scale": (),
+        "text_projection.weight": (8, 64),
+        "visual_projection.weight": (8, 64),
+        "text_model.embeddings.token_embedding.weight": (49408, 64),
+        "text_model.embeddings.position_embedding.weight": (77, 64),
+        "vision_model.embeddings.position_embedding.weight": (5, 64),
+        "vision_model.embeddings.patch_embedding.weight": (64, 3, 16, 16),
+        "vision_model.embeddings.class_embedding": (64,),
+        "vision_model.embeddings.position_ids": (1, 5),
+    }
+    norms = ["text_model.final_layer_norm", "vision_model.pre_layrnorm", "vision_model.post_layernorm"]
+    for tower in ("text", "vision"):
+        block = f"{tower}_model.encoder.layers.0"
+        norms += [f"{block}.layer_norm1", f"{block}.layer_norm2"]
+        layers = {**{f"self_attn.{part}_proj": (64, 64) for part in ("q", "k", "v", "out")}, "mlp.fc1": (256, 64)}
+        for name, shape in {**layers, "mlp.fc2": (64, 256)}.items():
+            shapes |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+    for norm in norms:
+        shapes |= {f"{norm}.weight": (64,), f"{norm}.bias": (64,)}
+    generator = torch.Generator().manual_seed(0)
+    tensors = {name: torch.randn(shapes[name], generator=generator).div(8).half().float() for name in sorted(shapes)}
+    path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
+    save_file(tensors, path)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture(scope="session")

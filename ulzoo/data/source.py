@@ -156,6 +156,14 @@ class Source(Dataset[Sample]):
         """Flip a sample of this index horizontally."""
         return sample._replace(pixels=sample.pixels.flip(-1))
 
+    def caption(self, index: int) -> str:
+        """The caption of an example as text, whose token embeddings are its `text`.
+
+        Raises:
+            ValueError: the source has none; Unreadable: that of this example cannot be read.
+        """
+        raise ValueError(f"{type(self).__name__} has no captions as text, only embeddings; ImageFolder reads NAME.txt")
+
     def list_examples(self, count: int) -> Iterable[ListedExample] | None:
         """The first `count` examples as they are listed, without decoding any; None if the source has no list."""
         return None

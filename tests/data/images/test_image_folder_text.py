@@ -12,8 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ulzoo.data import ImageFolder, batches
+from ulzoo.data import Emoji3D, ImageFolder, batches
 from ulzoo.data.images.caption_file import UnreadableText, check_text, read_text
+from ulzoo.data.images.name_captions import name_words
+from ulzoo.data.source import TensorSource
 
 TOKENS, WIDTH = 4, 3
 
@@ -158,3 +160,32 @@ def test_a_damaged_header_is_a_one_line_error_or_harmless(tmp_path: Path, at: in
         assert read_text(tmp_path / "a.npy", WIDTH, TOKENS).shape[1] == WIDTH
     except UnreadableText as error:
         assert str(error).startswith(f"{tmp_path / 'a.npy'}: ") and "\n" not in str(error)
+
+
+# --- captions as text, for the CLIP score
+
+
+def test_the_text_of_a_caption(tmp_path: Path) -> None:
+    root = fill(tmp_path)
+    images = folder(root)
+    path = root / "train" / "2.txt"
+    for content, message in (
+        (None, "missing; the caption of an image as text is expected beside it"),
+        (b" \n", "empty"),
+        (b"\xff", "not UTF-8"),
+        (b"a" * (1 << 17), "larger than 64 KiB"),
+    ):
+        if content:
+            path.write_bytes(content)
+        with pytest.raises(UnreadableText, match=rf"2\.txt: {message}"):
+            images.caption(2)
+    path.write_text("  a dog\n", encoding="utf-8")
+    assert folder(root).caption(2) == "a dog"  # without a warning of files that are passed over
+
+
+def test_emoji_have_their_names_and_other_sources_say_that_they_have_none() -> None:
+    emoji = Emoji3D("val", resolution=32, captions=True)
+    assert emoji.caption(0).split() == name_words(emoji.keys[0])
+    other = TensorSource(emoji.images[:1], labels=[0], keys=["a"], contract=Emoji3D("val", resolution=32).contract)
+    with pytest.raises(ValueError, match="TensorSource has no captions as text, only embeddings; ImageFolder reads"):
+        other.caption(0)

@@ -1,4 +1,4 @@
-"""Caption files: the token embeddings of one caption, computed by a text encoder, in NumPy's .npy format."""
+"""Caption files: the token embeddings of one caption, computed by a text encoder, in NumPy's .npy format; its text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from ulzoo.data.source import Unreadable
 
-SUFFIX = ".npy"
+SUFFIX, CAPTION_SUFFIX = ".npy", ".txt"
+MAX_CAPTION_BYTES = 2**16
 
 
 class UnreadableText(Unreadable):
@@ -41,6 +42,26 @@ def read_text(file: Path | BinaryIO, width: int, length: int, name: object = Non
         if not (finite := np.isfinite(values).all(axis=1)).all():
             raise ValueError(f"token {int(finite.argmin())} is not finite; float16 ends at 65504, so save float32")
         return torch.from_numpy(values.astype(np.float32, order="C"))
+
+
+def read_caption(image: str | Path) -> str:
+    """The caption of an image as text: NAME.txt beside NAME.jpg, UTF-8, without white space around it.
+
+    Raises:
+        UnreadableText: missing, empty, not UTF-8, or larger than 64 KiB.
+    """
+    path = Path(image).with_suffix(CAPTION_SUFFIX)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_CAPTION_BYTES + 1)
+        text = content.decode("utf-8").strip()
+    except FileNotFoundError as error:
+        raise UnreadableText(f"{path}: missing; the caption of an image as text is expected beside it") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UnreadableText(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
+    if not text or len(content) > MAX_CAPTION_BYTES:
+        raise UnreadableText(f"{path}: {'larger than 64 KiB' if text else 'empty'}; a caption is a few words")
+    return text
 
 
 def check_text(file: Path | BinaryIO, width: int, name: object = None) -> None:

@@ -15,7 +15,7 @@ import webdataset
 from torch import Tensor
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
-from ulzoo.data.images.name_captions import TOKENS, WIDTH, name_caption
+from ulzoo.data.images.name_captions import TOKENS, WIDTH, name_caption, name_words
 from ulzoo.data.source import DataContract, TensorSource, check_split
 
 SHA256 = {
@@ -73,6 +73,10 @@ class Emoji3D(TensorSource):
             pixels, labels, keys = pixels[indices], [labels[i] for i in indices], [keys[i] for i in indices]
         text = [name_caption(key) for key in keys] if captions else None
         super().__init__(pixels, labels=labels, keys=keys, contract=contract, hflip=hflip, captions=text)
+
+    def caption(self, index: int) -> str:
+        """The words of the emoji's name, of which `text` has at most 12."""
+        return " ".join(name_words(self.keys[index]))
 
     @classmethod
     def describe(cls, *, resolution: int, captions: bool, classes: tuple[int, ...] | None, **_: object) -> DataContract:

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ulzoo.data.fingerprint import describe_files
+from ulzoo.data.images.caption_file import CAPTION_SUFFIX, check_text, read_caption, read_text, text_path
 from ulzoo.data.images.caption_file import SUFFIX as CAPTION
-from ulzoo.data.images.caption_file import check_text, read_text, text_path
 from ulzoo.data.images.decode import read_rgb, square
 from ulzoo.data.source import IMAGE_SUFFIXES, DataContract, ListedExample, Sample, Source, Unreadable
 from ulzoo.data.storage.class_folders import ClassFolders, check_num_classes
@@ -97,8 +97,9 @@ class ImageFolder(ImageSource):
         )
         if skip_unreadable and not verify:
             raise ValueError("skip_unreadable finds unreadable images by verify: set verify to true")
+        captions = (CAPTION, CAPTION_SUFFIX) if text_tokens else (CAPTION,)
         self.folders = ClassFolders(
-            Path(root).expanduser(), "images", IMAGE_SUFFIXES, num_classes, val_fraction, (CAPTION,)
+            Path(root).expanduser(), "images", IMAGE_SUFFIXES, num_classes, val_fraction, captions
         )
         self.hflip = hflip
         self.contract = contract
@@ -119,6 +120,10 @@ class ImageFolder(ImageSource):
         tokens, width = self.contract.text_tokens, self.contract.text_width
         text = read_text(text_path(path), width, tokens) if tokens else None
         return Sample(pixels, self.labels[index], self.folders.key(path), text)
+
+    def caption(self, index: int) -> str:
+        """The text in NAME.txt beside the image."""
+        return read_caption(self.paths[index])
 
     def list_examples(self, count: int) -> Iterable[ListedExample]:
         for path, label in zip(self.paths[:count], self.labels, strict=False):
