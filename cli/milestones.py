@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from ulzoo.registry.runs.evaluate import EvaluationOptions
 
-PROCESS_TIMEOUT = 24 * 60.0  # minutes that processes wait for each other
-
 
 def measure_milestones(
     paths: Sequence[Path], options: "EvaluationOptions", device: "torch.device", *, json: bool
@@ -35,6 +33,7 @@ def measure_milestones(
     from ulzoo.files.atomic import check_destination
     from ulzoo.registry.cost.summary import summarize
     from ulzoo.registry.report.milestone_plots import draw_curves
+    from ulzoo.registry.runs.evaluate import PROCESS_TIMEOUT
     from ulzoo.registry.runs.milestone_file import MILESTONES
     from ulzoo.registry.runs.milestones import RunMilestones
     from ulzoo.runtime.processes import launched_rank, process_group

@@ -25,8 +25,6 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/a --milestones --frechet fid --samples 50000[/]      a curve over training
 """
 
-PROCESS_TIMEOUT = 24 * 60.0  # minutes that processes wait for each other
-
 
 def evaluate(
     models: options.Models,
@@ -84,6 +82,7 @@ def evaluate(
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
     from ulzoo.files.atomic import write_text
     from ulzoo.registry.runs.evaluate import (
+        PROCESS_TIMEOUT,
         DataOptions,
         DistanceOptions,
         Evaluation,

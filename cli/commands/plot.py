@@ -30,9 +30,9 @@ def plot(
     from ulzoo.registry.sweeps.variants import separate_variants
 
     results = Store(store, must_exist=True)
-    check_destination((out or results.folder / "plots") / "plot.png")
-    sweep = results.sweep
-    folder, title = out or results.folder / "plots", sweep.name if sweep else store.name
+    folder, sweep = out or results.folder / "plots", results.sweep
+    check_destination(folder / "plot.png")
+    title = sweep.name if sweep else store.name
     rows = separate_variants(results.rows(), results.folder)
     paths = draw(rows, folder, title)
     if curves := store_curves(results.folder, rows):

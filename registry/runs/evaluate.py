@@ -30,6 +30,7 @@ from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 IMAGE_DISTANCES = ("fid", "fd_dinov2", "fd_efficientnet_lite0")
 DETECTOR_FILES = ("fid", "fd_dinov2", "fvd")  # distances whose network is a published file
 LPIPS_FILES = ("alex", "vgg")
+PROCESS_TIMEOUT = 24 * 60.0  # minutes that processes wait for each other
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch import nn
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import describe_change, fingerprint
-from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
@@ -36,6 +35,7 @@ from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, op
 from ulzoo.registry.runs.loggers import Loggers, check_loggers
 from ulzoo.registry.runs.run_directory import INIT, RunLock, check_folder, read_spec, remove_run, select_checkpoint
 from ulzoo.registry.runs.stopwatch import Stopwatch
+from ulzoo.registry.runs.validation import validate
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
@@ -309,10 +309,8 @@ def _evaluate(
     """Metrics and protocol on the first examples of the validation data, and the mean training image."""
     video = model.contract.video
     callback.on_note(f"evaluating on validation {'clips' if video else 'images'}")
-    count = min(EVALUATED_CLIPS if video else EVALUATED_IMAGES, len(validation))
-    config = EvaluationConfig(spec.data_identity(), limit=count, mean_image=mean_image)
-    results = measure(model, validation, config, on_progress=callback.on_evaluation)
-    return results | ({"mean_image": mean_image.to_dict()} if mean_image else {})
+    limit = EVALUATED_CLIPS if video else EVALUATED_IMAGES
+    return validate(spec, model, validation, mean_image, limit=limit, on_progress=callback.on_evaluation)
 
 
 def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage) -> list[Path]:
