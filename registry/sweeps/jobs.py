@@ -154,7 +154,7 @@ def plan_jobs(
         SpecError: the spec of a point is invalid, its parts do not fit, or the model of its `init` cannot be opened.
     """
     options, overrides = options or JobOptions(), list_overrides(overrides)
-    resolved, settings = sweep.resolve(overrides), _settings_of(overrides)
+    resolved, settings = sweep.resolve(overrides), settings_of(overrides)
     line = _line_key([point for point, _ in resolved])
     existing = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
     now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
@@ -246,7 +246,7 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _settings_of(overrides: Iterable[str]) -> dict[str, Any]:
+def settings_of(overrides: Iterable[str]) -> dict[str, Any]:
     """`a.b=value` -> {"a.b": value}; of a key that is set twice the last value."""
     settings: dict[str, Any] = {}
     for text in overrides:

@@ -16,17 +16,17 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from ulzoo.files.atomic import write_text
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.spec.loading import SPECS, find_specs, spec_from_source
-from ulzoo.registry.spec.schema import flatten
 from ulzoo.registry.spec.sweep import Sweep
-from ulzoo.registry.spec.yaml_source import dump_yaml, list_overrides, parse_overrides, parse_yaml
+from ulzoo.registry.spec.yaml_source import dump_yaml, list_overrides, merge, parse_overrides, parse_yaml
 from ulzoo.registry.sweeps.extrapolation import Proposal, ShortRun, propose
-from ulzoo.registry.sweeps.jobs import LOSS_FACTOR, Job, JobOptions, plan_jobs
+from ulzoo.registry.sweeps.jobs import LOSS_FACTOR, Job, JobOptions, plan_jobs, settings_of
 from ulzoo.registry.sweeps.store import ResultRow, Store
 
 SWEEP_POINTS = 5
@@ -84,9 +84,7 @@ class Pilot:
         overrides = parse_overrides(list_overrides(options.settings))
         self.spec_name, self.options = spec_name, options
         self.spec = spec = spec_from_source(SPECS.read(spec_name), overrides)
-        self.settings: dict[str, Any] = {}
-        for override in overrides:
-            self.settings |= flatten(override.plain())
+        self.settings = settings_of(list_overrides(options.settings))
         if not (math.isfinite(options.bits) and options.bits > 0):
             raise ValueError(f"--bits {options.bits:g}: a rate is a positive number of bits/pixel")
         if not 0 < options.share <= 1:
@@ -168,14 +166,9 @@ class Pilot:
         target = self.spec_name
         if target not in find_specs():
             target = os.path.join(".", os.path.relpath(target, path.parent))
-        weighting = {BIAS: proposal.bias, LOSS_FACTOR: proposal.loss_factor}
-        content: dict[str, Any] = {"extends": target, "name": f"{self.spec.name}_{self.options.bits:g}bits"}
-        for key, value in {**self.settings, **weighting}.items():
-            *parents, last = key.split(".")
-            place = content
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place[last] = value
+        weighting = [f"{BIAS}={proposal.bias!r}", f"{LOSS_FACTOR}={proposal.loss_factor!r}"]
+        changes = reduce(merge, parse_overrides([*self.options.settings, *weighting])).plain()
+        content = {"extends": target, "name": f"{self.spec.name}_{self.options.bits:g}bits", **changes}
         expected = f"{proposal.bits:.4g} bits/pixel, {proposal.low:.4g} to {proposal.high:.4g}"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(
