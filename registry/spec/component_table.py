@@ -144,13 +144,20 @@ class Choice:
         table: the table of kinds.
         default: the kind of a mapping without the key `kind`.
         only: the kinds allowed here; None allows all kinds of the table.
-        why: the reason for `only`, quoted in the error message.
+        excluded: kinds that are not allowed here.
+        why: the reason for `only` or `excluded`, quoted in the error message.
     """
 
     table: Table
     default: str | None = None
     only: tuple[str, ...] | None = None
+    excluded: tuple[str, ...] = ()
     why: str = ""
+
+    @property
+    def allowed(self) -> tuple[str, ...]:
+        """The kinds that may be chosen."""
+        return tuple(kind for kind in self.only or self.table.kinds() if kind not in self.excluded)
 
     def kind_of(self, value: Mapping[str, Any]) -> Any:
         return value.get("kind", self.default)
@@ -163,19 +170,20 @@ class Choice:
         kinds = self.table.kinds()
         kind = self.kind_of(value)
         if kind is None:
-            raise error_at((), f"missing key 'kind': one of {', '.join(self.only or kinds)}", value)
+            raise error_at((), f"missing key 'kind': one of {', '.join(self.allowed)}", value)
         if kind not in kinds:
-            raise error_at(("kind",), f"unknown {self.table.name} {kind!r}{suggest(kind, self.only or kinds)}", kind)
-        if self.only and kind not in self.only:
+            raise error_at(("kind",), f"unknown {self.table.name} {kind!r}{suggest(kind, self.allowed)}", kind)
+        if kind not in self.allowed:
             reason = f": {self.why}" if self.why else ""
-            raise error_at(("kind",), f"only {' or '.join(self.only)} is allowed here{reason}", kind)
+            rule = f"only {' or '.join(self.only)} is allowed here" if self.only else f"{kind} is not allowed here"
+            raise error_at(("kind",), f"{rule}{reason}", kind)
         return self.table.config(kind).model_validate({**value, "kind": kind})
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(self.validate)
 
     def __get_pydantic_json_schema__(self, schema: core_schema.CoreSchema, handler: Any) -> dict[str, Any]:
-        return handler(TypeAdapter(self.table.union(self.only)).core_schema)
+        return handler(TypeAdapter(self.table.union(self.allowed)).core_schema)
 
 
 def argument_help(cls: type) -> dict[str, str]:

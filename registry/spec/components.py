@@ -34,6 +34,7 @@ SCHEDULES = Table(
         "cosine": "ulzoo.diffusion:CosineSchedule",
         "shifted_cosine": "ulzoo.diffusion:ShiftedCosineSchedule",
         "interpolated_cosine": "ulzoo.diffusion:InterpolatedCosineSchedule",
+        "adaptive": "ulzoo.diffusion:AdaptiveSchedule",
     },
     module=__name__,
 )

@@ -16,6 +16,7 @@ from ulzoo.registry.spec.component_table import Choice, ComponentConfig, error_a
 from ulzoo.registry.spec.components import DATASETS, ENCODERS
 from ulzoo.registry.spec.data_paths import locate, paths_beside_files, write_data_paths
 from ulzoo.registry.spec.sections import (
+    BaseConfig,
     ConditioningConfig,
     DecoderConfig,
     DiffusionConfig,
@@ -51,7 +52,7 @@ class Spec(Document):
     final_decoder: DiffusionDecoderConfig | None = Field(
         default=None, description="a decoder that is trained on the frozen latents and then replaces the decoder"
     )
-    base: DiffusionConfig | None = Field(
+    base: BaseConfig | None = Field(
         description="diffusion model that samples the latent, trained in stage 2; null: the prior samples"
     )
     init: InitConfig | None = Field(

@@ -112,12 +112,21 @@ class NetworkConfig(Section):
 class DiffusionConfig(NetworkConfig):
     """A diffusion model: network, noise schedule, parametrisation, weighting of the loss."""
 
-    schedule: Annotated[ComponentConfig, Choice(SCHEDULES, default="cosine")] = Field(
-        default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
-    )
+    schedule: Annotated[
+        ComponentConfig,
+        Choice(SCHEDULES, default="cosine", excluded=("adaptive",), why="only the base's schedule adapts in training"),
+    ] = Field(default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time")
     prediction: Literal["x", "eps", "v"] = Field(default="v", description="what the network predicts")
     weighting: Annotated[ComponentConfig, Choice(WEIGHTINGS, default="sigmoid")] = Field(
         default_factory=dict, validate_default=True, description="the weight of the loss over log-SNR"
+    )
+
+
+class BaseConfig(DiffusionConfig):
+    """The base, a diffusion model of z_0 that is trained on frozen latents."""
+
+    schedule: Annotated[ComponentConfig, Choice(SCHEDULES, default="cosine")] = Field(
+        default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
     )
 
 

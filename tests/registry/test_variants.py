@@ -51,6 +51,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "random log-SNR, learned variance": (*RANDOM, "latent.variance=learned"),
     "decoder given the log-SNR": ("decoder.latent_logsnr=true",),
     "labels everywhere": ("prior.class_conditional=true", "decoder.class_conditional=true"),
+    "adaptive schedule": ("base.schedule={kind: adaptive}",),
     "pixels": PIXELS,
 }
 

@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import ulzoo
 from ulzoo.data import StreamShard, batches
 from ulzoo.registry.compile import open_source
 from ulzoo.registry.runs.ema import RunAverages
@@ -96,6 +97,7 @@ def figures(folder: Path) -> dict[str, float]:
 )
 def test_the_number_of_processes_changes_nothing(count, kind, optimizer, arguments, run_group, tiny, tmp_path):
     settings = (*STILL, f"train.latents.optimizer={optimizer}", f"train.base.optimizer={optimizer}")
+    settings += ("base.schedule={kind: adaptive}",)
     train(tiny(*settings), tmp_path / "one")
     done = run_group(count, arguments(tmp_path / "many", overrides=(*settings, f"train.parallel.kind={kind}")))
     assert done.statuses == [0] * count, done.stderr
@@ -107,6 +109,9 @@ def test_the_number_of_processes_changes_nothing(count, kind, optimizer, argumen
     one, many = figures(tmp_path / "one"), figures(tmp_path / "many")
     for name in ("bits_per_pixel", "base_bits_per_pixel", "psnr_db"):
         assert many[name] == pytest.approx(one[name], rel=1e-3)
+    learned = [ulzoo.load(tmp_path / run).base.schedule for run in ("one", "many")]
+    assert torch.equal(learned[0].counts, learned[1].counts) and learned[0].counts.sum() > 0
+    torch.testing.assert_close(learned[0].density(), learned[1].density(), rtol=rounding, atol=0)
 
 
 def test_local_batches_make_up_the_global_batch(tiny):

@@ -51,12 +51,17 @@ def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("train.latents.accumulate=2", "train.base.accumulate=4", "train.latents.log_every=7"),
+        (
+            "train.latents.accumulate=2",
+            "train.base.accumulate=4",
+            "train.latents.log_every=7",
+            "base.schedule={kind: adaptive}",
+        ),
         ("train.latents.optimizer=muon", "train.base.optimizer=muon"),
         ("train.latents.optimizer=lion", "train.base.optimizer=madgrad"),
         ("train.latents.precision=bf16", "train.base.precision=bf16"),
     ],
-    ids=["accumulate", "muon", "lion and madgrad", "bf16"],
+    ids=["accumulate, adaptive schedule", "muon", "lion and madgrad", "bf16"],
 )
 def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, assert_same_run, tmp_path):
     """One run killed in each stage at seeded random steps and inside writes, resumed each time."""

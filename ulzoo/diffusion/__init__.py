@@ -1,5 +1,6 @@
 """The mathematics of one noise process: schedules, parametrisations, weightings, losses, samplers. No networks."""
 
+from ulzoo.diffusion.adaptive import AdaptiveSchedule
 from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, normal_kl
 from ulzoo.diffusion.samplers import SAMPLERS, Guidance
 from ulzoo.diffusion.schedules import (
@@ -24,6 +25,7 @@ from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, Truncate
 
 __all__ = [
     "SAMPLERS",
+    "AdaptiveSchedule",
     "CosineSchedule",
     "Denoiser",
     "ElboWeighting",

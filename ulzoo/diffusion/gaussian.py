@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ulzoo.diffusion.adaptive import AdaptiveSchedule
 from ulzoo.diffusion.samplers import GRIDS, SAMPLERS, Guidance
 from ulzoo.diffusion.schedules import (
     Noise,
@@ -85,6 +86,7 @@ class GaussianDiffusion:
         weighting: Weighting | None = None,
         generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
+        adaptive: AdaptiveSchedule | None = None,
     ) -> Tensor:
         """Monte-Carlo estimate of E_t[-λ'(t) e^λ/2 w(λ) ‖x - x̂(x_t, t)‖²] (Eq. 4), without the terminal KL of L_z.
 
@@ -94,6 +96,8 @@ class GaussianDiffusion:
             weighting: w(λ); the ELBO's w = 1 if None.
             generator: source of t and ε, on the device of `x`.
             logsnr_max: (B,), the log-SNR at which the process of each example begins; λ(0) if None.
+            adaptive: the schedule, if t is to be drawn by its learned density, which learns from these losses in
+                training mode. The expectation is the same.
 
         Returns:
             nats per example, summed over dimensions, (B,).
@@ -104,12 +108,18 @@ class GaussianDiffusion:
             start = time_of(self.schedule, logsnr_max)
             span = 1 - start
             t = start + span * t
+        if adaptive is not None:
+            assert logsnr_max is None
+            t, span = adaptive.draw(t)
         logsnr = self.schedule.logsnr(t)
         noise = randn_like(x, generator)
         prediction = denoiser(self.add_noise(x, logsnr=logsnr, noise=noise), logsnr)
         error = (self._target(x, noise, logsnr) - prediction).float().square().flatten(1).sum(1)
         weight = self._loss_weight(logsnr, weighting or _ELBO)
-        return -self.schedule.dlogsnr_dt(t) * span * weight / 2 * error  # (B,)
+        nats = -self.schedule.dlogsnr_dt(t) * span * weight / 2 * error  # (B,)
+        if adaptive is not None and adaptive.training:
+            adaptive.record(t, nats.detach() / span)
+        return nats
 
     def terminal_kl(self, x: Tensor) -> Tensor:
         """KL(N(α_1 x, σ_1² I) ‖ N(0, I)) in nats per example, (B,): the information about x that is left at t = 1."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Noise, Weighting, normal_kl
+from ulzoo.diffusion import AdaptiveSchedule, Denoiser, GaussianDiffusion, Noise, Weighting, normal_kl
 from ulzoo.evaluation.collected import ExampleValues
 from ulzoo.model.denoisers import DiffusionModel
 from ulzoo.model.rate import NormalPrior
@@ -51,6 +51,7 @@ class Recorder(GaussianDiffusion):
         weighting: Weighting | None = None,
         generator: Noise | None = None,
         logsnr_max: Tensor | None = None,
+        adaptive: AdaptiveSchedule | None = None,
     ) -> Tensor:
         errors = x.new_empty(0)
 
@@ -62,7 +63,9 @@ class Recorder(GaussianDiffusion):
             self.terms["logsnr"] = logsnr
             return prediction
 
-        nats = super().loss(recorded, x, weighting=weighting, generator=generator, logsnr_max=logsnr_max)
+        nats = super().loss(
+            recorded, x, weighting=weighting, generator=generator, logsnr_max=logsnr_max, adaptive=adaptive
+        )
         self.terms["nats"] = nats[:, None] * errors / errors.sum(1, keepdim=True).clamp(min=1e-30)
         return nats
 

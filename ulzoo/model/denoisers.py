@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ulzoo.diffusion import Denoiser, GaussianDiffusion, Guidance, Noise, Weighting, rand
+from ulzoo.diffusion import AdaptiveSchedule, Denoiser, GaussianDiffusion, Guidance, Noise, Weighting, rand
 from ulzoo.diffusion.samplers import CfgDenoiser
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
@@ -119,6 +119,9 @@ class DiffusionModel(ConditionalNetwork):
     ):
         super().__init__(network, dropout=dropout, takes_text=takes_text, takes_latent_logsnr=takes_latent_logsnr)
         self.diffusion, self.weighting = diffusion, weighting
+        self.schedule: AdaptiveSchedule | None = None  # a module, whose density is saved with the weights
+        if isinstance(diffusion.schedule, AdaptiveSchedule):
+            self.schedule = diffusion.schedule
 
     def denoiser(self, conditions: NetworkConditions = NO_CONDITIONS) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""
@@ -129,7 +132,9 @@ class DiffusionModel(ConditionalNetwork):
     ) -> Tensor:
         """Weighted nats per example, (B,), without the terminal KL, which trains no network."""
         x = x - residual_mean(conditions, x.shape[1])
-        return self.diffusion.loss(self.denoiser(conditions), x, weighting=self.weighting, generator=generator)
+        return self.diffusion.loss(
+            self.denoiser(conditions), x, weighting=self.weighting, generator=generator, adaptive=self.schedule
+        )
 
     def rate(
         self,

@@ -52,12 +52,15 @@ class ProcessGroup:
             raise ValueError(f"{batch_size} cannot be shared by {self.world_size} processes{each}; {near} can")
         return batch_size // self.world_size
 
-    def mean(self, values: torch.Tensor) -> torch.Tensor:
-        """The elementwise mean over all processes; `values` is overwritten."""
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """The elementwise sum over all processes, the same bits in each; `values` is overwritten."""
         if self.world_size > 1:
             dist.all_reduce(values)
-            values = values / self.world_size
         return values
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """The elementwise mean over all processes; `values` is overwritten."""
+        return self.sum(values) / self.world_size if self.world_size > 1 else values
 
     def all_gather(self, value: Any) -> list[Any]:
         """The values of all processes by rank. It blocks: meant for small objects, not for every training step."""

@@ -56,8 +56,11 @@ def learning_rate(step: int, config: StageConfig) -> float:
 
 
 def build_ema(networks: nn.Module, config: StageConfig) -> ModelEmaV3:
-    """timm's moving average of the weights, whose decay rises to `config.ema`, so that short runs average over less."""
-    return ModelEmaV3(networks, decay=config.ema, use_warmup=True)
+    """timm's moving average of the weights, whose decay rises to `config.ema`, so that short runs average over less.
+
+    Buffers, such as a schedule's density, are copied.
+    """
+    return ModelEmaV3(networks, decay=config.ema, use_warmup=True, exclude_buffers=True)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:

@@ -13,6 +13,7 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 SNAPSHOTS = "snapshots"
 """The folder of a run with the snapshots, which have the format and the names of checkpoints."""
@@ -96,8 +97,11 @@ class PowerAverages:
         """Add the weights after update `step` = 1, 2, …; the first ones replace the initial weights."""
         for exponent, averages in zip(self.exponents, self.averages, strict=True):
             share = 1 - (1 - 1 / step) ** (exponent + 1)
-            names = [name for name, tensor in averages.items() if tensor.is_floating_point()]
-            torch._foreach_lerp_([averages[name] for name in names], [weights[name] for name in names], weight=share)
+            names = {name for name, tensor in averages.items() if tensor.is_floating_point()}
+            shards = {name for name in names if isinstance(averages[name], DTensor)}
+            for group in filter(None, (shards, names - shards)):  # which one call cannot mix
+                current = [weights[name] for name in group]
+                torch._foreach_lerp_([averages[name] for name in group], current, weight=share)
             for name in averages.keys() - names:
                 averages[name].copy_(weights[name])
 

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from ulzoo.data import Batch, Source, StreamShard, batches
-from ulzoo.diffusion import ExampleNoise
+from ulzoo.diffusion import AdaptiveSchedule, ExampleNoise
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.losses import StageLoss
@@ -106,6 +106,7 @@ class Trainer:
                 shard(networks, self.processes, model.device, bf16)
         else:
             self.loss = replicate(self.loss, self.processes)
+        self.schedules = [module for module in self.networks.modules() if isinstance(module, AdaptiveSchedule)]
         self.autocast = autocast(config.precision, model.device)
         self.parameters = list(self.networks.parameters())
         self.posthoc_ema: PowerAverages | None = None
@@ -239,6 +240,8 @@ class Trainer:
         with record_function("optimizer"):
             self.optimizer.step()
             self.optimizer.zero_grad()
+        for schedule in self.schedules:
+            schedule.update(self.processes.sum)
         with record_function("average"):
             self.ema.update(self.networks, self.step)
             if self.posthoc_ema:
