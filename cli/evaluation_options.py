@@ -120,6 +120,17 @@ LpipsWeights = Annotated[
         help="torchvision's weights of AlexNet or VGG-16.",
     ),
 ]
+ClipScore = Annotated[
+    Literal["vit_b32", "vit_l14"] | None,
+    typer.Option(
+        rich_help_panel=NETWORKS,
+        help="Also measure the CLIP score of the samples of a model of captions, by one of OpenAI's networks.",
+    ),
+]
+ClipWeights = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", dir_okay=False, rich_help_panel=NETWORKS, help="The published weights of that CLIP."),
+]
 Detector = Annotated[
     Path | None,
     typer.Option(
@@ -140,8 +151,8 @@ Download = Annotated[
     typer.Option(
         "--download",
         rich_help_panel=NETWORKS,
-        help="Download the weights of fid (96 MB), fd_dinov2 (1,161), fvd (51), lpips alex (233) or vgg (528) once, "
-        "and verify their hash.",
+        help="Download the weights of fid (96 MB), fd_dinov2 (1,161), fvd (51), lpips alex (233) or vgg (528), "
+        "clip-score vit_b32 (577) or vit_l14 (1,631) once, and verify their hash.",
     ),
 ]
 

@@ -17,6 +17,7 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/a --frechet fd_efficientnet_lite0 --samples 2048[/]
   [cyan]ulzoo evaluate runs/a --frechet fid --samples 50000 --download --out fid.json[/]
   [cyan]ulzoo evaluate runs/video --frechet fvd --clips 2048 --detector i3d_torchscript.pt[/]
+  [cyan]ulzoo evaluate runs/text --frechet fid --samples 30000 --clip-score vit_l14 --download[/]
   [cyan]ulzoo evaluate runs/a --lpips alex --download[/]
   [cyan]ulzoo evaluate emoji32_tiny --rate-plot rate.png[/]
   [cyan]ulzoo evaluate runs/a figures.json --compare[/]
@@ -50,6 +51,8 @@ def evaluate(
     detector_sha256: evaluation_options.DetectorSha256 = None,
     lpips: evaluation_options.LpipsNetwork = None,
     lpips_weights: evaluation_options.LpipsWeights = None,
+    clip_score: evaluation_options.ClipScore = None,
+    clip_weights: evaluation_options.ClipWeights = None,
     download: evaluation_options.Download = False,
     rate_plot: evaluation_options.RatePlot = None,
     compare: evaluation_options.Compare = False,
@@ -107,8 +110,9 @@ def evaluate(
             save_statistics=save_statistics,
             save_samples=save_samples,
             all_distances=all_distances,
+            clip_score=clip_score,
         ),
-        NetworkOptions(detector, detector_sha256, lpips, lpips_weights, download),
+        NetworkOptions(detector, detector_sha256, lpips, lpips_weights, clip_weights, download),
         rate_samples=rate_samples,
         steps=steps,
         guidance=guidance,

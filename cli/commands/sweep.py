@@ -116,6 +116,10 @@ def sweep(
     detector: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Inception's weights; default: torch's cache.")
     ] = None,
+    clip_score: Annotated[
+        Literal["vit_b32", "vit_l14"] | None,
+        typer.Option(help="With --samples of a model of captions: also the CLIP score, with weights in torch's cache."),
+    ] = None,
     prune: Annotated[
         bool,
         typer.Option("--prune", help="Stop points early whose latent collapses or that fall behind comparable ones."),
@@ -143,7 +147,7 @@ def sweep(
     store = Store(out or default_folder(config))
     if prune:
         import_optuna()
-    distances = DistanceConfig.from_options(frechet, samples, detector)
+    distances = DistanceConfig.from_options(frechet, samples, detector, clip_score)
     job_options = JobOptions(seeds=seeds, stage=stage, reuse_latents=reuse_latents, distances=distances, prune=prune)
     jobs = plan_jobs(config, store, job_options, overrides=overrides)
     missing = unsettled_jobs(jobs, store.rows(), retry_failed)

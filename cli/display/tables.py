@@ -64,6 +64,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> "Table":
             plus_minus = "" if error is None else f" ± {error:.4f}"
             table.add_row(f"rate by the {network}", f"{metrics[f'{prefix}bits_per_pixel']:.4f}{plus_minus} bits/pixel")
             table.add_row("", f"{metrics[f'{prefix}bits_per_dimension']:.4f} bits/dimension")
+    if "clip_score" in metrics:
+        table.add_row("CLIP score of samples", f"{metrics['clip_score']:.2f} ± {metrics['clip_score_se']:.2f}")
     for name, title in PREDICTIONS.items():
         if f"{name}_psnr_db" in metrics:
             table.add_row(title, f"{metrics[f'{name}_psnr_db']:.2f} dB")

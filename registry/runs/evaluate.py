@@ -14,6 +14,7 @@ from ulzoo.data.fingerprint import fingerprint
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig
 from ulzoo.evaluation import evaluate as evaluate_model
 from ulzoo.evaluation.clip_protocols import choose_protocol
+from ulzoo.evaluation.features.clip import load_clip
 from ulzoo.evaluation.features.loading import load_features, load_lpips
 from ulzoo.evaluation.features.videos import I3DLogits
 from ulzoo.evaluation.mean_image import MeanImage
@@ -58,6 +59,7 @@ class NetworkOptions:
         detector_sha256: hash of `detector`, if it is not the published file.
         lpips: which LPIPS is measured; None for none.
         lpips_weights: weights of its network; None for the file in torch's cache.
+        clip_weights: weights of the CLIP score's network; None for the file in torch's cache.
         download: download published files that are not in the cache.
     """
 
@@ -65,6 +67,7 @@ class NetworkOptions:
     detector_sha256: str | None = None
     lpips: str | None = None
     lpips_weights: Path | None = None
+    clip_weights: Path | None = None
     download: bool = False
 
 
@@ -80,6 +83,7 @@ class DistanceOptions:
         reference_statistics: a file with mean and covariance, in place of the reference's images.
         save_statistics, save_samples: files to write.
         all_distances: also measure what else these features give.
+        clip_score: the network of the CLIP score of the samples; None for none.
     """
 
     metric: str | None = None
@@ -92,6 +96,7 @@ class DistanceOptions:
     save_statistics: Path | None = None
     save_samples: Path | None = None
     all_distances: bool = False
+    clip_score: str | None = None
 
     @property
     def of_images(self) -> bool:
@@ -133,9 +138,11 @@ class EvaluationOptions:
                 "--detector and --detector-sha256 go with --frechet fid, fd_dinov2 or fvd",
             ),
             (not lpips_file and networks.lpips_weights, "--lpips-weights goes with --lpips alex or vgg"),
+            (not distance.clip_score and networks.clip_weights, "--clip-weights goes with --clip-score"),
+            (distance.clip_score and not distance.samples, "--clip-score goes with --frechet and --samples"),
             (
-                not detector_file and not lpips_file and networks.download,
-                "--download goes with --frechet fid, fd_dinov2 or fvd, or --lpips alex or vgg",
+                not detector_file and not lpips_file and not distance.clip_score and networks.download,
+                "--download goes with --frechet fid, fd_dinov2 or fvd, --lpips alex or vgg, or --clip-score",
             ),
             (
                 distance.metric is None and (distance.clips or distance.reference),
@@ -238,6 +245,7 @@ class Evaluation:
                 "reference": [frechet.reference_name, frechet.reference and fingerprint(frechet.reference).identity],
                 "statistics": frechet.statistics and sha256(frechet.statistics),
                 "all_distances": frechet.all_distances,
+                "clip": frechet.clip and frechet.clip.protocol,
                 "clip_protocol": frechet.clip_protocol and asdict(frechet.clip_protocol),
             }
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
@@ -268,6 +276,11 @@ def _frechet(export: Export, spec: Spec, split: str, options: EvaluationOptions,
     protocol = choose_protocol(distance.clip_protocol, distance.folds, distance.clips)
     if protocol:
         protocol.check(model.contract)
+    clip = None
+    if distance.clip_score:
+        if not model.contract.text_width:
+            raise ValueError("--clip-score needs a model of captions: this one takes none")
+        clip = load_clip(distance.clip_score, networks.clip_weights, download=networks.download, device=device)
     reference = distance.reference or ("train" if distance.of_images and not options.data.images else split)
     return FrechetConfig(
         load_features(
@@ -284,6 +297,7 @@ def _frechet(export: Export, spec: Spec, split: str, options: EvaluationOptions,
         save_statistics=distance.save_statistics,
         save_samples=distance.save_samples,
         all_distances=distance.all_distances,
+        clip=clip,
         clip_protocol=protocol,
     )
 

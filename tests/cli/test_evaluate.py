@@ -134,6 +134,12 @@ MISTAKES = {
     ),
     "a download of nothing": (("run", "--lpips", "st_alex", "--download"), "--download goes with"),
     "a plot of another kind": (("run", "--rate-plot", "x.gif"), "a plot is a .png, .svg or .pdf file"),
+    "a CLIP score of nothing": (("run", "--clip-score", "vit_b32"), "--clip-score goes with --frechet and --samples"),
+    "weights of no CLIP": (("run", "--clip-weights", "x.json"), "--clip-weights goes with --clip-score"),
+    "a CLIP of no captions": (
+        ("run", "--frechet", LITE0, "--samples", "5", "--clip-score", "vit_l14"),
+        "--clip-score needs a model of captions: this one takes none",
+    ),
     "guidance of nothing": (("run", "--frechet", LITE0, "--guidance", "2"), "go with --samples"),
     "statistics of no network": (
         ("run", *QUICK, "--frechet", LITE0, "--samples", "5", "--reference-statistics", "x.json"),

@@ -9,6 +9,7 @@ import torch
 from ulzoo.data import Source
 from ulzoo.diffusion import IndependentNoise
 from ulzoo.evaluation.clip_protocols import ClipProtocol
+from ulzoo.evaluation.features.clip import ClipNetwork
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
@@ -91,6 +92,7 @@ class FrechetConfig:
         save_samples: `.npz` file to which the samples are written; the evaluation then cannot be resumed.
         all_distances: also measure kernel distance, precision, recall and, with Inception, its score; all features are
             kept in memory.
+        clip: a network for the CLIP score of the samples; None for none.
         clip_protocol: a protocol of the literature by which a model that continues context frames is compared with
             several clips of each video, instead of `samples`; see `ulzoo.evaluation.clip_protocols`.
 
@@ -106,6 +108,7 @@ class FrechetConfig:
     save_statistics: Path | None = None
     save_samples: Path | None = None
     all_distances: bool = False
+    clip: ClipNetwork | None = None
     clip_protocol: ClipProtocol | None = None
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ulzoo.data.loader import Skipped
-from ulzoo.evaluation.collected import ExampleValues
+from ulzoo.evaluation.collected import Collected, ExampleValues
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.execution import Execution, PartialResults
 from ulzoo.evaluation.features.images import ImageFeatures
@@ -93,11 +93,12 @@ def partial_features(
     protocol: Mapping[str, Any],
     config: EvaluationConfig,
     execution: Execution,
+    others: Mapping[str, Collected] | None = None,
 ) -> PartialResults:
-    """What the collector collects, restored after an interruption."""
+    """What the collector and others, by name, collect, restored after an interruption."""
     identity = {"batch_size": config.examples_per_batch(), "keep": collector.keep}
     identity |= {**protocol, **config.numerics(model.device)}
-    return execution.partial_results({"features": collector}, model, identity)
+    return execution.partial_results({"features": collector, **(others or {})}, model, identity)
 
 
 def _compare_features(features: Tensor, reference: Tensor, seed: int) -> tuple[dict[str, float], dict[str, Any]]:

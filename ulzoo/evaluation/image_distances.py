@@ -67,9 +67,9 @@ def image_distances(
         on_progress: called with the number of images that the network has processed so far, and their total.
 
     Returns:
-        {"figures", "protocol": {"reconstructions", "generated"}}, ready for JSON; "cautions", if there are any, say
-        which distances are mostly the bias of few samples; "not_written" maps the paths of files that could not be
-        written to the reasons, which have no effect on the metrics.
+        {"figures", "protocol": {"reconstructions", "generated", "captioned"}}, ready for JSON; "cautions", if there
+        are any, say which distances are mostly the bias of few samples; "not_written" maps the paths of files that
+        could not be written to the reasons, which have no effect on the metrics.
 
     Raises:
         ValueError: the sets cannot be compared, or there can be no file at a path that is to be written.
@@ -110,6 +110,8 @@ def image_distances(
             sampling = replace(sampling, folder=None)
         results = sample_distance(model, statistics, config, frechet, execution=sampling)
         figures, protocol = figures | results["figures"], protocol | {"generated": results["protocol"]}
+        if captioned := results.get("captioned"):
+            protocol["captioned"] = captioned
     execution.finish()
     if processes.is_main:
         for part in protocol.values():

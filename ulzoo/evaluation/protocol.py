@@ -59,6 +59,8 @@ FIELDS = {
     "kernel": "kernel and subsets of the kernel distance",
     "neighbours": "number of neighbours for precision and recall",
     "inception_score": "number of splits of the Inception score",
+    "clip_score": "definition of the CLIP score",
+    "captions_sha256": "hash of the captions as text",
     "caution": "why the metric is biased",
     "samples_per_clip": "continuations per clip",
     "copy_last": "baseline of the frame prediction",
@@ -66,10 +68,11 @@ FIELDS = {
     "frechet": "protocol of the Fréchet distances",
     "reconstructions": "protocol of the distances of reconstructions",
     "generated": "protocol of the distances of samples",
+    "captioned": "protocol of the CLIP score of samples",
 }
 
 FINGERPRINT = "fingerprint"
-PARTS = ("frame_prediction", "frechet", "reconstructions", "generated")
+PARTS = ("frame_prediction", "frechet", "reconstructions", "generated", "captioned")
 IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
 _DECODED = {"decoder_sampler", "decoder_steps"}

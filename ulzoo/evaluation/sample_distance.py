@@ -8,6 +8,7 @@ from torch import Tensor
 from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
 from ulzoo.data.source import Sample, Unreadable
+from ulzoo.evaluation.clip_score import CaptionScores
 from ulzoo.evaluation.config import NOISE, EvaluationConfig, FrechetConfig
 from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution, shared_examples
 from ulzoo.evaluation.feature_metrics import FeatureCollector, partial_features
@@ -33,6 +34,8 @@ def sample_distance(
     execution: Execution = DEFAULT_EXECUTION,
 ) -> dict[str, Any]:
     """Distances between samples and a reference, {"figures", "protocol", "cautions", "not_written"}, ready for JSON.
+
+    With `frechet.clip` also the CLIP score of the samples; its protocol is "captioned".
 
     A model with class or caption conditioning gets the classes and captions of the reference's examples, taken at even
     intervals, so that classes have the same frequencies.
@@ -61,6 +64,8 @@ def sample_distance(
         raise ValueError(f"a Fréchet distance needs at least 2 samples, not {samples}")
     batch_size = config.examples_per_batch()
     conditional = bool(network.num_classes) or network.takes_text
+    if frechet.clip and not network.takes_text:
+        raise ValueError("a CLIP score needs a model of captions: this one's base takes none")
     if config.guidance not in (None, 1) and not conditional:
         raise ValueError("guidance needs classes or captions: this model's base takes neither")
     collector = FeatureCollector(features, reference.features is not None)
@@ -86,12 +91,15 @@ def sample_distance(
         noise=NOISE,
         dtype="float32",
     )
-    partial = partial_features(collector, model, protocol, config, execution)
+    scores = CaptionScores(frechet.clip, source) if frechet.clip else None
+    identity = {**protocol, "clip": frechet.clip.protocol} if frechet.clip else protocol
+    others = {"captions": scores} if scores else None
+    partial = partial_features(collector, model, identity, config, execution, others)
 
     def draw(file: SampleFile | None = None) -> None:
         for numbers in shared_examples(samples, batch_size, partial, execution):
             examples = [_example(source, number, samples) for number in numbers] if conditional else []
-            labels, text = _conditions(examples, source, network)
+            labels, text = _conditions([example for _, example in examples], source, network)
             x = model.sample(
                 len(numbers),
                 labels=labels,
@@ -101,6 +109,8 @@ def sample_distance(
                 generator=config.noise("samples", numbers, model.device),
             )
             collector.add(x)
+            if scores:
+                scores.add(x, [index for index, _ in examples])
             if file:
                 file.add(to_uint8(x))
 
@@ -118,9 +128,13 @@ def sample_distance(
     figures, fields = collector.metrics("g", reference, config.seed)
     metric, distance = next(iter(figures.items()))
     counts: Any = {"samples": samples, "references": reference.images}
+    captioned: dict[str, Any] = {}
+    if scores:
+        captioned["figures"], captioned["protocol"] = scores.metrics(protocol)
     return {
-        "figures": figures,
+        "figures": figures | captioned.get("figures", {}),
         "protocol": Protocol(figures=list(figures), **protocol, **fields),
+        "captioned": captioned.get("protocol"),
         "cautions": find_bias_cautions(metric, distance, reference.gaussian, **counts, kind="images"),
         "not_written": unwritten,
     }
@@ -140,13 +154,17 @@ def _conditions(
     return labels, text
 
 
-def _example(source: Source, number: int, samples: int) -> Sample:
-    """Example `number` of `samples` that are spread evenly over the source, or the next one that can be read."""
+def _example(source: Source, number: int, samples: int) -> tuple[int, Sample]:
+    """Example `number` of `samples` that are spread evenly over the source, or the next one that can be read.
+
+    Returns:
+        its index in the source, and itself.
+    """
     size = len(source)
     index = number * size // samples if samples <= size else number % size
     for step in range(size):
         try:
-            return source[(index + step) % size]
+            return (index + step) % size, source[(index + step) % size]
         except Unreadable:
             if not source.skips_unreadable:
                 raise

@@ -1,10 +1,13 @@
 """Distances of a sweep's points: measured if requested, also for points that are already trained."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ulzoo.evaluation.features import clip as clip_features
+from ulzoo.evaluation.features.clip import CLIPS
 from ulzoo.registry.sweeps import point as point_module
 from ulzoo.registry.sweeps.distances import DistanceConfig
 from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs, unsettled_jobs
@@ -44,6 +47,25 @@ def test_distances_are_added_to_a_trained_point(planned, monkeypatch, tmp_path):
     assert unsettled_jobs(planned(distances=DistanceConfig("fd_efficientnet_lite0", samples=5))[:1], [row])
 
 
+def test_the_clip_score_of_captioned_emoji(clip_weights, monkeypatch, tmp_path):
+    path, digest = clip_weights
+    monkeypatch.setitem(clip_features.CLIPS, "vit_b32", replace(CLIPS["vit_b32"], sha256=digest, cached=str(path)))
+    config = DistanceConfig("fd_efficientnet_lite0", samples=4, clip_score="vit_b32")
+    keys = ["data.captions=true", "base.class_conditional=false", "base.text_conditional=true"]
+    short = [f"train.{stage}.{key}" for stage in ("latents", "base") for key in ("steps=1", "batch_size=2")]
+    thin = [f"{network}.depth=1" for network in ("encoder", *(f"{n}.backbone" for n in ("prior", "decoder", "base")))]
+    sweep, overrides = sweep_from_options("emoji32_tiny", {}, [*keys, *short, *thin], seeds=2)
+    monkeypatch.setattr("ulzoo.registry.runs.train.EVALUATED_IMAGES", 2)
+    jobs = plan_jobs(sweep, Store(tmp_path / "store"), JobOptions(distances=config), overrides=overrides)
+    row = run_point(jobs[0])
+    assert row["error"] is None and 0 <= row["figures"]["clip_score"] <= 100
+    assert row["protocol"]["captioned"]["network_sha256"] == digest and row["distances"]["clip_score"] == "vit_b32"
+    assert "clip_score" not in LITE.identity(), "rows of earlier versions stay settled"
+    with pytest.raises(ValueError, match=r"base.text_conditional: --clip-score needs a base with captions"):
+        sweep, _ = sweep_from_options("emoji32_tiny", {}, [], seeds=2)
+        plan_jobs(sweep, Store(tmp_path / "store"), JobOptions(distances=config))
+
+
 def test_distances_that_cannot_be_measured_are_errors_before_training(planned, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="data: --frechet fd_efficientnet_lite0 compares images"):
         planned(spec="tiny_video.yaml", distances=LITE)
@@ -53,6 +75,7 @@ def test_distances_that_cannot_be_measured_are_errors_before_training(planned, m
         ((None, 4, None), "--samples and --detector go with --frechet"),
         (("fd_efficientnet_lite0", None, Path("x")), "--detector gives Inception's weights"),
         (("fid", None, tmp_path / "x.pth"), "no such file"),
+        (("fid", None, None, "vit_l14"), "--clip-score goes with --frechet and --samples"),
     ):
         with pytest.raises(ValueError, match=words):
             DistanceConfig.from_options(*options)
