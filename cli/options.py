@@ -68,6 +68,13 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Decoder = Annotated[
+    Literal["decoder", "distilled"] | None,
+    typer.Option(
+        help="Network that decodes; default: the distilled decoder, if the model has one with so many steps.",
+        show_default=False,
+    ),
+]
 Precision = Annotated[
     Literal["fp32", "bf16"],
     typer.Option(help="Precision of the networks; bf16 is faster on devices with native support."),

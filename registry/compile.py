@@ -19,6 +19,7 @@ from ulzoo.data.source import DataContract, Source
 from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
 from ulzoo.model.contract import Contract, Sampling, Stage
 from ulzoo.model.denoisers import ConditionDropout, DiffusionModel, RegressionDecoder
+from ulzoo.model.distillation import DistilledDecoder
 from ulzoo.model.rate import DiffusionPrior, NormalPrior
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
@@ -30,6 +31,10 @@ from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
 from ulzoo.runtime.messages import list_texts
 from ulzoo.runtime.seeds import derive_seed
+from ulzoo.training.config import DistillStageConfig
+
+DISTILLATION = DistillStageConfig(steps=1, batch_size=1, lr=1.0)
+"""The settings of a distilled decoder that is not trained here."""
 
 
 def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
@@ -97,6 +102,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         decoder = _decoder(spec, x, data)
         final_decoder = _diffusion_model(spec, "final_decoder", x, data, spec.conditioning.decoder_dropout)
         base = _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
+        distilled = _distilled(spec, x, data)
     if pretrained and device.type != "meta" and hasattr(encoder, "load_pretrained"):
         with _located(spec, "encoder"):
             encoder.load_pretrained()
@@ -117,11 +123,9 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         text_width=data.text_width,
         frozen=spec.frozen,
         decodes_clean=spec.latent.decoded == "z_clean",
+        distilled_steps=spec.distilled.steps if spec.distilled else (),
     )
-    random_logsnr = _random_logsnr(spec, prior)
-    model = UnifiedLatents(
-        encoder, prior, decoder, base, contract, final_decoder=final_decoder, random_logsnr=random_logsnr
-    )
+    model = UnifiedLatents(encoder, prior, decoder, base, contract, final_decoder=final_decoder, distilled=distilled)
     model.config = spec
     return model.eval()
 
@@ -163,13 +167,12 @@ def _context_frames(spec: Spec, data: DataContract) -> int:
     return frames
 
 
-def _random_logsnr(spec: Spec, prior: nn.Module | None) -> TruncatedLogistic | None:
+def _random_logsnr(spec: Spec, diffusion: GaussianDiffusion) -> TruncatedLogistic | None:
     """The distribution of the latent's log-SNR between the prior's λ(1) and λ_z(0); None if it is fixed."""
     if spec.latent.logsnr_bias is None:
         return None
-    assert isinstance(prior, DiffusionPrior)
     with _located(spec, "latent"):
-        return TruncatedLogistic(spec.latent.logsnr_bias, prior.diffusion.schedule.logsnr_min, spec.latent.logsnr)
+        return TruncatedLogistic(spec.latent.logsnr_bias, diffusion.schedule.logsnr_min, spec.latent.logsnr)
 
 
 def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionPrior | NormalPrior | None:
@@ -187,6 +190,7 @@ def _prior(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DiffusionP
         normal_kl=config.normal_kl,
         dropout=dropout,
         takes_text=config.text_conditional,
+        random_logsnr=_random_logsnr(spec, diffusion),
     )
 
 
@@ -223,6 +227,22 @@ def _diffusion_model(
         takes_text=config.text_conditional,
         takes_latent_logsnr=getattr(config, "latent_logsnr", False),
     )
+
+
+def _distilled(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> DistilledDecoder | None:
+    """A student of the decoder: the same network without dropout, conditioned on the number of steps."""
+    if spec.distilled is None:
+        return None
+    part, steps = "decoder" if spec.final_decoder is None else "final_decoder", spec.distilled.steps
+    inputs = replace(inputs, step_counts=len(steps))
+    student = _diffusion_model(spec, part, inputs, data, spec.conditioning.decoder_dropout)
+    assert student is not None
+    if len(steps) > 1 and not any(".step_count." in name for name in student.state_dict()):
+        raise spec.error("distilled.steps", f"the {part}'s backbone takes no step count: give one number of steps")
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return DistilledDecoder(student, steps=steps, teacher_steps=(spec.train.distill or DISTILLATION).teacher_steps)
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:

@@ -42,7 +42,7 @@ ORDERS = {
         "contract",
         "conditioning",
         ("arguments", "denoisers"),
-        ("rate", "pretrained"),
+        ("rate", "pretrained", "distillation"),
         "unified_latents",
         ("losses", "tiling"),
     ],

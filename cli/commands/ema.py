@@ -21,6 +21,7 @@ EXAMPLES = """
 
 METRICS = {
     "psnr_db": ("PSNR", ".2f"),
+    "mean_image_psnr_db": ("PSNR of the\ntraining mean", ".2f"),
     "ssim": ("SSIM", ".4f"),
     "bits_per_pixel": ("prior, bits/pixel", ".4f"),
     "base_bits_per_pixel": ("base, bits/pixel", ".4f"),
@@ -38,7 +39,7 @@ def ema(
         ),
     ],
     stage: Annotated[
-        Literal["latents", "decoder", "base"] | None,
+        Literal["latents", "decoder", "distill", "base"] | None,
         typer.Option(help="The stage whose networks are averaged; default: the last one with snapshots."),
     ] = None,
     out: Annotated[

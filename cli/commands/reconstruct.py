@@ -27,7 +27,8 @@ def reconstruct(
         typer.Option(metavar="N", min=1, max=4096, help="Number of images or clips; default: 12, of files all."),
     ] = None,
     split: options.Split = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: the spec's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: its own.")] = None,
+    decoder: options.Decoder = None,
     seed: options.Seed = 0,
     out: options.Picture = Path("reconstructions.png"),
     device: options.Device = None,
@@ -48,9 +49,9 @@ def reconstruct(
     source = open_data(exports, split, n or (None if images else SHOWN), images, data)
     n = n or (len(source) if images and len(images) > 1 else SHOWN)
     if not video:
-        save_grid(out, reconstruction_rows(loaded, source, n, steps=steps, seed=seed))
+        save_grid(out, reconstruction_rows(loaded, source, n, steps=steps, network=decoder, seed=seed))
         print(out)
         return
-    bands = reconstructed_clips(loaded, source, n, steps=steps, seed=seed)
+    bands = reconstructed_clips(loaded, source, n, steps=steps, network=decoder, seed=seed)
     for path in save_clips(out, bands, next(iter(loaded.values())).contract):
         print(path)

@@ -36,6 +36,7 @@ def sample(
             help="Network that samples the latent: base or stage 1's prior; default: the base if there is one."
         ),
     ] = None,
+    decoder: options.Decoder = None,
     data: options.Data = None,
     split: Annotated[
         str, typer.Option(metavar="SPLIT", help="Split that context frames or captions come from: val or train.")
@@ -59,7 +60,7 @@ def sample(
 
     exports = open_models(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
-    request = SampleRequest(n, labels, guidance, steps, seed, network, whole_clips=without_context)
+    request = SampleRequest(n, labels, guidance, steps, seed, network, whole_clips=without_context, decoder=decoder)
     video = check_video(loaded, out)
     contracts = [model.contract for model in loaded.values()]
     continues = any(contract.context_frames for contract in contracts) and not without_context and network != "prior"

@@ -21,14 +21,17 @@ EXAMPLES = """
   [cyan]ulzoo train my.yaml --set train.latents.steps=500 --out runs/b[/]
   [cyan]ulzoo train emoji32_tiny --stage base --resume[/]
   [cyan]ulzoo train my.yaml --init emoji32_tiny[/]       from the weights of another model, as far as they fit
+  [cyan]ulzoo train emoji32_tiny --stage distill --init runs/a[/]       a decoder of few steps for a trained model
 """
 
 
 def train(
     spec: options.Spec,
     stage: Annotated[
-        Literal["latents", "decoder", "base", "all"],
-        typer.Option(help="Stage 1 (encoder, prior, decoder), a final decoder, stage 2 (base), or all of the spec's."),
+        Literal["latents", "decoder", "distill", "base", "all"],
+        typer.Option(
+            help="Stage 1 (encoder, prior, decoder), final decoder, distilled decoder, stage 2 (base), or all of them."
+        ),
     ] = "all",
     overrides: options.Set = None,
     init: Annotated[
@@ -58,17 +61,23 @@ def train(
     """Train the stages of a spec, evaluate the model on validation data, draw samples, export."""
     if resume and fresh:
         raise typer.BadParameter("--resume and --fresh exclude each other")
-    from ulzoo.cli.display.train_tables import print_plan, print_result, stage_line
-    from ulzoo.registry import load_spec, open_model
+    from ulzoo.cli.display.train_tables import print_distillation, print_plan, print_result, stage_line
+    from ulzoo.registry import Spec, load_spec, open_model
     from ulzoo.registry.cost.plan import plan_training
     from ulzoo.registry.runs import train as run
+    from ulzoo.registry.zoo.distill import distillation_spec
     from ulzoo.runtime.devices import pick_device
     from ulzoo.runtime.processes import launched_world_size, local_device, process_group, was_restarted
     from ulzoo.training.config import ParallelConfig
     from ulzoo.training.interruption import RunStopped
 
     source = [f"init.model={json.dumps(init)}", "init.sha256=null"] if init else []
-    loaded = load_spec(spec, [*(overrides or ()), *source])
+    teaching: Spec | None = None
+    if init and stage == "distill":
+        teacher = open_model(init)
+        loaded, teaching = distillation_spec(spec, teacher, init, overrides or ()), teacher.spec
+    else:
+        loaded = load_spec(spec, [*(overrides or ()), *source])
     torch_device = local_device(pick_device(device))
     if processes and not dry_run:
         raise ValueError("--processes goes with --dry-run; torchrun starts processes: see docs/cluster.md")
@@ -78,6 +87,7 @@ def train(
     terminal = console()
     if dry_run:
         print_plan(terminal, loaded, plan, torch_device, world_size)
+        print_distillation(terminal, plan, teaching or loaded)
         return
 
     from ulzoo.cli.display.init_table import init_line

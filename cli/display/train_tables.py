@@ -51,6 +51,17 @@ def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.de
     console.print(f"{three_digits(plan.flops / 1e15)} PFLOPs in total; nothing was written")
 
 
+def print_distillation(console: "Console", plan: "Plan", teaching: "Spec") -> None:
+    """Print the cost of the stage distill, if it is planned, beside that of the training of the decoder."""
+    from ulzoo.registry.zoo.distill import teaching_stage, training_flops
+
+    stage = teaching_stage(teaching)
+    for planned in plan.stages:
+        if planned.stage == "distill" and getattr(teaching.train, stage):
+            share = planned.flops / training_flops(teaching, stage)
+            console.print(f"distill: {share:.1%} of the training FLOPs of stage {stage} of {teaching.name}")
+
+
 def _networks(summary: "ModelSummary") -> "Table":
     table = plain_table("network", "parameters", f"forward GFLOPs/{examples(summary.resolution, plural=False)}")
     for name, parameters in summary.parameters.items():

@@ -13,6 +13,7 @@ from ulzoo.media.captions import Text
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import NETWORKS, STAGES, Contract, NetworkName, Stage
 from ulzoo.model.denoisers import ConditionalNetwork, DiffusionModel, RegressionDecoder
+from ulzoo.model.distillation import DistilledDecoder
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn.conditioning import NetworkConditions
 from ulzoo.nn.transformer import Transformer
@@ -40,6 +41,7 @@ class ModelSummary:
         blocks: of all networks.
         parameters, flops: by network; FLOPs of one forward pass.
         encodings: encoder passes per example in stage 2: one, one more for context frames, none for stored latents.
+        teacher_steps: passes of the teacher per example of a distilled decoder's training.
         stages: the training stages of the spec.
         frozen: networks that no stage trains.
     """
@@ -50,6 +52,7 @@ class ModelSummary:
     parameters: dict[str, int]
     flops: dict[str, int]
     encodings: int = 1
+    teacher_steps: int = 0
     stages: tuple[Stage, ...] = ("latents", "base")
     frozen: tuple[NetworkName, ...] = ()
 
@@ -60,6 +63,8 @@ class ModelSummary:
         """
         frozen_passes = 2 if stage == "latents" and "encoder" not in self.frozen else 1
         passes = {name: frozen_passes if name in self.frozen else 3 for name in STAGES[stage]}
+        if stage == "distill":
+            passes["final_decoder" if "final_decoder" in self.flops else "decoder"] = self.teacher_steps
         if stage != "latents":
             passes["encoder"] = self.encodings if stage == "base" else 1
         return sum(count * self.flops.get(name, 0) for name, count in passes.items())
@@ -103,7 +108,7 @@ def summarize(spec: Spec) -> ModelSummary:
             continue
         parameters[name] = sum(p.numel() for p in part.parameters())
         if isinstance(part, ConditionalNetwork):
-            x_t = x if "decoder" in name else z
+            x_t = z if name in ("prior", "base") else x
             rows, flops[name], output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
             expected = x_t
         elif name == "encoder":
@@ -118,13 +123,23 @@ def summarize(spec: Spec) -> ModelSummary:
     encoded = spec.train.base is not None and spec.train.base.data is not None
     encodings = 0 if encoded else 1 + (contract.context_frames > 0)
     return ModelSummary(
-        contract.size, contract.latent_shape, blocks, parameters, flops, encodings, spec.stages, contract.frozen
+        contract.size,
+        contract.latent_shape,
+        blocks,
+        parameters,
+        flops,
+        encodings,
+        model.distilled.teacher_steps // min(model.distilled.steps) if model.distilled else 0,
+        spec.stages,
+        contract.frozen,
     )
 
 
 def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:
     """All conditions that a network takes, for one example, except labels, which cost nothing."""
     conditions = Conditions(text=_text(model.contract, z.device))
+    if isinstance(part, DistilledDecoder):
+        return model.decoder_conditions(part, z, conditions, steps=part.steps[0])
     if isinstance(part, DiffusionModel | RegressionDecoder) and part in (model.decoder, model.final_decoder):
         return model.decoder_conditions(part, z, conditions)
     assert isinstance(part, DiffusionModel)

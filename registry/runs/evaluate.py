@@ -19,6 +19,7 @@ from ulzoo.evaluation.features.loading import load_features, load_lpips
 from ulzoo.evaluation.features.videos import I3DLogits
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import sha256
+from ulzoo.model.contract import DecoderName
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.runs.cautions import mean_training_image
 from ulzoo.registry.runs.export import Export
@@ -109,7 +110,8 @@ class EvaluationOptions:
 
     Attributes:
         data, distance, networks: groups of options.
-        rate_samples, steps, guidance, batch_size, seed: as in `EvaluationConfig`.
+        rate_samples, decoder, guidance, batch_size, seed: as in `EvaluationConfig`.
+        steps: of the decoder, for reconstructions.
         decompose_rate: also measure how the rate is distributed over log-SNR and channels.
         precision, compile: how the networks run, as in `optimize_for_inference`.
 
@@ -121,6 +123,7 @@ class EvaluationOptions:
     distance: DistanceOptions = DistanceOptions()
     networks: NetworkOptions = NetworkOptions()
     rate_samples: int = 8
+    decoder: DecoderName | None = None
     steps: int | None = None
     guidance: float | None = None
     batch_size: int | None = None
@@ -218,6 +221,7 @@ class Evaluation:
             rate_samples=options.rate_samples,
             decompose_rate=options.decompose_rate,
             lpips=lpips or None,
+            decoder=options.decoder,
             decoder_steps=options.steps,
             guidance=options.guidance,
             mean_image=_mean_image(export, spec, own_images=bool(data.images)),
@@ -233,7 +237,7 @@ class Evaluation:
             "data": [config.data, config.split, count, fingerprint(self.source, count).identity],
             "rate": [config.rate_samples, config.decompose_rate],
             "sampling": {name: asdict(sampling) for name, sampling in model.contract.sampling.items()},
-            "options": [config.seed, config.decoder_steps, config.base_steps, config.guidance],
+            "options": [config.seed, config.decoder, config.decoder_steps, config.base_steps, config.guidance],
             "numerics": config.numerics(model.device),
             "lpips": config.lpips and config.lpips.protocol,
             "mean_image": config.mean_image and config.mean_image.protocol,

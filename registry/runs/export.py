@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -225,32 +225,51 @@ class ExportedFile:
         return sha256(tensor_file.files_of(self.path)[0])
 
 
-def export(source: Path, out: Path, dtype: Dtype | None = None) -> ExportedFile:
+def export(
+    source: Path, out: Path, dtype: Dtype | None = None, *, without: Literal["decoder"] | None = None
+) -> ExportedFile:
     """Export averaged weights.
 
     The metrics of a run are included if they were measured at the same step, and if the weights are not rounded.
 
     Args:
-        source: a run directory, whose latest intact checkpoint is used; a training checkpoint; or, with `dtype`, an
-            export.
+        source: a run directory, whose latest intact checkpoint is used; a training checkpoint; or, with `dtype` or
+            `without`, an export.
         out: the file to write.
         dtype: of the stored weights; None for float32.
+        without: "decoder" leaves out the decoder that a distilled one replaces, and metrics that were measured with it.
 
     Raises:
-        ValueError: `source` is none of these.
+        ValueError: `source` is none of these, or has no distilled decoder.
     """
-    if dtype and tensor_file.files_of(source):
+    if (dtype or without) and tensor_file.files_of(source):
         loaded = load_export(source)
-        results = loaded.results if dtype == "float32" else {}
-        save_export(out, loaded.model, loaded.spec, results, dtype)
+        results = loaded.results if dtype in (None, "float32") else {}
+        if without:
+            results = _remove_teacher(loaded.model, results, source)
+        save_export(out, loaded.model, loaded.spec, results, dtype or "float32")
         return ExportedFile(out, source, None, None, bool(results))
     checkpoint = _open_checkpoint(source)
     model, spec = restore(checkpoint)
     results = matching_results(checkpoint)
     set_latent_statistics(model, results)
     results = results if dtype in (None, "float32") else {}
+    if without:
+        results = _remove_teacher(model, results, source)
     save_export(out, model, spec, results, dtype or "float32")
     return ExportedFile(out, checkpoint.folder, checkpoint.stage, checkpoint.step, bool(results))
+
+
+def _remove_teacher(model: UnifiedLatents, results: dict[str, Any], source: Path) -> dict[str, Any]:
+    """Remove the decoders that the distilled one replaces, and return the results, if they are of the distilled one.
+
+    Raises:
+        ValueError: there is no distilled decoder.
+    """
+    if model.distilled is None:
+        raise ValueError(f"{source}: has no distilled decoder, without which it needs its decoder")
+    model.decoder = model.final_decoder = None
+    return results if results.get("protocol", {}).get("decoder_network") == "distilled" else {}
 
 
 def _open_checkpoint(source: Path) -> Checkpoint:

@@ -112,7 +112,9 @@ def initialize(
         SpecError: no tensor fits, or not all of a frozen network, or there is no `source`; nothing is loaded.
     """
     init = _init(spec)
-    requested = [name for name in NETWORKS if getattr(model, name) is not None and name in (init.parts or NETWORKS)]
+    students = {"distilled"} - {*init.freeze}  # whose training starts from the decoder's weights
+    parts = init.parts or [name for name in NETWORKS if name not in students]
+    requested = [name for name in NETWORKS if getattr(model, name) is not None and name in parts]
     names = [name for name in requested if name in networks]
     if not names:
         return None

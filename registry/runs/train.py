@@ -15,7 +15,8 @@ from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import describe_change, fingerprint
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import write_text
-from ulzoo.model.contract import NETWORKS, STAGES, Stage
+from ulzoo.model.conditioning import DecodeOptions
+from ulzoo.model.contract import NETWORKS, STAGES, DecoderName, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
 from ulzoo.registry.runs.callbacks import CallbackList, TrainingCallback
@@ -320,23 +321,26 @@ def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage)
         the pictures; of clips, the contact sheet.
     """
     reconstructs, pictures = stage != "base", []
+    decoders: dict[Stage, DecoderName | None] = {"distill": "distilled", "base": None}
+    network = decoders.get(stage, "decoder")  # a distilled decoder is not trained before its stage
     if model.contract.video:
         name = "reconstructions" if reconstructs else "samples"
         if reconstructs:
-            bands = reconstructed_clips({name: model}, validation, DRAWN_CLIPS)
+            bands = reconstructed_clips({name: model}, validation, DRAWN_CLIPS, network=network)
         else:
             bands = sampled_clips({name: model}, SampleRequest(DRAWN_CLIPS), source=validation)
         return save_clips(folder / f"{name}.png", bands, model.contract)[:1]
     if reconstructs:
         batch = next(in_order(validation, 12))
         x, generator = batch["x"].to(model.device), torch.Generator(model.device).manual_seed(0)
-        reconstructions = model.reconstruct(x, generator=generator, labels=batch["label"], text=batch["text"])
+        options: DecodeOptions = {"labels": batch["label"], "text": batch["text"], "network": network}
+        reconstructions = model.reconstruct(x, generator=generator, **options)
         pictures.append(folder / "reconstructions.png")
         save_grid(pictures[-1], [("validation images", x), ("reconstructions", reconstructions)])
     if not reconstructs or model.contract.single_stage:
         text = next(in_order(validation, 48))["text"]
         generator = torch.Generator(model.device).manual_seed(0)
-        samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text)
+        samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text, network=network)
         rows = [("" if i else "samples", row) for i, row in enumerate(samples.split(12))]
         pictures.append(folder / "samples.png")
         save_grid(pictures[-1], rows)

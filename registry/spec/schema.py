@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +14,7 @@ from ulzoo.model.contract import STAGES, NetworkName
 from ulzoo.model.contract import Stage as StageName
 from ulzoo.registry.spec.component_table import Choice, ComponentConfig, error_at
 from ulzoo.registry.spec.components import DATASETS, ENCODERS
+from ulzoo.registry.spec.conflicts import find_conflicts
 from ulzoo.registry.spec.data_paths import locate, paths_beside_files, write_data_paths
 from ulzoo.registry.spec.sections import (
     BaseConfig,
@@ -21,14 +22,13 @@ from ulzoo.registry.spec.sections import (
     DecoderConfig,
     DiffusionConfig,
     DiffusionDecoderConfig,
-    DiffusionPriorConfig,
+    DistilledDecoderConfig,
     Document,
     InitConfig,
     LatentConfig,
     NormalPriorConfig,
     PriorConfig,
     SamplersConfig,
-    SamplingConfig,
     TrainConfig,
 )
 from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
@@ -51,6 +51,9 @@ class Spec(Document):
     )
     final_decoder: DiffusionDecoderConfig | None = Field(
         default=None, description="a decoder that is trained on the frozen latents and then replaces the decoder"
+    )
+    distilled: DistilledDecoderConfig | None = Field(
+        default=None, description="a decoder of few steps, distilled from the one that decodes; null: none"
     )
     base: BaseConfig | None = Field(
         description="diffusion model that samples the latent, trained in stage 2; null: the prior samples"
@@ -185,11 +188,15 @@ class Spec(Document):
         return hash(self.hash)
 
     def to_dict(self) -> dict[str, Any]:
-        """The resolved spec, with all defaults, as plain data that JSON can represent; without `init` if that is null.
+        """The resolved spec, with all defaults, as plain data that JSON can represent.
 
-        So the files of specs without it are those of earlier versions.
+        Without `init` or `distilled` these keys are left out, so that files are those of earlier versions.
         """
-        return self.model_dump(mode="json", exclude={"init"} if self.init is None else None)
+        content = self.model_dump(mode="json")
+        for section, key in ((content, "init"), (content, "distilled"), (content["train"], "distill")):
+            if section[key] is None:
+                del section[key]
+        return content
 
     def to_yaml(self) -> str:
         """The resolved spec as YAML, which loads as an equal spec."""
@@ -234,60 +241,6 @@ def diff(a: Spec, b: Spec) -> dict[str, tuple[Any, Any]]:
     return {
         path: (left.get(path), right.get(path)) for path in paths if left.get(path, absent) != right.get(path, absent)
     }
-
-
-def find_conflicts(spec: Spec) -> Iterator[tuple[str, str]]:
-    """Combinations of keys that are valid alone but not together: (key path, reason and remedy)."""
-    prior, decoder, base = spec.prior, spec.decoder, spec.base
-    if prior is None and decoder is not None:
-        yield "decoder", "without a prior no stage trains it: set it to null, or use final_decoder"
-    if prior is not None and decoder is None:
-        yield "decoder", "stage 1 trains prior and decoder together: add a decoder, or set prior to null"
-    if prior is None and base is None:
-        yield "base", "prior and base are both null, so no network samples the latent: add a base"
-    if isinstance(prior, NormalPriorConfig) and base is None:
-        yield "prior.kind", "single-stage training (base null) samples from the prior, which must be a diffusion model"
-    if isinstance(prior, DiffusionPriorConfig) and prior.stop_gradient and prior.normal_kl == 0:
-        yield "prior.stop_gradient", "the latent would be unbounded: set prior.normal_kl to a small positive weight"
-    if spec.latent.variance == "learned" and prior is None:
-        yield "latent.variance", "without a prior the encoder is not trained: set it to fixed"
-    if spec.latent.logsnr_bias is not None:
-        if base is not None:
-            yield "latent.logsnr_bias", "requires single-stage training: set base and train.base to null"
-        if decoder is not None and not decoder.latent_logsnr:
-            yield (
-                "decoder.latent_logsnr",
-                "latent_logsnr must be true if latent.logsnr_bias is set, which varies the log-SNR",
-            )
-    if spec.conditioning.frames and base is None:
-        yield "conditioning.frames", "frame prediction needs a base: add one, or set this to 0"
-    if spec.init is not None:
-        yield from _find_init_conflicts(spec, spec.init)
-    for stage, part in {"latents": "prior", "decoder": "final_decoder", "base": "base"}.items():
-        configured, needed = getattr(spec.train, stage) is not None, stage in spec.stages
-        if needed and not configured:
-            yield "train", f"missing key {stage!r}, the training of {part}"
-        if configured and not needed:
-            why = f"init.freeze has {' and '.join(STAGES[stage])}" if stage in spec.frozen_stages else ""
-            yield f"train.{stage}", f"{why or f'the spec has no {part} to train'}: set this to null"
-    sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
-    for name, network in sampled.items():
-        sampling: SamplingConfig = getattr(spec.sample, name)
-        if sampling.guidance != 1 and not (isinstance(network, DiffusionConfig) and network.guidable):
-            why = "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
-            yield f"sample.{name}.guidance", f"{why}; set it to 1"
-
-
-def _find_init_conflicts(spec: Spec, init: InitConfig) -> Iterator[tuple[str, str]]:
-    for key, networks in {"parts": init.parts or (), "freeze": init.freeze}.items():
-        for network in networks:
-            if getattr(spec, network) is None:
-                yield f"init.{key}", f"the spec has no {network}: leave it out"
-    for network in init.freeze:
-        if init.parts is not None and network not in init.parts:
-            yield "init.freeze", f"{network} is not in init.parts, so its weights would be random: add it there"
-    if not spec.stages:
-        yield "init.freeze", "all networks are frozen, so that no stage is left to train: leave one out"
 
 
 MACHINE_KEYS = ("root", "paths", "download", "verify")

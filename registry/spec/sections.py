@@ -11,7 +11,15 @@ from ulzoo.registry.spec.component_table import Choice, ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.spec.errors import validated
 from ulzoo.registry.spec.yaml_source import Node
-from ulzoo.training.config import Count, Fraction, LatentsStageConfig, ParallelConfig, PositiveInt, StageConfig
+from ulzoo.training.config import (
+    Count,
+    DistillStageConfig,
+    Fraction,
+    LatentsStageConfig,
+    ParallelConfig,
+    PositiveInt,
+    StageConfig,
+)
 
 
 class Section(BaseModel):
@@ -183,6 +191,21 @@ DecoderConfig = Annotated[
 ]
 
 
+class DistilledDecoderConfig(Section):
+    """A decoder of few steps, distilled from the diffusion decoder, whose backbone it has (not in the paper)."""
+
+    steps: tuple[PositiveInt, ...] = Field(
+        default=(1, 2, 4), min_length=1, description="numbers of steps that it decodes in; the largest is the default"
+    )
+
+    @field_validator("steps")
+    @classmethod
+    def _rising(cls, steps: tuple[int, ...]) -> tuple[int, ...]:
+        if list(steps) != sorted(set(steps)):
+            raise ValueError(f"expected rising numbers, got {', '.join(map(str, steps))}")
+        return steps
+
+
 class LatentsTrainingConfig(LatentsStageConfig):
     """Training of stage 1, and its data."""
 
@@ -207,6 +230,7 @@ class TrainConfig(Section):
         default=None, description="stage 1: encoder, prior and decoder jointly"
     )
     decoder: StageConfig | None = Field(default=None, description="the final decoder on the frozen encoder's latents")
+    distill: DistillStageConfig | None = Field(default=None, description="the distilled decoder")
     base: BaseTrainingConfig | None = Field(
         default=None, description="stage 2: the base model on the frozen encoder's latents"
     )

@@ -234,9 +234,11 @@ def check_data(jobs: Iterable[Job]) -> None:
 def stage1_hash(spec: Spec) -> str:
     """SHA-256 (hex) of everything that stage 1 depends on: specs with the same hash train the same autoencoder."""
     content = spec.to_dict()
-    for key in ("name", "description", "base", "final_decoder", "sample"):
-        del content[key]
-    content["train"] = {key: value for key, value in content["train"].items() if key not in ("base", "decoder")}
+    for key in ("name", "description", "base", "final_decoder", "distilled", "sample"):
+        content.pop(key, None)
+    content["train"] = {
+        key: value for key, value in content["train"].items() if key not in ("base", "decoder", "distill")
+    }
     canonical = json.dumps(without_nulls(content), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 

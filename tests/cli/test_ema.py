@@ -29,6 +29,8 @@ def test_averages_are_exported_and_measured(ulzoo, tracked, here):
     assert "warning: length 0.15: 3 snapshots come within" in result.stderr and "length 0.05" not in result.stderr
     short, long = (load_export(tracked / "ema" / f"base-{length}.safetensors") for length in ("0.05", "0.15"))
     assert short.results["protocol"]["images"] == 4
+    assert "PSNR of the" in result.stdout and short.results["figures"]["mean_image_psnr_db"] > 0
+    assert short.results["mean_image"] == load_export(tracked / "model.safetensors").results["mean_image"]
     assert short.model.latent_statistics is not None
     assert f"{short.results['figures']['base_bits_per_pixel']:.4f}" in result.stdout
     assert short.results["figures"] != long.results["figures"]

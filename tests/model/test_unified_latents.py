@@ -18,7 +18,7 @@ from ulzoo.diffusion import (
 )
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract, Sampling
-from ulzoo.model.denoisers import DiffusionModel
+from ulzoo.model.denoisers import DiffusionModel, RegressionDecoder
 from ulzoo.model.losses import base_loss, latents_loss
 from ulzoo.model.rate import DiffusionPrior
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -238,6 +238,9 @@ def test_seeds_callback_and_progress_of_sampling(capsys: pytest.CaptureFixture[s
     assert not capsys.readouterr().err
     model.sample(3, progress=True, batch_size=2)
     assert f"{len(calls)}/{len(calls)}" in capsys.readouterr().err
+    model.decoder = RegressionDecoder(model.decoder.network, 1.0)  # decodes in one evaluation without steps
+    model.sample(3, progress=True, batch_size=2)
+    assert f"{2 * steps['base']}/{2 * steps['base']}" in capsys.readouterr().err
     with pytest.raises(ValueError, match="one seed for each of 3 samples and no generator, got 1 seeds"):
         model.sample(3, seeds=[1])
     with pytest.raises(TypeError, match="there is no option 'label'; did you mean 'labels'"):

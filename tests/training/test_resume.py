@@ -48,6 +48,9 @@ def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert
     assert_same_run(tmp_path / "run", reference())
 
 
+DISTILLED = ("distilled={steps: [1, 2]}", "train.distill={steps: 6, batch_size: 8, lr: 1e-3, checkpoint_every: 2}")
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -56,12 +59,14 @@ def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert
             "train.base.accumulate=4",
             "train.latents.log_every=7",
             "base.schedule={kind: adaptive}",
+            *DISTILLED,
+            "train.distill.accumulate=2",
         ),
         ("train.latents.optimizer=muon", "train.base.optimizer=muon"),
         ("train.latents.optimizer=lion", "train.base.optimizer=madgrad"),
-        ("train.latents.precision=bf16", "train.base.precision=bf16"),
+        (*(f"train.{stage}.precision=bf16" for stage in ("latents", "distill", "base")), *DISTILLED),
     ],
-    ids=["accumulate, adaptive schedule", "muon", "lion and madgrad", "bf16"],
+    ids=["accumulate, adaptive schedule, distilled", "muon", "lion and madgrad", "bf16, distilled"],
 )
 def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, assert_same_run, tmp_path):
     """One run killed in each stage at seeded random steps and inside writes, resumed each time."""
@@ -69,6 +74,7 @@ def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, asser
     kills = [
         ["at", "latents", rng.randint(6, 12)],
         ["writing", 2, "half"],
+        *([["at", "distill", rng.randint(2, 5)]] if spec.distilled else []),
         ["at", "base", rng.randint(1, 10)],
         ["writing", 1, "whole"],
         ["at", "base", rng.randint(16, 24)],

@@ -75,7 +75,9 @@ class TruncatedLogistic:
         if low >= high:
             raise ValueError(f"low must be below high, got {low} and {high}")
         self.bias, self.low, self.high = bias, low, high
-        self._tails = tuple(torch.sigmoid(torch.tensor(bias - end, dtype=torch.float64)).item() for end in (low, high))
+        self._tails = tuple(
+            torch.tensor(bias - end, dtype=torch.float64, device="cpu").sigmoid().item() for end in (low, high)
+        )
 
     def sample(self, n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
         """Draw n values, (n,), by inverting `survival`."""

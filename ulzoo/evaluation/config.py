@@ -14,7 +14,9 @@ from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.lpips import Lpips
 from ulzoo.evaluation.features.videos import VideoFeatures
 from ulzoo.evaluation.mean_image import MeanImage
-from ulzoo.model.contract import default_batch_size
+from ulzoo.model.contract import DecoderName, default_batch_size
+from ulzoo.model.distillation import DistilledDecoder
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.devices import tf32_operations
 from ulzoo.runtime.seeds import derive_seed
 
@@ -34,7 +36,8 @@ class EvaluationConfig:
         rate_samples: draws of (t, ε) per example for the rate.
         decompose_rate: also measure how the rate is distributed over log-SNR and channels.
         lpips: network of an additional distance between images and reconstructions; None for none.
-        decoder_steps: steps of the decoder for reconstructions; the spec's if None.
+        decoder: the network that decodes; see `DecodeOptions`.
+        decoder_steps: steps of the decoder for reconstructions; its own if None.
         base_steps: steps of the base for samples; the spec's if None.
         guidance: scale of classifier-free guidance for samples; the spec's if None.
         mean_image: the mean training image, whose PSNR is measured too; None for none.
@@ -49,6 +52,7 @@ class EvaluationConfig:
     rate_samples: int = 8
     decompose_rate: bool = False
     lpips: Lpips | None = None
+    decoder: DecoderName | None = None
     decoder_steps: int | None = None
     base_steps: int | None = None
     guidance: float | None = None
@@ -63,6 +67,12 @@ class EvaluationConfig:
         """The noise of examples by their numbers: of its own for what is measured, and whatever the batch is."""
         seeds = [derive_seed(self.seed, measured, number) for number in examples]
         return IndependentNoise(seeds, derive_seed(self.seed, measured), examples.start, device)
+
+    def decoder_protocol(self, model: UnifiedLatents, steps: int | None = None) -> dict[str, Any]:
+        """The protocol fields of the network that decodes in a number of steps, its own if None."""
+        decoder, sampling = model.select_decoder(self.decoder, steps)
+        distilled = {"decoder_network": "distilled"} if isinstance(decoder, DistilledDecoder) else {}
+        return {"decoder_sampler": sampling.sampler, "decoder_steps": sampling.steps, **distilled}
 
     def numerics(self, device: torch.device) -> dict[str, Any]:
         """The protocol fields of a device's arithmetic, where it is coarser than fp32."""

@@ -45,7 +45,7 @@ def frame_prediction(
         raise ValueError("this model generates whole clips: it has no frame prediction to measure")
     context = contract.context_frames
     batch_size = config.examples_per_batch(video=True)
-    sampling = contract.sampling
+    sampling = contract.sampling["base"]
     protocol = Protocol(
         data=config.data,
         split=config.split,
@@ -54,11 +54,10 @@ def frame_prediction(
         **clip_fields(contract),
         labels="none",
         samples_per_clip=1,
-        base_sampler=sampling["base"].sampler,
-        base_steps=config.base_steps or sampling["base"].steps,
+        base_sampler=sampling.sampler,
+        base_steps=config.base_steps or sampling.steps,
         guidance=1.0,
-        decoder_sampler=sampling["decoder"].sampler,
-        decoder_steps=sampling["decoder"].steps,
+        **config.decoder_protocol(model),
         seed=config.seed,
         noise=NOISE,
         psnr="mean over clips and generated frames of the PSNR of each uint8-rounded frame in [0, 255]",
@@ -72,7 +71,9 @@ def frame_prediction(
         x = batch["x"].to(model.device)
         truth = x[:, :, context:]
         noise = config.noise("predictions", examples, model.device)
-        predicted = model.sample(len(x), frames=x[:, :, :context], steps=config.base_steps, generator=noise)
+        predicted = model.sample(
+            len(x), frames=x[:, :, :context], steps=config.base_steps, generator=noise, network=config.decoder
+        )
         psnrs.add("prediction", frame_psnr(predicted[:, :, context:], truth))
         psnrs.add("copy_last", frame_psnr(x[:, :, context - 1 : context].expand_as(truth), truth))
     if not execution.processes.is_main:

@@ -192,9 +192,7 @@ def _reconstruction_protocol(
     reference: Reference | None = None,
 ) -> Protocol:
     """What the features of reconstructions depend on and, with a reference, what they are compared with."""
-    contract = model.contract
-    assert not contract.video
-    sampling = contract.sampling_with("decoder", config.decoder_steps, None)
+    assert not model.contract.video
     return Protocol(
         compared="reconstructions, with the same images",
         **collector.network.protocol,
@@ -202,9 +200,8 @@ def _reconstruction_protocol(
         split=config.split,
         fingerprint=(reference and reference.fingerprint) or fingerprint(source, config.count(source)).identity,
         reference_sha256=reference and reference.sha256,
-        decoder_sampler=sampling.sampler,
-        decoder_steps=sampling.steps,
         seed=config.seed,
         noise=NOISE,
         dtype="float32",
+        **config.decoder_protocol(model, config.decoder_steps),
     )

@@ -32,6 +32,7 @@ FIELDS = {
     "guidance_interval": "log-SNR interval of guidance; null for all levels",
     "decoder_sampler": "sampler of the decoder",
     "decoder_steps": "its number of network evaluations",
+    "decoder_network": "distilled, if the distilled decoder decodes",
     "precision": "precision of the model's networks, if not fp32",
     "tf32": "operations in TensorFloat-32 instead of fp32, on a GPU that has it, if any",
     "labels": "classes and captions that samples are conditioned on",
@@ -75,7 +76,7 @@ FINGERPRINT = "fingerprint"
 PARTS = ("frame_prediction", "frechet", "reconstructions", "generated", "captioned")
 IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
-_DECODED = {"decoder_sampler", "decoder_steps"}
+_DECODED = {"decoder_sampler", "decoder_steps", "decoder_network"}
 _MEANS = {  # field: its metrics
     "psnr": r"(mean_image_)?psnr_db",
     "ssim": r"ssim$",

@@ -51,15 +51,13 @@ def rate_distortion(
     rates = {name: RateMeasurement(getattr(model, name), config.rate_samples) for name in networks}
     latents, required = LatentMoments(), model.required_context_frames
     distortion = Distortion(contract, required, config.lpips, config.mean_image)
-    sampling = contract.sampling["decoder"]
     protocol = Protocol(
         data=config.data,
         split=config.split,
         fingerprint=fingerprint(source, config.count(source)).identity,
         images=config.count(source),
         rate_samples=config.rate_samples,
-        decoder_sampler=sampling.sampler,
-        decoder_steps=sampling.steps if config.decoder_steps is None else config.decoder_steps,
+        **config.decoder_protocol(model, config.decoder_steps),
         seed=config.seed,
         noise=NOISE,
         dtype="float32",
@@ -129,6 +127,7 @@ def reconstruct(
         frames=x[:, :, :required] if required else None,
         text=batch["text"] and batch["text"].to(model.device),
         steps=config.decoder_steps,
+        network=config.decoder,
         generator=noise,
     )
     return z_clean, reconstructions

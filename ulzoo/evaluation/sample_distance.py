@@ -70,7 +70,6 @@ def sample_distance(
         raise ValueError("guidance needs classes or captions: this model's base takes neither")
     collector = FeatureCollector(features, reference.features is not None)
     base = contract.sampling_with("base", config.base_steps, config.guidance)
-    decoder = contract.sampling["decoder"]
     protocol = Protocol(
         compared="samples",
         **features.protocol,
@@ -85,8 +84,7 @@ def sample_distance(
         base_steps=base.steps,
         guidance=base.guidance if conditional else 1.0,
         guidance_interval=list(base.guidance_interval) if conditional and base.guidance_interval else None,
-        decoder_sampler=decoder.sampler,
-        decoder_steps=decoder.steps,
+        **config.decoder_protocol(model),
         seed=config.seed,
         noise=NOISE,
         dtype="float32",
@@ -106,6 +104,7 @@ def sample_distance(
                 text=text,
                 guidance=config.guidance if conditional else None,
                 steps=config.base_steps,
+                network=config.decoder,
                 generator=config.noise("samples", numbers, model.device),
             )
             collector.add(x)

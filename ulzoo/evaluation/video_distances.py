@@ -30,6 +30,7 @@ from ulzoo.evaluation.frechet import DISTANCE, FeatureStatistics, bias_caution, 
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
 from ulzoo.evaluation.sampling_bias import expected_bias, find_bias_cautions
 from ulzoo.media.pixels import to_uint8
+from ulzoo.model.conditioning import SampleOptions
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.seeds import derive_seed
 
@@ -235,18 +236,17 @@ def _protocol(
     model: UnifiedLatents, config: EvaluationConfig, frechet: FrechetConfig, identity: dict[str, Any]
 ) -> dict[str, Any]:
     """The protocol fields of the network, of the reference with this fingerprint, and of how clips are sampled."""
-    sampling = model.contract.sampling
+    sampling = model.contract.sampling["base"]
     return {
         **frechet.features.protocol,
         "data": config.data,
         "reference": frechet.reference_split,
         "fingerprint": identity,
         "labels": "none",
-        "base_sampler": sampling["base"].sampler,
-        "base_steps": config.base_steps or sampling["base"].steps,
+        "base_sampler": sampling.sampler,
+        "base_steps": config.base_steps or sampling.steps,
         "guidance": 1.0,
-        "decoder_sampler": sampling["decoder"].sampler,
-        "decoder_steps": sampling["decoder"].steps,
+        **config.decoder_protocol(model),
         "seed": config.seed,
         "noise": NOISE,
         "distance": DISTANCE,
@@ -257,7 +257,8 @@ def _sampled(model: UnifiedLatents, config: EvaluationConfig, numbers: range, fr
     """The samples of these numbers, uint8 (B, C, T, H, W), which continue context frames if there are any."""
     noise = config.noise("samples", numbers, model.device)
     frames = None if frames is None else frames.to(model.device)
-    return to_uint8(model.sample(len(numbers), frames=frames, steps=config.base_steps, generator=noise))
+    options: SampleOptions = {"frames": frames, "steps": config.base_steps, "network": config.decoder}
+    return to_uint8(model.sample(len(numbers), generator=noise, **options))
 
 
 def _random_order(numbers: list[int], length: int, seed: tuple[int, int]) -> list[int]:

@@ -74,8 +74,6 @@ def check(contract: Contract, device: torch.device, arguments: Mapping[str, Any]
         raise TypeError(f"generator must be a torch.Generator, got {_name(values['generator'])}")
     if "guidance" in values:
         _check_number("guidance", values["guidance"])
-    if "network" in values and (not isinstance(values["network"], str) or values["network"] not in ("prior", "base")):
-        raise ValueError(f"network must be 'prior' or 'base', got {_shown(values['network'])}")
     if "callback" in values and not callable(values["callback"]):
         raise TypeError(f"callback must be a function, got {_name(values['callback'])}")
     if "progress" in values and not isinstance(values["progress"], bool):
@@ -120,6 +118,12 @@ def check_stage(stage: object) -> None:
     """Raise ValueError unless `stage` is the name of a stage."""
     if not isinstance(stage, str) or stage not in STAGES:
         raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {_shown(stage)}")
+
+
+def check_network(network: object, names: tuple[str, str]) -> None:
+    """Raise ValueError unless `network` is one of two names."""
+    if not isinstance(network, str) or network not in names:
+        raise ValueError(f"network must be {names[0]!r} or {names[1]!r}, got {_shown(network)}")
 
 
 def _check_conditions(conditions: Conditions, n: int, contract: Contract, device: torch.device) -> None:

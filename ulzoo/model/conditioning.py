@@ -7,14 +7,14 @@ x_t; the base gets the clip's encoding and the mask on the latent's grid. So the
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TypedDict, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool1d
 
 from ulzoo.media.captions import Text
-from ulzoo.model.contract import Contract
+from ulzoo.model.contract import Contract, DecoderName
 from ulzoo.runtime.messages import suggest
 
 Labels = Tensor | Sequence[int]
@@ -35,12 +35,11 @@ class Conditions:
     frames: Tensor | None = None
 
     @classmethod
-    def of(cls, options: "SampleOptions") -> "Conditions":
-        """The conditions among a call's options. Raises TypeError for an option that does not exist."""
-        if unknown := options.keys() - SampleOptions.__annotations__.keys():
-            raise TypeError(
-                f"there is no option {min(unknown)!r}{suggest(min(unknown), SampleOptions.__annotations__)}"
-            )
+    def of(cls, options: "DecodeOptions", kind: "type[DecodeOptions]") -> "Conditions":
+        """The conditions among a call's options. Raises TypeError for an option that its kind does not have."""
+        names = get_type_hints(kind)
+        if unknown := options.keys() - names.keys():
+            raise TypeError(f"there is no option {min(unknown)!r}{suggest(min(unknown), names)}")
         return cls(options.get("labels"), options.get("text"), options.get("frames"))
 
     def part(self, rows: slice) -> "Conditions":
@@ -52,21 +51,31 @@ class Conditions:
         )
 
 
-class SampleOptions(TypedDict, total=False):
-    """What `UnifiedLatents.sample` is conditioned on, and how it samples.
+class DecodeOptions(TypedDict, total=False):
+    """What `UnifiedLatents.decode` and `reconstruct` are conditioned on, and how they sample the decoder.
 
     Attributes:
-        labels, frames, text: see `Conditions`, n of each; the result begins with the frames. A model trained without
-            them for a share of the examples samples without them too.
-        guidance: scale of the base's classifier-free guidance; the spec's if None.
-        steps: network evaluations of the base; the decoder keeps the spec's.
+        labels, frames, text: see `Conditions`, one of each example; the result begins with the frames. A model trained
+            without them for a share of the examples samples without them too.
+        steps: network evaluations; if None the spec's, or the largest number of a distilled decoder.
+        network: the decoder, or the distilled one; if None the distilled one where it has this number of steps.
     """
 
     labels: Labels | None
     frames: Tensor | None
     text: Text | None
-    guidance: float | None
     steps: int | None
+    network: DecoderName | None
+
+
+class SampleOptions(DecodeOptions, total=False):
+    """The same for `UnifiedLatents.sample`, where `steps` are those of the base and the decoder keeps its own.
+
+    Attributes:
+        guidance: scale of the base's classifier-free guidance; the spec's if None.
+    """
+
+    guidance: float | None
 
 
 def first_frames(x: Tensor, contract: Contract) -> Tensor | None:

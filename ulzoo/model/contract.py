@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 
 MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
 
-Stage = Literal["latents", "decoder", "base"]
-NetworkName = Literal["encoder", "prior", "decoder", "final_decoder", "base"]
+Stage = Literal["latents", "decoder", "distill", "base"]
+NetworkName = Literal["encoder", "prior", "decoder", "final_decoder", "distilled", "base"]
+DecoderName = Literal["decoder", "distilled"]
 STAGES: dict[Stage, tuple[NetworkName, ...]] = {
     "latents": ("encoder", "prior", "decoder"),
     "decoder": ("final_decoder",),
+    "distill": ("distilled",),
     "base": ("base",),
 }
 """The networks of each stage, in order; a model has the stages whose last network it has."""
@@ -61,6 +63,7 @@ class Contract:
         single_stage: there is no base, the prior samples (paper, Appendix B).
         text_tokens, text_width: shape of the token embeddings of a caption; 0 if there are no captions.
         frozen: networks that no stage trains.
+        distilled_steps: numbers of steps that the distilled decoder samples in; empty if there is none.
     """
 
     size: tuple[int, ...]
@@ -79,6 +82,7 @@ class Contract:
     text_width: int = 0
     frozen: tuple[NetworkName, ...] = ()
     decodes_clean: bool = False
+    distilled_steps: tuple[int, ...] = ()
 
     def trained_networks(self, stage: Stage) -> tuple[NetworkName, ...]:
         """The networks that a stage trains: its own, but for the frozen ones."""

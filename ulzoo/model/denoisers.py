@@ -1,7 +1,7 @@
 """A network with the noise process that it denoises, the weighting of its loss and the conditions that it takes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -271,8 +271,14 @@ def observed(
 
 
 @contextmanager
-def step_progress(total: int, show: bool, callback: StepCallback | None) -> Iterator[StepCallback]:
-    """A callback that calls `callback` and advances a progress bar of `total` network evaluations, if `show`."""
+def step_progress(
+    networks: Iterable[tuple[nn.Module | None, Sampling]], batches: int, show: bool, callback: StepCallback | None
+) -> Iterator[StepCallback]:
+    """A callback that calls `callback` and advances a progress bar, if `show`, of the networks' steps in all batches.
+
+    A regression, a normal prior, or an encoder that decodes takes no steps.
+    """
+    total = batches * sum(sampling.steps for network, sampling in networks if isinstance(network, DiffusionModel))
     with tqdm(total=total, disable=not show, unit="step") as bar:
 
         def advance(x_t: Tensor, logsnr: Tensor) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ulzoo.diffusion import Noise
 from ulzoo.model.conditioning import Conditions, first_frames
 from ulzoo.model.contract import Stage
-from ulzoo.model.denoisers import Decoder
+from ulzoo.model.denoisers import Decoder, DiffusionModel
 from ulzoo.model.rate import scale_gradient
 from ulzoo.model.unified_latents import NOTHING, UnifiedLatents
 
@@ -52,8 +52,8 @@ def latents_loss(
     prior, decoder = model.prior, model.decoder
     assert prior is not None and decoder is not None
     logsnr = None  # λ_z(0) for all examples, or one per example (Appendix B ii), (B,)
-    if model.random_logsnr is not None:
-        logsnr = model.random_logsnr.sample(len(x), generator, x.device)
+    if prior.random_logsnr is not None:
+        logsnr = prior.random_logsnr.sample(len(x), generator, x.device)
     level = model.contract.latent_logsnr if logsnr is None else logsnr
 
     # z_clean = E(x); with a learned variance a sample, whose entropy L_e is subtracted from the rate (Eq. 5).
@@ -87,6 +87,21 @@ def decoder_loss(
         z_0 = model.noise_latents(model.posterior(x).sample(generator), generator=generator)
     nats = distortion_loss(model, model.final_decoder, x, z_0, conditions=conditions, generator=generator)
     return nats.mean() / model.contract.pixels
+
+
+def distill_loss(
+    model: UnifiedLatents, x: Tensor, *, conditions: Conditions = NOTHING, generator: Noise | None = None
+) -> Tensor:
+    """The distilled decoder's squared error to its teacher's steps, given the same z_0, per pixel, batch mean, ()."""
+    student, teacher = model.distilled, model.teacher
+    assert student is not None and isinstance(teacher, DiffusionModel)
+    with torch.no_grad():
+        z_0 = model.noise_latents(model.posterior(x).sample(generator), generator=generator)
+    if model.contract.context_frames:
+        conditions = replace(conditions, frames=first_frames(x, model.contract))
+    selected = student.drop_conditions(model.decoder_conditions(student, z_0, conditions), generator)
+    error = student.regression_loss(teacher, x, conditions=selected, generator=generator)
+    return error.mean() / model.contract.pixels
 
 
 def base_loss(
@@ -135,7 +150,7 @@ class StageLoss(nn.Module):
 
     Args:
         model: the model, of which the stage trains a part.
-        stage: "latents", "decoder" or "base".
+        stage: "latents", "decoder", "distill" or "base".
         encoded: the examples are z_clean, not x; for the base only.
     """
 
@@ -164,6 +179,8 @@ class StageLoss(nn.Module):
                 }
             case "decoder":
                 return {"loss": decoder_loss(self.model, x, conditions=conditions, generator=generator)}
+            case "distill":
+                return {"loss": distill_loss(self.model, x, conditions=conditions, generator=generator)}
             case "base":
                 loss = base_loss(self.model, x, conditions=conditions, generator=generator, encoded=self.encoded)
                 return {"loss": loss}

@@ -10,6 +10,7 @@ from ulzoo.diffusion import (
     ElboWeighting,
     GaussianDiffusion,
     Noise,
+    TruncatedLogistic,
     expand_like,
     independent_randn_like,
     normal_kl,
@@ -92,9 +93,10 @@ class DiffusionPrior(DiffusionModel):
         normal_kl: float = 0.0,
         dropout: ConditionDropout = NO_DROPOUT,
         takes_text: bool = False,
+        random_logsnr: TruncatedLogistic | None = None,
     ):
         super().__init__(network, diffusion, ElboWeighting(), dropout=dropout, takes_text=takes_text)
-        self.stop_gradient, self.normal_kl = stop_gradient, normal_kl
+        self.stop_gradient, self.normal_kl, self.random_logsnr = stop_gradient, normal_kl, random_logsnr
 
     def regularisation(self, rate: Tensor, z_clean: Tensor, logsnr: Tensor | float) -> Tensor:
         """The term of the training loss, (B,): the rate itself, plus the KL of Table 6 A if it has a weight."""
@@ -112,6 +114,7 @@ class NormalPrior(nn.Module):
     num_classes = 0
     stop_gradient = False
     takes_text = False
+    random_logsnr = None
 
     def __init__(self, logsnr: float, weight: float = 1.0):
         super().__init__()

@@ -125,7 +125,7 @@ def decode_tiled(
     contract = model.contract
     if z_0.shape[1] != contract.latent_channels:
         raise ValueError(f"latents must have {contract.latent_channels} channels, got {tuple(z_0.shape)}")
-    decoder = model.decoder if model.final_decoder is None else model.final_decoder
+    decoder, sampling = model.select_decoder(steps=steps)
     grid = TileGrid.of(z_0.shape[2:], contract, overlap)
     per_pass = max(1, PIXELS_PER_PASS // (len(z_0) * contract.pixels))
     if not isinstance(decoder, DiffusionModel):  # deterministic
@@ -133,12 +133,13 @@ def decode_tiled(
 
     def predict(x_t: Tensor, logsnr: Tensor) -> Tensor:
         def process(positions: Sequence[Position]) -> Tensor:
-            conditions = model.decoder_conditions(decoder, grid.crop(z_0, positions), Conditions())
+            conditions = model.decoder_conditions(
+                decoder, grid.crop(z_0, positions), Conditions(), steps=sampling.steps
+            )
             return decoder.predict(grid.crop(x_t, positions), logsnr.repeat(len(positions)), conditions).float()
 
         return grid.blend(process, len(z_0), per_pass)
 
-    sampling = contract.sampling_with("decoder", steps, None)
     shape = (len(z_0), contract.channels, *(f * side for f, side in zip(_factors(contract), grid.image, strict=True)))
     noise = independent_noise(generator, len(z_0), z_0.device)
     x = decoder.diffusion.sample(predict, shape, sampling.steps, sampling.sampler, noise, z_0.device)

@@ -11,17 +11,17 @@ from ulzoo.diffusion import (
     ExampleNoise,
     IndependentNoise,
     Noise,
-    TruncatedLogistic,
     expand_like,
     independent_noise,
     independent_randn_like,
 )
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
-from ulzoo.model.arguments import CheckedModule, check_arguments, check_stage
-from ulzoo.model.conditioning import Conditions, Labels, SampleOptions, context_clip, first_frames
-from ulzoo.model.contract import STAGES, Contract, Sampling, Stage
+from ulzoo.model.arguments import CheckedModule, check_arguments, check_network, check_stage
+from ulzoo.model.conditioning import Conditions, DecodeOptions, Labels, SampleOptions, context_clip, first_frames
+from ulzoo.model.contract import STAGES, Contract, DecoderName, Sampling, Stage
 from ulzoo.model.denoisers import Decoder, DiffusionModel, StepCallback, check_finite, module_dtype, step_progress
+from ulzoo.model.distillation import DistilledDecoder
 from ulzoo.model.pretrained import PretrainedModel
 from ulzoo.model.rate import Posterior, Prior
 from ulzoo.nn.conditioning import NetworkConditions
@@ -46,7 +46,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         base: diffusion model of the latent, trained in stage 2 with a sigmoid weighting, that samples; or None.
         contract: shapes, λ_z(0), labels and sampling defaults.
         final_decoder: diffusion decoder, trained on the frozen latents, that replaces `decoder` for decoding.
-        random_logsnr: distribution of the log-SNR of z_0 in single-stage training (Appendix B ii); None for λ_z(0).
+        distilled: decoder of few steps, distilled from the one that decodes, that replaces it for its step counts.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         contract: Contract,
         *,
         final_decoder: DiffusionModel | None = None,
-        random_logsnr: TruncatedLogistic | None = None,
+        distilled: DistilledDecoder | None = None,
     ):
         super().__init__()
         for name, model in (("prior", prior), ("base", base)):
@@ -67,7 +67,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
                 if top != contract.latent_logsnr:
                     raise ValueError(f"the {name}'s λ(0) is {top}, the latent's log-SNR {contract.latent_logsnr}")
         self.encoder, self.prior, self.decoder, self.base = encoder, prior, decoder, base
-        self.final_decoder, self.random_logsnr, self.contract = final_decoder, random_logsnr, contract
+        self.final_decoder, self.distilled, self.contract = final_decoder, distilled, contract
 
     @property
     def device(self) -> torch.device:
@@ -81,12 +81,14 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
     @property
     def required_context_frames(self) -> int:
         """Number of first frames that the decoder needs, as it was never trained without them; 0 if it was."""
-        decoder = self._decoder
+        decoder, _ = self.select_decoder()
         return self.contract.context_frames if decoder is not None and decoder.dropout.frames == 0 else 0
 
     def prepare(self, stage: Stage) -> list[nn.Parameter]:
         """Put the networks that the stage trains in training mode, freeze all others; return their parameters."""
         check_stage(stage)
+        if stage == "distill" and self.distilled is not None:  # its training starts with its teacher's weights
+            self.distilled.start_from(cast(DiffusionModel, self.teacher))
         self.eval().requires_grad_(False)
         for name in self.contract.trained_networks(stage):
             getattr(self, name).train().requires_grad_(True)
@@ -115,43 +117,23 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
 
     @check_arguments
     @torch.no_grad()
-    def decode(
-        self,
-        z_0: Tensor,
-        *,
-        labels: Labels | None = None,
-        frames: Tensor | None = None,
-        text: Text | None = None,
-        steps: int | None = None,
-        generator: Noise | None = None,
-    ) -> Tensor:
-        """z_0 -> x in [-1, 1], by sampling the diffusion decoder.
+    def decode(self, z_0: Tensor, *, generator: Noise | None = None, **options: Unpack[DecodeOptions]) -> Tensor:
+        """z_0 -> x in [-1, 1], by sampling the diffusion decoder, or the distilled one in few steps.
 
         Args:
-            labels: see `Conditions`.
-            frames: see `Conditions`; the result begins with the frames.
-            text: see `Conditions`.
-            steps: network evaluations; the spec's if None.
             generator: source of the noise.
+            options: see `DecodeOptions`.
         """
-        noise = independent_noise(generator, len(z_0), z_0.device)
-        return self._decode(z_0, Conditions(labels, text, frames), noise=noise, steps=steps)
+        conditions, noise = Conditions.of(options, DecodeOptions), independent_noise(generator, len(z_0), z_0.device)
+        decoder = self.select_decoder(options.get("network"), options.get("steps"))
+        return self._decode(z_0, conditions, decoder, noise=noise)
 
     @check_arguments
     @torch.no_grad()
-    def reconstruct(
-        self,
-        x: Tensor,
-        *,
-        labels: Labels | None = None,
-        frames: Tensor | None = None,
-        text: Text | None = None,
-        steps: int | None = None,
-        generator: Noise | None = None,
-    ) -> Tensor:
-        """x -> z_clean -> z_0 -> x̂: `encode`, `noise_latents` and `decode`, with one generator and its arguments."""
+    def reconstruct(self, x: Tensor, *, generator: Noise | None = None, **options: Unpack[DecodeOptions]) -> Tensor:
+        """x -> z_clean -> z_0 -> x̂: `encode`, `noise_latents` and `decode`, with one generator and its options."""
         z_0 = self.noise_latents(self.encode(x, generator=generator), generator=generator)
-        return self.decode(z_0, labels=labels, frames=frames, text=text, steps=steps, generator=generator)
+        return self.decode(z_0, generator=generator, **options)
 
     @check_arguments
     @torch.no_grad()
@@ -176,7 +158,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
             callback: called before each network evaluation of the base and the decoder.
             options: see `SampleOptions`.
         """
-        conditions, guidance = Conditions.of(options), options.get("guidance")
+        conditions, guidance = Conditions.of(options, SampleOptions), options.get("guidance")
         if guidance not in (None, 1) and conditions.labels is None and conditions.text is None:
             raise ValueError("guidance needs class labels or captions: give `labels` or `text` with it")
         sampling = self.contract.sampling_with("base", options.get("steps"), guidance)
@@ -186,8 +168,9 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
             generator = IndependentNoise(seeds, 0, device=self.device)
         latent_noise, noise = (independent_noise(generator, n, self.device) for _ in range(2))
         batches = self.contract.batches(n, batch_size)
-        evaluations = sampling.steps + self.contract.sampling["decoder"].steps
-        with step_progress(len(batches) * evaluations, progress, callback) as callback:
+        decoder = self.select_decoder(options.get("network"))
+        networks = (self.prior if self.contract.single_stage else self.base, sampling), decoder
+        with step_progress(networks, len(batches), progress, callback) as callback:
             x = []
             for rows in batches:
                 part = conditions.part(rows)
@@ -198,7 +181,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
                     generator=latent_noise.part(rows),
                     callback=callback,
                 )
-                x.append(self._decode(z_0, part, noise=noise.part(rows), callback=callback))
+                x.append(self._decode(z_0, part, decoder, noise=noise.part(rows), callback=callback))
         return torch.cat(x)
 
     @check_arguments
@@ -258,7 +241,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
             generator: source of t and ε.
             network: None for the prior, or for the base of a model without a prior.
             labels: see `Conditions`.
-            text: see `Conditions`.
+            text: captions, likewise.
         """
         network = network or ("base" if self.prior is None else "prior")
         model = self._latent_model(network)
@@ -291,40 +274,63 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         return selected
 
     def decoder_conditions(
-        self, decoder: Decoder, z_0: Tensor, conditions: Conditions, *, logsnr: Tensor | None = None
+        self,
+        decoder: Decoder,
+        z_0: Tensor,
+        conditions: Conditions,
+        *,
+        logsnr: Tensor | None = None,
+        steps: int | None = None,
     ) -> NetworkConditions:
-        """The conditions of a decoder: z_0, its log-SNR (λ_z(0) if None), labels, captions and the context clip."""
+        """The conditions of a decoder: z_0, its log-SNR (λ_z(0) if None), labels, captions, context clip, steps."""
         selected = decoder.select_conditions(conditions, self.device)
         if decoder.takes_latent_logsnr:
             selected = selected._replace(latent_logsnr=self._levels(len(z_0)) if logsnr is None else logsnr)
         if self.contract.context_frames:
             clip = context_clip(conditions.frames, len(z_0), self.contract, self.device)
             selected = selected._replace(context_frames=clip)
+        if isinstance(decoder, DistilledDecoder) and steps is not None:
+            selected = decoder.for_steps(selected, steps, len(z_0))
         return selected._replace(latent=z_0)
 
     @property
-    def _decoder(self) -> Decoder | None:
+    def teacher(self) -> Decoder | None:
+        """The decoder that a distilled one is trained on; None if the encoder decodes, or in an export without it."""
         return self.decoder if self.final_decoder is None else self.final_decoder
+
+    def select_decoder(
+        self, network: DecoderName | None = None, steps: int | None = None
+    ) -> tuple[Decoder | None, Sampling]:
+        """The decoder that decodes in a number of steps, and its sampling; see `DecodeOptions`. Raises ValueError."""
+        if network is not None:
+            check_network(network, ("decoder", "distilled"))
+        counts = self.contract.distilled_steps if self.distilled is not None else ()
+        if counts and steps in (None, *counts) and network != "decoder":
+            return self.distilled, Sampling("ddim", steps or max(counts))
+        if network == "distilled" or (counts and self.teacher is None):
+            available = f"decodes in {', '.join(map(str, counts))} steps" if counts else "has no distilled decoder"
+            alone = " by its distilled decoder alone" if counts and self.teacher is None else ""
+            raise ValueError(f"this model {available}{alone}, got network={network!r}, steps={steps}")
+        return self.teacher, self.contract.sampling_with("decoder", steps, None)
 
     def _decode(
         self,
         z_0: Tensor,
         conditions: Conditions,
+        decoder_and_sampling: tuple[Decoder | None, Sampling],
         *,
         noise: ExampleNoise,
-        steps: int | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
-        decoder, frames = self._decoder, conditions.frames
+        (decoder, sampling), frames = decoder_and_sampling, conditions.frames
         self.contract.check_frames(frames, len(z_0), needed=self.required_context_frames > 0)
         if decoder is None:
             alpha, _ = alpha_sigma(torch.tensor(self.contract.decoded_logsnr, dtype=torch.float32))
             z = (z_0 / alpha).to(module_dtype(self.encoder, z_0.dtype))
             x = cast(Tensor, self.encoder.decode(z)).float()  # type: ignore[operator]
         else:
-            selected = self.decoder_conditions(decoder, z_0, conditions)
+            selected = self.decoder_conditions(decoder, z_0, conditions, steps=sampling.steps)
             self.contract.check_labels_and_text(selected, len(z_0), decoder.num_classes)
-            sampling = self.contract.sampling_with("decoder", steps, None)
             shape = (len(z_0), *self.contract.shape)
             x = decoder.sample(
                 shape, sampling, conditions=selected, generator=noise, device=z_0.device, callback=callback
@@ -337,10 +343,8 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
         return torch.full((n,), self.contract.latent_logsnr, device=self.device, dtype=torch.float32)
 
     def _latent_model(self, network: LatentNetwork) -> DiffusionModel | Prior:
+        check_network(network, ("prior", "base"))
         if (model := getattr(self, network)) is None:
-            raise ValueError(
-                "this model has no base: its second stage was not trained"
-                if network == "base"
-                else "this model has no prior: its encoder was not trained with one"
-            )
+            untrained = {"base": "its second stage was not trained", "prior": "its encoder was not trained with one"}
+            raise ValueError(f"this model has no {network}: {untrained[network]}")
         return model

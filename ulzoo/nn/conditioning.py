@@ -27,6 +27,7 @@ class DenoiserInputs:
         text_tokens: largest number of tokens of a caption.
         text_width: channels of the token embeddings; 0 if there are no captions.
         latent_logsnr: whether the network is conditioned on the log-SNR of the latent.
+        step_counts: number of step counts that a distilled decoder decodes in; 0 for other networks.
     """
 
     size: tuple[int, ...]
@@ -38,6 +39,7 @@ class DenoiserInputs:
     text_tokens: int = 0
     text_width: int = 0
     latent_logsnr: bool = False
+    step_counts: int = 0
 
     @property
     def input_channels(self) -> int:
@@ -54,6 +56,7 @@ class NetworkConditions(NamedTuple):
         labels: class labels, (B,), -1 for no class.
         text: captions.
         context_frames: the context clip on the grid of x_t, (B, C + 1, t, h, w), the last channel a mask.
+        step_count: which of its step counts a distilled decoder decodes in, an index, (B,).
     """
 
     latent: Tensor | None = None
@@ -61,6 +64,7 @@ class NetworkConditions(NamedTuple):
     labels: Tensor | None = None
     text: Text | None = None
     context_frames: Tensor | None = None
+    step_count: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> "NetworkConditions":
         """The same with latent, token embeddings and context frames in `dtype`; log-SNRs stay as they are."""
@@ -122,7 +126,8 @@ class VectorConditioning(nn.Module):
     """One conditioning vector per example, (B, width), for adaptive norms.
 
     It is the sum of the embeddings of the log-SNR, of the class label (-1, or None for the batch, is "no class"), of
-    whether the example has context frames, and of the latent's log-SNR, as far as the network is compiled for them.
+    whether the example has context frames, of the latent's log-SNR, and of a distilled decoder's step count, as far as
+    the network is compiled for them.
     """
 
     def __init__(self, inputs: DenoiserInputs, width: int):
@@ -132,12 +137,16 @@ class VectorConditioning(nn.Module):
         self.labels = nn.Embedding(inputs.num_classes + 1, width) if inputs.num_classes else None
         self.given = nn.Embedding(2, width) if inputs.frame_channels else None
         self.context_logsnr = LogsnrEmbedding(width) if inputs.latent_logsnr else None
+        self.step_count = zero_init(nn.Embedding(inputs.step_counts, width)) if inputs.step_counts else None
 
     def forward(self, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
         cond = self.logsnr(logsnr)
         if self.context_logsnr is not None:
             assert conditions.latent_logsnr is not None
             cond = cond + self.context_logsnr(conditions.latent_logsnr)
+        if self.step_count is not None:
+            assert conditions.step_count is not None
+            cond = cond + self.step_count(conditions.step_count)
         if self.given is not None:
             assert conditions.context_frames is not None
             has_frames = conditions.context_frames[:, -1].flatten(1).any(dim=1).long()  # (B,), by the mask

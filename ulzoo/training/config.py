@@ -106,6 +106,15 @@ class StageConfig(BaseModel):
         return parts
 
 
+class DistillStageConfig(StageConfig):
+    """Training of the distilled decoder."""
+
+    teacher_steps: PositiveInt = Field(
+        default=8,
+        description="steps of the decoder that are learned from; rounded up to a multiple of distilled.steps",
+    )
+
+
 class LatentsStageConfig(StageConfig):
     """Training of stage 1: encoder, prior and decoder."""
 

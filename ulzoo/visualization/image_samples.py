@@ -11,8 +11,8 @@ from torch import Tensor
 from ulzoo.data import Source, in_order
 from ulzoo.diffusion import IndependentNoise
 from ulzoo.media.pixels import psnr
-from ulzoo.model.conditioning import Conditions
-from ulzoo.model.contract import Contract
+from ulzoo.model.conditioning import Conditions, DecodeOptions
+from ulzoo.model.contract import Contract, DecoderName
 from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
 from ulzoo.runtime.messages import suggest
 from ulzoo.visualization.image_grid import GridRow
@@ -32,6 +32,7 @@ class SampleRequest:
         seed: seed of all noise, the same for every model.
         network: the network that samples the latent; see `UnifiedLatents.sample_latents`.
         whole_clips: generate whole clips even with models that continue the first frames of the data's clips.
+        decoder: the network that decodes; see `DecodeOptions`.
     """
 
     n: int
@@ -41,6 +42,7 @@ class SampleRequest:
     seed: int = 0
     network: LatentNetwork | None = None
     whole_clips: bool = False
+    decoder: DecoderName | None = None
 
 
 def label_numbers(text: str, contract: Contract) -> list[int]:
@@ -147,8 +149,9 @@ def draw_samples(
             generator=latent_noise.part(rows),
             network=request.network,
         )
-        decoded = model.decode(z_0, labels=part.labels, frames=part.frames, text=part.text, generator=noise.part(rows))
-        batches.append(decoded)
+        options: DecodeOptions = {"labels": part.labels, "frames": part.frames, "text": part.text}
+        options["network"] = request.decoder
+        batches.append(model.decode(z_0, generator=noise.part(rows), **options))
     return torch.cat(batches)
 
 
@@ -159,6 +162,7 @@ def reconstruction_rows(
     n: int,
     *,
     steps: int | None = None,
+    network: DecoderName | None = None,
     seed: int = 0,
     rate_samples: int = 8,
 ) -> list[GridRow]:
@@ -168,7 +172,7 @@ def reconstruction_rows(
         models: the models by the titles of their rows, all of the source's size.
         source: the images.
         n: number of images.
-        steps: steps of the decoder; the spec's if None.
+        steps, network: of the decoder; see `DecodeOptions`.
         seed: seed of the noise, the same for every model.
         rate_samples: draws of (t, ε) per image for the rate.
 
@@ -186,7 +190,8 @@ def reconstruction_rows(
         x, labels = images.to(model.device), batch["label"].to(model.device)
         rate_generator, generator = (torch.Generator(model.device).manual_seed(seed) for _ in range(2))
         bits = model.rate(x, samples=rate_samples, generator=rate_generator, labels=labels, text=text).mean().item()
-        reconstruction = model.reconstruct(x, labels=labels, text=text, steps=steps, generator=generator)
+        options: DecodeOptions = {"labels": labels, "text": text, "steps": steps, "network": network}
+        reconstruction = model.reconstruct(x, generator=generator, **options)
         decibels = psnr(reconstruction, x).mean().item()
         title = f"{name} · {decibels:.2f} dB · {bits / model.contract.pixels:.3f} bits/pixel"
         rows.append(_wrap(title, reconstruction))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ulzoo.data import Source, in_order
 from ulzoo.media.pixels import frame_psnr
-from ulzoo.model.conditioning import Conditions
-from ulzoo.model.contract import Contract
+from ulzoo.model.conditioning import Conditions, DecodeOptions
+from ulzoo.model.contract import Contract, DecoderName
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.visualization.image_samples import (
     SampleRequest,
@@ -103,6 +103,7 @@ def reconstructed_clips(
     n: int,
     *,
     steps: int | None = None,
+    network: DecoderName | None = None,
     seed: int = 0,
     rate_samples: int = 8,
 ) -> list[Band]:
@@ -114,7 +115,7 @@ def reconstructed_clips(
         models: the models by the titles of their clips.
         source: the clips.
         n: number of clips.
-        steps: steps of the decoder; the spec's if None.
+        steps, network: of the decoder; see `DecodeOptions`.
         seed: seed of the noise, the same for every model.
         rate_samples: draws of (t, ε) per clip for the rate.
 
@@ -135,7 +136,8 @@ def reconstructed_clips(
             x, labels = clips[rows].to(model.device), batch["label"][rows].to(model.device)
             bits = model.rate(x, samples=rate_samples, generator=rate_noise.part(rows), labels=labels)
             frames = x[:, :, :context] if context else None
-            reconstruction = model.reconstruct(x, labels=labels, frames=frames, steps=steps, generator=noise.part(rows))
+            options: DecodeOptions = {"labels": labels, "frames": frames, "steps": steps, "network": network}
+            reconstruction = model.reconstruct(x, generator=noise.part(rows), **options)
             decibels = frame_psnr(reconstruction[:, :, context:], x[:, :, context:]).mean(1)
             reconstructions.append(reconstruction.cpu())
             notes += [

@@ -1,0 +1,84 @@
+"""Combinations of keys that are valid alone but not together."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ulzoo.model.contract import STAGES
+from ulzoo.registry.spec.sections import (
+    DiffusionConfig,
+    DiffusionDecoderConfig,
+    DiffusionPriorConfig,
+    InitConfig,
+    NormalPriorConfig,
+    SamplingConfig,
+)
+
+if TYPE_CHECKING:
+    from ulzoo.registry.spec.schema import Spec
+
+
+def find_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
+    """(key path, reason and remedy) of each such combination in a spec."""
+    prior, decoder, base = spec.prior, spec.decoder, spec.base
+    if prior is None and decoder is not None:
+        yield "decoder", "without a prior no stage trains it: set it to null, or use final_decoder"
+    if prior is not None and decoder is None:
+        yield "decoder", "stage 1 trains prior and decoder together: add a decoder, or set prior to null"
+    if prior is None and base is None:
+        yield "base", "prior and base are both null, so no network samples the latent: add a base"
+    if isinstance(prior, NormalPriorConfig) and base is None:
+        yield "prior.kind", "single-stage training (base null) samples from the prior, which must be a diffusion model"
+    if isinstance(prior, DiffusionPriorConfig) and prior.stop_gradient and prior.normal_kl == 0:
+        yield "prior.stop_gradient", "the latent would be unbounded: set prior.normal_kl to a small positive weight"
+    if spec.latent.variance == "learned" and prior is None:
+        yield "latent.variance", "without a prior the encoder is not trained: set it to fixed"
+    if spec.latent.logsnr_bias is not None:
+        if base is not None:
+            yield "latent.logsnr_bias", "requires single-stage training: set base and train.base to null"
+        if decoder is not None and not decoder.latent_logsnr:
+            yield (
+                "decoder.latent_logsnr",
+                "latent_logsnr must be true if latent.logsnr_bias is set, which varies the log-SNR",
+            )
+    if spec.conditioning.frames and base is None:
+        yield "conditioning.frames", "frame prediction needs a base: add one, or set this to 0"
+    if spec.init is not None:
+        yield from _find_init_conflicts(spec, spec.init)
+    yield from _find_distilled_conflicts(spec)
+    trained_parts = {"latents": "prior", "decoder": "final_decoder", "distill": "distilled", "base": "base"}
+    for stage, part in trained_parts.items():
+        configured, needed = getattr(spec.train, stage) is not None, stage in spec.stages
+        if needed and not configured:
+            yield "train", f"missing key {stage!r}, the training of {part}"
+        if configured and not needed:
+            why = f"init.freeze has {' and '.join(STAGES[stage])}" if stage in spec.frozen_stages else ""
+            yield f"train.{stage}", f"{why or f'the spec has no {part} to train'}: set this to null"
+    sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
+    for name, network in sampled.items():
+        sampling: SamplingConfig = getattr(spec.sample, name)
+        if sampling.guidance != 1 and not (isinstance(network, DiffusionConfig) and network.guidable):
+            why = "guidance needs a diffusion model that is class_conditional or text_conditional, with dropout above 0"
+            yield f"sample.{name}.guidance", f"{why}; set it to 1"
+
+
+def _find_distilled_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
+    if spec.distilled is None:
+        return
+    if not isinstance(spec.final_decoder or spec.decoder, DiffusionDecoderConfig):
+        yield "distilled", "only a diffusion decoder can be distilled: remove this section"
+    if spec.sample.decoder.guidance != 1:
+        yield "sample.decoder.guidance", "a distilled decoder learns the decoder without guidance: set it to 1"
+
+
+def _find_init_conflicts(spec: "Spec", init: InitConfig) -> Iterator[tuple[str, str]]:
+    for key, networks in {"parts": init.parts or (), "freeze": init.freeze}.items():
+        for network in networks:
+            if getattr(spec, network) is None:
+                yield f"init.{key}", f"the spec has no {network}: leave it out"
+    if "distilled" in (init.parts or ()) and "distilled" not in init.freeze:
+        yield "init.parts", "the distilled decoder starts from the decoder's weights: leave it out, or freeze it"
+    for network in init.freeze:
+        if init.parts is not None and network not in init.parts:
+            yield "init.freeze", f"{network} is not in init.parts, so its weights would be random: add it there"
+    if not spec.stages:
+        yield "init.freeze", "all networks are frozen, so that no stage is left to train: leave one out"
