@@ -26,10 +26,13 @@ from ulzoo.nn.grid import divide
 from ulzoo.registry.spec import sections
 from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
+from ulzoo.registry.spec.proxy import proxy_spec
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
+from ulzoo.registry.spec.yaml_source import SpecError
 from ulzoo.runtime.messages import list_texts
 from ulzoo.runtime.seeds import derive_seed
+from ulzoo.training.parametrisation import scale_initial_weights, trained_networks
 
 
 def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
@@ -123,7 +126,24 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         encoder, prior, decoder, base, contract, final_decoder=final_decoder, random_logsnr=random_logsnr
     )
     model.config = spec
+    for stage in spec.stages:
+        if (proxy := compile_proxy(spec, stage)) is not None:
+            with _located(spec, f"train.{stage}.parametrisation"):
+                scale_initial_weights(trained_networks(model, stage), proxy)
     return model.eval()
+
+
+def compile_proxy(spec: Spec, stage: Stage) -> nn.ModuleDict | None:
+    """The networks that a stage trains, on "meta" and as narrow as those that its learning rate was tuned on (µP).
+
+    None for the standard parametrisation.
+    """
+    if (proxy := proxy_spec(spec, stage)) is None:
+        return None
+    try:
+        return trained_networks(compile_model(proxy, "meta"), stage)
+    except SpecError as error:
+        raise spec.error(f"train.{stage}.parametrisation.proxy", str(error)) from None
 
 
 def name_labels(model: UnifiedLatents, names: Sequence[str]) -> None:
