@@ -45,15 +45,13 @@ def encode_images(folder: Path, device: torch.device) -> None:
 
 
 def spec_of(kind: str, width: int, rate: float, options: argparse.Namespace) -> Spec:
-    def backbone(width: int) -> str:
-        return f"{{kind: vit, patch: 2, width: {width}, depth: 2, heads: {width // HEAD_WIDTH}, positions: learned}}"
-
+    backbone = f"{{kind: vit, patch: 2, width: {width}, depth: 2, heads: {width // HEAD_WIDTH}, positions: learned}}"
     training = {"optimizer": "adamw", "lr": rate, "steps": options.steps, "batch_size": options.batch}
     training |= {"warmup_steps": options.steps // 10, "ema": 0.95, "log_every": options.steps, "precision": "fp32"}
     training |= {"checkpoint_every": options.steps, "seed": options.seed}
-    overrides = [f"base.backbone={backbone(width)}", *(f"train.base.{key}={value}" for key, value in training.items())]
+    overrides = [f"base.backbone={backbone}", *(f"train.base.{key}={value}" for key, value in training.items())]
     if kind == "mup":
-        proxy = f"{{base: {{backbone: {backbone(options.widths[0])}}}}}"
+        proxy = f"{{base: {{width: {options.widths[0]}, heads: {options.widths[0] // HEAD_WIDTH}}}}}"
         overrides.append(f"train.base.parametrisation={{kind: mup, proxy: {proxy}}}")
     return load_spec(MODEL, overrides)
 
@@ -145,6 +143,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    rates = sorted({row["lr"] for row in rows})
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained", sharey=True)
     for axis, (kind, title) in zip(axes, TITLES.items(), strict=True):
         for (name, width), curve in sorted(curves(rows).items()):
@@ -153,7 +152,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
                 (line,) = axis.plot(*zip(*finite, strict=True), "o-", markersize=4, label=f"width {width}")
                 axis.axvline(best_rate(curve), color=line.get_color(), linestyle=":", linewidth=1)
         axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xticks(rates, labels=[f"{rate:g}" for rate in rates])
         axis.set(xlabel="learning rate", title=title)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

@@ -8,6 +8,11 @@ import torch
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.monitoring import read_rows
 
+MUP = (
+    "train.latents.parametrisation={kind: mup, proxy: {encoder: {width: 16}, decoder: {width: 16}}}",
+    "train.base.parametrisation={kind: mup, proxy: {base: {width: 8}}}",
+)
+
 
 @pytest.fixture(scope="module")
 def reference(tiny, tmp_path_factory):
@@ -57,11 +62,11 @@ def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert
             "train.latents.log_every=7",
             "base.schedule={kind: adaptive}",
         ),
-        ("train.latents.optimizer=muon", "train.base.optimizer=muon"),
+        ("train.latents.optimizer=muon", "train.base.optimizer=muon", *MUP),
         ("train.latents.optimizer=lion", "train.base.optimizer=madgrad"),
         ("train.latents.precision=bf16", "train.base.precision=bf16"),
     ],
-    ids=["accumulate, adaptive schedule", "muon", "lion and madgrad", "bf16"],
+    ids=["accumulate, adaptive schedule", "muon, mup", "lion and madgrad", "bf16"],
 )
 def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, assert_same_run, tmp_path):
     """One run killed in each stage at seeded random steps and inside writes, resumed each time."""

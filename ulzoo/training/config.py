@@ -58,8 +58,8 @@ class MupConfig(BaseModel):
     kind: Literal["mup"] = Field(description="mup: the maximal update parametrisation")
     proxy: dict[NetworkName, dict[str, Any]] = Field(
         min_length=1,
-        description="the keys in which the model that lr was tuned on differs, by network; "
-        "base: {backbone: {width: 96, heads: 2}}, for instance",
+        description="keys of the backbones in which the model that lr was tuned on differs, by network; "
+        "base: {width: 96, heads: 2}, for instance",
     )
 
 

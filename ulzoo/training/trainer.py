@@ -40,7 +40,7 @@ from ulzoo.training.optimizers import (
     optimizer_state,
 )
 from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, full_tensor, replicate, shard
-from ulzoo.training.parametrisation import learning_rate_scales
+from ulzoo.training.parametrisation import learning_rate_scales, trained_networks
 from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerAverages
 from ulzoo.training.profiling import profile_steps
 
@@ -96,7 +96,7 @@ class Trainer:
         self.folder, self.options, self.processes = folder, options, options.processes
         self.local_batch = self.processes.local_batch_size(config.batch_size, config.accumulate)
         model.prepare(stage)
-        self.networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
+        self.networks = trained_networks(model, stage)
         assert (options.proxy is None) == (config.parametrisation is None)
         scales: list[float] | None = None
         if options.proxy is not None:  # before modules are wrapped and parameters sharded, which keep their order
