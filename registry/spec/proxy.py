@@ -1,6 +1,8 @@
 """The narrower model whose learning rate a stage uses under µP: the same spec with other widths."""
 
-from ulzoo.model.contract import STAGES, Stage
+from typing import Any
+
+from ulzoo.model.contract import STAGES, NetworkName, Stage
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.yaml_source import SpecError
@@ -16,13 +18,14 @@ def proxy_spec(spec: Spec, stage: Stage) -> Spec | None:
     if parametrisation is None:
         return None
     path, content = f"train.{stage}.parametrisation.proxy", spec.to_dict()
-    sections = {name: content[name] for name in STAGES[stage] if content[name] and name not in spec.frozen}
-    backbones = {name: section if name == "encoder" else section.get("backbone") for name, section in sections.items()}
+    backbones: dict[NetworkName, dict[str, Any]] = {}
+    for network in STAGES[stage]:
+        section = content[network] or {}
+        if network not in spec.frozen and (backbone := section if network == "encoder" else section.get("backbone")):
+            backbones[network] = backbone
     for network, keys in parametrisation.proxy.items():
-        if not backbones.get(network):
-            raise spec.error(
-                path, f"this stage trains no {network}, only {', '.join(filter(backbones.get, backbones))}"
-            )
+        if network not in backbones:
+            raise spec.error(path, f"this stage trains no {network}, only {', '.join(backbones)}")
         backbones[network].update(keys)
     for section in content["train"].values():
         if isinstance(section, dict):

@@ -92,7 +92,7 @@ def temperature_scale(attention: Attention | CrossAttention, narrow: nn.Module) 
 
 
 def head_width(attention: Attention | CrossAttention) -> int:
-    return attention.proj.in_features // attention.heads
+    return int(attention.norm.normalized_shape[0])
 
 
 def growth(shape: torch.Size, narrow: torch.Size) -> tuple[float, float]:
@@ -111,4 +111,6 @@ def module_pairs(networks: nn.Module, proxy: nn.Module) -> list[tuple[nn.Module,
 
 def _parameters(module: nn.Module | None) -> dict[str, int] | None:
     """Name -> number of dimensions."""
-    return module and {name: parameter.ndim for name, parameter in module.named_parameters(recurse=False)}
+    return (
+        None if module is None else {name: parameter.ndim for name, parameter in module.named_parameters(recurse=False)}
+    )
