@@ -111,6 +111,6 @@ def module_pairs(networks: nn.Module, proxy: nn.Module) -> list[tuple[nn.Module,
 
 def _parameters(module: nn.Module | None) -> dict[str, int] | None:
     """Name -> number of dimensions."""
-    return (
-        None if module is None else {name: parameter.ndim for name, parameter in module.named_parameters(recurse=False)}
-    )
+    if module is None:
+        return None
+    return {name: parameter.ndim for name, parameter in module.named_parameters(recurse=False)}
