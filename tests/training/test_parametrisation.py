@@ -160,5 +160,5 @@ def test_the_proxy_itself_is_parametrised_as_usual():
 
 @pytest.mark.parametrize("proxy", [ViT(INPUTS, patch=4, width=32, depth=2, heads=1), uvit(32)], ids=["deeper", "other"])
 def test_a_proxy_with_other_layers_is_refused(proxy):
-    with pytest.raises(ValueError, match=r"^proxy: differs in more than widths: see the parameters of "):
+    with pytest.raises(ValueError, match=r"^proxy differs in more than widths: see the parameters of "):
         learning_rate_scales(vit(32), proxy, "adamw")

@@ -105,7 +105,7 @@ def module_pairs(networks: nn.Module, proxy: nn.Module) -> list[tuple[nn.Module,
     wide, narrow = dict(networks.named_modules()), dict(proxy.named_modules())
     differing = [name for name in {**wide, **narrow} if _parameters(wide.get(name)) != _parameters(narrow.get(name))]
     if differing:
-        raise ValueError(f"proxy: differs in more than widths: see the parameters of {differing[0]}")
+        raise ValueError(f"proxy differs in more than widths: see the parameters of {differing[0]}")
     return [(module, narrow[name]) for name, module in wide.items()]
 
 
