@@ -27,11 +27,14 @@ from ulzoo.nn.grid import divide
 from ulzoo.registry.spec import sections
 from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
+from ulzoo.registry.spec.proxy import proxy_spec
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
+from ulzoo.registry.spec.yaml_source import SpecError
 from ulzoo.runtime.messages import list_texts
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training.config import DistillStageConfig
+from ulzoo.training.parametrisation import scale_initial_weights, trained_networks
 
 DISTILLATION = DistillStageConfig(steps=1, batch_size=1, lr=1.0)
 """The settings of a distilled decoder that is not trained here."""
@@ -127,7 +130,24 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
     )
     model = UnifiedLatents(encoder, prior, decoder, base, contract, final_decoder=final_decoder, distilled=distilled)
     model.config = spec
+    for stage in spec.stages:
+        if (proxy := compile_proxy(spec, stage)) is not None:
+            with _located(spec, f"train.{stage}.parametrisation"):
+                scale_initial_weights(trained_networks(model, stage), proxy)
     return model.eval()
+
+
+def compile_proxy(spec: Spec, stage: Stage) -> nn.ModuleDict | None:
+    """The networks that a stage trains, on "meta" and as narrow as those that its learning rate was tuned on (µP).
+
+    None for the standard parametrisation.
+    """
+    if (proxy := proxy_spec(spec, stage)) is None:
+        return None
+    try:
+        return trained_networks(compile_model(proxy, "meta"), stage)
+    except SpecError as error:
+        raise spec.error(f"train.{stage}.parametrisation.proxy", str(error)) from None
 
 
 def name_labels(model: UnifiedLatents, names: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from ulzoo.files.atomic import write_text
 from ulzoo.model.conditioning import DecodeOptions
 from ulzoo.model.contract import NETWORKS, STAGES, DecoderName, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry.compile import compile_model, name_labels, open_source, stage_data
+from ulzoo.registry.compile import compile_model, compile_proxy, name_labels, open_source, stage_data
 from ulzoo.registry.runs.callbacks import CallbackList, TrainingCallback
 from ulzoo.registry.runs.cautions import mean_training_image, run_cautions, warmup_cautions
 from ulzoo.registry.runs.encode import check_encoded
@@ -192,7 +192,8 @@ def _train(
         config: configs.StageConfig = getattr(spec.train, stage)
         _, path = stage_data(spec, stage)
         identity = {**trainer_options.identity, "fingerprint": identities[path]}
-        trainer = Trainer(model, stage, config, sources[path], folder, replace(trainer_options, identity=identity))
+        stage_options = replace(trainer_options, identity=identity, proxy=compile_proxy(spec, stage))
+        trainer = Trainer(model, stage, config, sources[path], folder, stage_options)
         if resumed and resumed.stage == stage:
             trainer.resume(resumed)
         callback.on_stage(stage, config, trainer.step)

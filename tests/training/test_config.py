@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from ulzoo.training.config import LatentsStageConfig, StageConfig
 
 GOOD = {"steps": 10, "batch_size": 8, "lr": 1e-3}
+MUP = {"kind": "mup", "proxy": {"decoder": {"width": 8}}}
 
 
 def message(**keys) -> str:
@@ -39,6 +40,11 @@ def test_defaults_are_the_papers_or_harmless():
         ({"stepz": 1}, "stepz: "),
         ({"posthoc_ema": {"snapshot_every": 5, "lengths": (0.1, 0.05)}}, "the second length must exceed the first"),
         ({"posthoc_ema": {"snapshot_every": 5, "lengths": (0.05, 0.3)}}, "posthoc_ema: "),
+        (
+            {"optimizer": "sgd", "parametrisation": MUP},
+            "mup has no rules for sgd; use one of adamw, nadamw",
+        ),
+        ({"parametrisation": {**MUP, "proxy": {"unet": {"width": 8}}}}, "parametrisation: "),
     ],
     ids=str,
 )

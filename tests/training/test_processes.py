@@ -26,6 +26,10 @@ from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
 from ulzoo.training.monitoring import read_rows
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # every process draws its own dropout masks
+MUP = (
+    "train.latents.parametrisation={kind: mup, proxy: {encoder: {width: 16}, decoder: {width: 16}}}",
+    "train.base.parametrisation={kind: mup, proxy: {base: {width: 8}}}",
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -96,7 +100,7 @@ def figures(folder: Path) -> dict[str, float]:
     [(2, "fsdp", "muon"), pytest.param(4, "ddp", "adamw", marks=pytest.mark.slow)],
 )
 def test_the_number_of_processes_changes_nothing(count, kind, optimizer, arguments, run_group, tiny, tmp_path):
-    settings = (*STILL, f"train.latents.optimizer={optimizer}", f"train.base.optimizer={optimizer}")
+    settings = (*STILL, *MUP, f"train.latents.optimizer={optimizer}", f"train.base.optimizer={optimizer}")
     settings += ("base.schedule={kind: adaptive}", "distilled={steps: [1, 2]}")
     settings += ("train.distill={steps: 3, batch_size: 8, lr: 1e-3, log_every: 1}",)
     train(tiny(*settings), tmp_path / "one")

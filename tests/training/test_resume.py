@@ -8,6 +8,11 @@ import torch
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.monitoring import read_rows
 
+MUP = (
+    "train.latents.parametrisation={kind: mup, proxy: {encoder: {width: 16}, decoder: {width: 16}}}",
+    "train.base.parametrisation={kind: mup, proxy: {base: {width: 8}}}",
+)
+
 
 @pytest.fixture(scope="module")
 def reference(tiny, tmp_path_factory):
@@ -62,11 +67,11 @@ DISTILLED = ("distilled={steps: [1, 2]}", "train.distill={steps: 6, batch_size: 
             *DISTILLED,
             "train.distill.accumulate=2",
         ),
-        ("train.latents.optimizer=muon", "train.base.optimizer=muon"),
+        ("train.latents.optimizer=muon", "train.base.optimizer=muon", *MUP),
         ("train.latents.optimizer=lion", "train.base.optimizer=madgrad"),
         (*(f"train.{stage}.precision=bf16" for stage in ("latents", "distill", "base")), *DISTILLED),
     ],
-    ids=["accumulate, adaptive schedule, distilled", "muon", "lion and madgrad", "bf16, distilled"],
+    ids=["accumulate, adaptive schedule, distilled", "muon, mup", "lion and madgrad", "bf16, distilled"],
 )
 def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, assert_same_run, tmp_path):
     """One run killed in each stage at seeded random steps and inside writes, resumed each time."""

@@ -16,7 +16,7 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES
 from ulzoo.model.losses import latents_loss
 from ulzoo.nn.transformer import Block
-from ulzoo.registry.compile import compile_model, open_source
+from ulzoo.registry.compile import compile_model, compile_proxy, open_source
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.runtime.devices import has_bf16
 from ulzoo.runtime.processes import SINGLE_PROCESS
@@ -36,7 +36,8 @@ def trainer(tiny, tmp_path):
         spec = tiny(*overrides)
         source = options.pop("source", None) or open_source(spec, "train")
         config = getattr(spec.train, stage)
-        return Trainer(compile_model(spec), stage, config, source, tmp_path / "run", TrainerOptions({}, **options))
+        trainer_options = TrainerOptions({}, proxy=compile_proxy(spec, stage), **options)
+        return Trainer(compile_model(spec), stage, config, source, tmp_path / "run", trainer_options)
 
     return make
 
@@ -120,6 +121,15 @@ def test_the_learning_rate_is_that_of_the_step(trainer):
         one._step(batch())
         one.step += 1
     assert [lr for lrs in seen for lr in lrs] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
+
+
+def test_under_mup_it_is_scaled_by_group_and_logged_without(trainer):
+    mup = "train.base.parametrisation={kind: mup, proxy: {base: {width: 8}}}"
+    one, seen = trainer("base", mup, "train.base.steps=1", "train.base.warmup_steps=0", "train.base.lr=0.4"), []
+    one.optimizer.register_step_pre_hook(lambda *_: seen.extend(group["lr"] for group in one.optimizer.param_groups))
+    one.run()
+    assert sorted(set(seen)) == pytest.approx([0.1, 0.2, 0.4])  # kernels, temperatures, all others
+    assert rows(one)[0]["lr"] == 0.4
 
 
 def test_the_priors_gradient_is_warmed_up(trainer):

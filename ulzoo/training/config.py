@@ -1,14 +1,19 @@
 """Training of one stage: the keys of `train.latents`, `train.decoder` and `train.base` in a spec."""
 
 import difflib
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from ulzoo.model.contract import NetworkName
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 RelativeLength = Annotated[float, Field(ge=0.01, le=0.25)]
+
+MUP_OPTIMIZERS = ("adamw", "nadamw", "lion", "muon")
+"""Optimizers for which µP's rules are implemented: their updates do not scale with the gradient, nor their decay."""
 
 
 class ParallelConfig(BaseModel):
@@ -45,6 +50,19 @@ class PosthocEmaConfig(BaseModel):
         return lengths
 
 
+class MupConfig(BaseModel):
+    """Learning rates and initial weights by µP (arXiv 2203.03466): lr is that of a narrower model, the proxy."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["mup"] = Field(description="mup: the maximal update parametrisation")
+    proxy: dict[NetworkName, dict[str, Any]] = Field(
+        min_length=1,
+        description="keys of the backbones in which the model that lr was tuned on differs, by network; "
+        "base: {width: 96, heads: 2}, for instance",
+    )
+
+
 class StageConfig(BaseModel):
     """Training of one stage."""
 
@@ -58,6 +76,9 @@ class StageConfig(BaseModel):
     )
     decay: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="learning rate after warm-up")
     optimizer: str = Field(default="adamw", description="a name of timm.optim.list_optimizers()")
+    parametrisation: MupConfig | None = Field(
+        default=None, description="how lr depends on widths; null: not at all, the standard parametrisation"
+    )
     weight_decay: float = Field(default=0.0, ge=0, description="weight decay, on matrices only")
     betas: tuple[Fraction, Fraction] = Field(default=(0.9, 0.99), description="the optimizer's moment decay rates")
     grad_clip: Annotated[float, Field(gt=0)] | None = Field(
@@ -90,6 +111,13 @@ class StageConfig(BaseModel):
             hint = f"did you mean {close[0]!r}?" if close else "see timm.optim.list_optimizers()"
             raise ValueError(f"unknown optimizer {name!r}; {hint}")
         return name
+
+    @field_validator("parametrisation")
+    @classmethod
+    def _check_parametrisation(cls, mup: MupConfig | None, info: ValidationInfo) -> MupConfig | None:
+        if mup and (optimizer := info.data.get("optimizer")) and optimizer not in MUP_OPTIMIZERS:
+            raise ValueError(f"mup has no rules for {optimizer}; use one of {', '.join(MUP_OPTIMIZERS)}")
+        return mup
 
     @field_validator("milestone_every")
     @classmethod

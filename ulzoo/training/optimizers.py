@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,9 +16,17 @@ from torch.optim.adamw import adamw
 from ulzoo.runtime.devices import product_dtype
 from ulzoo.training.config import StageConfig
 
+KERNELS = (nn.Linear, nn.Conv2d, nn.Conv3d)
+"""Modules whose weight, a matrix (out, in, …), decays."""
 
-def build_optimizer(networks: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
+
+def build_optimizer(
+    networks: nn.Module, config: StageConfig, scales: Sequence[float] | None = None
+) -> torch.optim.Optimizer:
     """One of timm's optimizers by name, with weight decay on kernels only; AdamW is fused, Muon is the one below.
+
+    Args:
+        scales: factor of the learning rate of each parameter, "lr_scale" of its group; 1 if None.
 
     Raises:
         ValueError: the optimizer needs second derivatives, or hardware or a package that is missing.
@@ -28,17 +37,33 @@ def build_optimizer(networks: nn.Module, config: StageConfig) -> torch.optim.Opt
     options: dict[str, Any] = {"fused": True} if config.optimizer == "adamw" else {}
     if info.num_betas == 2:
         options["betas"] = config.betas
-    kernels = {id(m.weight): m.weight for m in networks.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Conv3d)}
-    groups = [
-        {"params": [p for p in networks.parameters() if id(p) not in kernels], "weight_decay": 0.0},
-        {"params": list(kernels.values()), "weight_decay": config.weight_decay},
-    ]
+    groups = parameter_groups(networks, config.weight_decay, scales)
     if config.optimizer == "muon":
         return Muon(groups, lr=config.lr, betas=config.betas)
     try:
         return create_optimizer_v2(groups, opt=config.optimizer, lr=config.lr, **options)
     except (AssertionError, ImportError, RuntimeError) as error:  # needs CUDA, or a package
         raise ValueError(f"{config.optimizer} cannot be used here: {error}") from None
+
+
+def parameter_groups(
+    networks: nn.Module, weight_decay: float, scales: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
+    """Parameters by weight decay and learning rate, first those without decay and a factor of 1.
+
+    Weight decay is divided by the factor, since optimizers multiply it by the learning rate.
+    """
+    kernels = {id(module.weight) for module in networks.modules() if isinstance(module, KERNELS)}
+    parameters = list(networks.parameters())
+    members: dict[tuple[bool, float], list[Tensor]] = {(False, 1.0): [], (True, 1.0): []}
+    for parameter, scale in zip(parameters, scales or [1.0] * len(parameters), strict=True):
+        members.setdefault((id(parameter) in kernels, scale), []).append(parameter)
+    groups: list[dict[str, Any]] = []
+    for (decays, scale), group in members.items():
+        groups.append({"params": group, "weight_decay": weight_decay / scale if decays else 0.0})
+        if scale != 1:
+            groups[-1]["lr_scale"] = scale
+    return groups
 
 
 def learning_rate(step: int, config: StageConfig) -> float:

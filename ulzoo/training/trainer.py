@@ -40,6 +40,7 @@ from ulzoo.training.optimizers import (
     optimizer_state,
 )
 from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, full_tensor, replicate, shard
+from ulzoo.training.parametrisation import learning_rate_scales, trained_networks
 from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerAverages
 from ulzoo.training.profiling import profile_steps
 
@@ -53,6 +54,7 @@ class TrainerOptions:
         profile: write where the time of a few steps goes into `folder`/profile.
         processes: the ranks that train together, each with a share of every batch.
         parallel: how they train together; DDP if None.
+        proxy: the networks that the stage trains, as narrow as those that lr was tuned on, if it has µP.
         on_step: called after each step with its number and, if one was logged, the row of the log.
         on_checkpoint: called with the number of a step whose checkpoint begins to be written.
     """
@@ -61,6 +63,7 @@ class TrainerOptions:
     profile: bool = False
     processes: ProcessGroup = SINGLE_PROCESS
     parallel: configs.ParallelConfig | None = None
+    proxy: nn.Module | None = None
     on_step: Callable[[int, LogRow | None], None] = lambda step, row: None
     on_checkpoint: Callable[[int], None] = lambda step: None
 
@@ -93,7 +96,11 @@ class Trainer:
         self.folder, self.options, self.processes = folder, options, options.processes
         self.local_batch = self.processes.local_batch_size(config.batch_size, config.accumulate)
         model.prepare(stage)
-        self.networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
+        self.networks = trained_networks(model, stage)
+        assert (options.proxy is None) == (config.parametrisation is None)
+        scales: list[float] | None = None
+        if options.proxy is not None:  # before modules are wrapped and parameters sharded, which keep their order
+            scales = learning_rate_scales(self.networks, options.proxy, config.optimizer)
         parallel = options.parallel
         if parallel and parallel.checkpoint_activations:
             checkpoint_activations(self.networks)
@@ -112,7 +119,7 @@ class Trainer:
         self.posthoc_ema: PowerAverages | None = None
         if config.posthoc_ema:
             self.posthoc_ema = PowerAverages(self.networks.state_dict(), config.posthoc_ema.lengths)
-        self.optimizer = build_optimizer(self.networks, config)
+        self.optimizer = build_optimizer(self.networks, config, scales)
         self.step = 0
         self.window: dict[str, float] = {}  # sums of the metrics since the last row of the log
         self.skipped = SkippedExamples(folder)
@@ -220,7 +227,7 @@ class Trainer:
         """One optimizer step: loss, gradient, update, moving average. Its metrics are on their way to the host."""
         config, parts = self.config, self.config.accumulate
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, config)
+            group["lr"] = learning_rate(self.step, config) * group.get("lr_scale", 1.0)
         terms: dict[str, Tensor] = {}
         for part in range(parts):
             size = self.local_batch // parts
