@@ -83,6 +83,7 @@ def evaluate(
     if milestones and any((rate_plot, save_statistics, save_samples, out)):
         raise ValueError("--milestones writes milestones.json and plots into each run, and no other files")
 
+    from ulzoo.evaluation.noise_levels import NoiseLevels
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
     from ulzoo.files.atomic import write_text
     from ulzoo.registry.runs.evaluate import (
@@ -151,6 +152,9 @@ def evaluate(
         heading = f"{models[0]} on {results['protocol']['images']} {unit} of {evaluation.config.split}"
         terminal.print(heading, style="bold")
         terminal.print(metrics_table(results["figures"]))
+        if "noise_levels" in results:
+            for line in NoiseLevels(**results["noise_levels"]).describe():
+                terminal.print(line, soft_wrap=True, markup=False, highlight=False)
         print_cautions(terminal, results)
         if not out:
             print(to_json({"protocol": results["protocol"]}))

@@ -1,5 +1,6 @@
 """Rate and distortion of a model on a split: bits/pixel, bits/dimension, PSNR, SSIM, with their protocol."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ulzoo.evaluation.config import NOISE, EvaluationConfig
 from ulzoo.evaluation.distortion import Distortion
 from ulzoo.evaluation.execution import DEFAULT_EXECUTION, Execution, SharedPass
 from ulzoo.evaluation.feature_metrics import FeatureCollector
+from ulzoo.evaluation.noise_levels import noise_levels
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
 from ulzoo.evaluation.rate_decomposition import RateMeasurement
 from ulzoo.model.pretrained import LatentMoments
@@ -111,6 +113,9 @@ def rate_distortion(
     }
     if config.decompose_rate:
         results["rate"] = {name: rate.decomposition(contract.pixels) for name, rate in rates.items()}
+        if model.base is not None:
+            levels = noise_levels(results["rate"]["base"], model.base.diffusion.schedule, statistics)
+            results["noise_levels"] = asdict(levels)
     return results
 
 
