@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import multiprocessing
 import tarfile
@@ -18,6 +19,12 @@ from PIL import Image
 settings.register_profile("ulzoo", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("ulzoo")
+
+
+def pytest_collection_finish() -> None:
+    """Exempt the imported modules from garbage collection, which would visit them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 COMMAND = """

@@ -1,7 +1,8 @@
 """The summary of a model, measured on the meta device: blocks, parameters, FLOPs."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -87,10 +88,49 @@ class ModelSummary:
 def summarize(spec: Spec) -> ModelSummary:
     """Compile on `meta`, run every network on one example, and check the shape of its output.
 
+    Networks of one shape run once per process, because that takes most of the time.
+
     Raises:
         SpecError: the parts of the model do not fit together.
     """
     model = compile_model(spec, "meta")
+    contract = model.contract
+    if (key := _shape_key(spec, contract)) not in _MEASURED:
+        _MEASURED[key] = _measure_networks(spec, model)
+    blocks, parameters, flops = _MEASURED[key]
+    encoded = spec.train.base is not None and spec.train.base.data is not None
+    return ModelSummary(
+        resolution=contract.size,
+        latent=contract.latent_shape,
+        blocks=list(blocks),
+        parameters=dict(parameters),
+        flops=dict(flops),
+        encodings=0 if encoded else 1 + (contract.context_frames > 0),
+        stages=spec.stages,
+        frozen=contract.frozen,
+    )
+
+
+_MEASURED: dict[str, tuple[list[BlockRow], dict[str, int], dict[str, int]]] = {}
+"""Blocks, parameters and FLOPs of networks by `_shape_key`."""
+
+
+def _shape_key(spec: Spec, contract: Contract) -> str:
+    """Equal for specs whose networks have the same blocks, parameters and FLOPs."""
+
+    def without_losses(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: without_losses(item) for key, item in value.items() if key not in ("weighting", "schedule")}
+
+    content = without_losses(spec.to_dict())
+    for key in ("name", "description", "data", "sample", "train"):
+        del content[key]
+    return json.dumps([content, repr(replace(contract, sampling={}, label_names=()))], sort_keys=True)
+
+
+def _measure_networks(spec: Spec, model: UnifiedLatents) -> tuple[list[BlockRow], dict[str, int], dict[str, int]]:
+    """Blocks of all networks; parameters and FLOPs by network."""
     contract = model.contract
     x = torch.zeros(1, contract.channels, *contract.size, device="meta")
     z = torch.zeros(1, *contract.latent_shape, device="meta")
@@ -115,11 +155,7 @@ def summarize(spec: Spec) -> ModelSummary:
         if output.shape != expected.shape:
             raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, expected {tuple(expected.shape[1:])}")
         blocks += rows
-    encoded = spec.train.base is not None and spec.train.base.data is not None
-    encodings = 0 if encoded else 1 + (contract.context_frames > 0)
-    return ModelSummary(
-        contract.size, contract.latent_shape, blocks, parameters, flops, encodings, spec.stages, contract.frozen
-    )
+    return blocks, parameters, flops
 
 
 def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from ulzoo.cli import app
 from ulzoo.registry.runs import train as run_module
+from ulzoo.training import profiling
 
 TINY = """
 name: tiny
@@ -66,13 +67,15 @@ def prepare_until_stopped(start_command, tmp_path):
 
 @pytest.fixture(autouse=True, scope="session")
 def small():
-    """Use one thread and few images, for speed."""
-    threads, images = torch.get_num_threads(), run_module.EVALUATED_IMAGES
+    """Use one thread, few images and small matrices for the peak of the device, for speed."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    run_module.EVALUATED_IMAGES = 8
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "EVALUATED_IMAGES", 8)
+        patch.setitem(profiling.MATRIX_SIDES, "cpu", (128,))
+        patch.setattr(profiling, "SECONDS_PER_SIDE", 0.01)
+        yield
     torch.set_num_threads(threads)
-    run_module.EVALUATED_IMAGES = images
 
 
 def invoke(*args: object) -> Result:
