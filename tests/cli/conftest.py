@@ -8,6 +8,7 @@ from typer.testing import CliRunner, Result
 
 from ulzoo.cli import app
 from ulzoo.registry.runs import train as run_module
+from ulzoo.registry.sweeps import estimate
 from ulzoo.training import profiling
 
 TINY = """
@@ -67,13 +68,14 @@ def prepare_until_stopped(start_command, tmp_path):
 
 @pytest.fixture(autouse=True, scope="session")
 def small():
-    """Use one thread, few images and small matrices for the peak of the device, for speed."""
+    """Use one thread, few images, small matrices for the peak of the device, and one trial step, for speed."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "EVALUATED_IMAGES", 8)
         patch.setitem(profiling.MATRIX_SIDES, "cpu", (128,))
         patch.setattr(profiling, "SECONDS_PER_SIDE", 0.01)
+        patch.setattr(estimate, "STEPS", 1)
         yield
     torch.set_num_threads(threads)
 
