@@ -88,35 +88,47 @@ class ModelSummary:
 def summarize(spec: Spec) -> ModelSummary:
     """Compile on `meta`, run every network on one example, and check the shape of its output.
 
-    Networks of one shape run once per process, because that takes most of the time.
+    A network that several specs share runs once per process, because that takes most of the time.
 
     Raises:
         SpecError: the parts of the model do not fit together.
     """
     model = compile_model(spec, "meta")
     contract = model.contract
-    if (key := _shape_key(spec, contract)) not in _MEASURED:
-        _MEASURED[key] = _measure_networks(spec, model)
-    blocks, parameters, flops = _MEASURED[key]
+    measured: dict[str, _Measured] = {}
+    for name in NETWORKS:
+        if getattr(model, name) is not None:
+            if (key := _network_key(spec, name, contract)) not in _MEASURED:
+                _MEASURED[key] = _measure_network(spec, name, model)
+            measured[name] = _MEASURED[key]
     encoded = spec.train.base is not None and spec.train.base.data is not None
     return ModelSummary(
         resolution=contract.size,
         latent=contract.latent_shape,
-        blocks=list(blocks),
-        parameters=dict(parameters),
-        flops=dict(flops),
+        blocks=[row for network in measured.values() for row in network.blocks],
+        parameters={name: network.parameters for name, network in measured.items()},
+        flops={name: network.flops for name, network in measured.items()},
         encodings=0 if encoded else 1 + (contract.context_frames > 0),
         stages=spec.stages,
         frozen=contract.frozen,
     )
 
 
-_MEASURED: dict[str, tuple[list[BlockRow], dict[str, int], dict[str, int]]] = {}
-"""Blocks, parameters and FLOPs of networks by `_shape_key`."""
+@dataclass(frozen=True)
+class _Measured:
+    """The part of a summary that describes one network."""
+
+    blocks: list[BlockRow]
+    parameters: int
+    flops: int
 
 
-def _shape_key(spec: Spec, contract: Contract) -> str:
-    """Equal for specs whose networks have the same blocks, parameters and FLOPs."""
+_MEASURED: dict[str, _Measured] = {}
+"""Networks by `_network_key`."""
+
+
+def _network_key(spec: Spec, name: NetworkName, contract: Contract) -> str:
+    """Equal for specs whose networks of this name have the same blocks, parameters and FLOPs."""
 
     def without_losses(value: Any) -> Any:
         if not isinstance(value, dict):
@@ -124,38 +136,27 @@ def _shape_key(spec: Spec, contract: Contract) -> str:
         return {key: without_losses(item) for key, item in value.items() if key not in ("weighting", "schedule")}
 
     content = without_losses(spec.to_dict())
-    for key in ("name", "description", "data", "sample", "train"):
-        del content[key]
-    return json.dumps([content, repr(replace(contract, sampling={}, label_names=()))], sort_keys=True)
+    shapes = replace(contract, sampling={}, label_names=(), frozen=())
+    return json.dumps([name, *(content[key] for key in (name, "latent", "conditioning")), repr(shapes)], sort_keys=True)
 
 
-def _measure_networks(spec: Spec, model: UnifiedLatents) -> tuple[list[BlockRow], dict[str, int], dict[str, int]]:
-    """Blocks of all networks; parameters and FLOPs by network."""
+def _measure_network(spec: Spec, name: NetworkName, model: UnifiedLatents) -> _Measured:
+    part: nn.Module = getattr(model, name)
+    parameters = sum(p.numel() for p in part.parameters())
     contract = model.contract
     x = torch.zeros(1, contract.channels, *contract.size, device="meta")
     z = torch.zeros(1, *contract.latent_shape, device="meta")
-    features = torch.cat([z, z], dim=1) if contract.learned_variance else z
-    blocks: list[BlockRow] = []
-    flops, parameters = dict[str, int](), dict[str, int]()
-    for name in NETWORKS:
-        part: nn.Module | None = getattr(model, name)
-        if part is None:
-            continue
-        parameters[name] = sum(p.numel() for p in part.parameters())
-        if isinstance(part, ConditionalNetwork):
-            x_t = x if "decoder" in name else z
-            rows, flops[name], output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
-            expected = x_t
-        elif name == "encoder":
-            rows, flops[name], output = _measure(name, part, (x,))
-            expected = features
-        else:  # a normal prior
-            flops[name] = 0
-            continue
-        if output.shape != expected.shape:
-            raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, expected {tuple(expected.shape[1:])}")
-        blocks += rows
-    return blocks, parameters, flops
+    if isinstance(part, ConditionalNetwork):
+        expected = x_t = x if "decoder" in name else z
+        rows, flops, output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
+    elif name == "encoder":
+        expected = torch.cat([z, z], dim=1) if contract.learned_variance else z
+        rows, flops, output = _measure(name, part, (x,))
+    else:  # a normal prior
+        return _Measured([], parameters, 0)
+    if output.shape != expected.shape:
+        raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, expected {tuple(expected.shape[1:])}")
+    return _Measured(rows, parameters, flops)
 
 
 def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:
