@@ -1,8 +1,8 @@
 """Training in a process that is killed with SIGKILL.
 
-A job is {"spec", "folder", "stage", "resume", "kill"};
-`kill` is ["after", seconds], counted from the first step, ["at", stage, step], ["writing", n, "half" or "whole"], the
-n-th checkpoint, before it is in its place, ["between"], the stages, or null.
+A job is {"spec", "folder", "stage", "resume", "kill"}; `kill` is ["after", seconds], counted from the first step,
+["at", stage, step], ["writing", n, "half" or "whole"], the n-th checkpoint, before it is in its place, ["between"],
+the stages, or null.
 """
 
 import os
