@@ -12,6 +12,7 @@ import ulzoo
 from ulzoo.cli import app
 from ulzoo.registry import Spec, find_sweeps
 from ulzoo.registry.runs.train import train
+from ulzoo.registry.sweeps import estimate
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -35,6 +36,7 @@ def test_the_commands_are_accepted(
     command: str, tiny: Callable[..., Spec], images: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "STEPS", 1)
     _, *arguments = shlex.split(command)
     if arguments[0] == "train":
         arguments = [argument for argument in arguments if argument != "--resume"]

@@ -10,6 +10,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import invalidate_caches
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from typer.testing import CliRunner
 from ulzoo.cli import app
 from ulzoo.registry import load_spec
 from ulzoo.registry.spec.components import BACKBONES
+from ulzoo.registry.sweeps import engine_local
+from ulzoo.training import profiling
 
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 FIRST = TUTORIALS / "own_images.md"
@@ -88,6 +91,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder, with the plug-ins of a test seen by no other."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setitem(profiling.MATRIX_SIDES, "cpu", (128,))
+    monkeypatch.setattr(profiling, "SECONDS_PER_SIDE", 0.01)
     installed = vars(BACKBONES).pop("_plugins", None)
     yield tmp_path
     vars(BACKBONES).pop("_plugins", None)
@@ -96,7 +101,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_own_images(here: Path) -> None:
+def test_own_images(here: Path, forkserver: ForkServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_local, "_SPAWN", forkserver)
     run_page(FIRST)
     assert len(list(Path("pictures").iterdir())) == 300
     assert Path("runs/my_images/model.safetensors").exists() and Path("runs/my_images/samples/samples.png").exists()

@@ -79,12 +79,12 @@ def show(
 def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     from rich.syntax import Syntax
 
+    spec, metadata = _read(name, overrides)  # before torch is imported, so that a mistake is reported at once
     from ulzoo.cli.display.init_table import init_line
     from ulzoo.cli.display.spec_tables import block_table, totals_table
     from ulzoo.cli.display.tables import metrics_table
     from ulzoo.registry.cost.summary import summarize
 
-    spec, metadata = _read(name, overrides)
     summary, results = summarize(spec), metadata.get("results")
     figures = results.get("figures") if isinstance(results, dict) else None
     if json:

@@ -1,7 +1,8 @@
 """The summary of a model, measured on the meta device: blocks, parameters, FLOPs."""
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -92,47 +93,77 @@ class ModelSummary:
 def summarize(spec: Spec) -> ModelSummary:
     """Compile on `meta`, run every network on one example, and check the shape of its output.
 
+    A network that several specs share runs once per process, because that takes most of the time.
+
     Raises:
         SpecError: the parts of the model do not fit together.
     """
     model = compile_model(spec, "meta")
     contract = model.contract
+    measured: dict[str, _Measured] = {}
+    for name in NETWORKS:
+        if getattr(model, name) is not None:
+            if (key := _network_key(spec, name, contract)) not in _MEASURED:
+                _MEASURED[key] = _measure_network(spec, name, model)
+            measured[name] = _MEASURED[key]
+    encoded = spec.train.base is not None and spec.train.base.data is not None
+    return ModelSummary(
+        resolution=contract.size,
+        latent=contract.latent_shape,
+        blocks=[row for network in measured.values() for row in network.blocks],
+        parameters={name: network.parameters for name, network in measured.items()},
+        flops={name: network.flops for name, network in measured.items()},
+        encodings=0 if encoded else 1 + (contract.context_frames > 0),
+        teacher_steps=model.distilled.teacher_steps // min(model.distilled.steps) if model.distilled else 0,
+        stages=spec.stages,
+        frozen=contract.frozen,
+    )
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The part of a summary that describes one network."""
+
+    blocks: list[BlockRow]
+    parameters: int
+    flops: int
+
+
+_MEASURED: dict[str, _Measured] = {}
+"""Networks by `_network_key`."""
+
+
+def _network_key(spec: Spec, name: NetworkName, contract: Contract) -> str:
+    """Equal for specs whose networks of this name have the same blocks, parameters and FLOPs."""
+
+    def without_losses(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: without_losses(item) for key, item in value.items() if key not in ("weighting", "schedule")}
+
+    content = without_losses(spec.to_dict())
+    shapes = replace(contract, sampling={}, label_names=(), frozen=())
+    sections = [name, "latent", "conditioning", *(("decoder", "final_decoder") if name == "distilled" else ())]
+    return json.dumps([name, *(content[key] for key in sections), repr(shapes)], sort_keys=True)
+
+
+def _measure_network(spec: Spec, name: NetworkName, model: UnifiedLatents) -> _Measured:
+    part: nn.Module = getattr(model, name)
+    parameters = sum(p.numel() for p in part.parameters())
+    contract = model.contract
     x = torch.zeros(1, contract.channels, *contract.size, device="meta")
     z = torch.zeros(1, *contract.latent_shape, device="meta")
-    features = torch.cat([z, z], dim=1) if contract.learned_variance else z
-    blocks: list[BlockRow] = []
-    flops, parameters = dict[str, int](), dict[str, int]()
-    for name in NETWORKS:
-        part: nn.Module | None = getattr(model, name)
-        if part is None:
-            continue
-        parameters[name] = sum(p.numel() for p in part.parameters())
-        if isinstance(part, ConditionalNetwork):
-            x_t = z if name in ("prior", "base") else x
-            rows, flops[name], output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
-            expected = x_t
-        elif name == "encoder":
-            rows, flops[name], output = _measure(name, part, (x,))
-            expected = features
-        else:  # a normal prior
-            flops[name] = 0
-            continue
-        if output.shape != expected.shape:
-            raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, expected {tuple(expected.shape[1:])}")
-        blocks += rows
-    encoded = spec.train.base is not None and spec.train.base.data is not None
-    encodings = 0 if encoded else 1 + (contract.context_frames > 0)
-    return ModelSummary(
-        contract.size,
-        contract.latent_shape,
-        blocks,
-        parameters,
-        flops,
-        encodings,
-        model.distilled.teacher_steps // min(model.distilled.steps) if model.distilled else 0,
-        spec.stages,
-        contract.frozen,
-    )
+    if isinstance(part, ConditionalNetwork):
+        expected = x_t = z if name in ("prior", "base") else x
+        rows, flops, output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
+    elif name == "encoder":
+        expected = torch.cat([z, z], dim=1) if contract.learned_variance else z
+        rows, flops, output = _measure(name, part, (x,))
+    else:  # a normal prior
+        return _Measured([], parameters, 0)
+    if output.shape != expected.shape:
+        raise spec.error(name, f"returns shape {tuple(output.shape[1:])}, expected {tuple(expected.shape[1:])}")
+    return _Measured(rows, parameters, flops)
 
 
 def _conditions(model: UnifiedLatents, part: ConditionalNetwork, z: Tensor) -> NetworkConditions:

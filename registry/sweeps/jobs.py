@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Literal
 
-from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.plan import count_images
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.runs.initialize import open_init
@@ -157,17 +156,14 @@ def plan_jobs(
     resolved, settings = sweep.resolve(overrides), settings_of(overrides)
     line = _line_key([point for point, _ in resolved])
     existing = {path.name[-8:]: f"points/{path.name}" for path in store.points.glob("*-????????")}
-    now, summaries, jobs = timestamp(), dict[str, ModelSummary](), []
+    now, jobs = timestamp(), []
     open_once = cache(open_model)  # points may start from the same model; its SHA-256 is part of their hashes
     resolved = [(point, open_init(spec, open_once)[0]) for point, spec in resolved]
     for point, first in resolved:
         stages = first.select_stages(options.stage)
-        compile_model(first, "meta", pretrained=False)
+        cost = _cost(first, summarize(first), stages)
         if options.distances:
             check_distances(options.distances, first, stages)
-        if (shape := _shape_key(first)) not in summaries:
-            summaries[shape] = summarize(first)
-        cost = _cost(first, summaries[shape], stages)
         for number in range(options.seeds):
             spec = _reseeded(first, number)
             safe_name = re.sub(r"[^A-Za-z0-9._-]+", "-", point.name).strip("-.")[:80]
@@ -291,20 +287,6 @@ def _reseeded(spec: Spec, number: int) -> Spec:
     for stage in spec.stages:
         content["train"][stage]["seed"] += number
     return spec_from_dict(content)
-
-
-def _shape_key(spec: Spec) -> str:
-    """Equal for specs whose networks have the same parameters and FLOPs."""
-
-    def without_losses(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {key: without_losses(item) for key, item in value.items() if key not in ("weighting", "schedule")}
-
-    content = without_losses(spec.to_dict())
-    for key in ("name", "description", "sample", "train"):
-        del content[key]
-    return json.dumps([content, spec.stages], sort_keys=True)
 
 
 def _cost(spec: Spec, summary: ModelSummary, stages: Iterable[Any]) -> Cost:

@@ -134,14 +134,14 @@ def read_trained_spec(name_or_path: str, overrides: Iterable[str] = ()) -> tuple
     Raises:
         ValueError: a folder that is none of these, or a damaged file.
     """
-    from ulzoo.files import tensor_file
-    from ulzoo.training.checkpointing import Checkpoint
-
     path = Path(name_or_path)
     if name_or_path.startswith(RELEASED) and (manifest := find_release(name_or_path)):
         path = _released_weights(manifest)
     elif name_or_path in find_specs() or not (path.is_dir() or name_or_path.endswith(TENSOR_FILES)):
         return None
+    from ulzoo.files import tensor_file
+    from ulzoo.training.checkpointing import Checkpoint
+
     if tensor_file.is_checkpoint(path):
         metadata = Checkpoint.open(path).metadata
     elif not path.is_dir():

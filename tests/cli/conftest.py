@@ -8,6 +8,8 @@ from typer.testing import CliRunner, Result
 
 from ulzoo.cli import app
 from ulzoo.registry.runs import train as run_module
+from ulzoo.registry.sweeps import estimate
+from ulzoo.training import profiling
 
 TINY = """
 name: tiny
@@ -66,13 +68,16 @@ def prepare_until_stopped(start_command, tmp_path):
 
 @pytest.fixture(autouse=True, scope="session")
 def small():
-    """Use one thread and few images, for speed."""
-    threads, images = torch.get_num_threads(), run_module.EVALUATED_IMAGES
+    """Use one thread, few images, small matrices for the peak of the device, and one trial step, for speed."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    run_module.EVALUATED_IMAGES = 8
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "EVALUATED_IMAGES", 8)
+        patch.setitem(profiling.MATRIX_SIDES, "cpu", (128,))
+        patch.setattr(profiling, "SECONDS_PER_SIDE", 0.01)
+        patch.setattr(estimate, "STEPS", 1)
+        yield
     torch.set_num_threads(threads)
-    run_module.EVALUATED_IMAGES = images
 
 
 def invoke(*args: object) -> Result:

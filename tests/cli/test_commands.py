@@ -52,7 +52,8 @@ def test_train_in_two_commands(ulzoo, here):
 
 
 def test_train_prints_about_twenty_lines_per_stage(ulzoo, here):
-    result = ulzoo("train", "tiny.yaml", "--stage", "latents", "--set", "train.latents.steps=55")
+    once = ("--set", "train.latents.steps=55", "--set", "train.latents.checkpoint_every=55")
+    result = ulzoo("train", "tiny.yaml", "--stage", "latents", *once)
     lines = [line for line in result.stdout.splitlines() if line.startswith("latents ")]
     assert 10 <= len(lines) <= 21 and "55/55" in lines[-1]
 
@@ -78,7 +79,8 @@ def test_dry_run_reports_missing_bf16(ulzoo, here, monkeypatch):
 
 
 def test_dry_run_needs_no_data(ulzoo, here):
-    result = ulzoo("train", "imagenet512_small", "--dry-run", "--set", "data.root=nowhere")
+    data = "data={kind: image_folder, root: nowhere, resolution: 32, num_classes: 9}"
+    result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", data)
     assert result.exit_code == 0 and "data not available" in result.stdout
 
 

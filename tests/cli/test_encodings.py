@@ -20,7 +20,7 @@ PRINTING = {
     "show paper/table2_loss_factor": "1.9",
     "schema": "",
     "train emoji32_tiny --dry-run": "32{x}32",
-    "sweep --loss-factor 1.5,2 --dry-run": "loss_factor",
+    "sweep {spec} --loss-factor 1.5,2 --dry-run": "loss_factor",
     "evaluate {run} --limit 4": "PSNR",
     "evaluate {run} --limit 4 --json": "",
     "sample {run} --n 2 --out {name}.png": "{printed}.png",

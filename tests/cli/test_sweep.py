@@ -7,6 +7,7 @@ import pytest
 
 from ulzoo.cli.commands.sweep import bind_list_options
 from ulzoo.registry.report import curves
+from ulzoo.registry.sweeps import estimate
 from ulzoo.registry.sweeps.point import run_point
 from ulzoo.registry.sweeps.store import Store
 
@@ -128,7 +129,8 @@ def test_dry_run_prints_points_and_time_and_writes_nothing(sweep, here, engine):
     result = sweep("--latent-channels", "4,8", "--seeds", "2", "--dry-run")
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in here.iterdir()] == ["tiny.yaml"] and not engine.trained
-    for words in ("channels4", "channels8", "4 of 4 points to run", "FLOPs", "on cpu, from 3 steps on noise"):
+    trial = f"on cpu, from {estimate.STEPS} steps on noise"
+    for words in ("channels4", "channels8", "4 of 4 points to run", "FLOPs", trial):
         assert words in result.stdout
 
 

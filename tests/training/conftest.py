@@ -1,9 +1,7 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -25,28 +23,27 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+KILLED = """
+import os, runpy
+os.environ["OMP_NUM_THREADS"] = "1"
+runpy.run_path(script)["main"](job)
+"""
+
+
 @pytest.fixture(scope="session")
-def train_and_kill() -> Iterator[Callable]:
+def train_and_kill(forkserver: ForkServerContext) -> Callable:
     """train_and_kill(spec, folder, kill, resume=False, stage="all"): whether it was killed."""
-    script = Path(__file__).parent / "killed.py"
-    process = subprocess.Popen(
-        [sys.executable, script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    script = str(Path(__file__).parent / "killed.py")
 
     def call(spec, folder, kill, resume=False, stage="all") -> bool:
         job = {"spec": spec.to_dict(), "folder": str(folder), "kill": kill, "resume": resume, "stage": stage}
-        print(json.dumps(job), file=process.stdin, flush=True)
-        code = int(process.stdout.readline())
-        assert code in (0, -signal.SIGKILL)
-        return code != 0
+        process = forkserver.Process(target=exec, args=(KILLED, {"script": script, "job": job}))
+        process.start()
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return process.exitcode != 0
 
-    yield call
-    process.stdin.close()
-    process.wait()
+    return call
 
 
 def run_state(folder: Path) -> dict:

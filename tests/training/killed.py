@@ -1,14 +1,12 @@
-"""Trains in a forked process that is killed with SIGKILL; a script, so that torch is imported once for many kills.
+"""Training in a process that is killed with SIGKILL.
 
-Reads one job a line, {"spec", "folder", "stage", "resume", "kill"}, forks a child that trains, prints its exit code.
-`kill` is ["after", seconds], counted from the first step, ["at", stage, step], ["writing", n, "half" or "whole"], the
-n-th checkpoint, before it is in its place, ["between"], the stages, or null.
+A job is {"spec", "folder", "stage", "resume", "kill"}; `kill` is ["after", seconds], counted from the first step,
+["at", stage, step], ["writing", n, "half" or "whole"], the n-th checkpoint, before it is in its place, ["between"],
+the stages, or null.
 """
 
-import json
 import os
 import signal
-import sys
 import threading
 import time
 from pathlib import Path
@@ -58,16 +56,9 @@ def arm(kill: list) -> None:
         checkpoints.write_checkpoint = write_and_die
 
 
-torch.set_num_threads(1)
-for line in sys.stdin:
-    job = json.loads(line)
-    if (child := os.fork()) == 0:
-        kill = job["kill"] or ["never"]
-        arm(kill)
-        spec = spec_from_dict(job["spec"])
-        run.train(
-            spec, Path(job["folder"]), run.RunOptions(stage=job["stage"], resume=job["resume"]), callback=Killer(kill)
-        )
-        sys.stdout.flush()
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+def main(job: dict) -> None:
+    torch.set_num_threads(1)
+    kill = job["kill"] or ["never"]
+    arm(kill)
+    options = run.RunOptions(stage=job["stage"], resume=job["resume"])
+    run.train(spec_from_dict(job["spec"]), Path(job["folder"]), options, callback=Killer(kill))

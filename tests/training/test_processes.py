@@ -45,9 +45,8 @@ def arguments(request, images):
     return arguments
 
 
-def torchrun(count: int, restarts: int = 0) -> list[str]:
-    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={count}", f"--max-restarts={restarts}"]
-    return [sys.executable, "-m", *launcher, "-m", "ulzoo"]
+def torchrun(count: int) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "ulzoo"]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess:
@@ -282,18 +281,43 @@ def test_a_checkpoint_of_two_processes_resumes_on_another_number(arguments, run_
         assert (ours - expected).norm() < 1e-5 * expected.norm()
 
 
+ELASTIC = """
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+command = main
+
+def work():
+    exec(PREPARE, {})
+    try:
+        command()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+def main():
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id="killed",
+        max_restarts=1, monitor_interval=0.1, start_method="fork",
+    )
+    elastic_launch(config, work)()
+"""
+"""The agent of `torchrun --standalone --nproc-per-node=2 --max-restarts=1`, with processes that are started warm."""
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_restarted_and_the_run_ends_in_the_same_bits(
-    arguments, run_group, assert_same_run, tmp_path
+    arguments, run_group, start_command, assert_same_run, tmp_path
 ):
     short = (*STILL, "train.latents.steps=30", "train.latents.log_every=1", "train.base.steps=5")
     reference = run_group(2, arguments(tmp_path / "whole", overrides=short))
     assert reference.statuses == [0, 0], reference.stderr
-    script = tmp_path / "killed.py"
-    script.write_text(signalled(signal.SIGKILL, 12, rank=1) + "from ulzoo.cli import main\nmain()\n")
-    done = run([*torchrun(2, restarts=1)[:-2], str(script), *arguments(tmp_path / "run", overrides=short)])
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"resuming latents at step (5|10)", done.stdout), done.stdout
+    agent = ELASTIC.replace("PREPARE", repr(signalled(signal.SIGKILL, 12, rank=1)))
+    outputs = tmp_path / "stdout", tmp_path / "stderr"
+    process = start_command(arguments(tmp_path / "run", overrides=short), prepare=agent, outputs=outputs)
+    process.join(300)
+    stdout, stderr = (output.read_text() for output in outputs)
+    assert process.exitcode == 0, stderr
+    assert re.search(r"resuming latents at step (5|10)", stdout), stdout
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 

@@ -379,8 +379,9 @@ def test_a_run_that_ends_in_warm_up_is_warned_of_a_collapse(trainer):
 
 @pytest.mark.slow
 def test_a_run_whose_decoder_does_not_count_collapses(tiny, tmp_path):
-    settings = ("decoder.weighting.loss_factor=1e-6", "train.latents.prior_warmup_steps=0", "train.latents.lr=1e-2")
-    spec = tiny(*settings, "prior.backbone.dropout=0", "train.latents.steps=500", "train.latents.log_every=25")
+    settings = ("decoder.weighting.loss_factor=1e-6", "train.latents.prior_warmup_steps=0", "train.latents.lr=3e-2")
+    settings = (*settings, "latent.logsnr=1")  # the noisier, the sooner
+    spec = tiny(*settings, "prior.backbone.dropout=0", "train.latents.steps=100", "train.latents.log_every=10")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(spec, tmp_path / "run", RunOptions(stage="latents"))

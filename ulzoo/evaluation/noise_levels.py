@@ -38,14 +38,14 @@ class NoiseLevels:
         """The lines that `ulzoo evaluate` prints."""
         schedule = f"base.schedule={{kind: shifted_cosine, shift: {self.shift:.1f}}}"
         lines = [
-            f"base: half of its bits lie above log-SNR {self.median:.1f}, where its schedule draws {self.drawn_above:.0%} "
-            f"of the noise levels; {schedule} would draw half of them there"
+            f"base: half of its bits lie above log-SNR {self.median:.1f}, where its schedule draws "
+            f"{self.drawn_above:.0%} of the noise levels; {schedule} would draw half of them there"
         ]
         if self.scale is not None:
             offset = -2 * math.log(self.scale)
             lines.append(
-                f"latents have a standard deviation of {self.scale:.2f}: add {offset:.1f} to a base.weighting.bias and a "
-                f"guidance interval for unit variance, e.g. [{offset - 3:.1f}, {offset + 3:.1f}] for [-3, 3]"
+                f"latents have a standard deviation of {self.scale:.2f}: add {offset:.1f} to a base.weighting.bias and "
+                f"a guidance interval for unit variance, e.g. [{offset - 3:.1f}, {offset + 3:.1f}] for [-3, 3]"
             )
         return lines
 

@@ -254,12 +254,20 @@ def test_json_schema_has_descriptions(validator):
     assert schema["$defs"]["encoder_resnet"]["properties"]["channels"]["description"]
 
 
-@pytest.mark.parametrize("name", ["emoji32_tiny", "emoji_video64_tiny", "imagenet512_medium", "text2image512_300g"])
+PICKLED = ("emoji32_tiny", "emoji_video64_tiny", "imagenet512_medium", "text2image512_300g")
+
+
+@pytest.mark.parametrize("name", PICKLED)
 def test_a_spec_survives_pickling_and_copying(name):
     spec = load_spec(name)
     for duplicate in (pickle.loads(pickle.dumps(spec)), copy.deepcopy(spec)):
         assert duplicate == spec and duplicate.hash == spec.hash
         assert type(duplicate.encoder) is type(spec.encoder)
-    code = "import pickle, sys; print(pickle.load(sys.stdin.buffer).hash)"
-    elsewhere = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(spec), capture_output=True, check=True)
-    assert elsewhere.stdout.decode().strip() == spec.hash
+
+
+def test_specs_survive_pickling_for_another_process():
+    specs = [load_spec(name) for name in PICKLED]
+    code = "import pickle, sys; [print(pickle.load(sys.stdin.buffer).hash) for _ in range(int(sys.argv[1]))]"
+    command = [sys.executable, "-c", code, str(len(specs))]
+    elsewhere = subprocess.run(command, input=b"".join(map(pickle.dumps, specs)), capture_output=True, check=True)
+    assert elsewhere.stdout.decode().split() == [spec.hash for spec in specs]

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="nee
 
 def plan(images: Path, folder: Path):
     settings = [f"data.root={images}", "latent.channels=2,3", "decoder.weighting.loss_factor=1,2,3"]
+    settings += ["train.base.steps=4", "train.base.checkpoint_every=2"]
     sweep, overrides = sweep_from_options(str(TINY), {}, settings)
     return plan_jobs(sweep, Store(folder), overrides=overrides)
 

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision.datasets
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ulzoo.data.source import DataContract, TensorSource, check_split
 from ulzoo.files.retries import socket_timeout
 
-LABEL_NAMES = tuple(torchvision.datasets.FashionMNIST.classes)
+LABEL_NAMES = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 class FashionMNIST(TensorSource):
@@ -74,6 +76,8 @@ def find_files(root: str, prefix: str, download: bool) -> tuple[Path, Path]:
 
     paths = find()
     if paths is None and download:
+        import torchvision.datasets  # takes two seconds
+
         try:
             with socket_timeout():
                 torchvision.datasets.FashionMNIST(raw.parent.parent, download=True)
