@@ -15,7 +15,18 @@ from ulzoo.training.config import StageConfig
 
 SHARE = 0.15
 """Of the FLOPs of the training that the decoder comes from: how long it is distilled, if no spec says it."""
-KEPT = ("batch_size", "optimizer", "weight_decay", "betas", "grad_clip", "precision", "workers", "compile", "seed")
+KEPT = (
+    "batch_size",
+    "optimizer",
+    "lr",
+    "weight_decay",
+    "betas",
+    "grad_clip",
+    "precision",
+    "workers",
+    "compile",
+    "seed",
+)
 """The settings of that training that are kept."""
 
 
@@ -57,7 +68,7 @@ def distillation_spec(
     if teaching is None:
         raise spec.error("train.distill", f"{model} does not say how its decoder was trained: add this section")
     teacher_steps = min(8, source.model.contract.sampling["decoder"].steps)
-    kept = teaching.model_dump(mode="json", include=set(KEPT)) | {"lr": teaching.lr / 4, "teacher_steps": teacher_steps}
+    kept = teaching.model_dump(mode="json", include=set(KEPT)) | {"teacher_steps": teacher_steps}
     flops = SHARE * training_flops(source.spec, stage)
     steps = max(1, int(flops / training_flops(with_training(kept | {"steps": 1}), "distill")))
     schedule = {"steps": steps, "warmup_steps": steps // 20, "ema": 1 - 1 / max(10, steps / 10)}
