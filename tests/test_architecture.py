@@ -24,8 +24,9 @@ LAYERS: dict[str, set[str]] = {
     "runtime": set(),
     "media": set(),
     "diffusion": SERVICES,
+    "coding": {"diffusion", *SERVICES},
     "nn": {"diffusion", *SERVICES},
-    "model": {"nn", "diffusion", *SERVICES},
+    "model": {"nn", "coding", "diffusion", *SERVICES},
     "data": {"diffusion", *SERVICES},
     "training": {"model", "data", "nn", "diffusion", *SERVICES},
     "evaluation": {"model", "data", "nn", "diffusion", *SERVICES},
@@ -38,13 +39,16 @@ LAYERS: dict[str, set[str]] = {
 
 ORDERS = {
     "ulzoo.registry": ["spec", "compile", ("cost", "runs"), "zoo", "sweeps", "report", "interop"],
+    "ulzoo.coding": [("randomness", "grid", "simulation"), "process", ("codec", "stream")],
     "ulzoo.model": [
         "contract",
         "conditioning",
         ("arguments", "denoisers"),
         ("rate", "pretrained"),
+        "tiling",
+        "compression",
         "unified_latents",
-        ("losses", "tiling"),
+        "losses",
     ],
 }
 """Package -> its parts from bottom to top; each may import those below it, and none of its own rank."""

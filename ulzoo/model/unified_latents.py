@@ -19,6 +19,7 @@ from ulzoo.diffusion import (
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
 from ulzoo.model.arguments import CheckedModule, check_arguments, check_stage
+from ulzoo.model.compression import CompressingModel
 from ulzoo.model.conditioning import Conditions, Labels, SampleOptions, context_clip, first_frames
 from ulzoo.model.contract import STAGES, Contract, Sampling, Stage
 from ulzoo.model.denoisers import Decoder, DiffusionModel, StepCallback, check_finite, module_dtype, step_progress
@@ -30,7 +31,7 @@ LatentNetwork = Literal["prior", "base"]
 NOTHING = Conditions()
 
 
-class UnifiedLatents(PretrainedModel, CheckedModule):
+class UnifiedLatents(CompressingModel, PretrainedModel, CheckedModule):
     """The compiled model. In all methods x is (B, C, *size) in [-1, 1], and generators are on the model's device.
 
     Networks compute in the dtype of their weights, so `model.to(torch.bfloat16)` works; noise, log-SNRs and results are
