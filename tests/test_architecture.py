@@ -31,8 +31,19 @@ LAYERS: dict[str, set[str]] = {
     "training": {"model", "data", "nn", "diffusion", *SERVICES},
     "evaluation": {"model", "data", "nn", "diffusion", *SERVICES},
     "visualization": {"model", "data", "nn", "diffusion", *SERVICES},
-    "registry": {"training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
-    "interop": {"registry", "training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
+    "registry": {"coding", "training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
+    "interop": {
+        "registry",
+        "coding",
+        "training",
+        "evaluation",
+        "visualization",
+        "model",
+        "data",
+        "nn",
+        "diffusion",
+        *SERVICES,
+    },
     "cli": {"registry", "training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
 }
 """Part of `ulzoo` -> the other parts that it may import, anywhere in a file."""

@@ -12,6 +12,7 @@ EXAMPLES = """
   [cyan]ulzoo export runs/a --out a.safetensors[/]
   [cyan]ulzoo export runs/a/checkpoints/latents-00000300 --out early.safetensors[/]
   [cyan]ulzoo export a.safetensors --out half.safetensors --dtype bfloat16[/]
+  [cyan]ulzoo export a.safetensors --out a.safetensors --codec[/]      then ulzoo compress works
 """
 
 
@@ -21,7 +22,7 @@ def export(
         typer.Argument(
             metavar="CHECKPOINT",
             help="A run directory, whose newest intact checkpoint is exported; a training checkpoint; or, with "
-            "--dtype, an export to convert to another precision.",
+            "--dtype or --codec, an export.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", dir_okay=False, help="The file to write.")],
@@ -29,6 +30,10 @@ def export(
         Literal["float32", "float16", "bfloat16"] | None,
         typer.Option(help="Type that weights are stored in; default: float32. Models compute in float32 in any case."),
     ] = None,
+    codec: Annotated[
+        bool,
+        typer.Option("--codec", help="Measure what `ulzoo compress` needs, on training data; also of an export."),
+    ] = False,
 ) -> None:
     """Export a training checkpoint as one loadable file: averaged weights, the spec, the metrics.
 
@@ -38,7 +43,7 @@ def export(
     from ulzoo.registry.runs.export import export as convert
 
     check_destination(out)
-    exported = convert(checkpoint, out, dtype)
+    exported = convert(checkpoint, out, dtype, codec=codec)
     step = f" (stage {exported.stage}, step {exported.step:,})" if exported.stage else ""
     print(f"{exported.source}{step}")
     print(f"-> {out}: {scaled(exported.size, 'B')}, {'with' if exported.has_metrics else 'without'} metrics")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ulzoo.coding.grid import InformationGrid
-from ulzoo.coding.process import Plan
+from ulzoo.coding.process import CodingPlan
 from ulzoo.coding.simulation import FixedLengthCode, IndexCode, Rule
 
 MAX_INDEX_BITS = 12
@@ -44,11 +44,11 @@ class Codec:
         """The code of the rule's indices."""
         return IndexCode(self.code_lengths) if rule is Rule.POISSON else FixedLengthCode(self.index_bits)
 
-    def plan(self, information: float, rule: Rule) -> Plan:
+    def plan(self, information: float, rule: Rule) -> CodingPlan:
         """The steps and blocks for a latent of this information in bits."""
         bits = max(information * INFORMATION_PER_BIT[rule], 1) if math.isfinite(information) else 1
         blocks = math.ceil(bits / (self.index_bits * PLANNED_STEPS))
-        return Plan(max(1, round(bits / (self.index_bits * blocks))), blocks)
+        return CodingPlan(max(1, round(bits / (self.index_bits * blocks))), blocks)
 
     def hash(self, weights: str) -> str:
         """The model's hash in streams, 8 hexadecimal digits, from the SHA-256 of its weights."""

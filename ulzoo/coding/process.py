@@ -23,7 +23,7 @@ StepIndices = list[int]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CodingPlan:
     """How one latent is coded.
 
     Attributes:
@@ -67,7 +67,7 @@ class CodedProcess:
     randomness: SharedRandomness
 
     def encode(
-        self, z_clean: Tensor, plans: Sequence[Plan], *, index_bits: int, rule: Rule
+        self, z_clean: Tensor, plans: Sequence[CodingPlan], *, index_bits: int, rule: Rule
     ) -> tuple[list[list[StepIndices]], Tensor]:
         """Choose the indices of each latent.
 
@@ -106,7 +106,7 @@ class CodedProcess:
     def replay(
         self,
         indices: Sequence[Sequence[StepIndices]],
-        plans: Sequence[Plan],
+        plans: Sequence[CodingPlan],
         shape: tuple[int, ...],
         device: torch.device,
     ) -> tuple[Tensor, list[float]]:
@@ -136,7 +136,7 @@ class CodedProcess:
     def _run(
         self,
         shape: tuple[int, ...],
-        plans: Sequence[Plan],
+        plans: Sequence[CodingPlan],
         counts: Sequence[int],
         noise_of: Callable[[Step], Tensor],
         z_clean: Tensor,

@@ -18,7 +18,7 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ulzoo.coding.process import Plan, StepIndices
+from ulzoo.coding.process import CodingPlan, StepIndices
 from ulzoo.coding.simulation import FixedLengthCode, IndexCode, Rule
 
 MAGIC = b"UZ"
@@ -28,7 +28,16 @@ _SIZE, _CUT, _BLOCKS = 2, 4, 8  # flags; the rule is the lowest bit
 
 
 class DamagedStream(ValueError):
-    """Bytes that are no stream, or one that is damaged, truncated, of another model or of a newer version."""
+    """Bytes that are no stream, or one that is damaged, truncated, of another model or of a newer version.
+
+    Attributes:
+        reason: without the number of the stream.
+        number: which of several streams it is, from 0.
+    """
+
+    def __init__(self, reason: str, number: int = 0, count: int = 1) -> None:
+        super().__init__(f"stream {number}: {reason}" if count > 1 else reason)
+        self.reason, self.number = reason, number
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ class Header:
     model: str
     seed: int
     rule: Rule
-    plan: Plan
+    plan: CodingPlan
     stored: int
     size: tuple[int, int] | None = None
     crc: int = 0
@@ -105,7 +114,7 @@ def read_header(stream: bytes) -> tuple[Header, int]:
     seed, steps, *rest = numbers
     size = (rest.pop(0), rest.pop(0)) if flags & _SIZE else None
     stored = rest.pop(0) if flags & _CUT else steps
-    plan = Plan(steps, rest.pop(0) if flags & _BLOCKS else 1)
+    plan = CodingPlan(steps, rest.pop(0) if flags & _BLOCKS else 1)
     if seed > MAX_SEED or not 1 <= steps <= MAX_STEPS or stored > steps or not 1 <= plan.blocks <= MAX_BLOCKS:
         raise DamagedStream("damaged in its header")
     if size and (min(size) < 1 or max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS):

@@ -164,6 +164,10 @@ class CompressingModel(nn.Module):
                     z_0[n] = _sample_rest(model, z, level, noise.part(slice(n, n + 1)))[0]
         return check_finite(z_0, "codec's network")
 
+    def stream_size(self, stream: bytes) -> tuple[int, ...]:
+        """The size of the image or clip of a stream. Raises DamagedStream if its header cannot be read."""
+        return self._open(stream, 0, 1, self._stream_hash())[0].size or self.contract.size
+
     def _codec(self) -> Codec:
         if self.codec is None:
             raise ValueError("this model has no codec: `ulzoo export MODEL --codec --out FILE` measures one")
@@ -308,4 +312,4 @@ def _numbered(number: int, count: int) -> Iterator[None]:
     try:
         yield
     except DamagedStream as error:
-        raise DamagedStream(f"stream {number}: {error}" if count > 1 else str(error)) from None
+        raise DamagedStream(error.reason, number, count) from None
