@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ulzoo.model.unified_latents import UnifiedLatents
 
 OVERLAP = 0.25  # of the tiles of larger images
-RULES = {"poisson": Rule.POISSON, "projection": Rule.PROJECTION}
+RULES = {"projection": Rule.PROJECTION, "poisson": Rule.POISSON}
 
 
 class CompressingModel(nn.Module):
@@ -151,7 +152,7 @@ class CompressingModel(nn.Module):
                 indices.append(read_indices(content, header, start, code, prefix=max_bits is not None))
         noise = _stream_noise(headers, generator, model.device)
         shape = (self.contract.latent_channels, *_latent_size(headers[0].size, self.contract))
-        z_0 = torch.empty(len(headers), *shape, device=model.device)
+        z_0, reached = torch.empty(len(headers), *shape, device=model.device), [0.0] * len(headers)
         for seed in sorted({header.seed for header in headers}):
             rows = [n for n, header in enumerate(headers) if header.seed == seed]
             for part in self.contract.batches(len(rows), None):
@@ -160,8 +161,11 @@ class CompressingModel(nn.Module):
                 denoise = _denoiser(model, codec_network(model), shape[1:])
                 process = CodedProcess(denoise, codec.grid, SharedRandomness(headers[0].model, seed))
                 z_t, levels = process.replay([indices[n] for n in batch], plans, shape, model.device)
-                for n, z, level in zip(batch, z_t.split(1), levels, strict=True):
-                    z_0[n] = _sample_rest(model, z, level, noise.part(slice(n, n + 1)))[0]
+                z_0[batch] = z_t
+                for n, level in zip(batch, levels, strict=True):
+                    reached[n] = level
+        for part in self.contract.batches(len(headers), None):
+            z_0[part] = _sample_rest(model, z_0[part], reached[part], noise.part(part))
         return check_finite(z_0, "codec's network")
 
     def stream_size(self, stream: bytes) -> tuple[int, ...]:
@@ -278,20 +282,27 @@ def _denoiser(model: "UnifiedLatents", network: DiffusionModel, size: Sequence[i
     return estimate if grid is None else blended
 
 
-def _sample_rest(model: "UnifiedLatents", z_t: Tensor, level: float, noise: Noise) -> Tensor:
-    """z_0, (1, c, ...), from z_t at a log-SNR, by the base's sampler; by the prior in a model without a base."""
+def _sample_rest(model: "UnifiedLatents", z_t: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    """z_0, (B, c, ...), from z_t at a log-SNR each, by the base's sampler; by the prior in a model without a base."""
     network = model.base or codec_network(model)
-    if level >= network.diffusion.schedule.logsnr_max:
+    schedule, sampling = network.diffusion.schedule, model.contract.sampling["base"]
+    if min(levels) >= schedule.logsnr_max:
         return z_t
-    sampling = model.contract.sampling["base"]
-    logsnrs = GRIDS[sampling.sampler](network.diffusion.schedule, sampling.steps)
-    logsnrs = torch.cat([torch.tensor([level]), logsnrs[logsnrs > level]])
+    grid = GRIDS[sampling.sampler](schedule, sampling.steps).numpy()
+    times = np.arange(len(grid))
+    starts = np.interp(levels, grid, times)
+    # as many steps for each example, of equal length in its sampler's time: (steps + 1, B)
+    logsnrs = np.interp(np.linspace(starts, times[-1], len(grid)), times, grid)
+    logsnrs[0] = levels
     estimate = _denoiser(model, network, z_t.shape[2:])
+    grids = torch.from_numpy(logsnrs).float().to(z_t.device)
 
     def denoise(x: Tensor, logsnr: Tensor) -> Tensor:
-        return estimate(x, torch.full((len(x),), logsnr.item(), device=x.device))
+        return estimate(x, logsnr.flatten())
 
-    return SAMPLERS[sampling.sampler](denoise, z_t, logsnrs, noise)
+    z_0 = SAMPLERS[sampling.sampler](denoise, z_t, grids.reshape(*grids.shape, *[1] * (z_t.ndim - 1)), noise)
+    complete = expand_like(torch.tensor(levels, device=z_t.device) >= schedule.logsnr_max, z_t)
+    return torch.where(complete, z_t, z_0)
 
 
 def _same_noise(n: int, device: torch.device) -> IndependentNoise:
@@ -300,10 +311,11 @@ def _same_noise(n: int, device: torch.device) -> IndependentNoise:
 
 
 def _stream_noise(headers: Sequence[Header], generator: Noise | None, device: torch.device) -> ExampleNoise:
-    """The noise of sampling: from a generator, or from what every prefix of a stream contains."""
+    """The noise of sampling: from a generator, or from the headers, which every prefix contains."""
     if generator is not None:
         return independent_noise(generator, len(headers), device)
-    return IndependentNoise([header.crc << 32 | header.seed % 2**32 for header in headers], 0, device=device)
+    seeds = [header.plan.steps << 32 | header.seed % 2**32 for header in headers]
+    return IndependentNoise(seeds, 0, device=device)
 
 
 @contextmanager
