@@ -56,7 +56,7 @@ def test_mistakes_are_one_line(ulzoo, model, here):
             "x.png: the animation is written as",
         ),
         (("compress", model, "0.png", "other/0.png", "--out", "new"), "other/0.png: 0.png is written to new/0.ulz too"),
-        (("compress", model, "0.png", "--bits", 9, "--out", "new"), "a stream has at least 104 bits"),
+        (("compress", model, "0.png", "--bits", 9, "--out", "new"), "bits, its header, not 9"),
         (("compress", model, "0.ulz", "--out", "new"), "0.ulz: not an image"),
         (("compress", "run", "0.png", "--out", "new"), "this model has no codec: `ulzoo export MODEL --codec"),
     ):
