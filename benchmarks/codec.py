@@ -120,9 +120,7 @@ def measure_rule(model: UnifiedLatents, x: Tensor, rule: str, distances: Distanc
     y = torch.cat([model.decode(z, generator=noise(n, 3).part(rows)) for rows, z in batches(model, z_0)])
     return {
         "bits_per_pixel": 8 * mean([len(stream) for stream in streams]) / pixels,
-        "bits_per_pixel_without_header": 8
-        * mean([len(s) - h[1] for s, h in zip(streams, headers, strict=True)])
-        / pixels,
+        "bits_per_pixel_without_header": 8 * mean(payloads) / pixels,
         "header_bytes": mean([start for _, start in headers]),
         "steps": mean([header.plan.steps for header, _ in headers]),
         **distances(y),

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ulzoo.coding.codec import Codec
-from ulzoo.coding.stream import DamagedStream
+from ulzoo.coding.stream import MAX_BYTES, DamagedStream
 from ulzoo.data import in_order
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.preprocess import to_pil
@@ -87,8 +87,13 @@ def compress_files(
             x = torch.stack([example for _, _, example in batch]).to(model.device)
             streams = model.compress(x, seed=seed, max_bits=max_bits, rule=rule)
             for (file, path, example), stream in zip(batch, streams, strict=True):
-                write_atomically(path, lambda temporary, stream=stream: temporary.write_bytes(stream))
+                write_bytes(path, stream)
                 yield CompressedFile(file, path, stream, example[0].numel())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def read_streams(files: Sequence[Path], model: UnifiedLatents) -> list[bytes]:
@@ -97,7 +102,8 @@ def read_streams(files: Sequence[Path], model: UnifiedLatents) -> list[bytes]:
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file}: {'not a file' if file.exists() else 'no such file'}")
-        streams.append(file.read_bytes())
+        with file.open("rb") as opened:
+            streams.append(opened.read(MAX_BYTES + 1))
         with _named([file]):
             model.stream_size(streams[-1])
     return streams

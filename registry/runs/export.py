@@ -257,9 +257,9 @@ def export(source: Path, out: Path, dtype: Dtype | None = None, *, codec: bool =
         loaded = load_export(source)
         if codec:
             loaded.model.codec = measure_codec(loaded.model, loaded.spec)
-            dtype = dtype or loaded.dtype
-        results = loaded.results if dtype in ("float32", loaded.dtype) else {}
-        save_export(out, loaded.model, loaded.spec, results, dtype)
+        stored = dtype or loaded.dtype
+        results = loaded.results if stored in ("float32", loaded.dtype) else {}
+        save_export(out, loaded.model, loaded.spec, results, stored)
         return ExportedFile(out, source, None, None, bool(results))
     checkpoint = _open_checkpoint(source)
     model, spec = restore(checkpoint)

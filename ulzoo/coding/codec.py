@@ -65,13 +65,15 @@ class Codec:
     @classmethod
     def from_dict(cls, values: Any) -> "Codec":
         """Raises ValueError unless `values` is what `to_dict` returns."""
-        fields = [values.get(key) if isinstance(values, dict) else None for key in ("logsnrs", "code_lengths")]
+        fields: list[Any] = [
+            values.get(key) if isinstance(values, dict) else None for key in ("logsnrs", "code_lengths")
+        ]
         logsnrs, lengths = (field if isinstance(field, list) else [None] for field in fields)
         if not all(isinstance(value, float | int) for value in logsnrs):
             raise ValueError("a codec must have a list of logsnrs")
         if not all(isinstance(value, int) for value in (*lengths, values.get("index_bits"))):
             raise ValueError("a codec must have whole index_bits and a list of whole code_lengths")
-        return cls(InformationGrid(tuple(map(float, logsnrs))), values["index_bits"], tuple(lengths))
+        return cls(InformationGrid(tuple(map(float, logsnrs))), values["index_bits"], tuple(map(int, lengths)))
 
 
 def index_bits(dimensions: int) -> int:

@@ -102,7 +102,7 @@ def huffman_lengths(indices: Iterable[int], index_bits: int) -> tuple[int, ...]:
     """
     counts = Counter((index + 1).bit_length() - 1 for index in indices)
     lengths = [0] * (index_bits + 1)
-    heap = [(counts[digits] + 1, digits, (digits,)) for digits in range(index_bits + 1)]
+    heap = [(counts[digits] + 1, digits, [digits]) for digits in range(index_bits + 1)]
     heapify(heap)
     while len(heap) > 1:
         (first, tie, left), (second, _, right) = heappop(heap), heappop(heap)

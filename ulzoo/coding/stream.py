@@ -23,6 +23,7 @@ from ulzoo.coding.simulation import FixedLengthCode, IndexCode, Rule
 
 MAGIC = b"UZ"
 VERSION = 1
+MAX_BYTES = 2**22
 MAX_SEED, MAX_STEPS, MAX_BLOCKS, MAX_SIDE, MAX_PIXELS = 2**63 - 1, 2**12, 2**12, 2**13, 2**22
 _SIZE, _CUT, _BLOCKS = 2, 4, 8  # flags; the rule is the lowest bit
 
@@ -97,6 +98,8 @@ def read_header(stream: bytes) -> tuple[Header, int]:
     """The header of a stream and its length in bytes. Raises DamagedStream."""
     if stream[:2] != MAGIC[: len(stream)]:
         raise DamagedStream("not a stream of ulzoo compress")
+    if len(stream) > MAX_BYTES:
+        raise DamagedStream(f"damaged, a stream has at most {MAX_BYTES:,} bytes")
     if len(stream) < 3:
         raise DamagedStream("truncated within its header")
     version, flags = stream[2] >> 4, stream[2] & 15
@@ -140,7 +143,8 @@ def read_indices(
     """
     payload = stream[start:]
     bits = f"{int.from_bytes(b'1' + payload, 'big'):b}"[6:]  # all of the payload's, after those of "1"
-    position, steps = 0, []
+    position = 0
+    steps: list[StepIndices] = []
     while len(steps) < header.stored:
         step: StepIndices = []
         while len(step) < header.plan.blocks and (item := code.read(bits, position)):

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from ulzoo.files.atomic import write_atomically
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.visualization.image_grid import grid
 
-FRAMES = 24
-DURATION, LAST_DURATION = 120, 1500  # milliseconds
+FRAMES = 16
+COLOURS = 128  # of a GIF
+DURATION, LAST_DURATION = 180, 1500  # milliseconds
 
 
 def check_progressive(path: Path) -> None:
@@ -31,7 +34,9 @@ def save_progressive(path: Path, model: UnifiedLatents, streams: Sequence[bytes]
     """
     if model.contract.video:
         raise ValueError(f"{path}: streams of clips have no animation; leave out --progressive")
-    longest = max(map(len, streams), default=0)
+    if len({model.stream_size(stream) for stream in streams}) != 1:
+        raise ValueError(f"{path}: an animation is of images of one size")
+    longest = max(map(len, streams))
     sheets = []
     for frame in range(1, FRAMES + 1):
         prefix = longest * frame // FRAMES
@@ -39,8 +44,10 @@ def save_progressive(path: Path, model: UnifiedLatents, streams: Sequence[bytes]
         rows = [x[i : i + 8] for i in range(0, len(x), 8)]
         title = f"{prefix} bytes, {8 * prefix / x[0, 0].numel():.3f} bits/pixel"
         sheets.append(grid([(title if i == 0 else "", row) for i, row in enumerate(rows)]))
-    first, *rest = sheets
     kind = path.suffix[1:].upper()
+    if kind == "GIF":  # dithering would make the file ten times larger
+        sheets = [sheet.quantize(COLOURS, dither=Image.Dither.NONE) for sheet in sheets]
+    first, *rest = sheets
     durations = [DURATION] * len(rest) + [LAST_DURATION]
     write_atomically(
         path,
