@@ -34,14 +34,14 @@ from ulzoo.visualization.matplotlib_figure import new_figure
 
 RULES = ("projection", "poisson")
 PREFIXES = (16, 24, 32, 40, 48, 64, 80, 96, 128, 224)  # bytes
-PREFIX_IMAGES = 64
+PREFIX_IMAGES = 48
 QUALITIES = {"JPEG": (1, 5, 10, 15, 20, 30, 50), "WEBP": (0, 5, 10, 20, 40, 60, 80), "AVIF": (0, 5, 10, 20, 40, 60)}
 MAX_RATIO, MAX_LOSS = 1.1, 0.6
 
 
 def noise(n: int, purpose: int) -> IndependentNoise:
     """Noise for n images; each purpose has a number and streams of its own."""
-    return IndependentNoise([purpose << 32 | i for i in range(n)], purpose)
+    return IndependentNoise([purpose << 20 | i for i in range(n)], purpose)
 
 
 class Distances:

@@ -314,7 +314,7 @@ def _stream_noise(headers: Sequence[Header], generator: Noise | None, device: to
     """The noise of sampling: from a generator, or from the headers, which every prefix contains."""
     if generator is not None:
         return independent_noise(generator, len(headers), device)
-    seeds = [header.plan.steps << 32 | header.seed % 2**32 for header in headers]
+    seeds = [(header.plan.steps << 20 ^ header.seed) % 2**32 for header in headers]
     return IndependentNoise(seeds, 0, device=device)
 
 
