@@ -12,6 +12,8 @@ from typer.core import TyperGroup
 
 from ulzoo.cli import options
 from ulzoo.cli.commands import (
+    compress,
+    decompress,
     ema,
     encode,
     evaluate,
@@ -120,6 +122,8 @@ app.command(cls=options.OwnDataCommand, epilog=sample.EXAMPLES)(sample.sample)
 app.command(cls=options.OwnDataCommand, epilog=reconstruct.EXAMPLES)(reconstruct.reconstruct)
 app.command(cls=options.OwnDataCommand, epilog=encode.EXAMPLES)(encode.encode)
 app.command(cls=options.OwnDataCommand, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command(epilog=compress.EXAMPLES)(compress.compress)
+app.command(epilog=decompress.EXAMPLES)(decompress.decompress)
 app.command(epilog=export.EXAMPLES)(export.export)
 app.command(epilog=ema.EXAMPLES)(ema.ema)
 app.command(epilog=push.EXAMPLES)(push.push)

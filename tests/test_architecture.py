@@ -24,27 +24,42 @@ LAYERS: dict[str, set[str]] = {
     "runtime": set(),
     "media": set(),
     "diffusion": SERVICES,
+    "coding": {"diffusion", *SERVICES},
     "nn": {"diffusion", *SERVICES},
-    "model": {"nn", "diffusion", *SERVICES},
+    "model": {"nn", "coding", "diffusion", *SERVICES},
     "data": {"diffusion", *SERVICES},
     "training": {"model", "data", "nn", "diffusion", *SERVICES},
     "evaluation": {"model", "data", "nn", "diffusion", *SERVICES},
     "visualization": {"model", "data", "nn", "diffusion", *SERVICES},
-    "registry": {"training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
-    "interop": {"registry", "training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
+    "registry": {"coding", "training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
+    "interop": {
+        "registry",
+        "coding",
+        "training",
+        "evaluation",
+        "visualization",
+        "model",
+        "data",
+        "nn",
+        "diffusion",
+        *SERVICES,
+    },
     "cli": {"registry", "training", "evaluation", "visualization", "model", "data", "nn", "diffusion", *SERVICES},
 }
 """Part of `ulzoo` -> the other parts that it may import, anywhere in a file."""
 
 ORDERS = {
     "ulzoo.registry": ["spec", "compile", ("cost", "runs"), "zoo", "sweeps", "report", "interop"],
+    "ulzoo.coding": [("randomness", "grid", "simulation"), "process", ("codec", "stream")],
     "ulzoo.model": [
         "contract",
         "conditioning",
         ("arguments", "denoisers"),
         ("rate", "pretrained", "distillation"),
+        "tiling",
+        "compression",
         "unified_latents",
-        ("losses", "tiling"),
+        "losses",
     ],
 }
 """Package -> its parts from bottom to top; each may import those below it, and none of its own rank."""

@@ -13,6 +13,7 @@ EXAMPLES = """
   [cyan]ulzoo export runs/a/checkpoints/latents-00000300 --out early.safetensors[/]
   [cyan]ulzoo export a.safetensors --out half.safetensors --dtype bfloat16[/]
   [cyan]ulzoo export a.safetensors --out small.safetensors --without decoder[/]      its distilled decoder decodes
+  [cyan]ulzoo export a.safetensors --out a.safetensors --codec[/]      then ulzoo compress works
 """
 
 
@@ -22,7 +23,7 @@ def export(
         typer.Argument(
             metavar="CHECKPOINT",
             help="A run directory, whose newest intact checkpoint is exported; a training checkpoint; or, with "
-            "--dtype or --without, an export.",
+            "--dtype, --without or --codec, an export.",
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.safetensors", dir_okay=False, help="The file to write.")],
@@ -34,6 +35,10 @@ def export(
         Literal["decoder"] | None,
         typer.Option(help="Leave out the decoder that a distilled decoder replaces.", show_default=False),
     ] = None,
+    codec: Annotated[
+        bool,
+        typer.Option("--codec", help="Measure what `ulzoo compress` needs, on training data; also of an export."),
+    ] = False,
 ) -> None:
     """Export a training checkpoint as one loadable file: averaged weights, the spec, the metrics.
 
@@ -43,7 +48,7 @@ def export(
     from ulzoo.registry.runs.export import export as convert
 
     check_destination(out)
-    exported = convert(checkpoint, out, dtype, without=without)
+    exported = convert(checkpoint, out, dtype, without=without, codec=codec)
     step = f" (stage {exported.stage}, step {exported.step:,})" if exported.stage else ""
     print(f"{exported.source}{step}")
     print(f"-> {out}: {scaled(exported.size, 'B')}, {'with' if exported.has_metrics else 'without'} metrics")

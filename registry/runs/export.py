@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 import torch
 
+from ulzoo.coding.codec import Codec
 from ulzoo.files import tensor_file
 from ulzoo.files.atomic import sha256
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.pretrained import Dtype, LatentStatistics
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, name_labels
+from ulzoo.registry.runs.compress import measure_codec
 from ulzoo.registry.spec.components import find_plugins, find_unavailable
 from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import spec_from_dict
@@ -36,11 +38,13 @@ class Export:
         model: in eval mode.
         spec: the resolved spec.
         results: metrics and their protocol; {} if the file has none.
+        dtype: of the stored weights.
     """
 
     model: UnifiedLatents
     spec: Spec
     results: dict[str, Any]
+    dtype: Dtype = "float32"
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -73,6 +77,8 @@ def save_export(
         "versions": versions(),
         "plugins": find_plugins(spec.to_dict()),
     }
+    if model.codec:
+        metadata["codec"] = model.codec.to_dict()
     tensor_file.write(path, tensors, metadata)
 
 
@@ -104,15 +110,22 @@ def load_export(path: Path, device: torch.device | str = "cpu") -> Export:
     try:
         name_labels(model, _label_names(metadata))
         set_latent_statistics(model, metadata)
+        set_codec(model, metadata)
     except ValueError as error:
         raise tensor_file.DamagedFile(f"{path}: damaged ({error})") from None
-    return Export(model, spec, metadata["results"])
+    return Export(model, spec, metadata["results"], metadata.get("dtype", "float32"))
 
 
 def set_latent_statistics(model: UnifiedLatents, values: Mapping[str, Any]) -> None:
     """Set the model's latent statistics to those in metadata or results, if there are any. Raises ValueError."""
     if (statistics := values.get("latent_statistics")) is not None:
         model.latent_statistics = LatentStatistics.from_dict(statistics, model.contract.latent_channels)
+
+
+def set_codec(model: UnifiedLatents, values: Mapping[str, Any]) -> None:
+    """Set the model's codec to that in metadata, if there is one. Raises ValueError."""
+    if (codec := values.get("codec")) is not None:
+        model.codec = Codec.from_dict(codec)
 
 
 def _is_import_error(error: BaseException | None) -> bool:
@@ -226,7 +239,12 @@ class ExportedFile:
 
 
 def export(
-    source: Path, out: Path, dtype: Dtype | None = None, *, without: Literal["decoder"] | None = None
+    source: Path,
+    out: Path,
+    dtype: Dtype | None = None,
+    *,
+    without: Literal["decoder"] | None = None,
+    codec: bool = False,
 ) -> ExportedFile:
     """Export averaged weights.
 
@@ -234,25 +252,31 @@ def export(
 
     Args:
         source: a run directory, whose latest intact checkpoint is used; a training checkpoint; or, with `dtype` or
-            `without`, an export.
+            `without` or `codec`, an export.
         out: the file to write.
         dtype: of the stored weights; None for float32.
         without: "decoder" leaves out the decoder that a distilled one replaces, and metrics that were measured with it.
+        codec: measure the codec that `model.compress` needs, on training data.
 
     Raises:
-        ValueError: `source` is none of these, or has no distilled decoder.
+        ValueError: `source` is none of these, has no distilled decoder, or its codec cannot be measured.
     """
-    if (dtype or without) and tensor_file.files_of(source):
+    if (dtype or without or codec) and tensor_file.files_of(source):
         loaded = load_export(source)
-        results = loaded.results if dtype in (None, "float32") else {}
+        stored = dtype or loaded.dtype
+        results = loaded.results if stored in ("float32", loaded.dtype) else {}
         if without:
             results = _remove_teacher(loaded.model, results, source)
-        save_export(out, loaded.model, loaded.spec, results, dtype or "float32")
+        if codec:
+            loaded.model.codec = measure_codec(loaded.model, loaded.spec)
+        save_export(out, loaded.model, loaded.spec, results, stored)
         return ExportedFile(out, source, None, None, bool(results))
     checkpoint = _open_checkpoint(source)
     model, spec = restore(checkpoint)
     results = matching_results(checkpoint)
     set_latent_statistics(model, results)
+    if codec:
+        model.codec = measure_codec(model, spec)
     results = results if dtype in (None, "float32") else {}
     if without:
         results = _remove_teacher(model, results, source)

@@ -204,7 +204,7 @@ def load(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "c
 
 def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str" = "cpu") -> "Export":
     """Load a trained model like `load`, with its spec and metrics."""
-    from ulzoo.registry.runs.export import load_export, set_latent_statistics
+    from ulzoo.registry.runs.export import load_export, set_codec, set_latent_statistics
 
     name = text_of(name_or_path)
     if hub.is_address(name):
@@ -212,6 +212,7 @@ def open_model(name_or_path: str | os.PathLike[str], device: "torch.device | str
     if manifest := find_release(name_or_path):
         export = load_export(_released_weights(manifest), device)
         set_latent_statistics(export.model, manifest.model_dump())
+        set_codec(export.model, manifest.model_dump())
         return export
     if name in find_specs() and not Path(name).exists():
         raise _not_released(name)

@@ -32,6 +32,7 @@ class ReleaseManifest(BaseModel):
     latent_statistics: dict[str, list[float]] | None = Field(
         default=None, description="mean and std of the encoder's latents by channel, on validation data"
     )
+    codec: dict[str, Any] | None = Field(default=None, description="of `ulzoo compress`, measured on training data")
     notes: str = Field(default="", description="remarks for users")
 
     @field_validator("sha256")

@@ -16,7 +16,7 @@ from ulzoo.registry.cost.summary import BlockRow, fold
 from ulzoo.training import monitoring
 
 COMMANDS = ["train", "sweep", "plot", "report", "find", "list", "show", "sample", "reconstruct", "encode", "evaluate"]
-COMMANDS += ["export", "ema", "push", "schema"]
+COMMANDS += ["compress", "decompress", "export", "ema", "push", "schema"]
 
 
 def test_train_writes_a_run_directory(ulzoo, here):

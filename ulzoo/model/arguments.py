@@ -114,6 +114,15 @@ class CheckedModule(nn.Module):
         return self.to(torch.device("cuda", device) if isinstance(device, int) else device)
 
 
+def check_images(x: Any, contract: Contract, device: torch.device) -> None:
+    """Raise ValueError or TypeError unless x are examples of the model's kind; images may have any size."""
+    _check_tensor("x", x, device)
+    _check_shape("x", x, contract.shape if contract.video else (contract.channels, None, None))
+    if not x.numel():
+        raise ValueError(f"x must have at least one example and pixel, got {tuple(x.shape)}")
+    contract.check_x(x)
+
+
 def check_stage(stage: object) -> None:
     """Raise ValueError unless `stage` is the name of a stage."""
     if not isinstance(stage, str) or stage not in STAGES:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +18,9 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
 from ulzoo.model.denoisers import DiffusionModel, check_finite
 from ulzoo.model.rate import Posterior
-from ulzoo.model.unified_latents import UnifiedLatents
+
+if TYPE_CHECKING:
+    from ulzoo.model.unified_latents import UnifiedLatents
 
 Position = tuple[int, int]
 PIXELS_PER_PASS = 512 * 512  # of the tiles that go through a network together
@@ -42,7 +45,7 @@ class TileGrid:
         """The tiles of a model for images of a size, in cells. Raises ValueError for images smaller than a tile."""
         rows, columns = contract.latent_size
         if image[0] < rows or image[1] < columns:
-            factors = _factors(contract)
+            factors = latent_factors(contract)
             size = tuple(factor * side for factor, side in zip(factors, image, strict=True))
             raise ValueError(f"images must be at least of the model's size, {contract.size}, got {size}")
         return cls((image[0], image[1]), (rows, columns), overlap)
@@ -97,7 +100,7 @@ class TileGrid:
         return rows, columns
 
 
-def _factors(contract: Contract) -> tuple[int, ...]:
+def latent_factors(contract: Contract) -> tuple[int, ...]:
     """Pixels per cell of the latent, by axis."""
     return tuple(x // z for x, z in zip(contract.size, contract.latent_size, strict=True))
 
@@ -109,7 +112,7 @@ def _window(side: int, like: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_tiled(
-    model: UnifiedLatents,
+    model: "UnifiedLatents",
     z_0: Tensor,
     *,
     overlap: float,
@@ -140,15 +143,19 @@ def decode_tiled(
 
         return grid.blend(process, len(z_0), per_pass)
 
-    shape = (len(z_0), contract.channels, *(f * side for f, side in zip(_factors(contract), grid.image, strict=True)))
+    shape = (
+        len(z_0),
+        contract.channels,
+        *(f * side for f, side in zip(latent_factors(contract), grid.image, strict=True)),
+    )
     noise = independent_noise(generator, len(z_0), z_0.device)
     x = decoder.diffusion.sample(predict, shape, sampling.steps, sampling.sampler, noise, z_0.device)
     return check_finite(x, "decoder").clamp(-1, 1)
 
 
-def encode_tiled(model: UnifiedLatents, x: Tensor, *, overlap: float) -> Posterior:
+def encode_tiled(model: "UnifiedLatents", x: Tensor, *, overlap: float) -> Posterior:
     """The posterior of z_clean as `model.posterior`, of images larger than the model's."""
-    contract, factors = model.contract, _factors(model.contract)
+    contract, factors = model.contract, latent_factors(model.contract)
     if any(side % factor for side, factor in zip(x.shape[2:], factors, strict=True)):
         raise ValueError(f"the sides of images must be multiples of {factors}, got {tuple(x.shape)}")
     grid = TileGrid.of([side // factor for side, factor in zip(x.shape[2:], factors, strict=True)], contract, overlap)

@@ -18,6 +18,7 @@ from ulzoo.diffusion import (
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
 from ulzoo.model.arguments import CheckedModule, check_arguments, check_network, check_stage
+from ulzoo.model.compression import CompressingModel
 from ulzoo.model.conditioning import Conditions, DecodeOptions, Labels, SampleOptions, context_clip, first_frames
 from ulzoo.model.contract import STAGES, Contract, DecoderName, Sampling, Stage
 from ulzoo.model.denoisers import Decoder, DiffusionModel, StepCallback, check_finite, module_dtype, step_progress
@@ -30,7 +31,7 @@ LatentNetwork = Literal["prior", "base"]
 NOTHING = Conditions()
 
 
-class UnifiedLatents(PretrainedModel, CheckedModule):
+class UnifiedLatents(CompressingModel, PretrainedModel, CheckedModule):
     """The compiled model. In all methods x is (B, C, *size) in [-1, 1], and generators are on the model's device.
 
     Networks compute in the dtype of their weights, so `model.to(torch.bfloat16)` works; noise, log-SNRs and results are
@@ -240,8 +241,7 @@ class UnifiedLatents(PretrainedModel, CheckedModule):
             samples: draws of (t, ε) per example, with t spread evenly over [0, 1).
             generator: source of t and ε.
             network: None for the prior, or for the base of a model without a prior.
-            labels: see `Conditions`.
-            text: captions, likewise.
+            labels: with `text`, see `Conditions`.
         """
         network = network or ("base" if self.prior is None else "prior")
         model = self._latent_model(network)

@@ -1,0 +1,171 @@
+"""Compression of files: measuring a model's codec, images and clips to streams, and streams to images and clips."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ulzoo.coding.codec import Codec
+from ulzoo.coding.stream import MAX_BYTES, DamagedStream
+from ulzoo.data import in_order
+from ulzoo.data.images.decode import read_rgb
+from ulzoo.data.images.preprocess import to_pil
+from ulzoo.data.videos.decode import read_clip
+from ulzoo.files.atomic import check_destination, write_atomically
+from ulzoo.media.pixels import from_uint8
+from ulzoo.model import compression
+from ulzoo.model.contract import Contract
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.registry.compile import open_source
+from ulzoo.registry.spec.schema import Spec
+
+SUFFIX = ".ulz"
+MEASURED_IMAGES, MEASURED_CLIPS = 64, 8
+DEFAULT_FRAME_RATE = 8.0
+
+
+@dataclass(frozen=True)
+class CompressedFile:
+    """A stream and where it is written.
+
+    Attributes:
+        source: the image or video.
+        path: the file of the stream.
+        stream: its content.
+        pixels: of the image or clip.
+    """
+
+    source: Path
+    path: Path
+    stream: bytes
+    pixels: int
+
+
+def measure_codec(model: UnifiedLatents, spec: Spec) -> Codec:
+    """The codec of a trained model, measured on the first images or clips of its training data.
+
+    Raises:
+        ValueError: the data is missing, or the model has no network to code with.
+    """
+    contract = model.contract
+    compression.codec_network(model)  # before the data is opened
+    source = open_source(spec, "train")
+    count = min(len(source), MEASURED_CLIPS if contract.video else MEASURED_IMAGES)
+    x = next(in_order(source, count))["x"].to(model.device)
+    return compression.measure_codec(model, [x[rows] for rows in contract.batches(len(x), None)])
+
+
+def output_paths(files: Sequence[Path], out: Path, suffix: str) -> list[Path]:
+    """The file in `out` for each of the files. Raises ValueError if two would be the same, or cannot be written."""
+    paths = [out / f"{file.stem}{suffix}" for file in files]
+    for i, path in enumerate(paths):
+        if path in paths[:i]:
+            raise ValueError(f"{files[i]}: {files[paths.index(path)]} is written to {path} too; use another --out")
+        check_destination(path)
+    return paths
+
+
+def compress_files(
+    model: UnifiedLatents, files: Sequence[Path], out: Path, *, seed: int, max_bits: int | None, rule: str
+) -> Iterator[CompressedFile]:
+    """Write a stream for each image or video, at its own size; of a video the middle clip, at the model's size.
+
+    Raises:
+        ValueError: a file cannot be read, or the model cannot compress.
+    """
+    paths = output_paths(files, out, SUFFIX)
+    examples = ((file, path, _read(file, model.contract)) for file, path in zip(files, paths, strict=True))
+    out.mkdir(parents=True, exist_ok=True)
+    for _, group in groupby(examples, key=lambda example: example[2].shape):
+        for batch in _batches(list(group), model.contract):
+            x = torch.stack([example for _, _, example in batch]).to(model.device)
+            streams = model.compress(x, seed=seed, max_bits=max_bits, rule=rule)
+            for (file, path, example), stream in zip(batch, streams, strict=True):
+                write_bytes(path, stream)
+                yield CompressedFile(file, path, stream, example[0].numel())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_streams(files: Sequence[Path], model: UnifiedLatents) -> list[bytes]:
+    """The content of the files. Raises ValueError, with the name of the file, if the model cannot decode one."""
+    streams = []
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"{file}: {'not a file' if file.exists() else 'no such file'}")
+        with file.open("rb") as opened:
+            streams.append(opened.read(MAX_BYTES + 1))
+        with _named([file]):
+            model.stream_size(streams[-1])
+    return streams
+
+
+def decompress_files(
+    model: UnifiedLatents, files: Sequence[Path], out: Path, *, max_bits: int | None, steps: int | None
+) -> Iterator[Path]:
+    """Write the image of each stream as PNG, clips as an animated WebP.
+
+    Raises:
+        ValueError: a file is damaged, truncated or of another model, or cannot be written.
+    """
+    paths = output_paths(files, out, ".webp" if model.contract.video else ".png")
+    streams = read_streams(files, model)
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = list(zip(files, paths, streams, strict=True))
+    for _, group in groupby(jobs, key=lambda job: model.stream_size(job[2])):
+        for batch in _batches(list(group), model.contract):
+            with _named([file for file, _, _ in batch]):
+                x = model.decompress([stream for _, _, stream in batch], max_bits=max_bits, steps=steps)
+            for (_, path, _), example in zip(batch, x, strict=True):
+                _write(path, example, model.contract)
+                yield path
+
+
+def _read(file: Path, contract: Contract) -> Tensor:
+    """An image or clip as x, (C, *size) in [-1, 1]."""
+    if not file.is_file():
+        raise ValueError(f"{file}: {'is a folder, give files' if file.is_dir() else 'no such file'}")
+    if contract.video:
+        frames, resolution, _ = contract.size
+        return from_uint8(
+            read_clip(file, str(file), frames=frames, resolution=resolution, frame_rate=contract.frame_rate)
+        )
+    image = read_rgb(file)
+    pixels = np.array(image if contract.channels == 3 else image.convert("L"))
+    return from_uint8(torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1))
+
+
+def _write(path: Path, x: Tensor, contract: Contract) -> None:
+    """Write an image as PNG, or a clip as a lossless WebP."""
+    first, *rest = to_pil(x.transpose(0, 1)) if contract.video else to_pil(x)
+    if not contract.video:
+        write_atomically(path, lambda temporary: first.save(temporary, "PNG"))
+        return
+    duration = round(1000 / (contract.frame_rate or DEFAULT_FRAME_RATE))
+    write_atomically(path, lambda temporary: _save_clip(temporary, first, rest, duration))
+
+
+def _save_clip(path: Path, first: Image.Image, rest: list[Image.Image], duration: int) -> None:
+    first.save(path, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, lossless=True)
+
+
+def _batches(items: list, contract: Contract) -> list[list]:
+    return [items[rows] for rows in contract.batches(len(items), None)]
+
+
+@contextmanager
+def _named(files: Sequence[Path]) -> Iterator[None]:
+    """Put the name of the stream's file before the message of a DamagedStream."""
+    try:
+        yield
+    except DamagedStream as error:
+        raise ValueError(f"{files[error.number]}: {error.reason}") from None

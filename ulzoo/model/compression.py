@@ -1,0 +1,327 @@
+"""Latents as files: `compress` and `decompress`, a progressive codec along the prior's reverse process.
+
+Not in the paper: its ELBO bounds the bits of the latent, and channel simulation (Theis et al. 2022, arXiv 2206.08889)
+writes about as many. Larger images are coded whole, with the network's predictions blended from overlapping tiles.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ulzoo.coding.codec import Codec, index_bits
+from ulzoo.coding.grid import Denoise, InformationGrid
+from ulzoo.coding.process import CodedProcess, StepIndices
+from ulzoo.coding.randomness import SharedRandomness
+from ulzoo.coding.simulation import Rule, huffman_lengths
+from ulzoo.coding.stream import (
+    MAX_PIXELS,
+    MAX_SEED,
+    MAX_SIDE,
+    DamagedStream,
+    Header,
+    read_header,
+    read_indices,
+    write_stream,
+)
+from ulzoo.diffusion import ExampleNoise, IndependentNoise, Noise, expand_like, independent_noise
+from ulzoo.diffusion.samplers import GRIDS, SAMPLERS
+from ulzoo.diffusion.schedules import alpha_sigma
+from ulzoo.files.tensor_file import tensors_sha256
+from ulzoo.model.arguments import check_images
+from ulzoo.model.conditioning import Conditions
+from ulzoo.model.contract import Contract
+from ulzoo.model.denoisers import DiffusionModel, check_finite, residual_mean
+from ulzoo.model.tiling import PIXELS_PER_PASS, TileGrid, decode_tiled, encode_tiled, latent_factors
+
+if TYPE_CHECKING:
+    from ulzoo.model.unified_latents import UnifiedLatents
+
+OVERLAP = 0.25  # of the tiles of larger images
+RULES = {"projection": Rule.PROJECTION, "poisson": Rule.POISSON}
+
+
+class CompressingModel(nn.Module):
+    """The part of `UnifiedLatents` that writes and reads streams.
+
+    Attributes:
+        codec: measured on training data, part of the export; None in a model without.
+    """
+
+    contract: Contract
+    codec: Codec | None = None
+
+    @torch.no_grad()
+    def compress(
+        self, x: Tensor, *, seed: int = 0, max_bits: int | None = None, rule: str = "projection"
+    ) -> list[bytes]:
+        """x -> one stream for each example: the latent z_0 in about as many bits as its rate.
+
+        Args:
+            x: (B, C, *size) in [-1, 1]; images may be larger than the model's.
+            seed: seed of the randomness that streams share with their decoder.
+            max_bits: largest size of a stream, which then ends after fewer steps; None for no limit.
+            rule: how indices are chosen, "projection" or "poisson"; see `ulzoo.coding.simulation.Rule`.
+
+        Raises:
+            ValueError: the model has no codec, x has another shape, or `max_bits` is less than the header.
+        """
+        model, codec = _model(self), self._codec()
+        check_images(x, self.contract, model.device)
+        if rule not in RULES:
+            raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise ValueError(f"seed must be an integer of at least 0 and below 2^63, got {seed!r}")
+        size = None if tuple(x.shape[2:]) == self.contract.size else (x.shape[2], x.shape[3])
+        if size and (max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS):
+            raise ValueError(f"images have at most {MAX_PIXELS:,} pixels, got {size[0]} × {size[1]}")
+        streams: list[bytes] = []
+        name = self._stream_hash()
+        for rows in self.contract.batches(len(x), None):
+            z_clean = _encode(model, x[rows])
+            denoise = _denoiser(model, codec_network(model), z_clean.shape[2:])
+            information = codec.grid.information(denoise, z_clean, generator=_same_noise(len(z_clean), model.device))
+            plans = [codec.plan(bits, RULES[rule]) for bits in information.tolist()]
+            process = CodedProcess(denoise, codec.grid, SharedRandomness(name, seed))
+            indices, z_0 = process.encode(z_clean, plans, index_bits=codec.index_bits, rule=RULES[rule])
+            check_finite(z_0, "codec's network")
+            for plan, steps in zip(plans, indices, strict=True):
+                header = Header(name, seed, RULES[rule], plan, plan.steps, size)
+                streams.append(write_stream(header, steps, codec.code(RULES[rule]), max_bits)[0])
+        return streams
+
+    @torch.no_grad()
+    def decompress(
+        self,
+        streams: Sequence[bytes],
+        *,
+        max_bits: int | None = None,
+        steps: int | None = None,
+        generator: Noise | None = None,
+    ) -> Tensor:
+        """Streams of images of one size -> x in [-1, 1], (B, C, *size).
+
+        Args:
+            streams: as `compress` returns; with `max_bits`, they may be truncated anywhere behind the header.
+            max_bits: use only so many bits of each stream; the base samples what they do not determine.
+            steps: network evaluations of the decoder; the spec's if None.
+            generator: source of the sampling noise; None for noise that the stream determines.
+
+        Raises:
+            DamagedStream: a `ValueError` with the number of the stream: damaged, truncated, or of another model.
+        """
+        model = _model(self)
+        if model.required_context_frames:
+            raise ValueError("this model's decoder needs context frames, which streams do not contain")
+        name = self._stream_hash()
+        headers = [self._open(stream, n, len(streams), name)[0] for n, stream in enumerate(streams)]
+        noise = _stream_noise(headers, generator, model.device)
+        z_0 = self.decompress_latents(streams, max_bits=max_bits, generator=noise)
+        parts = []
+        for rows in self.contract.batches(len(z_0), None):
+            if headers[0].size is None:
+                parts.append(model.decode(z_0[rows], steps=steps, generator=noise.part(rows)))
+            else:
+                x = decode_tiled(model, z_0[rows], overlap=OVERLAP, steps=steps, generator=noise.part(rows))
+                parts.append(x[..., : headers[0].size[0], : headers[0].size[1]])
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def decompress_latents(
+        self, streams: Sequence[bytes], *, max_bits: int | None = None, generator: Noise | None = None
+    ) -> Tensor:
+        """Streams -> z_0, (B, c, *latent_size), as `decompress` decodes it; the arguments are the same."""
+        model, codec = _model(self), self._codec()
+        if max_bits is not None and (isinstance(max_bits, bool) or not isinstance(max_bits, int) or max_bits < 1):
+            raise ValueError(f"max_bits must be an integer of at least 1, got {max_bits!r}")
+        name = self._stream_hash()
+        opened = [self._open(stream, n, len(streams), name) for n, stream in enumerate(streams)]
+        if len({header.size for header, _ in opened}) != 1:
+            raise ValueError("streams must be one or more, of images of one size")
+        headers = [header for header, _ in opened]
+        indices: list[list[StepIndices]] = []
+        for n, (stream, (header, start)) in enumerate(zip(streams, opened, strict=True)):
+            content = stream if max_bits is None else stream[: max(max_bits // 8, start)]
+            code = codec.code(header.rule)
+            with _numbered(n, len(streams)):
+                indices.append(read_indices(content, header, start, code, prefix=max_bits is not None))
+        noise = _stream_noise(headers, generator, model.device)
+        shape = (self.contract.latent_channels, *_latent_size(headers[0].size, self.contract))
+        z_0, reached = torch.empty(len(headers), *shape, device=model.device), [0.0] * len(headers)
+        for seed in sorted({header.seed for header in headers}):
+            rows = [n for n, header in enumerate(headers) if header.seed == seed]
+            for part in self.contract.batches(len(rows), None):
+                batch = rows[part]
+                plans = [headers[n].plan for n in batch]
+                denoise = _denoiser(model, codec_network(model), shape[1:])
+                process = CodedProcess(denoise, codec.grid, SharedRandomness(headers[0].model, seed))
+                z_t, levels = process.replay([indices[n] for n in batch], plans, shape, model.device)
+                z_0[batch] = z_t
+                for n, level in zip(batch, levels, strict=True):
+                    reached[n] = level
+        for part in self.contract.batches(len(headers), None):
+            z_0[part] = _sample_rest(model, z_0[part], reached[part], noise.part(part))
+        return check_finite(z_0, "codec's network")
+
+    def stream_size(self, stream: bytes) -> tuple[int, ...]:
+        """The size of the image or clip of a stream. Raises DamagedStream if its header cannot be read."""
+        return self._open(stream, 0, 1, self._stream_hash())[0].size or self.contract.size
+
+    def _codec(self) -> Codec:
+        if self.codec is None:
+            raise ValueError("this model has no codec: `ulzoo export MODEL --codec --out FILE` measures one")
+        return self.codec
+
+    def _stream_hash(self) -> str:
+        """The hash by which streams name this model: of the codec and the weights of its network."""
+        return self._codec().hash(tensors_sha256(codec_network(_model(self)).state_dict()))
+
+    def _open(self, stream: bytes, number: int, count: int, model: str) -> tuple[Header, int]:
+        """The header of a stream and its length. Raises DamagedStream."""
+        with _numbered(number, count):
+            if not isinstance(stream, bytes | bytearray | memoryview):
+                raise TypeError(f"streams must be bytes, got {type(stream).__name__}")
+            header, start = read_header(bytes(stream))
+            if header.model != model:
+                raise DamagedStream(f"compressed by another model ({header.model}, not {model})")
+            if header.size and self.contract.video:
+                raise DamagedStream("damaged, it is of an image and this is a model of clips")
+            return header, start
+
+
+def codec_network(model: "UnifiedLatents") -> DiffusionModel:
+    """The network whose reverse process is coded: the prior, or the base of a model whose prior is no network.
+
+    Raises:
+        ValueError: there is no such network, or the decoder takes clean latents.
+    """
+    if model.contract.decodes_clean:
+        raise ValueError("this model's decoder takes clean latents, which no finite number of bits determines")
+    for network in (model.prior, model.base):
+        if isinstance(network, DiffusionModel):
+            return network
+    raise ValueError("this model has neither a prior nor a base that is a diffusion model")
+
+
+@torch.no_grad()
+def measure_codec(model: "UnifiedLatents", images: Sequence[Tensor]) -> Codec:
+    """The codec of a trained model, from batches of training images, each (B, C, *size).
+
+    Raises:
+        ValueError: the model has no network to code with.
+    """
+    network = codec_network(model)
+    denoise = _denoiser(model, network, model.contract.latent_size)
+    generator = torch.Generator(model.device).manual_seed(0)
+    latents = [model.encode(x, generator=generator) for x in images]
+    schedule = network.diffusion.schedule
+    ends = schedule.logsnr_min, schedule.logsnr_max
+    grid = InformationGrid.measure(denoise, latents, ends, generator=generator)
+    bits = index_bits(model.contract.latent_dimensions)
+    codec = Codec(grid, bits, (*range(1, bits + 1), bits))
+    process = CodedProcess(denoise, grid, SharedRandomness("code lengths", 0))
+    indices: list[int] = []
+    for z_clean in latents:
+        information = grid.information(denoise, z_clean, generator=generator)
+        plans = [codec.plan(value, Rule.POISSON) for value in information.tolist()]
+        chosen, _ = process.encode(z_clean, plans, index_bits=bits, rule=Rule.POISSON)
+        indices += chain.from_iterable(chain.from_iterable(chosen))
+    return Codec(grid, bits, huffman_lengths(indices, bits))
+
+
+def _model(model: nn.Module) -> "UnifiedLatents":
+    return cast("UnifiedLatents", model)
+
+
+def _latent_size(size: tuple[int, int] | None, contract: Contract) -> tuple[int, ...]:
+    """The grid of the latent of an image, None for one of the model's size; sides are padded to whole cells."""
+    if size is None:
+        return contract.latent_size
+    return tuple(
+        max(-(-side // factor), least)
+        for side, factor, least in zip(size, latent_factors(contract), contract.latent_size, strict=True)
+    )
+
+
+def _encode(model: "UnifiedLatents", x: Tensor) -> Tensor:
+    """z_clean, (B, c, ...), of images of any size, whose last rows and columns are repeated up to whole cells."""
+    contract, noise = model.contract, _same_noise(len(x), model.device)
+    if tuple(x.shape[2:]) == contract.size:
+        return model.encode(x, generator=noise)
+    size = _latent_size((x.shape[2], x.shape[3]), contract)
+    height, width = (cells * factor for cells, factor in zip(size, latent_factors(contract), strict=True))
+    x = pad(x.float(), (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
+    return encode_tiled(model, x, overlap=OVERLAP).sample(noise)
+
+
+def _denoiser(model: "UnifiedLatents", network: DiffusionModel, size: Sequence[int]) -> Denoise:
+    """x̂ of the network without labels and captions, for latents of a size, in float32."""
+    contract, diffusion = model.contract, network.diffusion
+    grid = None if tuple(size) == contract.latent_size else TileGrid.of(size, contract, OVERLAP)
+
+    def estimate(z_t: Tensor, logsnr: Tensor) -> Tensor:
+        conditions = model.latent_conditions(network, len(z_t), Conditions())
+        mean = residual_mean(conditions, z_t.shape[1])
+        alpha, _ = alpha_sigma(expand_like(logsnr, z_t))
+        residual = z_t - alpha * mean
+        prediction = network.predict(residual, logsnr, conditions).float()
+        return diffusion.to_x(prediction, x_t=residual, logsnr=expand_like(logsnr, z_t)) + mean
+
+    def blended(z_t: Tensor, logsnr: Tensor) -> Tensor:
+        assert grid is not None
+        per_pass = max(1, PIXELS_PER_PASS // (len(z_t) * contract.pixels))
+        return grid.blend(
+            lambda positions: estimate(grid.crop(z_t, positions), logsnr.repeat(len(positions))), len(z_t), per_pass
+        )
+
+    return estimate if grid is None else blended
+
+
+def _sample_rest(model: "UnifiedLatents", z_t: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
+    """z_0, (B, c, ...), from z_t at a log-SNR each, by the base's sampler; by the prior in a model without a base."""
+    network = model.base or codec_network(model)
+    schedule, sampling = network.diffusion.schedule, model.contract.sampling["base"]
+    if min(levels) >= schedule.logsnr_max:
+        return z_t
+    grid = GRIDS[sampling.sampler](schedule, sampling.steps).numpy()
+    times = np.arange(len(grid))
+    starts = np.interp(levels, grid, times)
+    # as many steps for each example, of equal length in its sampler's time: (steps + 1, B)
+    logsnrs = np.interp(np.linspace(starts, times[-1], len(grid)), times, grid)
+    logsnrs[0] = levels
+    estimate = _denoiser(model, network, z_t.shape[2:])
+    grids = torch.from_numpy(logsnrs).float().to(z_t.device)
+
+    def denoise(x: Tensor, logsnr: Tensor) -> Tensor:
+        return estimate(x, logsnr.flatten())
+
+    z_0 = SAMPLERS[sampling.sampler](denoise, z_t, grids.reshape(*grids.shape, *[1] * (z_t.ndim - 1)), noise)
+    complete = expand_like(torch.tensor(levels, device=z_t.device) >= schedule.logsnr_max, z_t)
+    return torch.where(complete, z_t, z_0)
+
+
+def _same_noise(n: int, device: torch.device) -> IndependentNoise:
+    """Noise for n examples that is the same for each, so that a stream depends on its image alone."""
+    return IndependentNoise([0] * n, 0, device=device)
+
+
+def _stream_noise(headers: Sequence[Header], generator: Noise | None, device: torch.device) -> ExampleNoise:
+    """The noise of sampling: from a generator, or from the headers, which every prefix contains."""
+    if generator is not None:
+        return independent_noise(generator, len(headers), device)
+    seeds = [(header.plan.steps << 20 ^ header.seed) % 2**32 for header in headers]
+    return IndependentNoise(seeds, 0, device=device)
+
+
+@contextmanager
+def _numbered(number: int, count: int) -> Iterator[None]:
+    """Put the number of the stream, of several, before an error's message."""
+    try:
+        yield
+    except DamagedStream as error:
+        raise DamagedStream(error.reason, number, count) from None
