@@ -52,6 +52,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "decoder given the log-SNR": ("decoder.latent_logsnr=true",),
     "labels everywhere": ("prior.class_conditional=true", "decoder.class_conditional=true"),
     "adaptive schedule": ("base.schedule={kind: adaptive}",),
+    "distilled decoder": ("distilled={steps: [1, 2]}", "train.distill={steps: 2, batch_size: 8, lr: 1e-3}"),
     "pixels": PIXELS,
 }
 
