@@ -107,14 +107,27 @@ def sweep(
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed points again too.")] = False,
     frechet: Annotated[
-        Literal["fid", "fd_efficientnet_lite0"] | None,
-        typer.Option(help="Also measure the Fréchet distance of reconstructions; fd_… needs no download."),
+        Literal["fid", "fd_efficientnet_lite0", "fvd", "fd_transnetv2"] | None,
+        typer.Option(
+            help="Also measure a Fréchet distance: of reconstructions of images, or of generated clips (fvd, "
+            "fd_transnetv2); fd_… needs no download."
+        ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="With --frechet: also that of N samples.")
+        int | None, typer.Option(metavar="N", min=2, help="With --frechet of images: also that of N samples.")
+    ] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Clips to generate for fvd or fd_transnetv2; default: as many as are compared with, at most 2048.",
+            show_default=False,
+        ),
     ] = None,
     detector: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Inception's weights; default: torch's cache.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Weights of fid or fvd; default: torch's cache."),
     ] = None,
     clip_score: Annotated[
         Literal["vit_b32", "vit_l14"] | None,
@@ -147,7 +160,7 @@ def sweep(
     store = Store(out or default_folder(config))
     if prune:
         import_optuna()
-    distances = DistanceConfig.from_options(frechet, samples, detector, clip_score)
+    distances = DistanceConfig.from_options(frechet, samples, detector, clip_score, clips)
     job_options = JobOptions(seeds=seeds, stage=stage, reuse_latents=reuse_latents, distances=distances, prune=prune)
     jobs = plan_jobs(config, store, job_options, overrides=overrides)
     missing = unsettled_jobs(jobs, store.rows(), retry_failed)

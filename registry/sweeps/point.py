@@ -164,10 +164,10 @@ def _train(job: Job, folder: Path, watch: Stopwatch, on_step: OnStep | None, wai
     return {"figures": metrics, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
 
 
-def _check_finite(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics. ValueError if one of them is not finite."""
+def _check_finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, numbers or lists with one per frame. ValueError if one of them is not finite."""
     for name, value in metrics.items():
-        if not math.isfinite(value):
+        if not all(map(math.isfinite, value if isinstance(value, list) else [value])):
             raise ValueError(f"{name} is {value}")
     return metrics
 
