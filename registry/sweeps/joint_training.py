@@ -39,11 +39,12 @@ def train_jointly(job: Job, spec: Spec, callback: TrainingCallback) -> dict[str,
         elif kind == "step":
             callback.on_step(*content)
         else:
-            warnings.warn(*content, stacklevel=1)
+            warnings.warn(content[0], stacklevel=1)
 
     timeout = (spec.train.parallel or ParallelConfig()).timeout_minutes
-    limits: Any = {"threads": job.threads, "timeout_minutes": timeout}
-    return run_ranks(_train_rank, (job,), job.devices, on_message=on_message, **limits)
+    return run_ranks(
+        _train_rank, (job,), job.devices, threads=job.threads, timeout_minutes=timeout, on_message=on_message
+    )
 
 
 def summarize_run(result: RunResult) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def _train_rank(job: Job, processes: ProcessGroup, send: Send) -> dict[str, Any]
     options = RunOptions(job.stage_to_train, resume=True, device=device, open_model=open_model)
     folder = Path(job.store) / job.folder
     result = train(job.load_spec(), folder, options, callback=callback, processes=processes)
-    return result and summarize_run(result)
+    return summarize_run(result) if result else None
 
 
 class _StepSender(TrainingCallback):

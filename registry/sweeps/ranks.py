@@ -1,4 +1,4 @@
-"""Processes of this machine that work on one point together, with the environment that torchrun gives to its processes.
+"""The processes of this machine that work on one point together, with the environment that torchrun gives to its own.
 
 They find each other through a store at a free port, so that points that are trained at the same time do not collide.
 """
@@ -102,11 +102,11 @@ class _Rank:
         child.close()
 
     def exit_status(self) -> int:
-        """The exit status, after the process has closed its connection."""
+        """The exit status, after the process has closed its connection; 1 if it does not end."""
         self.process.join(SECONDS_TO_FAIL)
+        status = self.process.exitcode
         self.kill()
-        assert self.process.exitcode is not None
-        return self.process.exitcode
+        return 1 if status is None else status
 
     def kill(self) -> None:
         """End the process if it is still running."""

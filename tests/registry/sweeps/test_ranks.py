@@ -1,4 +1,4 @@
-"""Processes that work on a point together: messages, results, errors and deaths, and that none is left behind."""
+"""A point on several processes: messages, results, errors and deaths, and that none is left behind."""
 
 import importlib
 import multiprocessing
@@ -31,7 +31,6 @@ def work(processes, send):
 def work(forkserver, monkeypatch, tmp_path):
     """work(body): the function, in a module that the processes can import. They start in milliseconds."""
     monkeypatch.setattr(ranks, "_SPAWN", forkserver)
-    monkeypatch.setattr(ranks, "SECONDS_TO_FAIL", 1.0)
     monkeypatch.syspath_prepend(tmp_path)
     before = set(multiprocessing.active_children())
 
