@@ -18,6 +18,7 @@ EXAMPLES = """
   [cyan]ulzoo sweep my.yaml --latent-channels 4,8,16 --seeds 3[/]
   [cyan]ulzoo sweep my.yaml --set latent.downsample=[4,4],[8,8] --dry-run[/]
   [cyan]ulzoo sweep paper/small/table2_loss_factor --workers 2[/]
+  [cyan]ulzoo sweep my.yaml --loss-factor 1.3,1.5 --devices-per-point 4[/]
   [cyan]ulzoo sweep my.yaml --loss-factor 1.3,1.5 --engine ray --address auto --gpus-per-point 1[/]
 """
 LIST_OPTIONS = ("--latent-channels", "--loss-factor", "--bias")
@@ -89,6 +90,9 @@ def sweep(
         ),
     ] = None,
     device: options.Device = None,
+    devices_per_point: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Devices that train each point together, one process each.")
+    ] = 1,
     address: Annotated[
         str | None,
         typer.Option(
@@ -100,21 +104,34 @@ def sweep(
         float | None, typer.Option(metavar="N", min=0, help="GPUs that Ray gives to each point.", show_default=False)
     ] = None,
     cpus_per_point: Annotated[
-        int, typer.Option(metavar="N", min=1, help="CPU cores, and threads, that Ray gives to each point.")
+        int, typer.Option(metavar="N", min=1, help="CPU cores, and threads, that Ray gives to each process of a point.")
     ] = 1,
     reuse_latents: Annotated[
         bool, typer.Option("--reuse-latents", help="Train a stage 1 that several points share only once.")
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed points again too.")] = False,
     frechet: Annotated[
-        Literal["fid", "fd_efficientnet_lite0"] | None,
-        typer.Option(help="Also measure the Fréchet distance of reconstructions; fd_… needs no download."),
+        Literal["fid", "fd_efficientnet_lite0", "fvd", "fd_transnetv2"] | None,
+        typer.Option(
+            help="Also measure a Fréchet distance: of reconstructions of images, or of generated clips (fvd, "
+            "fd_transnetv2); fd_… needs no download."
+        ),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(metavar="N", min=2, help="With --frechet: also that of N samples.")
+        int | None, typer.Option(metavar="N", min=2, help="With --frechet of images: also that of N samples.")
+    ] = None,
+    clips: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=2,
+            help="Clips to generate for fvd or fd_transnetv2; default: as many as are compared with, at most 2048.",
+            show_default=False,
+        ),
     ] = None,
     detector: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Inception's weights; default: torch's cache.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Weights of fid or fvd; default: torch's cache."),
     ] = None,
     clip_score: Annotated[
         Literal["vit_b32", "vit_l14"] | None,
@@ -142,35 +159,48 @@ def sweep(
     use_ray = engine == "ray"
     if not use_ray and (address or gpus_per_point is not None):
         raise ValueError("--address and --gpus-per-point go with --engine ray")
+    if gpus_per_point is not None and devices_per_point > 1:
+        raise ValueError("--gpus-per-point and --devices-per-point exclude each other: each process has one GPU")
     if use_ray and workers:
         raise ValueError("--workers is for the local engine; with Ray give --gpus-per-point and --cpus-per-point")
     store = Store(out or default_folder(config))
     if prune:
         import_optuna()
-    distances = DistanceConfig.from_options(frechet, samples, detector, clip_score)
-    job_options = JobOptions(seeds=seeds, stage=stage, reuse_latents=reuse_latents, distances=distances, prune=prune)
+    distances = DistanceConfig.from_options(frechet, samples, detector, clip_score, clips)
+    job_options = JobOptions(
+        seeds=seeds,
+        stage=stage,
+        reuse_latents=reuse_latents,
+        distances=distances,
+        prune=prune,
+        processes=devices_per_point,
+    )
     jobs = plan_jobs(config, store, job_options, overrides=overrides)
     missing = unsettled_jobs(jobs, store.rows(), retry_failed)
     terminal = console()
-    devices, threads = ([], cpus_per_point) if use_ray else worker_devices(device, workers, len(missing))
+    devices: list[str] = []
+    threads = cpus_per_point
+    if not use_ray:
+        devices, threads = worker_devices(device, workers, len(missing), devices_per_point)
+    first_devices = devices[::devices_per_point]
     if dry_run:
         from ulzoo.cli.display.sweep_plan import print_plan
 
-        print_plan(terminal, config, jobs, missing, store, devices or ["cpu"])
+        print_plan(terminal, config, jobs, missing, store, first_devices or ["cpu"])
         return
 
     from ulzoo.cli.display.sweep_progress import show_progress
     from ulzoo.cli.display.sweep_results import print_results
 
     check_data(missing)
-    with show_progress(terminal, jobs, missing, store, devices) as progress:
+    with show_progress(terminal, jobs, missing, store, first_devices) as progress:
         runner: Any
         if use_ray:
             from ulzoo.registry.sweeps.engine_ray import RayEngine
 
-            runner = RayEngine(address, gpus_per_point, cpus_per_point, progress)
+            runner = RayEngine(address, gpus_per_point, cpus_per_point, progress, processes=devices_per_point)
         else:
-            runner = LocalEngine(devices, threads, progress)
+            runner = LocalEngine(devices, threads, progress, per_point=devices_per_point)
         store.write_sweep(config)
         try:
             for row in runner.run(missing):

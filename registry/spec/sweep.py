@@ -61,6 +61,7 @@ METRICS = {
     "gfd_efficientnet_lite0": MetricSpec("Fréchet distance of samples, EfficientNet-Lite0", "", "lower", 1),
     "fvd": MetricSpec("FVD, one clip per video", "", "lower", 1),
     "fvd_k600_64": MetricSpec("FVD by Kinetics-600's protocol at 64²", "", "lower", 1),
+    "fd_transnetv2": MetricSpec("Fréchet distance of clips, TransNetV2", "", "lower", 1),
     "clip_score": MetricSpec("CLIP score", "", "higher", 1),
 }
 

@@ -21,6 +21,7 @@ import torch
 from ulzoo.registry.runs.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
 from ulzoo.registry.sweeps.point import PointBusy, make_row, run_point
+from ulzoo.registry.sweeps.ranks import RankKilled, exit_with_parent, send_to_parent
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.runtime.devices import pick_device
 from ulzoo.runtime.messages import list_texts
@@ -31,24 +32,33 @@ SECONDS_TO_SAVE = 30.0
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-def worker_devices(device: str | None, workers: int | None, jobs: int) -> tuple[list[str], int]:
-    """The device of each worker, and the number of CPU threads of each.
+def worker_devices(device: str | None, workers: int | None, jobs: int, per_point: int = 1) -> tuple[list[str], int]:
+    """The devices of all workers, one worker after another, and the number of CPU threads per device.
 
     Args:
         device: name of a device; None or "cuda" uses all GPUs, if there are any.
-        workers: number of jobs at the same time; None: one per GPU, or one. They share the cores, within the
-            limit of OMP_NUM_THREADS.
+        workers: number of jobs at the same time; None: as many as the GPUs suffice for, or one. They share the cores,
+            within the limit of OMP_NUM_THREADS.
         jobs: number of jobs; there are no more workers than jobs.
+        per_point: devices of each worker. More than one GPU each are not shared between workers.
+
+    Raises:
+        ValueError: there are fewer devices.
     """
     selected = pick_device(device)
     if selected.type == "cuda" and device in (None, "cuda"):
         devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     else:
         devices = [str(selected)]
-    count = max(min(workers or len(devices), jobs), 1)
+    requested = workers or max(len(devices) // per_point, 1)
+    if per_point > 1 and selected.type != "cpu" and (needed := requested * per_point) > len(devices):
+        available = f"there are {len(devices)}" if len(devices) > 1 else f"there is 1, {devices[0]}"
+        raise ValueError(f"{requested} × {per_point} devices per point are {needed} devices: {available}")
+    count = max(min(requested, jobs), 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = max(cores // (workers or len(devices)), 1)
-    return [devices[i % len(devices)] for i in range(count)], min(threads, _thread_limit() or threads)
+    threads = max(cores // (requested * per_point), 1)
+    used = [devices[i % len(devices)] for i in range(count * per_point)]
+    return used, min(threads, _thread_limit() or threads)
 
 
 def _thread_limit() -> int | None:
@@ -61,19 +71,23 @@ class LocalEngine:
     """Trains jobs in worker processes, which end with this process.
 
     Args:
-        devices: the device of each worker, such as ["cuda:0", "cuda:1"] or ["cpu"] * 2.
-        threads: CPU threads of each worker. Their number may change the last bits of a result.
+        devices: the devices of all workers, such as ["cuda:0", "cuda:1"] or ["cpu"] * 2.
+        threads: CPU threads per device. Their number may change the last bits of a result.
         callback: receives the progress.
+        per_point: devices of each worker, which starts a process for each if there are several.
     """
 
-    def __init__(self, devices: Sequence[str], threads: int = 1, callback: SweepCallback | None = None) -> None:
+    def __init__(
+        self, devices: Sequence[str], threads: int = 1, callback: SweepCallback | None = None, *, per_point: int = 1
+    ) -> None:
         devices = list_texts(devices, "devices: expected a list of names")
-        assert devices
-        self.devices, self.threads, self.callback = devices, threads, callback or SweepCallback()
+        assert devices and len(devices) % per_point == 0
+        self.devices = [tuple(devices[i : i + per_point]) for i in range(0, len(devices), per_point)]
+        self.threads, self.callback = threads, callback or SweepCallback()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[ResultRow]:
         queue = _JobQueue(jobs)
-        workers = [_Worker(device, self.threads) for device in self.devices[: len(jobs)]]
+        workers = [_Worker(devices, self.threads) for devices in self.devices[: len(jobs)]]
         try:
             while queue or any(worker.job for worker in workers):
                 for worker in workers:
@@ -160,21 +174,21 @@ class _JobQueue:
 class _Worker:
     """A process that trains the jobs it is assigned."""
 
-    def __init__(self, device: str, threads: int) -> None:
-        self.device, self.threads = device, threads
+    def __init__(self, devices: tuple[str, ...], threads: int) -> None:
+        self.devices, self.threads = devices, threads
         self.job: Job | None = None
         self.start()
 
     def start(self) -> None:
         self.job = None
         self.connection, child = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(child, self.threads), name=f"ulzoo sweep, {self.device}")
+        self.process = _SPAWN.Process(target=_work, args=(child, self.threads), name=f"ulzoo sweep, {self.devices[0]}")
         self.process.start()
         child.close()
 
     def assign(self, job: Job, wait_for_lock: bool) -> Job:
-        """Send a job to the process. Returns the job with its device."""
-        self.job = replace(job, device=self.device, threads=self.threads)
+        """Send a job to the process. Returns the job with its devices."""
+        self.job = replace(job, devices=self.devices, threads=self.threads)
         with suppress(OSError):  # the process died, which the next `recv` reports
             self.connection.send((self.job, wait_for_lock))
         return self.job
@@ -207,11 +221,11 @@ def _wait_for_message(workers: list[_Worker]) -> list[_Worker]:
 def _work(connection: Connection, threads: int) -> None:
     """Main function of a worker process: trains one job after another until it receives None or its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"ulzoo(\.|$)")
-    warnings.showwarning = lambda message, *_: _send(connection, ("note", f"warning: {message}"))
+    warnings.showwarning = lambda message, *_: send_to_parent(connection, ("note", f"warning: {message}"))
     try:
         while (message := connection.recv()) is not None:
             job, wait_for_lock = message
@@ -222,17 +236,11 @@ def _work(connection: Connection, threads: int) -> None:
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            _send(connection, answer)
+            send_to_parent(connection, answer)
+    except RankKilled as killed:
+        os.kill(os.getpid(), killed.number)  # so that the engine restarts it
     except (KeyboardInterrupt, EOFError):  # a signal, after which the training was saved, or the parent has ended
         sys.exit(STOPPED_STATUS)
-
-
-def _send(connection: Connection, message: tuple[Any, ...]) -> None:
-    """Send a message to the parent. KeyboardInterrupt if it no longer listens: the sweep has been interrupted."""
-    try:
-        connection.send(message)
-    except OSError:
-        raise KeyboardInterrupt("the sweep has ended") from None
 
 
 class _ProgressSender:
@@ -246,12 +254,4 @@ class _ProgressSender:
         self.images_per_second = row["images_per_second"] if row else self.images_per_second
         if time.monotonic() - self.last_sent > SECONDS_BETWEEN_STEP_MESSAGES or step == steps:
             self.last_sent = time.monotonic()
-            _send(self.connection, ("step", stage, step, steps, self.images_per_second))
-
-
-def _exit_with_parent() -> None:
-    """End this process when its parent was killed, so that it does not keep the lock of its point."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+            send_to_parent(self.connection, ("step", stage, step, steps, self.images_per_second))

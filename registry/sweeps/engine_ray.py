@@ -14,8 +14,9 @@ import torch
 
 from ulzoo.registry.runs.stopwatch import seconds_worked
 from ulzoo.registry.sweeps.jobs import RETRIES, Job, SweepCallback
-from ulzoo.registry.sweeps.point import make_row, one_line, run_point
-from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.registry.sweeps.point import make_row, run_point
+from ulzoo.registry.sweeps.ranks import RankKilled
+from ulzoo.registry.sweeps.store import ResultRow, Store, error_line
 from ulzoo.training.interruption import STOPPED_STATUS
 from ulzoo.training.monitoring import read_rows
 
@@ -31,7 +32,8 @@ class RayEngine:
         address: of the cluster, "HOST:PORT", "ray://HOST:PORT" or "auto"; None: that of the variable
             RAY_ADDRESS, or else start one on this machine.
         gpus: GPUs per job, which may be a fraction; None: one if the cluster has GPUs.
-        cpus: CPU cores, and threads, per job.
+        cpus: CPU cores, and threads, per process of a job.
+        processes: processes per job, all on one node; with GPUs each has one.
         callback: receives the progress.
 
     Raises:
@@ -44,6 +46,8 @@ class RayEngine:
         gpus: float | None = None,
         cpus: int = 1,
         callback: SweepCallback | None = None,
+        *,
+        processes: int = 1,
     ) -> None:
         self.ray = _import_ray()
         self.callback = callback or SweepCallback()
@@ -51,10 +55,10 @@ class RayEngine:
         if self.started:
             _connect(self.ray, address)
         if gpus is None:
-            gpus = float(self.ray.cluster_resources().get("GPU", 0) >= 1)
-        self.cpus, self.gpus = cpus, gpus
+            gpus = float(processes * (self.ray.cluster_resources().get("GPU", 0) >= 1))
+        self.cpus, self.gpus, self.processes = cpus, gpus, processes
         nodes = [node["Resources"] for node in self.ray.nodes() if node["alive"]]
-        for resource, needed in (("CPU", cpus), ("GPU", gpus)):
+        for resource, needed in (("CPU", cpus * processes), ("GPU", gpus)):
             if (largest := max((node.get(resource, 0) for node in nodes), default=0)) < needed:
                 self.close()
                 raise ValueError(
@@ -62,12 +66,12 @@ class RayEngine:
                 )
 
     def run(self, jobs: Sequence[Job]) -> Iterator[ResultRow]:
-        resources = {"num_cpus": self.cpus, "num_gpus": self.gpus}
+        resources = {"num_cpus": self.cpus * self.processes, "num_gpus": self.gpus}
         task = self.ray.remote(max_retries=RETRIES, retry_exceptions=False, **resources)(_train)
-        device = "cuda" if self.gpus else "cpu"
+        devices = [f"cuda:{i}" if self.gpus else "cpu" for i in range(self.processes)]
         running = {}
         for job in jobs:
-            job = replace(job, device=device, threads=self.cpus)
+            job = replace(job, devices=tuple(devices), threads=self.cpus)
             running[task.remote(job, os.getcwd())] = job
         try:
             while running:
@@ -91,7 +95,7 @@ class RayEngine:
             return self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
             seconds = seconds_worked(Path(job.store) / job.folder)
-            row = make_row(job, seconds, error=f"Ray gave it up: {one_line(error)}")
+            row = make_row(job, seconds, error=f"Ray gave it up: {error_line(error)}")
             Store(job.store).append(row)
             return row
 
@@ -112,7 +116,7 @@ def _train(job: Job, working_directory: str) -> ResultRow:
     torch.set_num_threads(job.threads)
     try:
         return run_point(job)
-    except KeyboardInterrupt:  # the node is shut down; Ray restarts the task of a process that ends
+    except (KeyboardInterrupt, RankKilled):  # the node is shut down; Ray restarts the task of a process that ends
         os._exit(STOPPED_STATUS)
 
 

@@ -14,8 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
+from ulzoo.model.contract import Stage
 from ulzoo.registry.cost.plan import count_images
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.runs.initialize import open_init
@@ -26,6 +27,8 @@ from ulzoo.registry.spec.yaml_source import list_overrides, parse_override
 from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.registry.zoo.catalogue import open_model
+from ulzoo.runtime.processes import ProcessGroup
+from ulzoo.training.config import StageConfig
 
 LOSS_FACTOR = "decoder.weighting.loss_factor"
 RETRIES = 2
@@ -59,7 +62,8 @@ class Job:
         prune: whether to stop it early when it falls behind, see registry/sweeps/pruning.py.
         planned: time of the plan; rows of failures before that time do not settle the job.
         data_paths: of the spec, which is plain data here.
-        device, threads: where to train, and the number of threads on the CPU; set by an engine.
+        devices, threads: where to train, by one process per device, and the number of CPU threads of each; set by an
+            engine.
     """
 
     store: str
@@ -81,13 +85,24 @@ class Job:
     prune: bool = False
     planned: str = ""
     data_paths: dict[str, str] = field(default_factory=dict)
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
     threads: int = 1
 
     @property
     def label(self) -> str:
         """Name for display: the point, and the seed if that is not 0."""
         return f"{self.point} seed {self.seed}" if self.seed else self.point
+
+    @property
+    def device(self) -> str:
+        """The device of what a single process does, such as measuring distances."""
+        return self.devices[0]
+
+    @property
+    def stage_to_train(self) -> Stage | Literal["all"]:
+        """The stages, as `RunOptions` takes them."""
+        every = self.stages == self.load_spec().stages
+        return "all" if every else cast(Stage, self.stages[-1])
 
     def load_spec(self) -> Spec:
         """The spec, with the paths of its data."""
@@ -132,6 +147,7 @@ class JobOptions:
         reuse_latents: whether points may start from a stage 1 that another point has trained.
         distances: what to measure besides rate and PSNR.
         prune: whether to stop points early when they fall behind others.
+        processes: number of processes that train a point together, each with a share of every batch.
     """
 
     seeds: int = 1
@@ -139,6 +155,7 @@ class JobOptions:
     reuse_latents: bool = False
     distances: DistanceConfig | None = None
     prune: bool = False
+    processes: int = 1
 
 
 def plan_jobs(
@@ -150,7 +167,8 @@ def plan_jobs(
         overrides: settings for all points, as `a.b=value`.
 
     Raises:
-        SpecError: the spec of a point is invalid, its parts do not fit, or the model of its `init` cannot be opened.
+        SpecError: the spec of a point is invalid, its parts do not fit, its batches cannot be shared by the processes,
+            or the model of its `init` cannot be opened.
     """
     options, overrides = options or JobOptions(), list_overrides(overrides)
     resolved, settings = sweep.resolve(overrides), settings_of(overrides)
@@ -161,6 +179,7 @@ def plan_jobs(
     resolved = [(point, open_init(spec, open_once)[0]) for point, spec in resolved]
     for point, first in resolved:
         stages = first.select_stages(options.stage)
+        _check_batches(first, stages, options.processes)
         cost = _cost(first, summarize(first), stages)
         if options.distances:
             check_distances(options.distances, first, stages)
@@ -287,6 +306,16 @@ def _reseeded(spec: Spec, number: int) -> Spec:
     for stage in spec.stages:
         content["train"][stage]["seed"] += number
     return spec_from_dict(content)
+
+
+def _check_batches(spec: Spec, stages: Iterable[Stage], processes: int) -> None:
+    """Check that processes can share the batches of the stages. SpecError if not."""
+    for stage in stages:
+        config: StageConfig = getattr(spec.train, stage)
+        try:
+            ProcessGroup(world_size=processes).local_batch_size(config.batch_size, config.accumulate)
+        except ValueError as error:
+            raise spec.error(f"train.{stage}.batch_size", str(error)) from None
 
 
 def _cost(spec: Spec, summary: ModelSummary, stages: Iterable[Any]) -> Cost:

@@ -10,7 +10,6 @@ from typing import Any
 
 from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
-from ulzoo.files import tensor_file
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.registry.compile import compile_model
@@ -22,8 +21,9 @@ from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
+from ulzoo.registry.sweeps.joint_training import summarize_run, train_jointly
 from ulzoo.registry.sweeps.pruning import Pruner, StoppedEarly
-from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.registry.sweeps.store import ResultRow, Store, error_line
 from ulzoo.registry.zoo.catalogue import open_model
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
@@ -48,7 +48,8 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
 
     Returns:
         The row; if another process finished the point in the meantime, the row of that process. Errors of the point
-        do not raise: they make a row with the status "failed". An interruption (KeyboardInterrupt) makes no row.
+        do not raise: they make a row with the status "failed". An interruption (KeyboardInterrupt, RankKilled) makes no
+        row.
 
     Raises:
         PointBusy: another process holds a lock of the point, and `wait` is False.
@@ -77,7 +78,7 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
             outcome = {"error": str(reason), "status": "stopped"}
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
-            outcome = {"error": one_line(error)}
+            outcome = {"error": error_line(error)}
         finally:
             watch.save()
         row = make_row(job, watch.seconds, **outcome)
@@ -140,34 +141,30 @@ def make_row(
     }
 
 
-def one_line(error: BaseException) -> str:
-    """An error message in one line, with the type of the error unless the message is meant for users."""
-    text = " ".join(str(error).split())[:500]
-    return text if text and isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: {text}"
-
-
 def _train(job: Job, folder: Path, watch: Stopwatch, on_step: OnStep | None, wait: bool) -> dict[str, Any]:
     """Train the stages of a job. Returns metrics, protocol and digest of the run, as `make_row` takes them."""
     spec = job.load_spec()
     lock = _reuse_stage1(job, spec, folder, wait)
     try:
-        stage: Any = "all" if job.stages == spec.stages else job.stages[-1]
         callback = ProgressForwarder(on_step, lock, Pruner(job) if job.prune else None)
-        options = RunOptions(stage=stage, resume=True, device=job.device, open_model=open_model)
-        result = train(spec, folder, options, callback=callback, watch=watch)
-        assert result is not None
+        if len(job.devices) > 1:
+            outcome = train_jointly(job, spec, callback)
+        else:
+            options = RunOptions(job.stage_to_train, resume=True, device=job.device, open_model=open_model)
+            result = train(spec, folder, options, callback=callback, watch=watch)
+            assert result is not None
+            outcome = summarize_run(result)
     finally:
         if lock:
             lock.release()
-    metrics = _check_finite(result.results["figures"])
-    digest = tensor_file.digest_of(result.export)
-    return {"figures": metrics, "protocol": result.results["protocol"], "checkpoint_sha256": digest}
+    _check_finite(outcome["figures"])
+    return outcome
 
 
-def _check_finite(metrics: dict[str, float]) -> dict[str, float]:
-    """The metrics. ValueError if one of them is not finite."""
+def _check_finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The metrics, numbers or lists with one per frame. ValueError if one of them is not finite."""
     for name, value in metrics.items():
-        if not math.isfinite(value):
+        if not all(map(math.isfinite, value if isinstance(value, list) else [value])):
             raise ValueError(f"{name} is {value}")
     return metrics
 

@@ -170,6 +170,12 @@ class Store:
             self._warned.update(new)
 
 
+def error_line(error: BaseException) -> str:
+    """An error message in one line, with the type of the error unless the message is meant for users."""
+    text = " ".join(str(error).split())[:500]
+    return text if text and isinstance(error, ValueError | ArithmeticError) else f"{type(error).__name__}: {text}"
+
+
 def _precedence(row: ResultRow) -> tuple[bool, int]:
     """Sort key: of two rows of a spec the one with the higher key counts."""
     return row["status"] == "done", len(row.get("stages", ()))

@@ -17,8 +17,8 @@ class InProcess:
 
     trained: list[str] = []  # noqa: RUF012
 
-    def __init__(self, devices, threads, callback):
-        assert devices == ["cpu"] and threads >= 1
+    def __init__(self, devices, threads, callback, *, per_point):
+        assert devices == ["cpu"] and threads >= 1 and per_point == 1
         self.callback = callback
 
     def run(self, jobs):
@@ -185,6 +185,12 @@ REFUSED = {
     "twice": (["--loss-factor", "1,2", "--set", "decoder.weighting.loss_factor=3,4"], "already has values"),
     "address alone": (["--loss-factor", "--address", "a:1"], "go with --engine ray"),
     "workers for ray": (["--loss-factor", "--engine", "ray", "--workers", "2"], "--workers is for the local engine"),
+    "GPUs and devices": (
+        ["--loss-factor", "--engine", "ray", "--gpus-per-point", "1", "--devices-per-point", "2"],
+        "--gpus-per-point and --devices-per-point exclude each other",
+    ),
+    "three processes": (["--loss-factor", "--devices-per-point", "3"], "batch_size: 4 cannot be shared by 3 processes"),
+    "clips of images": (["--loss-factor", "--frechet", "fd_transnetv2"], "compares clips: this is a model of images"),
     "no cluster": (["--loss-factor", "--engine", "ray", "--address", "127.0.0.1:1"], "no Ray cluster there"),
     "no such device": (["--loss-factor", "--device", "gpu"], "unknown device 'gpu'"),
     "out is a file": (["--loss-factor", "--out", "tiny.yaml"], "tiny.yaml: is a file, not the folder of a sweep"),

@@ -5,9 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from ulzoo.evaluation.features import clip as clip_features
 from ulzoo.evaluation.features.clip import CLIPS
+from ulzoo.registry.report.plots import frechet_metrics
+from ulzoo.registry.runs.evaluate import DataOptions, DistanceOptions, Evaluation, EvaluationOptions
+from ulzoo.registry.spec.sweep import METRICS
 from ulzoo.registry.sweeps import point as point_module
 from ulzoo.registry.sweeps.distances import DistanceConfig
 from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs, unsettled_jobs
@@ -15,6 +19,7 @@ from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import run_point
 from ulzoo.registry.sweeps.pruning import import_optuna
 from ulzoo.registry.sweeps.store import Store
+from ulzoo.registry.zoo.catalogue import open_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*dimensions it is far too large")
 LITE = DistanceConfig("fd_efficientnet_lite0", samples=4)
@@ -66,14 +71,38 @@ def test_the_clip_score_of_captioned_emoji(clip_weights, monkeypatch, tmp_path):
         plan_jobs(sweep, Store(tmp_path / "store"), JobOptions(distances=config))
 
 
+def test_distances_of_clips_are_those_of_evaluate(planned, monkeypatch, tmp_path):
+    monkeypatch.setattr("ulzoo.registry.runs.train.EVALUATED_CLIPS", 2)
+    monkeypatch.setattr("ulzoo.registry.runs.train.DRAWN_CLIPS", 1)
+    job = planned(spec="tiny_video.yaml", distances=DistanceConfig("fd_transnetv2", clips=3))[0]
+    row = run_point(job)
+    assert row["error"] is None and row["distances"] == {"network": "fd_transnetv2", "samples": None, "clips": 3}
+    loaded = open_model(str(tmp_path / "store" / job.folder))
+    distance = DistanceOptions("fd_transnetv2", clips=3)
+    options = EvaluationOptions(DataOptions(limit=2), distance, rate_samples=1)
+    results = Evaluation.open(loaded, options, torch.device("cpu")).run(loaded.model)
+    assert row["figures"]["fd_transnetv2"] == pytest.approx(results["figures"]["fd_transnetv2"], rel=1e-4)
+    assert row["protocol"]["frechet"] == results["protocol"]["frechet"]
+    assert "fd_transnetv2" in METRICS and frechet_metrics(row["figures"]) == ["fd_transnetv2"]
+
+
 def test_distances_that_cannot_be_measured_are_errors_before_training(planned, monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="data: --frechet fd_efficientnet_lite0 compares images"):
         planned(spec="tiny_video.yaml", distances=LITE)
+    with pytest.raises(ValueError, match="data: --frechet fd_transnetv2 compares clips: this is a model of images"):
+        planned(distances=DistanceConfig("fd_transnetv2"))
+    with pytest.raises(ValueError, match="base: --frechet fd_transnetv2 needs all stages, not --stage latents"):
+        planned(spec="tiny_video.yaml", stage="latents", distances=DistanceConfig("fd_transnetv2"))
+    with pytest.raises(ValueError, match=r"data.frames: fvd needs clips of at least 10 frames, not 8"):
+        planned(spec="tiny_video.yaml", distances=DistanceConfig("fvd"))
     with pytest.raises(ValueError, match="base: --samples needs all stages, not --stage latents"):
         planned(stage="latents", distances=LITE)
     for options, words in (
-        ((None, 4, None), "--samples and --detector go with --frechet"),
-        (("fd_efficientnet_lite0", None, Path("x")), "--detector gives Inception's weights"),
+        ((None, 4, None), "--samples, --clips and --detector go with --frechet"),
+        (("fd_transnetv2", 4, None), "--samples goes with --frechet fid or fd_efficientnet_lite0; clips take --clips"),
+        (("fid", None, None, None, 4), "--clips goes with --frechet fvd or fd_transnetv2; images take --samples"),
+        (("fd_efficientnet_lite0", None, Path("x")), "--detector gives the weights of a detector, so it goes with"),
+        (("fvd", None, tmp_path / "x.pt"), "no such file"),
         (("fid", None, tmp_path / "x.pth"), "no such file"),
         (("fid", None, None, "vit_l14"), "--clip-score goes with --frechet and --samples"),
     ):

@@ -60,7 +60,7 @@ def test_a_node_that_is_lost_during_the_sweep(images, tmp_path, cluster):
     """Its point resumes on the other node from its last checkpoint: six rows, equal to those of a single process."""
     jobs, callback, rows = plan(images, tmp_path / "ray"), Steps(), []
     with pytest.raises(ValueError, match=r"a point needs 2 CPUs, the largest node of the Ray cluster has 1"):
-        RayEngine(cluster.address, cpus=2)
+        RayEngine(cluster.address, processes=2)
     for row in RayEngine(cluster.address, callback=callback).run(jobs):
         rows.append(row)
         if len(rows) == 2:

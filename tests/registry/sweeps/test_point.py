@@ -155,9 +155,10 @@ def test_unexpected_errors(jobs, monkeypatch):
 
 
 def test_a_metric_that_is_not_finite_is_a_failure(jobs, monkeypatch):
-    result = type("Result", (), {"results": {"figures": {"psnr_db": float("inf")}, "protocol": {}}})
-    monkeypatch.setattr(point_module, "train", lambda *args, **kwargs: result)
-    assert run_point(jobs("latent.channels=4,8")[0])["error"] == "psnr_db is inf"
+    monkeypatch.setattr(point_module, "train", lambda *args, **kwargs: object())
+    for value in (float("inf"), [1.0, float("inf")]):
+        monkeypatch.setattr(point_module, "summarize_run", lambda result, value=value: {"figures": {"psnr_db": value}})
+        assert run_point(jobs("latent.channels=4,8")[0])["error"] == f"psnr_db is {value}"
 
 
 def hold_lock(path, ready, release) -> None:
