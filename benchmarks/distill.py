@@ -156,7 +156,7 @@ def main() -> int:
             f"{'met' if row['met'] else 'missed'}"
         )
     name = f"distill_{export.spec.name}"
-    content = {"model": options.model, "spec": export.spec.name, "images": len(x), "bars": comparison, **results}
+    content = {"spec": export.spec.name, "spec_hash": export.spec.hash, "images": len(x), "bars": comparison, **results}
     publish(name, content, device, options.out)
     draw(rows, options.out / name, f"{export.spec.name}: {len(x)} validation images")
     shown: list[GridRow] = [("originals", x[:DRAWN])]

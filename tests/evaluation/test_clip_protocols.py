@@ -61,7 +61,10 @@ class Brighter(SimpleNamespace):
         contract = Contract((frames, side, side), 3, (1, 1, 1), 1, 5.0, context_frames=context)
         super().__init__(contract=contract, base=object(), device=torch.device("cpu"), noisy=noisy, seeds=[])
 
-    def sample(self, n, *, labels=None, frames=None, guidance=None, steps=None, generator=None):
+    def select_decoder(self, network=None, steps=None):
+        return None, self.contract.sampling_with("decoder", steps, None)
+
+    def sample(self, n, *, labels=None, frames=None, guidance=None, steps=None, generator=None, network=None):
         assert len(frames) == n and frames.shape[2] == CONTEXT
         noise = torch.stack([torch.randn(1, 1, 1, 1, generator=g) for g in generator.examples])
         self.seeds += noise.flatten().tolist()

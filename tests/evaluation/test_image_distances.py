@@ -68,10 +68,13 @@ class Model(SimpleNamespace):
     def noise_latents(self, z_clean, *, generator):
         return z_clean
 
-    def decode(self, z_0, *, steps, generator, labels, frames=None, text=None):
+    def select_decoder(self, network=None, steps=None):
+        return None, self.contract.sampling_with("decoder", steps, None)
+
+    def decode(self, z_0, *, steps, generator, labels, frames=None, text=None, network=None):
         return z_0 + 1 / 127.5
 
-    def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None):
+    def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None, network=None):
         self.calls.append((labels, guidance))
         noise = torch.stack([torch.randint(0, 50, (3, SIDE, SIDE), generator=g) for g in generator.examples])
         return from_uint8((100 + noise + (0 if labels is None else 10 * labels.reshape(-1, 1, 1, 1))).byte())

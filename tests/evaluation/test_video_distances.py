@@ -36,7 +36,10 @@ class Model(SimpleNamespace):
         contract = Contract((FRAMES, SIDE, SIDE), 3, (1, 1, 1), 1, 5.0, context_frames=context_frames)
         super().__init__(contract=contract, base=object(), device=torch.device("cpu"), calls=[])
 
-    def sample(self, n, *, labels=None, frames=None, guidance=None, steps=None, generator=None):
+    def select_decoder(self, network=None, steps=None):
+        return None, self.contract.sampling_with("decoder", steps, None)
+
+    def sample(self, n, *, labels=None, frames=None, guidance=None, steps=None, generator=None, network=None):
         assert labels is None and (frames is None or len(frames) == n)
         self.calls.append((n, None if frames is None else frames.shape[2]))
         if frames is not None:

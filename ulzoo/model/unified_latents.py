@@ -205,7 +205,7 @@ class UnifiedLatents(CompressingModel, PretrainedModel, CheckedModule):
             network: the base, or the prior, which samples worse; None for the base, or for the prior of a model that is
                 trained in a single stage.
         """
-        network = network or ("prior" if self.contract.single_stage else "base")
+        network = ("prior" if self.contract.single_stage else "base") if network is None else network
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
             raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
@@ -243,7 +243,7 @@ class UnifiedLatents(CompressingModel, PretrainedModel, CheckedModule):
             network: None for the prior, or for the base of a model without a prior.
             labels: with `text`, see `Conditions`.
         """
-        network = network or ("base" if self.prior is None else "prior")
+        network = ("base" if self.prior is None else "prior") if network is None else network
         model = self._latent_model(network)
         posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
         selected = self.latent_conditions(model, len(x), Conditions(labels, text, first_frames(x, self.contract)))
