@@ -76,14 +76,14 @@ class Transfers(TorchDispatchMode):
         name, inputs = func._schema.name.partition("::")[2], devices_of((args, kwargs))
         if name in WAITS and NAME in inputs:
             self._count("wait")
-        if name in DATA_DEPENDENT or (name == "index" and has_mask(args[1])):
+        if name in DATA_DEPENDENT or (name in INDEXING and has_mask(args[1])):
             self._count("unknown shape")
         if name in INDEXING and args[0].device.type == NAME and "cpu" in devices_of(args[1]):
             self._count("to device")
         result = func(*args, **(kwargs or {}))
         if name in COPIES:
-            target = {args[0].device.type} if name == "copy_" else devices_of(result)
-            source = devices_of(args[1]) if name == "copy_" else inputs
+            in_place = name.endswith("copy_")
+            target, source = (devices_of(args[0]), devices_of(args[1])) if in_place else (devices_of(result), inputs)
             if "cpu" in source and NAME in target:
                 self._count("to device")
             if NAME in source and "cpu" in target:
@@ -181,12 +181,14 @@ ACTIONS: dict[str, Callable[[Tensor], object]] = {
     "a list": lambda x: torch.tensor([1.0, 2.0], device=x.device),
     "a tensor": lambda x: torch.zeros(3).to(x),
     "in place": lambda x: x.copy_(torch.zeros(3)),
+    "a list of tensors": lambda x: torch._foreach_copy_([x], [torch.zeros(3)]),
     "an index": lambda x: x[torch.arange(2)],
     "a filled number": lambda x: x.new_full((), 1.5) + 1.5,
     "a result": lambda x: x.cpu(),
     "item": lambda x: x.sum().item(),
     "a condition": lambda x: bool(x.sum() > 0),
     "a mask": lambda x: x[x > 0],
+    "values at a mask": lambda x: x.index_put_([x > 0], x.sum()),
     "nonzero": lambda x: x.nonzero(),
     "repeat_interleave": lambda x: x.repeat_interleave(x.long()),
     "a shape that is known": lambda x: torch.where(x > 0, x, 1.0)[x.long()],

@@ -19,12 +19,14 @@ runpy.run_path(script)["main"](cases, Path(folder))
 SMALL = "{kind: vit, patch: 4, width: 32, depth: 1, heads: 2}"
 SHORT = "{steps: 4, batch_size: 4, lr: 1e-3}"
 BF16 = ("precision=bf16", "optimizer=adamw")
-BATCH = {"to device: Trainer._to_device": 2}  # images and labels
 
 IMAGE_STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "encoder": ("latents", ()),
     "base, averages": ("base", ("train.base.posthoc_ema={lengths: [0.05, 0.2], snapshot_every: 4}",)),
-    "base, bf16": ("base", ("train.base.precision=bf16",)),
+    "base, captions, bf16": (
+        "base",
+        ("data.text_tokens=4", "data.text_width=6", "base.text_conditional=true", "train.base.precision=bf16"),
+    ),
     "learned variance": ("latents", ("latent.variance=learned",)),
     "random log-SNR": (
         "latents",
@@ -71,10 +73,10 @@ def counts(count: Callable[[dict], dict], images: Path) -> dict[str, dict[str, i
 def test_what_is_counted(counts):
     """Copies of numbers and tensors from the host and to it, values that are read, shapes that depend on values."""
     operations = {
-        "to device": {"a number", "a list", "a tensor", "in place", "an index"},
+        "to device": {"a number", "a list", "a tensor", "in place", "a list of tensors", "an index"},
         "to host": {"a result"},
         "wait": {"item", "a condition"},
-        "unknown shape": {"a mask", "nonzero", "repeat_interleave"},
+        "unknown shape": {"a mask", "values at a mask", "nonzero", "repeat_interleave"},
     }
     for kind, names in operations.items():
         assert {name for name in counts if counts[name] == {f"{kind}: PyTorch": 1}} == names
@@ -87,4 +89,5 @@ def all_steps() -> list[str]:
 
 @pytest.mark.parametrize("name", all_steps())
 def test_a_step_copies_its_batch_and_never_waits(name, counts):
-    assert counts[name] == BATCH
+    captions = {"to device: Text.to": 2} if "captions" in name else {}
+    assert counts[name] == {"to device: Trainer._to_device": 2} | captions
