@@ -14,6 +14,7 @@ from ulzoo.diffusion.schedules import (
     Schedule,
     alpha_sigma,
     expand_like,
+    levels_like,
     low_discrepancy_times,
     randn,
     randn_like,
@@ -29,7 +30,7 @@ _ELBO = ElboWeighting()
 
 def normal_kl(x: Tensor, logsnr: Tensor | float) -> Tensor:
     """KL(N(α x, σ² I) ‖ N(0, I)) in nats per example, (B,), of x (B, ...) noised to `logsnr`, a number or (B,)."""
-    level = expand_like(torch.as_tensor(logsnr, dtype=x.dtype, device=x.device), x)
+    level = levels_like(logsnr, x)
     per_dimension = (torch.sigmoid(level) * (x.square() - 1) + F.softplus(level)) / 2
     return per_dimension.flatten(1).sum(1)
 

@@ -37,6 +37,11 @@ def expand_like(per_example: Tensor, x: Tensor) -> Tensor:
     return per_example if per_example.ndim == 0 else per_example.reshape(-1, *[1] * (x.ndim - 1))
 
 
+def levels_like(logsnr: Tensor | float, x: Tensor) -> Tensor:
+    """A log-SNR, a number or (B,), as `expand_like` makes it, in the dtype of `x`; a number is not copied to a GPU."""
+    return expand_like(logsnr.to(x) if isinstance(logsnr, Tensor) else x.new_full((), logsnr), x)
+
+
 def time_of(schedule: Schedule, logsnr: Tensor) -> Tensor:
     """The time at which λ(t) is `logsnr`, elementwise, by bisection to the last bit; 0 above λ(0), 1 below λ(1)."""
     low, high = torch.zeros_like(logsnr), torch.ones_like(logsnr)

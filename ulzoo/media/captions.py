@@ -20,6 +20,10 @@ class Text(NamedTuple):
     def to(self, device: torch.device) -> "Text":
         return Text(self.tokens.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
+    def pin_memory(self) -> "Text":
+        """The captions in memory from which `to` copies to a GPU without waiting."""
+        return Text(self.tokens.pin_memory(), self.mask.pin_memory())
+
     def part(self, rows: slice) -> "Text":
         """The captions in a range of rows."""
         return Text(self.tokens[rows], self.mask[rows])

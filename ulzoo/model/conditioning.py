@@ -89,15 +89,15 @@ def repeat_last_frame(frames: Tensor, length: int) -> Tensor:
     return torch.cat([frames, last.expand(-1, -1, length - frames.shape[2], -1, -1)], dim=2)
 
 
-def frame_mask(context_frames: int, length: int, size: Sequence[int]) -> Tensor:
+def frame_mask(context_frames: int, length: int, size: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Share of the frames at each position of a grid (t, h, w) that are context frames, (1, 1, *size)."""
-    is_context = (torch.arange(length) < context_frames).float()[None]  # (1, length)
+    is_context = (torch.arange(length, device=device) < context_frames).float()[None]  # (1, length)
     return adaptive_avg_pool1d(is_context, size[0]).reshape(1, 1, -1, 1, 1).expand(1, 1, *size)
 
 
 def append_mask(clip: Tensor, context_frames: int, length: int) -> Tensor:
     """A context clip, or its encoding, with the mask as last channel, (B, C, *size) -> (B, C + 1, *size)."""
-    mask = frame_mask(context_frames, length, clip.shape[2:]).to(clip)
+    mask = frame_mask(context_frames, length, clip.shape[2:], clip.device).to(clip)
     return torch.cat([clip, mask.expand(len(clip), -1, -1, -1, -1)], dim=1)
 
 

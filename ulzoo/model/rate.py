@@ -11,11 +11,11 @@ from ulzoo.diffusion import (
     GaussianDiffusion,
     Noise,
     TruncatedLogistic,
-    expand_like,
     independent_randn_like,
     normal_kl,
     randn,
 )
+from ulzoo.diffusion.schedules import levels_like
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Sampling
 from ulzoo.model.denoisers import NO_DROPOUT, ConditionDropout, DiffusionModel
@@ -63,8 +63,7 @@ class Posterior:
         """
         if self.log_variance is None:
             return self.mean.new_zeros(len(self.mean), dtype=torch.float32)
-        level = expand_like(torch.as_tensor(logsnr, dtype=self.mean.dtype, device=self.mean.device), self.mean)
-        return -F.softplus(self.log_variance + level).flatten(1).sum(1) / 2
+        return -F.softplus(self.log_variance + levels_like(logsnr, self.mean)).flatten(1).sum(1) / 2
 
     def repeat(self, times: int) -> "Posterior":
         """The posterior of a batch that is repeated `times` times."""

@@ -258,11 +258,11 @@ class Trainer:
     def _to_device(self, batch: Batch, rows: slice) -> tuple[Tensor, Conditions]:
         """Some rows of a batch, copied without waiting: to a GPU from pinned memory."""
         device = self.model.device
-        x, labels = batch["x"][rows], batch["label"][rows]
+        x, labels, text = batch["x"][rows], batch["label"][rows], batch["text"] and batch["text"].part(rows)
         if device.type == "cuda":
-            x, labels = x.pin_memory(), labels.pin_memory()
-        text = batch["text"] and batch["text"].part(rows).to(device)
-        return x.to(device, non_blocking=True), Conditions(labels.to(device, non_blocking=True), text)
+            x, labels, text = x.pin_memory(), labels.pin_memory(), text and text.pin_memory()
+        conditions = Conditions(labels.to(device, non_blocking=True), text and text.to(device))
+        return x.to(device, non_blocking=True), conditions
 
     def _noise(self, position: int, size: int) -> ExampleNoise:
         """Noise of the `size` examples from `position` on in this rank's share of the batch; seeds dropout too."""
