@@ -56,7 +56,8 @@ def test_metrics_that_are_distances():
     names = ("gfid_5k", "rkd_dinov2", "grecall", "prediction_psnr_db", "bits_per_pixel")
     assert [better_direction(name) for name in names] == ["lower", "lower", "higher", "higher", "lower"]
     assert better_direction("loss") == ""
-    assert metric_title("psnr_db") == "PSNR, dB" and metric_title("fd_transnetv2") == "fd transnetv2"
+    assert metric_title("psnr_db") == "PSNR, dB" and metric_title("fd_another") == "fd another"
+    assert frechet_metrics(["fd_transnetv2"]) == ["fd_transnetv2"] and "TransNetV2" in metric_title("fd_transnetv2")
 
 
 def test_the_files_contain_titles_labels_and_names(tmp_path):
