@@ -126,6 +126,7 @@ def register() -> list[torch.library.Library]:
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     torch.Generator = _HostGenerator  # type: ignore[misc]
     devices.has_bf16 = lambda device: True
+    torch.nn.init.dirac_ = lambda tensor, groups=1: tensor  # one operation a channel, of values that nobody reads
     fallthrough = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
     fallthrough.fallback(torch.library.fallthrough_kernel)
     casts = torch.library.Library("aten", "IMPL", "AutocastPrivateUse1")
