@@ -10,7 +10,6 @@ step at most 1.25 times the distance and 1 dB less, in two 1.05 times and 0.5 dB
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import by_turns, parser, prepare, publish
+from benchmarks.sampling import with_sampler
 from ulzoo.data import in_order
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0
 from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
@@ -36,16 +36,14 @@ Setting = tuple[str, str, int]  # network, sampler, steps
 
 def decode(model: UnifiedLatents, z_0: Tensor, setting: Setting) -> Tensor:
     """Decode with a fixed seed; the teacher with a sampler of our choice."""
-    network, sampler, steps = setting
-    sampling = model.contract.sampling
+    (network, sampler, steps), contract = setting, model.contract
     if network == "decoder":
-        changed = {"decoder": replace(sampling["decoder"], sampler=sampler)}
-        model.contract = replace(model.contract, sampling={**sampling, **changed})
+        with_sampler(model, "decoder", sampler, steps)
     try:
         generator = torch.Generator(z_0.device).manual_seed(0)
         return model.decode(z_0, network=network, steps=steps, generator=generator)
     finally:
-        model.contract = replace(model.contract, sampling=sampling)
+        model.contract = contract
 
 
 def statistics(features: ImageFeatures, x: Tensor) -> FeatureStatistics:

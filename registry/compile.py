@@ -33,11 +33,7 @@ from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
 from ulzoo.registry.spec.yaml_source import SpecError
 from ulzoo.runtime.messages import list_texts
 from ulzoo.runtime.seeds import derive_seed
-from ulzoo.training.config import DistillStageConfig
 from ulzoo.training.parametrisation import scale_initial_weights, trained_networks
-
-DISTILLATION = DistillStageConfig(steps=1, batch_size=1, lr=1.0)
-"""The settings of a distilled decoder that is not trained here."""
 
 
 def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
@@ -262,7 +258,8 @@ def _distilled(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> Distil
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    return DistilledDecoder(student, steps=steps, teacher_steps=(spec.train.distill or DISTILLATION).teacher_steps)
+    training = spec.train.distill
+    return DistilledDecoder(student, steps=steps, teacher_steps=training.teacher_steps if training else max(steps))
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:

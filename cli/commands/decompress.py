@@ -29,7 +29,7 @@ def decompress(
         Path | None,
         typer.Option(metavar="FILE.gif", dir_okay=False, help="Also an animation of the images, from ever more bytes."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: the spec's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: its own.")] = None,
     device: options.Device = None,
 ) -> None:
     """Decompress files to images, or to clips, with the model that compressed them.
@@ -49,5 +49,6 @@ def decompress(
     for path in decompress_files(export.model, files, out, max_bits=prefix and 8 * prefix, steps=steps):
         print(path)
     if progressive:
-        save_progressive(progressive, export.model, read_streams(files, export.model), steps=steps)
+        streams = [stream for stream, _ in read_streams(files, export.model)]
+        save_progressive(progressive, export.model, streams, steps=steps)
         print(progressive)

@@ -26,6 +26,7 @@ from ulzoo.registry.spec.schema import Spec
 from ulzoo.training import config as configs
 from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.parallelize import checkpoint_activations
+from ulzoo.training.parametrisation import trained_networks
 
 EXAMPLES = 1009
 """Batch size of the fake step: a prime, so that a size divisible by it is proportional to the batch size."""
@@ -107,7 +108,7 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
     with FakeTensorMode():
         _replace_by_fake_tensors(model, device)
         parameters = model.prepare(stage)
-        networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
+        networks = trained_networks(model, stage)
         if spec.train.parallel and spec.train.parallel.checkpoint_activations:
             checkpoint_activations(networks)
         encoded = stage == "base" and spec.train.base is not None and spec.train.base.data is not None

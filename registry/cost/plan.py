@@ -95,10 +95,7 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
     stages = []
     for name in spec.select_stages(stage):
         config: configs.StageConfig = getattr(spec.train, name)
-        try:
-            ProcessGroup(world_size=processes).local_batch_size(config.batch_size, config.accumulate)
-        except ValueError as error:
-            raise spec.error(f"train.{name}.batch_size", str(error)) from None
+        spec.check_batch_size(name, ProcessGroup(world_size=processes))
         stages.append(
             StagePlan(
                 spec,

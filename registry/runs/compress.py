@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ulzoo.coding.codec import Codec
@@ -17,17 +16,18 @@ from ulzoo.data import in_order
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.preprocess import to_pil
 from ulzoo.data.videos.decode import read_clip
-from ulzoo.files.atomic import check_destination, write_atomically
+from ulzoo.files.atomic import check_destination, write_atomically, write_bytes
 from ulzoo.media.pixels import from_uint8
 from ulzoo.model import compression
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import open_source
 from ulzoo.registry.spec.schema import Spec
+from ulzoo.visualization.video import write_webp
+from ulzoo.visualization.video_samples import FRAME_RATE
 
 SUFFIX = ".ulz"
 MEASURED_IMAGES, MEASURED_CLIPS = 64, 8
-DEFAULT_FRAME_RATE = 8.0
 
 
 @dataclass(frozen=True)
@@ -91,22 +91,20 @@ def compress_files(
                 yield CompressedFile(file, path, stream, example[0].numel())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+def read_streams(files: Sequence[Path], model: UnifiedLatents) -> list[tuple[bytes, tuple[int, ...]]]:
+    """The content of each file and the size of its image or clip.
 
-
-def read_streams(files: Sequence[Path], model: UnifiedLatents) -> list[bytes]:
-    """The content of the files. Raises ValueError, with the name of the file, if the model cannot decode one."""
+    Raises:
+        ValueError: with the name of the file, if the model cannot decode one.
+    """
     streams = []
     for file in files:
         if not file.is_file():
             raise ValueError(f"{file}: {'not a file' if file.exists() else 'no such file'}")
         with file.open("rb") as opened:
             streams.append(opened.read(MAX_BYTES + 1))
-        with _named([file]):
-            model.stream_size(streams[-1])
-    return streams
+    with _named(files):
+        return list(zip(streams, model.stream_sizes(streams), strict=True))
 
 
 def decompress_files(
@@ -120,12 +118,12 @@ def decompress_files(
     paths = output_paths(files, out, ".webp" if model.contract.video else ".png")
     streams = read_streams(files, model)
     out.mkdir(parents=True, exist_ok=True)
-    jobs = list(zip(files, paths, streams, strict=True))
-    for _, group in groupby(jobs, key=lambda job: model.stream_size(job[2])):
+    jobs = [(file, path, *stream) for file, path, stream in zip(files, paths, streams, strict=True)]
+    for _, group in groupby(jobs, key=lambda job: job[3]):
         for batch in _batches(list(group), model.contract):
-            with _named([file for file, _, _ in batch]):
-                x = model.decompress([stream for _, _, stream in batch], max_bits=max_bits, steps=steps)
-            for (_, path, _), example in zip(batch, x, strict=True):
+            with _named([file for file, *_ in batch]):
+                x = model.decompress([stream for _, _, stream, _ in batch], max_bits=max_bits, steps=steps)
+            for (_, path, *_), example in zip(batch, x, strict=True):
                 _write(path, example, model.contract)
                 yield path
 
@@ -146,16 +144,12 @@ def _read(file: Path, contract: Contract) -> Tensor:
 
 def _write(path: Path, x: Tensor, contract: Contract) -> None:
     """Write an image as PNG, or a clip as a lossless WebP."""
-    first, *rest = to_pil(x.transpose(0, 1)) if contract.video else to_pil(x)
-    if not contract.video:
-        write_atomically(path, lambda temporary: first.save(temporary, "PNG"))
-        return
-    duration = round(1000 / (contract.frame_rate or DEFAULT_FRAME_RATE))
-    write_atomically(path, lambda temporary: _save_clip(temporary, first, rest, duration))
-
-
-def _save_clip(path: Path, first: Image.Image, rest: list[Image.Image], duration: int) -> None:
-    first.save(path, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, lossless=True)
+    if contract.video:
+        frames, frame_rate = to_pil(x.transpose(0, 1)), contract.frame_rate or FRAME_RATE
+        write_atomically(path, lambda temporary: write_webp(temporary, frames, frame_rate))
+    else:
+        (image,) = to_pil(x)
+        write_atomically(path, lambda temporary: image.save(temporary, "PNG"))
 
 
 def _batches(items: list, contract: Contract) -> list[list]:

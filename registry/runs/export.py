@@ -251,7 +251,7 @@ def export(
     The metrics of a run are included if they were measured at the same step, and if the weights are not rounded.
 
     Args:
-        source: a run directory, whose latest intact checkpoint is used; a training checkpoint; or, with `dtype` or
+        source: a run directory, whose latest intact checkpoint is used; a training checkpoint; or, with `dtype`,
             `without` or `codec`, an export.
         out: the file to write.
         dtype: of the stored weights; None for float32.
@@ -261,26 +261,25 @@ def export(
     Raises:
         ValueError: `source` is none of these, has no distilled decoder, or its codec cannot be measured.
     """
+    checkpoint: Checkpoint | None = None
+    stored: Dtype = "float32"
     if (dtype or without or codec) and tensor_file.files_of(source):
         loaded = load_export(source)
-        stored = dtype or loaded.dtype
-        results = loaded.results if stored in ("float32", loaded.dtype) else {}
-        if without:
-            results = _remove_teacher(loaded.model, results, source)
-        if codec:
-            loaded.model.codec = measure_codec(loaded.model, loaded.spec)
-        save_export(out, loaded.model, loaded.spec, results, stored)
-        return ExportedFile(out, source, None, None, bool(results))
-    checkpoint = _open_checkpoint(source)
-    model, spec = restore(checkpoint)
-    results = matching_results(checkpoint)
-    set_latent_statistics(model, results)
-    if codec:
-        model.codec = measure_codec(model, spec)
-    results = results if dtype in (None, "float32") else {}
+        model, spec, results, stored = loaded.model, loaded.spec, loaded.results, loaded.dtype
+    else:
+        checkpoint = _open_checkpoint(source)
+        model, spec = restore(checkpoint)
+        results = matching_results(checkpoint)
+        set_latent_statistics(model, results)
+    written = dtype or stored
+    results = results if written in ("float32", stored) else {}
     if without:
         results = _remove_teacher(model, results, source)
-    save_export(out, model, spec, results, dtype or "float32")
+    if codec:
+        model.codec = measure_codec(model, spec)
+    save_export(out, model, spec, results, written)
+    if checkpoint is None:
+        return ExportedFile(out, source, None, None, bool(results))
     return ExportedFile(out, checkpoint.folder, checkpoint.stage, checkpoint.step, bool(results))
 
 

@@ -269,10 +269,7 @@ def _prepare(
             build_optimizer(nn.Linear(1, 1), config)
         except ValueError as error:
             raise spec.error(f"train.{stage}.optimizer", str(error)) from None
-        try:
-            processes.local_batch_size(config.batch_size, config.accumulate)
-        except ValueError as error:
-            raise spec.error(f"train.{stage}.batch_size", str(error)) from None
+        spec.check_batch_size(stage, processes)
     check_loggers(spec)
     stage_by_path = {stage_data(spec, stage)[1]: stage for stage in stages}  # stages may share their data
     sources = {path: open_source(spec, "train", stage) for path, stage in stage_by_path.items()}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -32,6 +32,10 @@ from ulzoo.registry.spec.sections import (
     TrainConfig,
 )
 from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, located
+from ulzoo.training.config import StageConfig
+
+if TYPE_CHECKING:
+    from ulzoo.runtime.processes import ProcessGroup
 
 
 class Spec(Document):
@@ -152,6 +156,14 @@ class Spec(Document):
         if stage != "all" and stage not in self.stages:
             raise ValueError(f"{self.name} has no stage {stage!r}; its stages are {' and '.join(self.stages)}")
         return tuple(name for name in self.stages if stage in ("all", name))
+
+    def check_batch_size(self, stage: StageName, processes: "ProcessGroup") -> None:
+        """Raise SpecError unless the processes can share the batches of a stage."""
+        training: StageConfig = getattr(self.train, stage)
+        try:
+            processes.local_batch_size(training.batch_size, training.accumulate)
+        except ValueError as error:
+            raise self.error(f"train.{stage}.batch_size", str(error)) from None
 
     @property
     def data_paths(self) -> dict[str, str]:

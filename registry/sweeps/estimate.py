@@ -22,6 +22,7 @@ from ulzoo.registry.sweeps.store import ResultRow
 from ulzoo.runtime.devices import autocast
 from ulzoo.training import config as configs
 from ulzoo.training.optimizers import build_ema, build_optimizer
+from ulzoo.training.parametrisation import trained_networks
 
 STEPS = 3
 MAX_STEP_FLOPS = {"cpu": 5e11, "cuda": 1e14}
@@ -82,7 +83,7 @@ def _time_steps(spec: Spec, summary: ModelSummary, stage: Stage, size: int, devi
     """Seconds per FLOP of a stage's training steps on `size` examples of noise, without the first step."""
     model, config = compile_model(spec, device, pretrained=False), getattr(spec.train, stage)
     parameters = model.prepare(stage)
-    networks = nn.ModuleDict({name: getattr(model, name) for name in model.contract.trained_networks(stage)})
+    networks = trained_networks(model, stage)
     optimizer, average = build_optimizer(networks, config), build_ema(networks, config)
     contract = model.contract
     x = torch.rand(size, *contract.shape, device=device) * 2 - 1

@@ -28,7 +28,6 @@ from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.registry.zoo.catalogue import open_model
 from ulzoo.runtime.processes import ProcessGroup
-from ulzoo.training.config import StageConfig
 
 LOSS_FACTOR = "decoder.weighting.loss_factor"
 RETRIES = 2
@@ -179,7 +178,8 @@ def plan_jobs(
     resolved = [(point, open_init(spec, open_once)[0]) for point, spec in resolved]
     for point, first in resolved:
         stages = first.select_stages(options.stage)
-        _check_batches(first, stages, options.processes)
+        for stage in stages:
+            first.check_batch_size(stage, ProcessGroup(world_size=options.processes))
         cost = _cost(first, summarize(first), stages)
         if options.distances:
             check_distances(options.distances, first, stages)
@@ -306,16 +306,6 @@ def _reseeded(spec: Spec, number: int) -> Spec:
     for stage in spec.stages:
         content["train"][stage]["seed"] += number
     return spec_from_dict(content)
-
-
-def _check_batches(spec: Spec, stages: Iterable[Stage], processes: int) -> None:
-    """Check that processes can share the batches of the stages. SpecError if not."""
-    for stage in stages:
-        config: StageConfig = getattr(spec.train, stage)
-        try:
-            ProcessGroup(world_size=processes).local_batch_size(config.batch_size, config.accumulate)
-        except ValueError as error:
-            raise spec.error(f"train.{stage}.batch_size", str(error)) from None
 
 
 def _cost(spec: Spec, summary: ModelSummary, stages: Iterable[Any]) -> Cost:

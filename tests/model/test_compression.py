@@ -135,7 +135,7 @@ def test_images_of_other_sizes(model: UnifiedLatents, x: Tensor) -> None:
     larger = torch.cat([x[:1], x[1:2]], dim=3)[:, :, : height - 2, : width + 3]
     for image in (larger, x[:1, :, :5, :7]):
         streams = model.compress(image)
-        assert model.stream_size(streams[0]) == tuple(image.shape[2:])
+        assert model.stream_sizes(streams)[0] == tuple(image.shape[2:])
         assert model.decompress(streams).shape == image.shape
         with pytest.raises(ValueError, match="of images of one size"):
             model.decompress([*streams, *model.compress(x[:1])])

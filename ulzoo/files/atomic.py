@@ -97,7 +97,12 @@ def remove_unfinished(folder: Path, name: str) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file atomically, encoded by `encode_text`."""
-    write_atomically(path, lambda temporary: temporary.write_bytes(encode_text(text)))
+    write_bytes(path, encode_text(text))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a small file atomically."""
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def encode_text(text: str) -> bytes:

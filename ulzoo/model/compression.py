@@ -109,7 +109,7 @@ class CompressingModel(nn.Module):
         Args:
             streams: as `compress` returns; with `max_bits`, they may be truncated anywhere behind the header.
             max_bits: use only so many bits of each stream; the base samples what they do not determine.
-            steps: network evaluations of the decoder; the spec's if None.
+            steps: network evaluations of the decoder; its own if None.
             generator: source of the sampling noise; None for noise that the stream determines.
 
         Raises:
@@ -118,10 +118,11 @@ class CompressingModel(nn.Module):
         model = _model(self)
         if model.required_context_frames:
             raise ValueError("this model's decoder needs context frames, which streams do not contain")
-        name = self._stream_hash()
-        headers = [self._open(stream, n, len(streams), name)[0] for n, stream in enumerate(streams)]
+        _check_max_bits(max_bits)
+        opened = self._open(streams)
+        headers = [header for header, _ in opened]
         noise = _stream_noise(headers, generator, model.device)
-        z_0 = self.decompress_latents(streams, max_bits=max_bits, generator=noise)
+        z_0 = self._replay(streams, opened, max_bits, noise)
         parts = []
         for rows in self.contract.batches(len(z_0), None):
             if headers[0].size is None:
@@ -136,21 +137,25 @@ class CompressingModel(nn.Module):
         self, streams: Sequence[bytes], *, max_bits: int | None = None, generator: Noise | None = None
     ) -> Tensor:
         """Streams -> z_0, (B, c, *latent_size), as `decompress` decodes it; the arguments are the same."""
+        _check_max_bits(max_bits)
+        opened = self._open(streams)
+        noise = _stream_noise([header for header, _ in opened], generator, _model(self).device)
+        return self._replay(streams, opened, max_bits, noise)
+
+    def _replay(
+        self, streams: Sequence[bytes], opened: Sequence[tuple[Header, int]], max_bits: int | None, noise: ExampleNoise
+    ) -> Tensor:
+        """z_0 of streams of one size, whose headers are open."""
         model, codec = _model(self), self._codec()
-        if max_bits is not None and (isinstance(max_bits, bool) or not isinstance(max_bits, int) or max_bits < 1):
-            raise ValueError(f"max_bits must be an integer of at least 1, got {max_bits!r}")
-        name = self._stream_hash()
-        opened = [self._open(stream, n, len(streams), name) for n, stream in enumerate(streams)]
-        if len({header.size for header, _ in opened}) != 1:
-            raise ValueError("streams must be one or more, of images of one size")
         headers = [header for header, _ in opened]
+        if len({header.size for header in headers}) != 1:
+            raise ValueError("streams must be one or more, of images of one size")
         indices: list[list[StepIndices]] = []
         for n, (stream, (header, start)) in enumerate(zip(streams, opened, strict=True)):
             content = stream if max_bits is None else stream[: max(max_bits // 8, start)]
             code = codec.code(header.rule)
             with _numbered(n, len(streams)):
                 indices.append(read_indices(content, header, start, code, prefix=max_bits is not None))
-        noise = _stream_noise(headers, generator, model.device)
         shape = (self.contract.latent_channels, *_latent_size(headers[0].size, self.contract))
         z_0, reached = torch.empty(len(headers), *shape, device=model.device), [0.0] * len(headers)
         for seed in sorted({header.seed for header in headers}):
@@ -168,9 +173,9 @@ class CompressingModel(nn.Module):
             z_0[part] = _sample_rest(model, z_0[part], reached[part], noise.part(part))
         return check_finite(z_0, "codec's network")
 
-    def stream_size(self, stream: bytes) -> tuple[int, ...]:
-        """The size of the image or clip of a stream. Raises DamagedStream if its header cannot be read."""
-        return self._open(stream, 0, 1, self._stream_hash())[0].size or self.contract.size
+    def stream_sizes(self, streams: Sequence[bytes]) -> list[tuple[int, ...]]:
+        """The sizes of the images or clips of streams. Raises DamagedStream if a header cannot be read."""
+        return [header.size or self.contract.size for header, _ in self._open(streams)]
 
     def _codec(self) -> Codec:
         if self.codec is None:
@@ -181,17 +186,20 @@ class CompressingModel(nn.Module):
         """The hash by which streams name this model: of the codec and the weights of its network."""
         return self._codec().hash(tensors_sha256(codec_network(_model(self)).state_dict()))
 
-    def _open(self, stream: bytes, number: int, count: int, model: str) -> tuple[Header, int]:
-        """The header of a stream and its length. Raises DamagedStream."""
-        with _numbered(number, count):
-            if not isinstance(stream, bytes | bytearray | memoryview):
-                raise TypeError(f"streams must be bytes, got {type(stream).__name__}")
-            header, start = read_header(bytes(stream))
-            if header.model != model:
-                raise DamagedStream(f"compressed by another model ({header.model}, not {model})")
-            if header.size and self.contract.video:
-                raise DamagedStream("damaged, it is of an image and this is a model of clips")
-            return header, start
+    def _open(self, streams: Sequence[bytes]) -> list[tuple[Header, int]]:
+        """The header of each stream and its length. Raises DamagedStream."""
+        model, opened = self._stream_hash(), []
+        for number, stream in enumerate(streams):
+            with _numbered(number, len(streams)):
+                if not isinstance(stream, bytes | bytearray | memoryview):
+                    raise TypeError(f"streams must be bytes, got {type(stream).__name__}")
+                header, start = read_header(bytes(stream))
+                if header.model != model:
+                    raise DamagedStream(f"compressed by another model ({header.model}, not {model})")
+                if header.size and self.contract.video:
+                    raise DamagedStream("damaged, it is of an image and this is a model of clips")
+                opened.append((header, start))
+        return opened
 
 
 def codec_network(model: "UnifiedLatents") -> DiffusionModel:
@@ -236,6 +244,11 @@ def measure_codec(model: "UnifiedLatents", images: Sequence[Tensor]) -> Codec:
 
 def _model(model: nn.Module) -> "UnifiedLatents":
     return cast("UnifiedLatents", model)
+
+
+def _check_max_bits(max_bits: object) -> None:
+    if max_bits is not None and (isinstance(max_bits, bool) or not isinstance(max_bits, int) or max_bits < 1):
+        raise ValueError(f"max_bits must be an integer of at least 1, got {max_bits!r}")
 
 
 def _latent_size(size: tuple[int, int] | None, contract: Contract) -> tuple[int, ...]:

@@ -149,8 +149,12 @@ def draw_samples(
             generator=latent_noise.part(rows),
             network=request.network,
         )
-        options: DecodeOptions = {"labels": part.labels, "frames": part.frames, "text": part.text}
-        options["network"] = request.decoder
+        options: DecodeOptions = {
+            "labels": part.labels,
+            "frames": part.frames,
+            "text": part.text,
+            "network": request.decoder,
+        }
         batches.append(model.decode(z_0, generator=noise.part(rows), **options))
     return torch.cat(batches)
 

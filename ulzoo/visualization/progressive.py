@@ -27,14 +27,14 @@ def save_progressive(path: Path, model: UnifiedLatents, streams: Sequence[bytes]
         path: a .gif or .webp file, written atomically.
         model: the model that compressed them; of images.
         streams: the streams.
-        steps: of the decoder; the spec's if None.
+        steps: of the decoder; its own if None.
 
     Raises:
         ValueError: the streams cannot be decoded, or the model is of clips.
     """
     if model.contract.video:
         raise ValueError(f"{path}: streams of clips have no animation; leave out --progressive")
-    if len({model.stream_size(stream) for stream in streams}) != 1:
+    if len(set(model.stream_sizes(streams))) != 1:
         raise ValueError(f"{path}: an animation is of images of one size")
     longest = max(map(len, streams))
     sheets = []

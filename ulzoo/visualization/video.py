@@ -89,7 +89,7 @@ def save_video(path: Path, bands: Sequence[Band], frame_rate: float, min_side: i
     if max(sheets[0].size) > MAX_SIDE:
         width, height = sheets[0].size
         raise ValueError(f"a video of {width}×{height} pixels is too large, the limit is {MAX_SIDE}: draw fewer clips")
-    write = {".mp4": _write_mp4, ".webp": _write_webp, ".gif": _write_gif}[path.suffix.lower()]
+    write = {".mp4": _write_mp4, ".webp": write_webp, ".gif": _write_gif}[path.suffix.lower()]
     write_atomically(path, lambda temporary: write(temporary, sheets, frame_rate))
 
 
@@ -129,7 +129,8 @@ def _write_mp4(path: Path, sheets: Sequence[Image.Image], frame_rate: float) -> 
         container.mux(stream.encode())
 
 
-def _write_webp(path: Path, sheets: Sequence[Image.Image], frame_rate: float) -> None:
+def write_webp(path: Path, sheets: Sequence[Image.Image], frame_rate: float) -> None:
+    """Write an animated WebP, lossless and looping."""
     first, *rest = sheets
     first.save(
         path, "WEBP", save_all=True, append_images=rest, duration=_durations(len(sheets), frame_rate, 1), loop=0,
