@@ -125,7 +125,7 @@ class _Group:
         self.result: tuple[Any, ...] = ()
         self.errors: dict[int, tuple[str, str]] = {}  # a line and a traceback by rank, the first one first
         self.statuses: dict[int, int] = {}
-        self.killed: RankKilled | None = None
+        self.killed: RankKilled | None = None  # errors of the others, who lose its connection, may come before it
         self.interrupted = False
         self.deadline = float("inf")  # when those that are still running are given up
 
@@ -162,7 +162,8 @@ class _Group:
     def _handle_exit(self, rank: _Rank) -> None:
         self.running.remove(rank)
         status = self.statuses[rank.number] = rank.exit_status()
-        if status < 0 and not self.errors and not self.killed:
+        follows_an_error = self.errors and status == -signal.SIGABRT  # of another process, whose connection it lost
+        if status < 0 and not self.killed and not follows_an_error:
             self.killed = RankKilled(rank.number, -status)
         if status:
             self._end_within(SECONDS_TO_FAIL)

@@ -71,6 +71,13 @@ def test_a_process_that_is_killed_is_no_failure(work):
     assert caught.value.number == signal.SIGKILL
 
 
+def test_a_killed_process_is_the_cause_of_an_error_that_is_received_before(work):
+    body = "if rank == 0: raise RuntimeError('connection closed by peer')\n    "
+    with pytest.raises(RankKilled) as caught:
+        run_ranks(work(body + "time.sleep(0.5)\n    os.kill(os.getpid(), signal.SIGKILL)"), (), ["cpu"] * 2)
+    assert caught.value.number == signal.SIGKILL
+
+
 def test_a_signal_to_this_process_stops_all(work):
     threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
     started = time.monotonic()
