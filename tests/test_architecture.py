@@ -56,6 +56,7 @@ ORDERS = {
         "conditioning",
         ("arguments", "denoisers"),
         ("rate", "pretrained", "distillation"),
+        "networks",
         "tiling",
         "compression",
         "unified_latents",

@@ -16,8 +16,9 @@ from ulzoo.evaluation.feature_metrics import FeatureCollector
 from ulzoo.evaluation.noise_levels import noise_levels
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
 from ulzoo.evaluation.rate_decomposition import RateMeasurement
+from ulzoo.model.networks import LatentNetwork
 from ulzoo.model.pretrained import LatentMoments
-from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
+from ulzoo.model.unified_latents import UnifiedLatents
 
 RATE = "ELBO upper bound on the bits in the latent, not a file size"
 

@@ -10,8 +10,9 @@ from ulzoo.diffusion import Noise
 from ulzoo.model.conditioning import Conditions, first_frames
 from ulzoo.model.contract import Stage
 from ulzoo.model.denoisers import Decoder, DiffusionModel
+from ulzoo.model.networks import NOTHING
 from ulzoo.model.rate import scale_gradient
-from ulzoo.model.unified_latents import NOTHING, UnifiedLatents
+from ulzoo.model.unified_latents import UnifiedLatents
 
 
 @dataclass(frozen=True)

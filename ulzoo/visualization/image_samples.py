@@ -13,7 +13,8 @@ from ulzoo.diffusion import IndependentNoise
 from ulzoo.media.pixels import psnr
 from ulzoo.model.conditioning import Conditions, DecodeOptions
 from ulzoo.model.contract import Contract, DecoderName
-from ulzoo.model.unified_latents import LatentNetwork, UnifiedLatents
+from ulzoo.model.networks import LatentNetwork
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.messages import suggest
 from ulzoo.visualization.image_grid import GridRow
 
