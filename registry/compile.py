@@ -3,17 +3,12 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
+from inspect import signature
 from typing import cast
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_module_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch import nn
 
 from ulzoo.data.source import DataContract, Source
 from ulzoo.diffusion import GaussianDiffusion, TruncatedLogistic
@@ -21,12 +16,15 @@ from ulzoo.model.contract import Contract, Sampling, Stage
 from ulzoo.model.denoisers import ConditionDropout, DiffusionModel, RegressionDecoder
 from ulzoo.model.distillation import DistilledDecoder
 from ulzoo.model.rate import DiffusionPrior, NormalPrior
+from ulzoo.model.rate_control import STEPS, RateControl
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
+from ulzoo.nn.bounds import bounded
 from ulzoo.nn.grid import divide
 from ulzoo.registry.spec import sections
 from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
+from ulzoo.registry.spec.conflicts import rate_range
 from ulzoo.registry.spec.proxy import proxy_spec
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
@@ -80,17 +78,27 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
     with _located(spec, "latent.downsample"):
         latent_size = divide(size, latent.downsample, "latent.downsample")
     context_frames = _context_frames(spec, data)
-    z = DenoiserInputs(latent_size, latent.channels)
+    controls = _rate_controls(spec)
+    z = DenoiserInputs(latent_size, latent.channels, rate_controls=len(controls))
     z_given = replace(z, frame_channels=latent.channels + 1 if context_frames else 0)
-    x = DenoiserInputs(
-        size, data.channels, latent_size, latent.channels, frame_channels=data.channels + 1 if context_frames else 0
+    x = replace(
+        z_given,
+        size=size,
+        channels=data.channels,
+        latent_size=latent_size,
+        latent_channels=latent.channels,
+        frame_channels=data.channels + 1 if context_frames else 0,
     )
     device = torch.device(device) if device else torch.get_default_device()
     with bounded(), device, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(getattr(spec.train, spec.stages[0]).seed, "init"))
         with _located(spec, "encoder"):
             channels = latent.channels * (2 if latent.variance == "learned" else 1)
-            encoder = ENCODERS.build(spec.encoder, size, data.channels, channels, latent.downsample)
+            accepts = signature(ENCODERS.get(spec.encoder.kind)).parameters
+            if controls and "rate_controls" not in accepts:
+                raise ValueError(f"{spec.encoder.kind!r} takes no rate control: give one loss factor and one bias")
+            control = (len(controls),) if controls else ()
+            encoder = ENCODERS.build(spec.encoder, size, data.channels, channels, latent.downsample, *control)
         if spec.decoder is None and spec.final_decoder is None and not hasattr(encoder, "decode"):
             raise spec.error(
                 "decoder", f"encoder {spec.encoder.kind!r} does not decode by itself: give a final_decoder"
@@ -123,6 +131,7 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         frozen=spec.frozen,
         decodes_clean=spec.latent.decoded == "z_clean",
         distilled_steps=spec.distilled.steps if spec.distilled else (),
+        rate_controls=controls,
     )
     model = UnifiedLatents(encoder, prior, decoder, base, contract, final_decoder=final_decoder, distilled=distilled)
     model.config = spec
@@ -181,6 +190,17 @@ def _context_frames(spec: Spec, data: DataContract) -> int:
     if data.frames is not None and frames >= data.frames:
         raise spec.error("conditioning.frames", f"{frames} of the clip's {data.frames} frames leave none to generate")
     return frames
+
+
+def _rate_controls(spec: Spec) -> tuple[RateControl, ...]:
+    """The loss factor and the bias, as far as they have ranges."""
+    controls = []
+    for name in STEPS:
+        value = getattr(spec.base, name, None)
+        base = value if value is None or isinstance(value, tuple) else (value, value)
+        if ends := rate_range(spec, name):
+            controls.append(RateControl.of(name, ends, base))
+    return tuple(controls)
 
 
 def _random_logsnr(spec: Spec, diffusion: GaussianDiffusion) -> TruncatedLogistic | None:
@@ -281,7 +301,10 @@ def _network(spec: Spec, part: str, inputs: DenoiserInputs, data: DataContract) 
         inputs = replace(inputs, text_tokens=data.text_tokens, text_width=data.text_width)
     inputs = replace(inputs, latent_logsnr=getattr(config, "latent_logsnr", False))
     with _located(spec, f"{part}.backbone"):
-        return BACKBONES.build(config.backbone, inputs)
+        network = BACKBONES.build(config.backbone, inputs)
+        if inputs.rate_controls and not any(".rate_control." in name for name in network.state_dict()):
+            raise ValueError(f"{config.backbone.kind!r} takes no rate control: give one loss factor and one bias")
+        return network
 
 
 @contextlib.contextmanager
@@ -299,46 +322,3 @@ def _located(spec: Spec, path: str) -> Iterator[None]:
         elif key in getattr(type(section), "model_fields", {}):
             path = f"{path}.{key}"
         raise spec.error(path, message) from None
-
-
-MAX_MODULES = 10_000  # the largest model of the paper has 1,283
-MAX_PARAMETERS = 10**12
-MAX_BUFFERS = 10**8
-
-
-@contextmanager
-def bounded() -> Iterator[None]:
-    """Modules built in this context raise a ValueError beyond these bounds, or beyond what PyTorch can hold."""
-    modules = parameters = buffers = 0
-
-    def count_module(*_: object) -> None:
-        nonlocal modules
-        modules += 1
-        if modules > MAX_MODULES:
-            raise ValueError(f"this makes more than {MAX_MODULES:,} modules")
-
-    def count_parameters(module: nn.Module, name: str, parameter: Tensor | None) -> None:
-        nonlocal parameters
-        parameters += parameter.numel() if parameter is not None else 0
-        if parameters > MAX_PARAMETERS:
-            raise ValueError(f"this makes more than {MAX_PARAMETERS:,} parameters")
-
-    def count_buffers(module: nn.Module, name: str, buffer: Tensor | None) -> None:
-        nonlocal buffers
-        buffers += buffer.numel() if buffer is not None else 0
-        if buffers > MAX_BUFFERS:
-            raise ValueError(f"this makes tables of more than {MAX_BUFFERS:,} values, of positions say")
-
-    hooks = [
-        register_module_buffer_registration_hook(count_buffers),
-        register_module_module_registration_hook(count_module),
-        register_module_parameter_registration_hook(count_parameters),
-    ]
-    try:
-        yield
-    except (RuntimeError, OverflowError, MemoryError) as error:  # sizes that overflow, or too little memory
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(f"the networks cannot be built: {reason}") from error
-    finally:
-        for hook in hooks:
-            hook.remove()

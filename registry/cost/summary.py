@@ -158,7 +158,8 @@ def _measure_network(spec: Spec, name: NetworkName, model: UnifiedLatents) -> _M
         rows, flops, output = _measure(name, part.network, (x_t, x.new_zeros(1), _conditions(model, part, z)))
     elif name == "encoder":
         expected = torch.cat([z, z], dim=1) if contract.learned_variance else z
-        rows, flops, output = _measure(name, part, (x,))
+        control = model.rate_control(Conditions(), 1)
+        rows, flops, output = _measure(name, part, (x,) if control is None else (x, control))
     else:  # a normal prior
         return _Measured([], parameters, 0)
     if output.shape != expected.shape:

@@ -19,6 +19,7 @@ from ulzoo.data.videos.decode import read_clip
 from ulzoo.files.atomic import check_destination, write_atomically, write_bytes
 from ulzoo.media.pixels import from_uint8
 from ulzoo.model import compression
+from ulzoo.model.codec_network import codec_network
 from ulzoo.model.contract import Contract
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import open_source
@@ -54,7 +55,7 @@ def measure_codec(model: UnifiedLatents, spec: Spec) -> Codec:
         ValueError: the data is missing, or the model has no network to code with.
     """
     contract = model.contract
-    compression.codec_network(model)  # before the data is opened
+    codec_network(model)  # before the data is opened
     source = open_source(spec, "train")
     count = min(len(source), MEASURED_CLIPS if contract.video else MEASURED_IMAGES)
     x = next(in_order(source, count))["x"].to(model.device)

@@ -45,6 +45,7 @@ def find_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
     if spec.init is not None:
         yield from _find_init_conflicts(spec, spec.init)
     yield from _find_distilled_conflicts(spec)
+    yield from _find_rate_conflicts(spec)
     trained_parts = {"latents": "prior", "decoder": "final_decoder", "distill": "distilled", "base": "base"}
     for stage, part in trained_parts.items():
         configured, needed = getattr(spec.train, stage) is not None, stage in spec.stages
@@ -68,6 +69,39 @@ def _find_distilled_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
         yield "distilled", "only a diffusion decoder can be distilled: remove this section"
     if spec.sample.decoder.guidance != 1:
         yield "sample.decoder.guidance", "a distilled decoder learns the decoder without guidance: set it to 1"
+
+
+def _find_rate_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
+    """Ranges of loss factor and bias where they cannot be, and ranges of the base that are not within them."""
+    ranges = {name: ends for name in ("loss_factor", "bias") if (ends := rate_range(spec, name))}
+    if ranges and spec.latent.logsnr_bias is not None:
+        why = "single-stage training with a random log-SNR has one rate"
+        yield f"decoder.weighting.{next(iter(ranges))}", f"{why}: give a number, or remove latent.logsnr_bias"
+    for part in ("final_decoder", "base"):
+        weighting = getattr(getattr(spec, part), "weighting", None)
+        for name in ("loss_factor", "bias"):
+            if isinstance(getattr(weighting, name, None), tuple):
+                yield f"{part}.weighting.{name}", "only the decoder's moves the rate: give a number"
+    for name in ("loss_factor", "bias") if spec.base else ():
+        value = getattr(spec.base, name)
+        if value is None:
+            continue
+        low, high = value if isinstance(value, tuple) else (value, value)
+        if name not in ranges:
+            yield f"base.{name}", f"decoder.weighting.{name} is not a range: remove this key"
+        elif not ranges[name][0] <= low <= high <= ranges[name][1]:
+            yield f"base.{name}", "must lie within decoder.weighting.{}, {:g} to {:g}".format(name, *ranges[name])
+    data = spec.train.base and spec.train.base.data
+    for name in ranges if data is not None else ():
+        value = spec.base and getattr(spec.base, name)
+        if value is None or isinstance(value, tuple):
+            yield f"base.{name}", "latents that were encoded beforehand have one value: give a number"
+
+
+def rate_range(spec: "Spec", name: str) -> tuple[float, float] | None:
+    """The range of the decoder's loss factor or bias; None if it does not vary."""
+    value = getattr(getattr(spec.decoder, "weighting", None), name, None)
+    return value if isinstance(value, tuple) and value[0] < value[1] else None
 
 
 def _find_init_conflicts(spec: "Spec", init: InitConfig) -> Iterator[tuple[str, str]]:

@@ -202,11 +202,13 @@ class Spec(Document):
     def to_dict(self) -> dict[str, Any]:
         """The resolved spec, with all defaults, as plain data that JSON can represent.
 
-        Without `init` or `distilled` these keys are left out, so that files are those of earlier versions.
+        Keys of later versions are left out where they are null, so that files are those of earlier versions.
         """
         content = self.model_dump(mode="json")
-        for section, key in ((content, "init"), (content, "distilled"), (content["train"], "distill")):
-            if section[key] is None:
+        train, base = content["train"], content["base"] or {}
+        later = ((content, "init"), (content, "distilled"), (train, "distill"), (base, "loss_factor"), (base, "bias"))
+        for section, key in later:
+            if section.get(key, 0) is None:
                 del section[key]
         return content
 

@@ -136,6 +136,10 @@ class BaseConfig(DiffusionConfig):
     schedule: Annotated[ComponentConfig, Choice(SCHEDULES, default="cosine")] = Field(
         default_factory=dict, validate_default=True, description="the noise schedule, log-SNR over time"
     )
+    loss_factor: float | tuple[float, float] | None = Field(
+        default=None, description="of the latents that it models, if the decoder's is a range; null: that range"
+    )
+    bias: float | tuple[float, float] | None = Field(default=None, description="the same for the decoder's bias")
 
 
 class DiffusionPriorConfig(DiffusionConfig):

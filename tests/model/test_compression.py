@@ -15,7 +15,8 @@ from ulzoo.coding.simulation import Rule, huffman_lengths
 from ulzoo.coding.stream import DamagedStream, read_header
 from ulzoo.data import in_order
 from ulzoo.media.pixels import psnr
-from ulzoo.model.compression import codec_network, measure_codec
+from ulzoo.model.codec_network import codec_network
+from ulzoo.model.compression import measure_codec
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, open_source
 

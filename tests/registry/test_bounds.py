@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from ulzoo.registry.compile import MAX_MODULES, bounded, compile_model
+from ulzoo.nn.bounds import MAX_MODULES, bounded
+from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.loading import find_specs
 from ulzoo.registry.zoo.catalogue import load_spec
 

@@ -6,6 +6,7 @@
 | 1 | version (4 bits), flags: rule, image size, fewer steps than planned, several blocks |
 | 4 | first bytes of the hash of the model |
 | 1 or more each | seed, steps planned; as the flags say: height and width, steps stored, blocks |
+| 1 or more each | in version 2 only, of a variable-rate model: the number of rate controls, and each of them |
 | 1 | check of the header |
 | 2 | CRC of the indices |
 | the rest | indices, step by step, padded by zeros to whole bytes |
@@ -16,15 +17,16 @@ floating-point number, so machines that compute in slightly different ways read 
 
 import binascii
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ulzoo.coding.process import CodingPlan, StepIndices
 from ulzoo.coding.simulation import FixedLengthCode, IndexCode, Rule
 
 MAGIC = b"UZ"
-VERSION = 1
+VERSION = 2  # 1 without rate controls
 MAX_BYTES = 2**22
 MAX_SEED, MAX_STEPS, MAX_BLOCKS, MAX_SIDE, MAX_PIXELS = 2**63 - 1, 2**12, 2**12, 2**13, 2**22
+MAX_CONTROLS, MAX_LEVEL = 2, 1000
 _SIZE, _CUT, _BLOCKS = 2, 4, 8  # flags; the rule is the lowest bit
 
 
@@ -53,6 +55,7 @@ class Header:
         stored: number of steps whose indices are stored.
         size: (height, width) of an image that is not of the model's size.
         crc: of the bytes of the indices.
+        rate: loss factor and bias of a variable-rate model, as levels of their ranges; empty for other models.
     """
 
     model: str
@@ -62,13 +65,16 @@ class Header:
     stored: int
     size: tuple[int, int] | None = None
     crc: int = 0
+    rate: tuple[int, ...] = ()
 
     def to_bytes(self) -> bytes:
         """The header as in the stream."""
         cut, blocks = self.stored < self.plan.steps, self.plan.blocks > 1
         flags = self.rule | _SIZE * (self.size is not None) | _CUT * cut | _BLOCKS * blocks
         numbers = [self.seed, self.plan.steps, *(self.size or ()), *[self.stored] * cut, *[self.plan.blocks] * blocks]
-        head = MAGIC + bytes([VERSION << 4 | flags]) + bytes.fromhex(self.model) + b"".join(map(_varint, numbers))
+        numbers += [len(self.rate), *self.rate] if self.rate else []
+        version = 2 if self.rate else 1
+        head = MAGIC + bytes([version << 4 | flags]) + bytes.fromhex(self.model) + b"".join(map(_varint, numbers))
         return head + bytes([_check(head)]) + self.crc.to_bytes(2, "big")
 
 
@@ -85,7 +91,7 @@ def write_stream(
     while True:
         bits = "".join(steps[:stored])
         payload = int("1" + bits.ljust(-(-len(bits) // 8) * 8, "0"), 2).to_bytes(-(-len(bits) // 8) + 1, "big")[1:]
-        header = Header(header.model, header.seed, header.rule, header.plan, stored, header.size, _crc(payload))
+        header = replace(header, stored=stored, crc=_crc(payload))
         stream = header.to_bytes() + payload
         if max_bits is None or 8 * len(stream) <= max_bits:
             return stream, header
@@ -110,20 +116,28 @@ def read_header(stream: bytes) -> tuple[Header, int]:
     for _ in range(2 + 2 * bool(flags & _SIZE) + bool(flags & _CUT) + bool(flags & _BLOCKS)):
         number, position = _read_varint(stream, position)
         numbers.append(number)
+    rate: list[int] = []
+    if version == 2:
+        controls, position = _read_varint(stream, position)
+        for _ in range(min(controls, MAX_CONTROLS)):
+            number, position = _read_varint(stream, position)
+            rate.append(number)
     if len(stream) < position + 3:
         raise DamagedStream("truncated within its header")
-    if version != VERSION or stream[position] != _check(stream[:position]):
+    if version not in (1, 2) or stream[position] != _check(stream[:position]):
         raise DamagedStream("damaged in its header")
     seed, steps, *rest = numbers
     size = (rest.pop(0), rest.pop(0)) if flags & _SIZE else None
     stored = rest.pop(0) if flags & _CUT else steps
     plan = CodingPlan(steps, rest.pop(0) if flags & _BLOCKS else 1)
+    if version == 2 and not (1 <= controls <= MAX_CONTROLS and max(rate) <= MAX_LEVEL):
+        raise DamagedStream("damaged in its header")
     if seed > MAX_SEED or not 1 <= steps <= MAX_STEPS or stored > steps or not 1 <= plan.blocks <= MAX_BLOCKS:
         raise DamagedStream("damaged in its header")
     if size and (min(size) < 1 or max(size) > MAX_SIDE or size[0] * size[1] > MAX_PIXELS):
         raise DamagedStream("damaged in its header")
     crc = int.from_bytes(stream[position + 1 : position + 3], "big")
-    return Header(stream[3:7].hex(), seed, Rule(flags & 1), plan, stored, size, crc), position + 3
+    return Header(stream[3:7].hex(), seed, Rule(flags & 1), plan, stored, size, crc, tuple(rate)), position + 3
 
 
 def read_indices(

@@ -19,6 +19,7 @@ from ulzoo.diffusion.schedules import (
     rand,
     randn,
     randn_like,
+    spread_evenly,
     time_of,
 )
 from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, TruncatedLogistic, Weighting
@@ -49,5 +50,6 @@ __all__ = [
     "rand",
     "randn",
     "randn_like",
+    "spread_evenly",
     "time_of",
 ]

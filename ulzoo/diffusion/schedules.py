@@ -175,6 +175,7 @@ class ExampleNoise:
         assert 0 <= position <= position + len(seeds) <= total
         self.examples = [torch.Generator(device).manual_seed(seed) for seed in seeds]
         self.shared = torch.Generator(device).manual_seed(shared)
+        self.positions = range(position, position + len(seeds))
         self.strata = torch.arange(position, position + len(seeds), device=device, dtype=torch.float32) / total
         self.draws = 1
 
@@ -188,6 +189,7 @@ class ExampleNoise:
         """The noise of these examples alone, from the same streams."""
         noise = copy(self)
         noise.examples, noise.strata, noise.shared = self.examples[rows], self.strata[rows], self.shared.clone_state()
+        noise.positions = self.positions[rows]
         return noise
 
     def times(self) -> Tensor:
@@ -196,6 +198,12 @@ class ExampleNoise:
         offsets = (offset + self.strata) % 1  # (n,)
         draws = torch.arange(self.draws, device=offsets.device, dtype=torch.float32)
         return ((draws[:, None] + offsets) / self.draws % 1).flatten()
+
+    def spread(self, step: float) -> Tensor:
+        """A number in [0, 1) per example, (n,): a random one plus the multiples of an irrational `step`, modulo 1."""
+        assert self.draws == 1
+        offset = torch.rand((), generator=self.shared, device=self.shared.device, dtype=torch.float32)
+        return (offset + _multiples(self.positions, step, self.strata.device)) % 1
 
 
 class IndependentNoise(ExampleNoise):
@@ -279,3 +287,22 @@ def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.
         return generator.times()
     offset = torch.rand((), generator=generator, device=device, dtype=torch.float32)
     return (offset + torch.arange(n, device=device, dtype=torch.float32) / n) % 1
+
+
+def spread_evenly(n: int, step: float, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
+    """n numbers, (n,), each uniform on [0, 1), almost as even as `low_discrepancy_times` and independent of them.
+
+    They are the multiples of an irrational `step` modulo 1 (Kronecker's sequence), shifted by a random number. Numbers
+    of another step, or times, fill the unit square evenly with them.
+    """
+    if isinstance(generator, ExampleNoise):
+        assert n == len(generator.examples)
+        return generator.spread(step)
+    offset = torch.rand((), generator=generator, device=device, dtype=torch.float32)
+    return (offset + _multiples(range(n), step, offset.device)) % 1
+
+
+def _multiples(numbers: range, step: float, device: torch.device) -> Tensor:
+    """The multiples of `step` modulo 1, (n,), exact also for large numbers."""
+    multiples = torch.arange(numbers.start, numbers.stop, device=device, dtype=torch.float64) * step
+    return (multiples % 1).float()

@@ -5,6 +5,7 @@ e^λ w(λ), the weight of the x-MSE, in a form that neither overflows nor cancel
 """
 
 import math
+from copy import copy
 from typing import Protocol
 
 import torch
@@ -38,24 +39,41 @@ class ElboWeighting:
 class SigmoidWeighting:
     """w(λ) = loss_factor · sigmoid(bias - λ): low noise is discounted, so those details are left to the decoder.
 
-    Where w > 1 information goes through the latent, below 1 the decoder models it itself.
+    Where w > 1 information goes through the latent, below 1 the decoder models it itself. Either key may be a range
+    [low, high] for a variable-rate model, whose examples have values of their own (not in the paper).
 
     Args:
         bias: log-SNR at which the weight is half the loss factor; higher asks for finer detail in the latent.
         loss_factor: c_lf, weight of the distortion against the rate; above 1, or the latent collapses.
     """
 
-    def __init__(self, *, bias: float = 0.0, loss_factor: float = 1.0):
-        if loss_factor <= 0:
-            raise ValueError(f"loss_factor must be positive, got {loss_factor}")
-        self.bias, self.loss_factor = bias, loss_factor
+    def __init__(self, *, bias: float | tuple[float, float] = 0.0, loss_factor: float | tuple[float, float] = 1.0):
+        self.ranges: dict[str, tuple[float, float]] = {}
+        for name, value in (("loss_factor", loss_factor), ("bias", bias)):
+            low, high = value if isinstance(value, tuple) else (value, value)
+            if low > high:
+                raise ValueError(f"{name} must be a number or a range [low, high], got [{low}, {high}]")
+            if low < high:
+                self.ranges[name] = (low, high)
+            if name == "loss_factor" and low <= 0:
+                raise ValueError(f"loss_factor must be positive, got {low}")
+        self.bias: float | Tensor = bias[0] if isinstance(bias, tuple) else bias
+        self.loss_factor: float | Tensor = loss_factor[0] if isinstance(loss_factor, tuple) else loss_factor
+
+    def at(self, rate_control: Tensor) -> "SigmoidWeighting":
+        """The weighting of each example at its own values of the keys with ranges, (B, number of them)."""
+        weighting = copy(self)
+        for name, column in zip(self.ranges, rate_control.unbind(1), strict=True):
+            setattr(weighting, name, column.exp() if name == "loss_factor" else column)
+        return weighting
 
     def __call__(self, logsnr: Tensor) -> Tensor:
         return self.loss_factor * torch.sigmoid(self.bias - logsnr)
 
     def times_snr(self, logsnr: Tensor) -> Tensor:
         # e^λ sigmoid(b - λ) = e^b sigmoid(λ - b)
-        return self.loss_factor * math.exp(self.bias) * torch.sigmoid(logsnr - self.bias)
+        exp = self.bias.exp() if isinstance(self.bias, Tensor) else math.exp(self.bias)
+        return self.loss_factor * exp * torch.sigmoid(logsnr - self.bias)
 
 
 class TruncatedLogistic:

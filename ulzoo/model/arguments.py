@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from functools import wraps
 from numbers import Integral, Real
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, get_args
@@ -23,6 +24,7 @@ T = TypeVar("T")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_COUNT = 2**31 - 1
 MAX_NUMBER = 1e30  # of float32 and bfloat16
+CONDITIONS = tuple(field.name for field in fields(Conditions))
 COUNTS = ("n", "samples", "steps", "batch_size")
 
 
@@ -80,9 +82,13 @@ def check(contract: Contract, device: torch.device, arguments: Mapping[str, Any]
         raise TypeError(f"progress must be True or False, got {_name(values['progress'])}")
     if "sampling" in values:
         _check_sampling(values["sampling"])
+    if "bits" in values:
+        _check_number("bits", values["bits"])
+        if values["bits"] <= 0:
+            raise ValueError(f"bits must be positive, got {_shown(values['bits'])}")
     if "seeds" in values:
         _check_seeds(values["seeds"])
-    conditions = values.get("conditions", Conditions(*(values.get(name) for name in ("labels", "text", "frames"))))
+    conditions = values.get("conditions", Conditions(**{name: values.get(name) for name in CONDITIONS}))
     if not isinstance(conditions, Conditions):
         raise TypeError(f"conditions must be Conditions, got {_name(conditions)}")
     if n is not None:
@@ -156,6 +162,9 @@ def _check_conditions(conditions: Conditions, n: int, contract: Contract, device
         contract.check_labels_and_text(NetworkConditions(text=text), n, contract.num_classes)
         if text.tokens.device.type != "meta" and not text.tokens.isfinite().all():
             raise ValueError("text must have finite tokens, got NaN or infinity")
+    for name in ("loss_factor", "bias"):
+        if (value := getattr(conditions, name)) is not None:
+            contract.check_rate(name, value, n)
     if frames is not None:
         _check_tensor("frames", frames, device)
         contract.check_frames(frames, n, needed=False)

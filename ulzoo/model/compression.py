@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from ulzoo.coding.codec import Codec, index_bits
-from ulzoo.coding.grid import Denoise, InformationGrid
+from ulzoo.coding.grid import InformationGrid
 from ulzoo.coding.process import CodedProcess, StepIndices
 from ulzoo.coding.randomness import SharedRandomness
 from ulzoo.coding.simulation import Rule, huffman_lengths
@@ -29,20 +27,27 @@ from ulzoo.coding.stream import (
     read_indices,
     write_stream,
 )
-from ulzoo.diffusion import ExampleNoise, IndependentNoise, Noise, expand_like, independent_noise
-from ulzoo.diffusion.samplers import GRIDS, SAMPLERS
-from ulzoo.diffusion.schedules import alpha_sigma
+from ulzoo.diffusion import ExampleNoise, IndependentNoise, Noise, independent_noise
 from ulzoo.files.tensor_file import tensors_sha256
-from ulzoo.model.arguments import check_images
+from ulzoo.model.arguments import check, check_images
+from ulzoo.model.codec_network import (
+    OVERLAP,
+    codec_network,
+    denoiser,
+    encode_clean,
+    latent_size,
+    same_noise,
+    sample_rest,
+)
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
-from ulzoo.model.denoisers import DiffusionModel, check_finite, residual_mean
-from ulzoo.model.tiling import PIXELS_PER_PASS, TileGrid, decode_tiled, encode_tiled, latent_factors
+from ulzoo.model.denoisers import check_finite
+from ulzoo.model.rate_control import ControlValue
+from ulzoo.model.tiling import decode_tiled
 
 if TYPE_CHECKING:
     from ulzoo.model.unified_latents import UnifiedLatents
 
-OVERLAP = 0.25  # of the tiles of larger images
 RULES = {"projection": Rule.PROJECTION, "poisson": Rule.POISSON}
 
 
@@ -58,7 +63,14 @@ class CompressingModel(nn.Module):
 
     @torch.no_grad()
     def compress(
-        self, x: Tensor, *, seed: int = 0, max_bits: int | None = None, rule: str = "projection"
+        self,
+        x: Tensor,
+        *,
+        seed: int = 0,
+        max_bits: int | None = None,
+        rule: str = "projection",
+        loss_factor: ControlValue | None = None,
+        bias: ControlValue | None = None,
     ) -> list[bytes]:
         """x -> one stream for each example: the latent z_0 in about as many bits as its rate.
 
@@ -67,12 +79,14 @@ class CompressingModel(nn.Module):
             seed: seed of the randomness that streams share with their decoder.
             max_bits: largest size of a stream, which then ends after fewer steps; None for no limit.
             rule: how indices are chosen, "projection" or "poisson"; see `ulzoo.coding.simulation.Rule`.
+            loss_factor, bias: see `RateOptions`; streams contain them, rounded to a thousandth of the range.
 
         Raises:
             ValueError: the model has no codec, x has another shape, or `max_bits` is less than the header.
         """
         model, codec = _model(self), self._codec()
         check_images(x, self.contract, model.device)
+        check(self.contract, model.device, {"n": len(x), "loss_factor": loss_factor, "bias": bias})
         if rule not in RULES:
             raise ValueError(f"rule must be one of {', '.join(RULES)}, got {rule!r}")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
@@ -82,16 +96,18 @@ class CompressingModel(nn.Module):
             raise ValueError(f"images have at most {MAX_PIXELS:,} pixels, got {size[0]} × {size[1]}")
         streams: list[bytes] = []
         name = self._stream_hash()
+        levels = model.quantize_rate(Conditions(loss_factor=loss_factor, bias=bias), len(x))
         for rows in self.contract.batches(len(x), None):
-            z_clean = _encode(model, x[rows])
-            denoise = _denoiser(model, codec_network(model), z_clean.shape[2:])
-            information = codec.grid.information(denoise, z_clean, generator=_same_noise(len(z_clean), model.device))
+            rate = model.dequantize_rate(levels[rows])
+            z_clean = encode_clean(model, x[rows], rate)
+            denoise = denoiser(model, codec_network(model), z_clean.shape[2:], rate)
+            information = codec.grid.information(denoise, z_clean, generator=same_noise(len(z_clean), model.device))
             plans = [codec.plan(bits, RULES[rule]) for bits in information.tolist()]
             process = CodedProcess(denoise, codec.grid, SharedRandomness(name, seed))
             indices, z_0 = process.encode(z_clean, plans, index_bits=codec.index_bits, rule=RULES[rule])
             check_finite(z_0, "codec's network")
-            for plan, steps in zip(plans, indices, strict=True):
-                header = Header(name, seed, RULES[rule], plan, plan.steps, size)
+            for plan, steps, control in zip(plans, indices, levels[rows], strict=True):
+                header = Header(name, seed, RULES[rule], plan, plan.steps, size, rate=control)
                 streams.append(write_stream(header, steps, codec.code(RULES[rule]), max_bits)[0])
         return streams
 
@@ -125,10 +141,14 @@ class CompressingModel(nn.Module):
         z_0 = self._replay(streams, opened, max_bits, noise)
         parts = []
         for rows in self.contract.batches(len(z_0), None):
+            rate = model.dequantize_rate([header.rate for header in headers[rows]])
+            part = noise.part(rows)
             if headers[0].size is None:
-                parts.append(model.decode(z_0[rows], steps=steps, generator=noise.part(rows)))
+                loss_factor, bias = rate.loss_factor, rate.bias
+                x = model.decode(z_0[rows], steps=steps, generator=part, loss_factor=loss_factor, bias=bias)
+                parts.append(x)
             else:
-                x = decode_tiled(model, z_0[rows], overlap=OVERLAP, steps=steps, generator=noise.part(rows))
+                x = decode_tiled(model, z_0[rows], overlap=OVERLAP, steps=steps, generator=part, conditions=rate)
                 parts.append(x[..., : headers[0].size[0], : headers[0].size[1]])
         return torch.cat(parts)
 
@@ -156,21 +176,23 @@ class CompressingModel(nn.Module):
             code = codec.code(header.rule)
             with _numbered(n, len(streams)):
                 indices.append(read_indices(content, header, start, code, prefix=max_bits is not None))
-        shape = (self.contract.latent_channels, *_latent_size(headers[0].size, self.contract))
+        shape = (self.contract.latent_channels, *latent_size(headers[0].size, self.contract))
         z_0, reached = torch.empty(len(headers), *shape, device=model.device), [0.0] * len(headers)
         for seed in sorted({header.seed for header in headers}):
             rows = [n for n, header in enumerate(headers) if header.seed == seed]
             for part in self.contract.batches(len(rows), None):
                 batch = rows[part]
                 plans = [headers[n].plan for n in batch]
-                denoise = _denoiser(model, codec_network(model), shape[1:])
+                rate = model.dequantize_rate([headers[n].rate for n in batch])
+                denoise = denoiser(model, codec_network(model), shape[1:], rate)
                 process = CodedProcess(denoise, codec.grid, SharedRandomness(headers[0].model, seed))
                 z_t, levels = process.replay([indices[n] for n in batch], plans, shape, model.device)
                 z_0[batch] = z_t
                 for n, level in zip(batch, levels, strict=True):
                     reached[n] = level
         for part in self.contract.batches(len(headers), None):
-            z_0[part] = _sample_rest(model, z_0[part], reached[part], noise.part(part))
+            rate = model.dequantize_rate([header.rate for header in headers[part]])
+            z_0[part] = sample_rest(model, z_0[part], reached[part], noise.part(part), rate)
         return check_finite(z_0, "codec's network")
 
     def stream_sizes(self, streams: Sequence[bytes]) -> list[tuple[int, ...]]:
@@ -196,24 +218,10 @@ class CompressingModel(nn.Module):
                 header, start = read_header(bytes(stream))
                 if header.model != model:
                     raise DamagedStream(f"compressed by another model ({header.model}, not {model})")
-                if header.size and self.contract.video:
-                    raise DamagedStream("damaged, it is of an image and this is a model of clips")
+                if (header.size and self.contract.video) or len(header.rate) != len(self.contract.rate_controls):
+                    raise DamagedStream("damaged, its header is not of this model")
                 opened.append((header, start))
         return opened
-
-
-def codec_network(model: "UnifiedLatents") -> DiffusionModel:
-    """The network whose reverse process is coded: the prior, or the base of a model whose prior is no network.
-
-    Raises:
-        ValueError: there is no such network, or the decoder takes clean latents.
-    """
-    if model.contract.decodes_clean:
-        raise ValueError("this model's decoder takes clean latents, which no finite number of bits determines")
-    for network in (model.prior, model.base):
-        if isinstance(network, DiffusionModel):
-            return network
-    raise ValueError("this model has neither a prior nor a base that is a diffusion model")
 
 
 @torch.no_grad()
@@ -224,7 +232,7 @@ def measure_codec(model: "UnifiedLatents", images: Sequence[Tensor]) -> Codec:
         ValueError: the model has no network to code with.
     """
     network = codec_network(model)
-    denoise = _denoiser(model, network, model.contract.latent_size)
+    denoise = denoiser(model, network, model.contract.latent_size)
     generator = torch.Generator(model.device).manual_seed(0)
     latents = [model.encode(x, generator=generator) for x in images]
     schedule = network.diffusion.schedule
@@ -249,78 +257,6 @@ def _model(model: nn.Module) -> "UnifiedLatents":
 def _check_max_bits(max_bits: object) -> None:
     if max_bits is not None and (isinstance(max_bits, bool) or not isinstance(max_bits, int) or max_bits < 1):
         raise ValueError(f"max_bits must be an integer of at least 1, got {max_bits!r}")
-
-
-def _latent_size(size: tuple[int, int] | None, contract: Contract) -> tuple[int, ...]:
-    """The grid of the latent of an image, None for one of the model's size; sides are padded to whole cells."""
-    if size is None:
-        return contract.latent_size
-    return tuple(
-        max(-(-side // factor), least)
-        for side, factor, least in zip(size, latent_factors(contract), contract.latent_size, strict=True)
-    )
-
-
-def _encode(model: "UnifiedLatents", x: Tensor) -> Tensor:
-    """z_clean, (B, c, ...), of images of any size, whose last rows and columns are repeated up to whole cells."""
-    contract, noise = model.contract, _same_noise(len(x), model.device)
-    if tuple(x.shape[2:]) == contract.size:
-        return model.encode(x, generator=noise)
-    size = _latent_size((x.shape[2], x.shape[3]), contract)
-    height, width = (cells * factor for cells, factor in zip(size, latent_factors(contract), strict=True))
-    x = pad(x.float(), (0, width - x.shape[3], 0, height - x.shape[2]), mode="replicate")
-    return encode_tiled(model, x, overlap=OVERLAP).sample(noise)
-
-
-def _denoiser(model: "UnifiedLatents", network: DiffusionModel, size: Sequence[int]) -> Denoise:
-    """x̂ of the network without labels and captions, for latents of a size, in float32."""
-    contract, diffusion = model.contract, network.diffusion
-    grid = None if tuple(size) == contract.latent_size else TileGrid.of(size, contract, OVERLAP)
-
-    def estimate(z_t: Tensor, logsnr: Tensor) -> Tensor:
-        conditions = model.latent_conditions(network, len(z_t), Conditions())
-        mean = residual_mean(conditions, z_t.shape[1])
-        alpha, _ = alpha_sigma(expand_like(logsnr, z_t))
-        residual = z_t - alpha * mean
-        prediction = network.predict(residual, logsnr, conditions).float()
-        return diffusion.to_x(prediction, x_t=residual, logsnr=expand_like(logsnr, z_t)) + mean
-
-    def blended(z_t: Tensor, logsnr: Tensor) -> Tensor:
-        assert grid is not None
-        per_pass = max(1, PIXELS_PER_PASS // (len(z_t) * contract.pixels))
-        return grid.blend(
-            lambda positions: estimate(grid.crop(z_t, positions), logsnr.repeat(len(positions))), len(z_t), per_pass
-        )
-
-    return estimate if grid is None else blended
-
-
-def _sample_rest(model: "UnifiedLatents", z_t: Tensor, levels: Sequence[float], noise: Noise) -> Tensor:
-    """z_0, (B, c, ...), from z_t at a log-SNR each, by the base's sampler; by the prior in a model without a base."""
-    network = model.base or codec_network(model)
-    schedule, sampling = network.diffusion.schedule, model.contract.sampling["base"]
-    if min(levels) >= schedule.logsnr_max:
-        return z_t
-    grid = GRIDS[sampling.sampler](schedule, sampling.steps).numpy()
-    times = np.arange(len(grid))
-    starts = np.interp(levels, grid, times)
-    # as many steps for each example, of equal length in its sampler's time: (steps + 1, B)
-    logsnrs = np.interp(np.linspace(starts, times[-1], len(grid)), times, grid)
-    logsnrs[0] = levels
-    estimate = _denoiser(model, network, z_t.shape[2:])
-    grids = torch.from_numpy(logsnrs).float().to(z_t.device)
-
-    def denoise(x: Tensor, logsnr: Tensor) -> Tensor:
-        return estimate(x, logsnr.flatten())
-
-    z_0 = SAMPLERS[sampling.sampler](denoise, z_t, grids.reshape(*grids.shape, *[1] * (z_t.ndim - 1)), noise)
-    complete = expand_like(torch.tensor(levels, device=z_t.device) >= schedule.logsnr_max, z_t)
-    return torch.where(complete, z_t, z_0)
-
-
-def _same_noise(n: int, device: torch.device) -> IndependentNoise:
-    """Noise for n examples that is the same for each, so that a stream depends on its image alone."""
-    return IndependentNoise([0] * n, 0, device=device)
 
 
 def _stream_noise(headers: Sequence[Header], generator: Noise | None, device: torch.device) -> ExampleNoise:

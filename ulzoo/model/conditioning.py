@@ -6,8 +6,8 @@ x_t; the base gets the clip's encoding and the mask on the latent's grid. So the
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypedDict, get_type_hints
+from dataclasses import dataclass, replace
+from typing import TypedDict, cast, get_type_hints
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool1d
 
 from ulzoo.media.captions import Text
 from ulzoo.model.contract import Contract, DecoderName
+from ulzoo.model.rate_control import ControlValue
 from ulzoo.runtime.messages import suggest
 
 Labels = Tensor | Sequence[int]
@@ -28,19 +29,36 @@ class Conditions:
         labels: class labels, (B,), -1 for no class.
         text: captions.
         frames: the first frames of each clip, (B, C, k, H, W) in [-1, 1], with k of the contract's `context_frames`.
+        loss_factor, bias: where on its curve a variable-rate model works, a number or one for each example.
     """
 
     labels: Labels | None = None
     text: Text | None = None
     frames: Tensor | None = None
+    loss_factor: ControlValue | None = None
+    bias: ControlValue | None = None
 
     @classmethod
-    def of(cls, options: "DecodeOptions", kind: "type[DecodeOptions]") -> "Conditions":
+    def of(cls, options: "RateOptions", kind: "type[RateOptions]") -> "Conditions":
         """The conditions among a call's options. Raises TypeError for an option that its kind does not have."""
         names = get_type_hints(kind)
         if unknown := options.keys() - names.keys():
             raise TypeError(f"there is no option {min(unknown)!r}{suggest(min(unknown), names)}")
-        return cls(options.get("labels"), options.get("text"), options.get("frames"))
+        return cls(
+            labels=options.get("labels"),
+            text=options.get("text"),
+            frames=cast("DecodeOptions", options).get("frames"),
+            loss_factor=options.get("loss_factor"),
+            bias=options.get("bias"),
+        )
+
+    def repeat_rate(self, times: int) -> "Conditions":
+        """Loss factor and bias, where they are tensors, of a batch that is repeated `times` times."""
+        loss_factor, bias = (
+            value.repeat(times) if isinstance(value, Tensor) and value.ndim else value
+            for value in (self.loss_factor, self.bias)
+        )
+        return replace(self, loss_factor=loss_factor, bias=bias)
 
     def part(self, rows: slice) -> "Conditions":
         """The conditions of these examples alone."""
@@ -48,22 +66,43 @@ class Conditions:
             labels=None if self.labels is None else self.labels[rows],
             text=None if self.text is None else self.text.part(rows),
             frames=None if self.frames is None else self.frames[rows],
+            loss_factor=_rows(self.loss_factor, rows),
+            bias=_rows(self.bias, rows),
         )
 
 
-class DecodeOptions(TypedDict, total=False):
+def _rows(value: ControlValue | None, rows: slice) -> ControlValue | None:
+    shared = value is None or isinstance(value, int | float) or (isinstance(value, Tensor) and not value.ndim)
+    return value if shared else value[rows]  # type: ignore[index]
+
+
+class RateOptions(TypedDict, total=False):
+    """What `UnifiedLatents.rate` is conditioned on.
+
+    Attributes:
+        labels, text: see `Conditions`, one of each example.
+        loss_factor, bias: of a variable-rate model, within its `rate_range`, a number or one for each example; higher
+            values give more bits and less distortion. If None, the model's defaults.
+    """
+
+    labels: Labels | None
+    text: Text | None
+    loss_factor: ControlValue | None
+    bias: ControlValue | None
+
+
+class DecodeOptions(RateOptions, total=False):
     """What `UnifiedLatents.decode` and `reconstruct` are conditioned on, and how they sample the decoder.
 
     Attributes:
         labels, frames, text: see `Conditions`, one of each example; the result begins with the frames. A model trained
             without them for a share of the examples samples without them too.
+        loss_factor, bias: see `RateOptions`; those of the encoder.
         steps: network evaluations; if None the spec's, or the largest number of a distilled decoder.
         network: the decoder, or the distilled one; if None the distilled one where it has this number of steps.
     """
 
-    labels: Labels | None
     frames: Tensor | None
-    text: Text | None
     steps: int | None
     network: DecoderName | None
 

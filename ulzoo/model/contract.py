@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from ulzoo.model.conditioning import Conditions
+    from ulzoo.model.rate_control import ControlValue, RateControl
     from ulzoo.nn.conditioning import NetworkConditions
 
 MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation may leave it; 255 is beyond
@@ -64,6 +66,7 @@ class Contract:
         text_tokens, text_width: shape of the token embeddings of a caption; 0 if there are no captions.
         frozen: networks that no stage trains.
         distilled_steps: numbers of steps that the distilled decoder samples in; empty if there is none.
+        rate_controls: the loss factor and the bias, as far as they vary; empty for a model of one rate.
     """
 
     size: tuple[int, ...]
@@ -83,6 +86,7 @@ class Contract:
     frozen: tuple[NetworkName, ...] = ()
     decodes_clean: bool = False
     distilled_steps: tuple[int, ...] = ()
+    rate_controls: tuple["RateControl", ...] = ()
 
     def trained_networks(self, stage: Stage) -> tuple[NetworkName, ...]:
         """The networks that a stage trains: its own, but for the frozen ones."""
@@ -158,6 +162,18 @@ class Contract:
                     f"text must have tokens of shape {expected[0]} and a mask of shape {expected[1]}, "
                     f"got {tuple(text.tokens.shape)} and {tuple(text.mask.shape)}"
                 )
+
+    def check_rate(self, name: str, value: "ControlValue", n: int | None) -> None:
+        """Raise ValueError or TypeError unless it varies and is a number in its range, or one for each example."""
+        control = next((control for control in self.rate_controls if control.name == name), None)
+        if control is None:
+            raise ValueError(f"this model was trained at one {name.replace('_', ' ')}: leave out `{name}`")
+        control.check(value, n)
+
+    def check_base_rate(self, conditions: "Conditions", network: str) -> None:
+        """Raise ValueError unless the base was trained at the loss factor and bias."""
+        for control in self.rate_controls if network == "base" else ():
+            control.check_base(getattr(conditions, control.name))
 
     def check_frames(self, frames: "Tensor | None", n: int, *, needed: bool) -> None:
         """Raise ValueError unless the context frames are those of n clips, or absent where they may be."""

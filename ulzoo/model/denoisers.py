@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ulzoo.diffusion import AdaptiveSchedule, Denoiser, GaussianDiffusion, Guidance, Noise, Weighting, rand
+from ulzoo.diffusion import (
+    AdaptiveSchedule,
+    Denoiser,
+    GaussianDiffusion,
+    Guidance,
+    Noise,
+    SigmoidWeighting,
+    Weighting,
+    rand,
+)
 from ulzoo.diffusion.samplers import CfgDenoiser
 from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.media.captions import Text
@@ -131,9 +140,12 @@ class DiffusionModel(ConditionalNetwork):
         self, x: Tensor, *, conditions: NetworkConditions = NO_CONDITIONS, generator: Noise | None = None
     ) -> Tensor:
         """Weighted nats per example, (B,), without the terminal KL, which trains no network."""
-        x = x - residual_mean(conditions, x.shape[1])
+        x, weighting = x - residual_mean(conditions, x.shape[1]), self.weighting
+        if isinstance(weighting, SigmoidWeighting) and weighting.ranges:
+            assert conditions.rate_control is not None
+            weighting = weighting.at(conditions.rate_control)
         return self.diffusion.loss(
-            self.denoiser(conditions), x, weighting=self.weighting, generator=generator, adaptive=self.schedule
+            self.denoiser(conditions), x, weighting=weighting, generator=generator, adaptive=self.schedule
         )
 
     def rate(

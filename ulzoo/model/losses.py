@@ -24,17 +24,37 @@ class LatentsLoss:
         distortion: L_x.
         regularisation: the term that is minimised for the rate: the rate itself, except in Tables 5 and 6.
         pixels: the normaliser of all terms, H·W or T·H·W.
+        balance: weight of each example in the total, (B,), in a variable-rate model.
+        position: where in the range its loss factor, or else its bias, lies, from 0 to 1, (B,).
     """
 
     rate: Tensor
     distortion: Tensor
     regularisation: Tensor
     pixels: int
+    balance: Tensor | None = None
+    position: Tensor | None = None
 
     @property
     def total(self) -> Tensor:
         """(L_z + L_x) / pixels, averaged over the batch, ()."""
-        return (self.regularisation + self.distortion).mean() / self.pixels
+        total = self.regularisation + self.distortion
+        return (total if self.balance is None else self.balance * total).mean() / self.pixels
+
+    def metrics(self) -> dict[str, Tensor]:
+        """The loss, rates in bits per pixel and the distortion in nats per pixel, for the log, () each.
+
+        In a variable-rate model also the rates at both ends: of the lowest and the highest quarter of its range.
+        """
+        rates = {"rate_bits_per_pixel": self.rate.detach()}
+        if self.position is not None:
+            rates["low_rate_bits_per_pixel"] = 4 * (self.position < 1 / 4) * self.rate.detach()
+            rates["high_rate_bits_per_pixel"] = 4 * (self.position >= 3 / 4) * self.rate.detach()
+        return {
+            "loss": self.total,
+            **{name: nats.mean() / self.pixels / math.log(2) for name, nats in rates.items()},
+            "distortion": self.distortion.detach().mean() / self.pixels,
+        }
 
 
 def latents_loss(
@@ -52,18 +72,19 @@ def latents_loss(
     """
     prior, decoder = model.prior, model.decoder
     assert prior is not None and decoder is not None
+    conditions = model.draw_rate(conditions, len(x), generator)  # in a variable-rate model, each example's c_lf and b
     logsnr = None  # λ_z(0) for all examples, or one per example (Appendix B ii), (B,)
     if prior.random_logsnr is not None:
         logsnr = prior.random_logsnr.sample(len(x), generator, x.device)
     level = model.contract.latent_logsnr if logsnr is None else logsnr
 
     # z_clean = E(x); with a learned variance a sample, whose entropy L_e is subtracted from the rate (Eq. 5).
-    posterior = model.posterior(x)
+    posterior = model.posterior(x, conditions=conditions)
     z_clean = posterior.sample(generator)  # (B, c, h, w)
 
     # L_z, the rate: -λ_z'(t) e^λ/2 ‖z_clean - ẑ(z_t, t)‖² with weight 1, plus the terminal KL. Its gradient reaches E.
     gradient = 0.0 if prior.stop_gradient else prior_gradient
-    prior_conditions = prior.drop_conditions(prior.select_conditions(conditions, model.device), generator)
+    prior_conditions = prior.drop_conditions(model.latent_conditions(prior, len(x), conditions), generator)
     rate = prior.rate(
         scale_gradient(z_clean, gradient), conditions=prior_conditions, generator=generator, logsnr_max=logsnr
     ) + scale_gradient(posterior.entropy(level), gradient)
@@ -76,7 +97,13 @@ def latents_loss(
     distortion = distortion_loss(model, decoder, x, z_0, conditions=conditions, generator=generator, logsnr=logsnr)
 
     # One normaliser for both terms, the number of pixels, or the loss factor would mean nothing.
-    return LatentsLoss(rate, distortion, regularisation, model.contract.pixels)
+    terms = LatentsLoss(rate, distortion, regularisation, model.contract.pixels)
+    if (control := model.rate_control(conditions, len(x))) is None:
+        return terms
+    position = model.contract.rate_controls[0].position(control[:, 0])
+    return replace(
+        terms, position=position, balance=(-float(__import__("os").environ.get("BAL", "0")) * control[:, 0]).exp()
+    )
 
 
 def decoder_loss(
@@ -84,8 +111,9 @@ def decoder_loss(
 ) -> Tensor:
     """The final decoder's loss given z_0 of the frozen encoder, nats per pixel, mean over the batch, ()."""
     assert model.final_decoder is not None
+    conditions = model.draw_rate(conditions, len(x), generator)
     with torch.no_grad():
-        z_0 = model.noise_latents(model.posterior(x).sample(generator), generator=generator)
+        z_0 = model.noise_latents(model.posterior(x, conditions=conditions).sample(generator), generator=generator)
     nats = distortion_loss(model, model.final_decoder, x, z_0, conditions=conditions, generator=generator)
     return nats.mean() / model.contract.pixels
 
@@ -96,8 +124,9 @@ def distill_loss(
     """The distilled decoder's squared error to its teacher's steps, given the same z_0, per pixel, batch mean, ()."""
     student, teacher = model.distilled, model.teacher
     assert student is not None and isinstance(teacher, DiffusionModel)
+    conditions = model.draw_rate(conditions, len(x), generator)
     with torch.no_grad():
-        z_0 = model.noise_latents(model.posterior(x).sample(generator), generator=generator)
+        z_0 = model.noise_latents(model.posterior(x, conditions=conditions).sample(generator), generator=generator)
     if model.contract.context_frames:
         conditions = replace(conditions, frames=first_frames(x, model.contract))
     selected = student.drop_conditions(model.decoder_conditions(student, z_0, conditions), generator)
@@ -120,8 +149,9 @@ def base_loss(
     """
     base, contract = model.base, model.contract
     assert base is not None and not (encoded and contract.context_frames)
-    with torch.no_grad():
-        z_clean = x if encoded else model.posterior(x).sample(generator)  # noised from z_clean, not from z_0
+    conditions = model.draw_rate(conditions, len(x), generator, base=True)
+    with torch.no_grad():  # noised from z_clean, not from z_0
+        z_clean = x if encoded else model.posterior(x, conditions=conditions).sample(generator)
         if contract.context_frames:
             conditions = replace(conditions, frames=first_frames(x, contract))
         selected = model.latent_conditions(base, len(x), conditions)
@@ -173,11 +203,7 @@ class StageLoss(nn.Module):
                 terms = latents_loss(
                     self.model, x, conditions=conditions, generator=generator, prior_gradient=prior_gradient
                 )
-                return {
-                    "loss": terms.total,
-                    "rate_bits_per_pixel": terms.rate.detach().mean() / terms.pixels / math.log(2),
-                    "distortion": terms.distortion.detach().mean() / terms.pixels,
-                }
+                return terms.metrics()
             case "decoder":
                 return {"loss": decoder_loss(self.model, x, conditions=conditions, generator=generator)}
             case "distill":

@@ -1,10 +1,12 @@
 """The networks of a model, and what each of them is conditioned on."""
 
+from dataclasses import replace
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from ulzoo.diffusion import Noise
 from ulzoo.model.arguments import CheckedModule, check_network, check_stage
 from ulzoo.model.conditioning import Conditions, context_clip
 from ulzoo.model.contract import STAGES, Contract, DecoderName, Sampling, Stage
@@ -65,12 +67,14 @@ class ModelNetworks(CheckedModule):
             getattr(self, name).train().requires_grad_(True)
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    def posterior(self, x: Tensor) -> Posterior:
-        """What the encoder says about the latent of x."""
+    def posterior(self, x: Tensor, *, conditions: Conditions = NOTHING) -> Posterior:
+        """What the encoder says about the latent of x; of the conditions it takes loss factor and bias."""
         expected = self.contract.shape
         if x.shape[1:] != expected:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, expected))}), got {tuple(x.shape)}")
-        features = self.encoder(x.to(module_dtype(self.encoder, x.dtype)))
+        x_in = x.to(module_dtype(self.encoder, x.dtype))
+        control = self.rate_control(conditions, len(x))
+        features = self.encoder(x_in) if control is None else self.encoder(x_in, control)
         features = features.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 is too coarse for noise at σ_0
         contract = self.contract
         return Posterior.from_features(features, learned=contract.learned_variance, logsnr=contract.latent_logsnr)
@@ -78,9 +82,14 @@ class ModelNetworks(CheckedModule):
     def latent_conditions(self, model: DiffusionModel | Prior, n: int, conditions: Conditions) -> NetworkConditions:
         """The conditions of the prior or the base for n latents; the base also takes the encoded context clip."""
         selected = model.select_conditions(conditions, self.device)
+        selected = selected._replace(rate_control=self.rate_control(conditions, n))
         if model is self.base and self.contract.context_frames:
             clip = context_clip(
-                conditions.frames, n, self.contract, self.device, encode=lambda clip: self.posterior(clip).mean
+                conditions.frames,
+                n,
+                self.contract,
+                self.device,
+                encode=lambda clip: self.posterior(clip, conditions=conditions).mean,
             )
             selected = selected._replace(context_frames=clip)
         return selected
@@ -94,8 +103,9 @@ class ModelNetworks(CheckedModule):
         logsnr: Tensor | None = None,
         steps: int | None = None,
     ) -> NetworkConditions:
-        """The conditions of a decoder: z_0, its log-SNR (λ_z(0) if None), labels, captions, context clip, steps."""
+        """The conditions of a decoder: z_0, its log-SNR (λ_z(0) if None), what the caller gives, and steps."""
         selected = decoder.select_conditions(conditions, self.device)
+        selected = selected._replace(rate_control=self.rate_control(conditions, len(z_0)))
         if decoder.takes_latent_logsnr:
             selected = selected._replace(latent_logsnr=self._levels(len(z_0)) if logsnr is None else logsnr)
         if self.contract.context_frames:
@@ -104,6 +114,21 @@ class ModelNetworks(CheckedModule):
         if isinstance(decoder, DistilledDecoder) and steps is not None:
             selected = decoder.for_steps(selected, steps, len(z_0))
         return selected._replace(latent=z_0)
+
+    def rate_control(self, conditions: Conditions, n: int) -> Tensor | None:
+        """Log loss factor and bias of n examples, as far as they vary, (n, 1 or 2); None for a model of one rate."""
+        columns = [
+            control.condition(getattr(conditions, control.name), n, self.device)
+            for control in self.contract.rate_controls
+        ]
+        return torch.stack(columns, dim=1) if columns else None
+
+    def draw_rate(self, conditions: Conditions, n: int, generator: Noise | None, *, base: bool = False) -> Conditions:
+        """The conditions with loss factors and biases drawn for n examples in training, for the base from its range."""
+        for control in self.contract.rate_controls:
+            value = control.draw(n, generator, self.device, base=base)
+            conditions = replace(conditions, **{str(control.name): value})
+        return conditions
 
     @property
     def teacher(self) -> Decoder | None:

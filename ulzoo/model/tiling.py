@@ -17,6 +17,7 @@ from ulzoo.diffusion import Noise, independent_noise
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
 from ulzoo.model.denoisers import DiffusionModel, check_finite
+from ulzoo.model.networks import NOTHING
 from ulzoo.model.rate import Posterior
 
 if TYPE_CHECKING:
@@ -118,11 +119,13 @@ def decode_tiled(
     overlap: float,
     steps: int | None = None,
     generator: Noise | None = None,
+    conditions: Conditions = NOTHING,
 ) -> Tensor:
     """z_0 -> x as `model.decode`, of latents larger than the model's; without labels and captions.
 
     Args:
         overlap: see `TileGrid`.
+        conditions: loss factor and bias of a variable-rate model.
         steps, generator: see `model.decode`.
     """
     contract = model.contract
@@ -136,10 +139,10 @@ def decode_tiled(
 
     def predict(x_t: Tensor, logsnr: Tensor) -> Tensor:
         def process(positions: Sequence[Position]) -> Tensor:
-            conditions = model.decoder_conditions(
-                decoder, grid.crop(z_0, positions), Conditions(), steps=sampling.steps
+            selected = model.decoder_conditions(
+                decoder, grid.crop(z_0, positions), conditions.repeat_rate(len(positions)), steps=sampling.steps
             )
-            return decoder.predict(grid.crop(x_t, positions), logsnr.repeat(len(positions)), conditions).float()
+            return decoder.predict(grid.crop(x_t, positions), logsnr.repeat(len(positions)), selected).float()
 
         return grid.blend(process, len(z_0), per_pass)
 
@@ -153,7 +156,7 @@ def decode_tiled(
     return check_finite(x, "decoder").clamp(-1, 1)
 
 
-def encode_tiled(model: "UnifiedLatents", x: Tensor, *, overlap: float) -> Posterior:
+def encode_tiled(model: "UnifiedLatents", x: Tensor, *, overlap: float, conditions: Conditions = NOTHING) -> Posterior:
     """The posterior of z_clean as `model.posterior`, of images larger than the model's."""
     contract, factors = model.contract, latent_factors(model.contract)
     if any(side % factor for side, factor in zip(x.shape[2:], factors, strict=True)):
@@ -161,7 +164,7 @@ def encode_tiled(model: "UnifiedLatents", x: Tensor, *, overlap: float) -> Poste
     grid = TileGrid.of([side // factor for side, factor in zip(x.shape[2:], factors, strict=True)], contract, overlap)
 
     def process(positions: Sequence[Position]) -> Tensor:
-        posterior = model.posterior(grid.crop(x, positions))
+        posterior = model.posterior(grid.crop(x, positions), conditions=conditions.repeat_rate(len(positions)))
         return torch.cat([part for part in (posterior.mean, posterior.log_variance) if part is not None], dim=1)
 
     features = grid.blend(process, len(x), max(1, PIXELS_PER_PASS // (len(x) * contract.pixels)))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Unpack, cast
 
 import torch
@@ -16,17 +17,18 @@ from ulzoo.diffusion import (
     independent_randn_like,
 )
 from ulzoo.diffusion.schedules import alpha_sigma
-from ulzoo.media.captions import Text
 from ulzoo.model.arguments import check_arguments
 from ulzoo.model.compression import CompressingModel
-from ulzoo.model.conditioning import Conditions, DecodeOptions, Labels, SampleOptions, first_frames
+from ulzoo.model.conditioning import Conditions, DecodeOptions, RateOptions, SampleOptions, first_frames
 from ulzoo.model.contract import Sampling
 from ulzoo.model.denoisers import Decoder, DiffusionModel, StepCallback, check_finite, module_dtype, step_progress
 from ulzoo.model.networks import NOTHING, LatentNetwork, ModelNetworks
 from ulzoo.model.pretrained import PretrainedModel
+from ulzoo.model.rate_control import ControlValue
+from ulzoo.model.variable_rate import VariableRateModel
 
 
-class UnifiedLatents(CompressingModel, PretrainedModel, ModelNetworks):
+class UnifiedLatents(CompressingModel, VariableRateModel, PretrainedModel, ModelNetworks):
     """The compiled model. In all methods x is (B, C, *size) in [-1, 1], and generators are on the model's device.
 
     Networks compute in the dtype of their weights, so `model.to(torch.bfloat16)` works; noise, log-SNRs and results are
@@ -47,15 +49,37 @@ class UnifiedLatents(CompressingModel, PretrainedModel, ModelNetworks):
 
     @check_arguments
     @torch.no_grad()
-    def encode(self, x: Tensor, *, generator: Noise | None = None, batch_size: int | None = None) -> Tensor:
+    def encode(
+        self,
+        x: Tensor,
+        *,
+        generator: Noise | None = None,
+        batch_size: int | None = None,
+        loss_factor: ControlValue | None = None,
+        bias: ControlValue | None = None,
+        bits: float | None = None,
+    ) -> Tensor:
         """x -> z_clean, (B, c, *latent_size), in float32 or better; the decoder takes `noise_latents` of it.
 
         Deterministic, except for an encoder with a learned variance, of whose posterior it is a sample. For gradients
         use `posterior`.
+
+        Args:
+            loss_factor, bias: see `RateOptions`; the decoder needs them too.
+            bits: instead of a loss factor, the rate that each latent shall have; see `find_loss_factor`.
         """
+        if bits is not None:
+            if loss_factor is not None:
+                raise ValueError("give either bits or a loss factor")
+            loss_factor = self.find_loss_factor(x, bits=bits, bias=bias)
+        conditions = Conditions(loss_factor=loss_factor, bias=bias)
         noise = independent_noise(generator, len(x), self.device) if self.contract.learned_variance else None
-        batches = self.contract.batches(len(x), batch_size)
-        return torch.cat([self.posterior(x[rows]).sample(noise and noise.part(rows)) for rows in batches])
+        return torch.cat(
+            [
+                self.posterior(x[rows], conditions=conditions.part(rows)).sample(noise and noise.part(rows))
+                for rows in self.contract.batches(len(x), batch_size)
+            ]
+        )
 
     @check_arguments
     def noise_latents(self, z_clean: Tensor, *, generator: Noise | None = None, logsnr: Tensor | None = None) -> Tensor:
@@ -83,8 +107,9 @@ class UnifiedLatents(CompressingModel, PretrainedModel, ModelNetworks):
     @torch.no_grad()
     def reconstruct(self, x: Tensor, *, generator: Noise | None = None, **options: Unpack[DecodeOptions]) -> Tensor:
         """x -> z_clean -> z_0 -> x̂: `encode`, `noise_latents` and `decode`, with one generator and its options."""
-        z_0 = self.noise_latents(self.encode(x, generator=generator), generator=generator)
-        return self.decode(z_0, generator=generator, **options)
+        loss_factor, bias = options.get("loss_factor"), options.get("bias")
+        z_clean = self.encode(x, generator=generator, loss_factor=loss_factor, bias=bias)
+        return self.decode(self.noise_latents(z_clean, generator=generator), generator=generator, **options)
 
     @check_arguments
     @torch.no_grad()
@@ -159,6 +184,7 @@ class UnifiedLatents(CompressingModel, PretrainedModel, ModelNetworks):
         model, sampling = self._latent_model(network), sampling or self.contract.sampling["base"]
         if network == "prior" and conditions.frames is not None:
             raise ValueError("the prior continues no frames: leave out `frames`, or sample from the base")
+        self.contract.check_base_rate(conditions, network)
         needs_frames = isinstance(model, DiffusionModel) and network == "base" and model.dropout.frames == 0
         self.contract.check_frames(conditions.frames, n, needed=needs_frames)
         if conditions.labels is not None and not model.num_classes:
@@ -180,8 +206,7 @@ class UnifiedLatents(CompressingModel, PretrainedModel, ModelNetworks):
         samples: int = 1,
         generator: Noise | None = None,
         network: LatentNetwork | None = None,
-        labels: Labels | None = None,
-        text: Text | None = None,
+        **options: Unpack[RateOptions],
     ) -> Tensor:
         """Bits in the latent of each x, (B,): the ELBO bound by the prior or the base, not the size of a file.
 
@@ -191,12 +216,14 @@ class UnifiedLatents(CompressingModel, PretrainedModel, ModelNetworks):
             samples: draws of (t, ε) per example, with t spread evenly over [0, 1).
             generator: source of t and ε.
             network: None for the prior, or for the base of a model without a prior.
-            labels: with `text`, see `Conditions`.
+            options: see `RateOptions`.
         """
+        conditions = replace(Conditions.of(options, RateOptions), frames=first_frames(x, self.contract))
         network = ("base" if self.prior is None else "prior") if network is None else network
         model = self._latent_model(network)
-        posterior = self.posterior(x).repeat(samples)  # (samples · B, c, ...)
-        selected = self.latent_conditions(model, len(x), Conditions(labels, text, first_frames(x, self.contract)))
+        self.contract.check_base_rate(conditions, network)
+        posterior = self.posterior(x, conditions=conditions).repeat(samples)  # (samples · B, c, ...)
+        selected = self.latent_conditions(model, len(x), conditions)
         self.contract.check_labels_and_text(selected, len(x), model.num_classes)
         noise = independent_noise(generator, len(x), self.device).repeat(samples)
         nats = model.rate(posterior.sample(noise), conditions=selected.repeat(samples), generator=noise)

@@ -28,6 +28,7 @@ class DenoiserInputs:
         text_width: channels of the token embeddings; 0 if there are no captions.
         latent_logsnr: whether the network is conditioned on the log-SNR of the latent.
         step_counts: number of step counts that a distilled decoder decodes in; 0 for other networks.
+        rate_controls: number of rate controls of a variable-rate model; 0 for others.
     """
 
     size: tuple[int, ...]
@@ -40,6 +41,7 @@ class DenoiserInputs:
     text_width: int = 0
     latent_logsnr: bool = False
     step_counts: int = 0
+    rate_controls: int = 0
 
     @property
     def input_channels(self) -> int:
@@ -57,6 +59,7 @@ class NetworkConditions(NamedTuple):
         text: captions.
         context_frames: the context clip on the grid of x_t, (B, C + 1, t, h, w), the last channel a mask.
         step_count: which of its step counts a distilled decoder decodes in, an index, (B,).
+        rate_control: log loss factor and bias, as far as the model has ranges of them, (B, rate_controls).
     """
 
     latent: Tensor | None = None
@@ -65,6 +68,7 @@ class NetworkConditions(NamedTuple):
     text: Text | None = None
     context_frames: Tensor | None = None
     step_count: Tensor | None = None
+    rate_control: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> "NetworkConditions":
         """The same with latent, token embeddings and context frames in `dtype`; log-SNRs stay as they are."""
@@ -122,12 +126,33 @@ class LogsnrEmbedding(nn.Module):
         return self
 
 
+class RateControlEmbedding(nn.Module):
+    """The sum of the embeddings of the rate controls, each as a log-SNR is embedded, (B, controls) -> (B, width).
+
+    Args:
+        controls: their number.
+        zero: start at zero.
+    """
+
+    def __init__(self, controls: int, width: int, *, zero: bool = False):
+        super().__init__()
+        embeddings = [LogsnrEmbedding(width) for _ in range(controls)]
+        for embedding in embeddings if zero else ():
+            zero_init(embedding.mlp[-1])
+        self.controls = nn.ModuleList(embeddings)
+
+    def forward(self, rate_control: Tensor | None) -> Tensor:
+        assert rate_control is not None
+        columns = zip(self.controls, rate_control.unbind(1), strict=True)
+        return torch.stack([embed(column) for embed, column in columns]).sum(0)
+
+
 class VectorConditioning(nn.Module):
     """One conditioning vector per example, (B, width), for adaptive norms.
 
     It is the sum of the embeddings of the log-SNR, of the class label (-1, or None for the batch, is "no class"), of
-    whether the example has context frames, of the latent's log-SNR, and of a distilled decoder's step count, as far as
-    the network is compiled for them.
+    whether the example has context frames, of the latent's log-SNR, of a distilled decoder's step count, and of the
+    rate controls, as far as the network is compiled for them. The last two start at zero.
     """
 
     def __init__(self, inputs: DenoiserInputs, width: int):
@@ -138,6 +163,8 @@ class VectorConditioning(nn.Module):
         self.given = nn.Embedding(2, width) if inputs.frame_channels else None
         self.context_logsnr = LogsnrEmbedding(width) if inputs.latent_logsnr else None
         self.step_count = zero_init(nn.Embedding(inputs.step_counts, width)) if inputs.step_counts else None
+        controls = inputs.rate_controls
+        self.rate_control = RateControlEmbedding(controls, width, zero=True) if controls else None
 
     def forward(self, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
         cond = self.logsnr(logsnr)
@@ -147,6 +174,8 @@ class VectorConditioning(nn.Module):
         if self.step_count is not None:
             assert conditions.step_count is not None
             cond = cond + self.step_count(conditions.step_count)
+        if self.rate_control is not None:
+            cond = cond + self.rate_control(conditions.rate_control)
         if self.given is not None:
             assert conditions.context_frames is not None
             has_frames = conditions.context_frames[:, -1].flatten(1).any(dim=1).long()  # (B,), by the mask

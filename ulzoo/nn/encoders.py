@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ulzoo.nn.conditioning import RateControlEmbedding
 from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, downsample_conv
 from ulzoo.nn.grid import divide, patch_sides, patchify
 
@@ -16,7 +17,8 @@ class ResNetEncoder(nn.Module):
     The grid is halved between stages. Every axis is halved in the first steps until latent.downsample is reached, so
     time and space may have different factors and the last stages may share a grid. If latent.downsample asks for more
     halvings than there are steps, further stages follow with the last width and the blocks of the last stage but one,
-    so one spec serves every shape of the latent (paper, Table 4; not in the paper: how).
+    so one spec serves every shape of the latent (paper, Table 4; not in the paper: how). In a variable-rate model the
+    rate controls scale and shift after each block's second norm.
 
     Args:
         patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
@@ -32,6 +34,7 @@ class ResNetEncoder(nn.Module):
         in_channels: int,
         out_channels: int,
         downsample: tuple[int, ...],
+        rate_controls: int = 0,
         *,
         patch: int | tuple[int, ...] = 2,
         channels: tuple[int, ...] = (128, 256, 512, 512),
@@ -46,6 +49,8 @@ class ResNetEncoder(nn.Module):
         self.patch = patch_sides(patch, len(size))
         grid = divide(size, self.patch, "patch")
         convolutions = Convolutions(convolution, causal)
+        cond_width = channels[-1] if rate_controls else 0
+        self.rate_control = RateControlEmbedding(rate_controls, cond_width) if rate_controls else None
         width = channels[0]
         layers: list[nn.Module] = [convolutions.same(grid, in_channels * math.prod(self.patch), width)]
         halvings = _halvings(downsample, self.patch, len(channels) - 1)
@@ -57,14 +62,18 @@ class ResNetEncoder(nn.Module):
                 grid = divide(grid, factor, "latent.downsample")
                 layers.append(downsample_conv(width, width, factor))
             for _ in range(depth):
-                layers.append(ResBlock(grid, width, stage_width, convolutions=convolutions))
+                layers.append(ResBlock(grid, width, stage_width, cond_width, convolutions=convolutions))
                 width = stage_width
         self.layers = nn.Sequential(*layers)
         self.norm = convolutions.norm(grid, width)
         self.out = convolutions.same(grid, width, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.out(F.silu(self.norm(self.layers(patchify(x, self.patch)))))  # (B, c, *size / downsample)
+    def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
+        cond = None if self.rate_control is None else F.silu(self.rate_control(rate_control))  # (B, cond_width)
+        h = patchify(x, self.patch)
+        for layer in self.layers:
+            h = layer(h, cond) if isinstance(layer, ResBlock) else layer(h)
+        return self.out(F.silu(self.norm(h)))  # (B, c, *size / downsample)
 
 
 def _halvings(downsample: Sequence[int], patch: Sequence[int], least: int) -> list[tuple[int, ...]]:

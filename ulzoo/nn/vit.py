@@ -2,6 +2,7 @@
 
 import math
 
+import torch.nn.functional as F
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
@@ -11,6 +12,7 @@ from ulzoo.nn.conditioning import (
     GatedInputSkip,
     LatentProjection,
     NetworkConditions,
+    RateControlEmbedding,
     TextTokens,
     VectorConditioning,
     concat_frames,
@@ -180,7 +182,8 @@ class HierarchicalViT(nn.Module):
 class ViTEncoder(nn.Module):
     """Encoder with transformer blocks over patches as large as the latent's downsampling, x -> z_clean.
 
-    Not in the paper, whose encoder is a ResNet: on small images and few cores this one trains faster.
+    Not in the paper, whose encoder is a ResNet: on small images and few cores this one trains faster. In a
+    variable-rate model the rate controls modulate its blocks.
 
     Args:
         width: channels of the tokens.
@@ -198,6 +201,7 @@ class ViTEncoder(nn.Module):
         in_channels: int,
         out_channels: int,
         downsample: tuple[int, ...],
+        rate_controls: int = 0,
         *,
         width: int = 384,
         depth: int = 6,
@@ -210,6 +214,7 @@ class ViTEncoder(nn.Module):
         super().__init__()
         self.patch = tuple(downsample)
         self.size = divide(size, self.patch, "latent.downsample")
+        self.rate_control = RateControlEmbedding(rate_controls, width) if rate_controls else None
         self.embed = nn.Linear(in_channels * math.prod(self.patch), width)
         self.transformer = Transformer(
             self.size,
@@ -217,10 +222,12 @@ class ViTEncoder(nn.Module):
             depth,
             heads,
             BlockOptions(mlp_ratio, 0.0, positions, attention, causal),
+            cond_width=width if rate_controls else 0,
         )
         self.norm = LayerNorm(width, affine=False)
         self.out = nn.Linear(width, out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))))
+    def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
+        cond = None if self.rate_control is None else F.silu(self.rate_control(rate_control))  # (B, width)
+        tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond)
         return to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)

@@ -16,6 +16,7 @@ from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.denoisers import DiffusionModel, RegressionDecoder
 from ulzoo.model.rate import COLLAPSED_BITS_PER_DIMENSION
+from ulzoo.model.rate_control import ControlName
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.processes import ProcessGroup
 
@@ -214,5 +215,10 @@ def collapse_caution(model: UnifiedLatents, rate_bits_per_pixel: float) -> str |
     if isinstance(decoder, RegressionDecoder):
         keys = f"decoder.weight (now {decoder.weight:g})"
     elif isinstance(decoder, DiffusionModel) and isinstance(weighting := decoder.weighting, SigmoidWeighting):
-        keys = f"{keys} (now {weighting.loss_factor:g} and {weighting.bias:g})"
+        keys = f"{keys} (now {_number_or_range(weighting, 'loss_factor')} and {_number_or_range(weighting, 'bias')})"
     return f"the rate is {rate_bits_per_pixel:.4f} bits/pixel, the latent is collapsing; raise {keys}"
+
+
+def _number_or_range(weighting: SigmoidWeighting, name: ControlName) -> str:
+    low, high = weighting.ranges.get(name, 2 * (getattr(weighting, name),))
+    return f"{low:g} to {high:g}" if low < high else f"{low:g}"

@@ -311,7 +311,8 @@ class Trainer:
         if skipped := self.skipped.write(enabled=self.processes.is_main):
             row["skipped"] = skipped
         if self.stage == "latents":
-            self.collapse.check(self.step, row["rate_bits_per_pixel"])
+            rate = "low_rate_bits_per_pixel" if "low_rate_bits_per_pixel" in row else "rate_bits_per_pixel"
+            self.collapse.check(self.step, row[rate])
         return row
 
     def _state(self) -> TrainingState:

@@ -1,0 +1,103 @@
+"""Variable rate: loss factor and bias as conditions of the networks, so that one model has the whole curve.
+
+Not in the paper, whose models have one loss factor and one bias each. The optimal encoder, prior and decoder are
+functions of both; a variable-rate model is trained over a range of either and given them as it is given noise levels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ulzoo.diffusion import Noise, spread_evenly
+from ulzoo.diffusion.schedules import GOLDEN_RATIO
+
+ControlName = Literal["loss_factor", "bias"]
+ControlValue = Tensor | Sequence[float] | float
+LEVELS = 1000  # of a control in a stream
+STEPS: dict[ControlName, float] = {"loss_factor": GOLDEN_RATIO, "bias": 2**0.5}
+"""The names of the controls, in the order of a network's condition, and the irrational steps of `spread_evenly`."""
+
+
+@dataclass(frozen=True)
+class RateControl:
+    """A loss factor or bias that varies.
+
+    Attributes:
+        name: which of the two.
+        low, high: the range of the encoder, the prior and the decoder.
+        base: the range of the base, within it; one number twice for a base of one rate.
+        default: the value where a call gives none.
+    """
+
+    name: ControlName
+    low: float
+    high: float
+    base: tuple[float, float]
+    default: float
+
+    @classmethod
+    def of(cls, name: ControlName, ends: tuple[float, float], base: tuple[float, float] | None) -> "RateControl":
+        """The default is the middle of the base's range, by default the whole range; in logarithm for loss factors."""
+        low, high = base or ends
+        default = (low * high) ** 0.5 if name == "loss_factor" else (low + high) / 2
+        return cls(name, *ends, (low, high), low if low == high else default)
+
+    def condition(self, value: ControlValue | None, n: int, device: torch.device) -> Tensor:
+        """What the networks get for a value, or for one of each of n examples, (n,): log loss factors, or biases."""
+        value = self.default if value is None else value
+        if isinstance(value, int | float):
+            value = torch.full((n,), value, device=device, dtype=torch.float32)
+        values = torch.as_tensor(value, device=device).float().expand(n)
+        return values.log() if self.name == "loss_factor" else values
+
+    def check(self, value: object, n: int | None) -> None:
+        """Raise TypeError or ValueError unless it is a number within the range, or one for each of n examples."""
+        try:
+            values = torch.as_tensor(value)
+        except Exception:  # torch and NumPy raise errors of many classes
+            values = torch.tensor(False)
+        if isinstance(value, str | bytes | Mapping | set) or values.dtype == torch.bool or values.is_complex():
+            raise TypeError(f"{self.name} must be a number, or one for each example, got {type(value).__name__}")
+        if values.ndim and values.shape != (n,):
+            raise ValueError(f"{self.name} must be a number or of shape ({n},), got {tuple(values.shape)}")
+        self._check_range(values.float(), (self.low, self.high), "the model was trained")
+
+    def check_base(self, value: ControlValue | None) -> None:
+        """Raise ValueError unless the base was trained at a checked value."""
+        values = torch.as_tensor(self.default if value is None else value, dtype=torch.float32)
+        self._check_range(values, self.base, "the base was trained")
+
+    def _check_range(self, values: Tensor, ends: tuple[float, float], trained: str) -> None:
+        margin = 1e-4 * (1 + abs(ends[1]))  # of rounding, in logarithm
+        outside = ~((values >= ends[0] - margin) & (values <= ends[1] + margin))  # also NaN
+        if values.device.type != "meta" and outside.any():
+            where = f"from {ends[0]:g} to {ends[1]:g}" if ends[0] < ends[1] else f"{ends[0]:g}"
+            raise ValueError(f"{self.name} must be {where}, as {trained}, got {values[outside].flatten()[0]:g}")
+
+    def position(self, condition: Tensor) -> Tensor:
+        """Where in the range a condition lies, elementwise, from 0 to 1."""
+        low, high = (math.log(end) if self.name == "loss_factor" else end for end in (self.low, self.high))
+        return (condition - low) / (high - low)
+
+    def draw(self, n: int, generator: Noise | None, device: torch.device, *, base: bool) -> Tensor:
+        """Values for n examples in training, (n,): spread evenly over the range, loss factors in logarithm."""
+        low, high = self.base if base else (self.low, self.high)
+        return self._between((low, high), spread_evenly(n, STEPS[self.name], generator, device))
+
+    def quantize(self, value: ControlValue | None, n: int) -> list[int]:
+        """The value of each of n examples as one of `LEVELS` + 1 that are spread over the range, for streams."""
+        condition = self.condition(value, n, torch.device("cpu"))
+        return (self.position(condition) * LEVELS).round().clamp(0, LEVELS).long().tolist()
+
+    def dequantize(self, levels: Sequence[int], device: torch.device) -> Tensor:
+        """The values that numbers of `quantize` stand for, (n,)."""
+        u = torch.tensor(levels, device=device, dtype=torch.float32) / LEVELS
+        return self._between((self.low, self.high), u)
+
+    def _between(self, ends: tuple[float, float], u: Tensor) -> Tensor:
+        low, high = ends
+        return low * (high / low) ** u if self.name == "loss_factor" else low + (high - low) * u
