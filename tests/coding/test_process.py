@@ -1,6 +1,7 @@
 """The coded process of Gaussian data, whose optimal denoiser and mutual information are known."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from ulzoo.coding.simulation import Rule
 DIMENSIONS, LOGSNR_MIN, LOGSNR = 64, -10.0, 2.0
 
 
-def optimal_denoiser(z_t: Tensor, logsnr: Tensor) -> Tensor:
+def optimal_denoiser(z_t: Tensor, logsnr: Tensor, rows: Sequence[int] | None = None) -> Tensor:
     """E[x | z_t] for x ~ N(0, I), α z_t."""
     return torch.sigmoid(logsnr).sqrt()[:, None] * z_t
 

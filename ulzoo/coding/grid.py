@@ -1,9 +1,10 @@
 """Where a process that is coded stops: steps that carry equally many bits, from noise to the latent."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,6 @@ from torch import Tensor
 from ulzoo.diffusion import Noise, expand_like, randn_like
 from ulzoo.diffusion.schedules import alpha_sigma
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
-"""(z_t (B, ...), logsnr (B,)) -> the estimate x̂ of the clean latent, (B, ...)."""
 INTERVALS = 64
 LEVELS = 101  # at which the information is measured
 PILOT_STEPS = 16  # of the estimate of one latent's information
@@ -22,6 +21,15 @@ LAST_STEPS = 0.7
 """Exponent by which steps become longer towards the end. Indices carry less than their bits, so the information that
 is still to be coded accumulates; shorter first steps leave less of it at the end (measured: + 0.25 dB at equal bits).
 """
+
+
+class Denoise(Protocol):
+    """The estimate x̂ of the clean latents, (B, ...), from z_t at log-SNRs (B,).
+
+    `rows` says which examples of a batch these are; None for all of them.
+    """
+
+    def __call__(self, z_t: Tensor, logsnr: Tensor, rows: Sequence[int] | None = None) -> Tensor: ...
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,7 @@ class CodedProcess:
                     continue
                 z_t = z[rows]
                 t, s = (torch.tensor([grids[n][number + i] for n in rows], device=z.device) for i in range(2))
-                x_hat = self.denoise(z_t, t)
+                x_hat = self.denoise(z_t, t, rows)
                 level_t, level_s = expand_like(t, z_t), expand_like(s, z_t)
                 (alpha_t, _), (alpha_s, sigma_s) = alpha_sigma(level_t), alpha_sigma(level_s)
                 c = -torch.expm1(level_t - level_s)  # 1 - e^{λ_t - λ_s}

@@ -61,10 +61,10 @@ class SigmoidWeighting:
         self.loss_factor: float | Tensor = loss_factor[0] if isinstance(loss_factor, tuple) else loss_factor
 
     def at(self, rate_control: Tensor) -> "SigmoidWeighting":
-        """The weighting of each example at its own values of the keys with ranges, (B, number of them)."""
+        """The weighting of each example at its own positions in the ranges, from 0 to 1, (B, number of ranges)."""
         weighting = copy(self)
-        for name, column in zip(self.ranges, rate_control.unbind(1), strict=True):
-            setattr(weighting, name, column.exp() if name == "loss_factor" else column)
+        for (name, ends), position in zip(self.ranges.items(), rate_control.unbind(1), strict=True):
+            setattr(weighting, name, between(name, ends, position))
         return weighting
 
     def __call__(self, logsnr: Tensor) -> Tensor:
@@ -74,6 +74,12 @@ class SigmoidWeighting:
         # e^λ sigmoid(b - λ) = e^b sigmoid(λ - b)
         exp = self.bias.exp() if isinstance(self.bias, Tensor) else math.exp(self.bias)
         return self.loss_factor * exp * torch.sigmoid(logsnr - self.bias)
+
+
+def between(name: str, ends: tuple[float, float], position: Tensor) -> Tensor:
+    """The loss factor or bias at positions from 0 to 1 in its range, elementwise, of loss factors in logarithm."""
+    low, high = ends
+    return low * (high / low) ** position if name == "loss_factor" else low + (high - low) * position
 
 
 class TruncatedLogistic:

@@ -1,4 +1,4 @@
-"""What the codec computes with a model's networks, for images of any size: latents, predictions, the rest of a prefix."""
+"""What the codec computes with a model's networks, for images of any size: latents, predictions and samples."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import Contract
 from ulzoo.model.denoisers import DiffusionModel, residual_mean
 from ulzoo.model.networks import NOTHING
-from ulzoo.model.tiling import PIXELS_PER_PASS, TileGrid, encode_tiled, latent_factors
+from ulzoo.model.tiling import PIXELS_PER_PASS, Position, TileGrid, encode_tiled, latent_factors
 
 if TYPE_CHECKING:
     from ulzoo.model.unified_latents import UnifiedLatents
@@ -66,22 +66,23 @@ def denoiser(
     contract, diffusion = model.contract, network.diffusion
     grid = None if tuple(size) == contract.latent_size else TileGrid.of(size, contract, OVERLAP)
 
-    def estimate(z_t: Tensor, logsnr: Tensor, tiles: int = 1) -> Tensor:
-        conditions = model.latent_conditions(network, len(z_t), rate.repeat_rate(tiles))
+    def estimate(z_t: Tensor, logsnr: Tensor, rows: Sequence[int] | None = None, tiles: int = 1) -> Tensor:
+        given = rate if rows is None else rate.part(list(rows))
+        conditions = model.latent_conditions(network, len(z_t), given.repeat_rate(tiles))
         mean = residual_mean(conditions, z_t.shape[1])
         alpha, _ = alpha_sigma(expand_like(logsnr, z_t))
         residual = z_t - alpha * mean
         prediction = network.predict(residual, logsnr, conditions).float()
         return diffusion.to_x(prediction, x_t=residual, logsnr=expand_like(logsnr, z_t)) + mean
 
-    def blended(z_t: Tensor, logsnr: Tensor) -> Tensor:
+    def blended(z_t: Tensor, logsnr: Tensor, rows: Sequence[int] | None = None) -> Tensor:
         assert grid is not None
-        per_pass = max(1, PIXELS_PER_PASS // (len(z_t) * contract.pixels))
-        return grid.blend(
-            lambda positions: estimate(grid.crop(z_t, positions), logsnr.repeat(len(positions)), tiles=len(positions)),
-            len(z_t),
-            per_pass,
-        )
+
+        def process(positions: Sequence[Position]) -> Tensor:
+            tiles = len(positions)
+            return estimate(grid.crop(z_t, positions), logsnr.repeat(tiles), rows, tiles)
+
+        return grid.blend(process, len(z_t), max(1, PIXELS_PER_PASS // (len(z_t) * contract.pixels)))
 
     return estimate if grid is None else blended
 

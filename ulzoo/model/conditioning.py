@@ -60,8 +60,8 @@ class Conditions:
         )
         return replace(self, loss_factor=loss_factor, bias=bias)
 
-    def part(self, rows: slice) -> "Conditions":
-        """The conditions of these examples alone."""
+    def part(self, rows: slice | list[int]) -> "Conditions":
+        """The conditions of these examples alone; a list selects among tensors only."""
         return Conditions(
             labels=None if self.labels is None else self.labels[rows],
             text=None if self.text is None else self.text.part(rows),
@@ -71,7 +71,7 @@ class Conditions:
         )
 
 
-def _rows(value: ControlValue | None, rows: slice) -> ControlValue | None:
+def _rows(value: ControlValue | None, rows: slice | list[int]) -> ControlValue | None:
     shared = value is None or isinstance(value, int | float) or (isinstance(value, Tensor) and not value.ndim)
     return value if shared else value[rows]  # type: ignore[index]
 

@@ -100,10 +100,8 @@ def latents_loss(
     terms = LatentsLoss(rate, distortion, regularisation, model.contract.pixels)
     if (control := model.rate_control(conditions, len(x))) is None:
         return terms
-    position = model.contract.rate_controls[0].position(control[:, 0])
-    return replace(
-        terms, position=position, balance=(-float(__import__("os").environ.get("BAL", "0")) * control[:, 0]).exp()
-    )
+    factor = conditions.loss_factor if "loss_factor" in model.rate_range else 1.0
+    return replace(terms, position=control[:, 0], balance=factor ** -float(__import__("os").environ.get("BAL", "0")))
 
 
 def decoder_loss(

@@ -116,19 +116,20 @@ class ModelNetworks(CheckedModule):
         return selected._replace(latent=z_0)
 
     def rate_control(self, conditions: Conditions, n: int) -> Tensor | None:
-        """Log loss factor and bias of n examples, as far as they vary, (n, 1 or 2); None for a model of one rate."""
+        """Where in their ranges loss factor and bias of n examples are, (n, 1 or 2); None for a model of one rate."""
         columns = [
-            control.condition(getattr(conditions, control.name), n, self.device)
+            control.positions(getattr(conditions, control.name), n, self.device)
             for control in self.contract.rate_controls
         ]
         return torch.stack(columns, dim=1) if columns else None
 
     def draw_rate(self, conditions: Conditions, n: int, generator: Noise | None, *, base: bool = False) -> Conditions:
         """The conditions with loss factors and biases drawn for n examples in training, for the base from its range."""
-        for control in self.contract.rate_controls:
-            value = control.draw(n, generator, self.device, base=base)
-            conditions = replace(conditions, **{str(control.name): value})
-        return conditions
+        values = {
+            control.name: control.draw(n, generator, self.device, base=base) for control in self.contract.rate_controls
+        }
+        loss_factor, bias = (values.get(name, getattr(conditions, name)) for name in ("loss_factor", "bias"))
+        return replace(conditions, loss_factor=loss_factor, bias=bias)
 
     @property
     def teacher(self) -> Decoder | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ulzoo.diffusion import Noise, spread_evenly
 from ulzoo.diffusion.schedules import GOLDEN_RATIO
+from ulzoo.diffusion.weightings import between
 
 ControlName = Literal["loss_factor", "bias"]
 ControlValue = Tensor | Sequence[float] | float
@@ -46,13 +47,17 @@ class RateControl:
         default = (low * high) ** 0.5 if name == "loss_factor" else (low + high) / 2
         return cls(name, *ends, (low, high), low if low == high else default)
 
-    def condition(self, value: ControlValue | None, n: int, device: torch.device) -> Tensor:
-        """What the networks get for a value, or for one of each of n examples, (n,): log loss factors, or biases."""
+    def positions(self, value: ControlValue | None, n: int, device: torch.device) -> Tensor:
+        """What the networks get for a value, or for one of each of n examples: where in the range it is, (n,)."""
         value = self.default if value is None else value
         if isinstance(value, int | float):
-            value = torch.full((n,), value, device=device, dtype=torch.float32)
-        values = torch.as_tensor(value, device=device).float().expand(n)
-        return values.log() if self.name == "loss_factor" else values
+            return torch.full((n,), self._position(torch.tensor(float(value))).item(), device=device)
+        return self._position(torch.as_tensor(value, device=device).float()).expand(n)
+
+    def _position(self, value: Tensor) -> Tensor:
+        if self.name == "loss_factor":
+            return (value / self.low).log() / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
 
     def check(self, value: object, n: int | None) -> None:
         """Raise TypeError or ValueError unless it is a number within the range, or one for each of n examples."""
@@ -78,26 +83,17 @@ class RateControl:
             where = f"from {ends[0]:g} to {ends[1]:g}" if ends[0] < ends[1] else f"{ends[0]:g}"
             raise ValueError(f"{self.name} must be {where}, as {trained}, got {values[outside].flatten()[0]:g}")
 
-    def position(self, condition: Tensor) -> Tensor:
-        """Where in the range a condition lies, elementwise, from 0 to 1."""
-        low, high = (math.log(end) if self.name == "loss_factor" else end for end in (self.low, self.high))
-        return (condition - low) / (high - low)
-
     def draw(self, n: int, generator: Noise | None, device: torch.device, *, base: bool) -> Tensor:
         """Values for n examples in training, (n,): spread evenly over the range, loss factors in logarithm."""
-        low, high = self.base if base else (self.low, self.high)
-        return self._between((low, high), spread_evenly(n, STEPS[self.name], generator, device))
+        u = spread_evenly(n, STEPS[self.name], generator, device)
+        return between(self.name, self.base if base else (self.low, self.high), u)
 
     def quantize(self, value: ControlValue | None, n: int) -> list[int]:
         """The value of each of n examples as one of `LEVELS` + 1 that are spread over the range, for streams."""
-        condition = self.condition(value, n, torch.device("cpu"))
-        return (self.position(condition) * LEVELS).round().clamp(0, LEVELS).long().tolist()
+        positions = self.positions(value, n, torch.device("cpu"))
+        return (positions * LEVELS).round().clamp(0, LEVELS).long().tolist()
 
     def dequantize(self, levels: Sequence[int], device: torch.device) -> Tensor:
         """The values that numbers of `quantize` stand for, (n,)."""
-        u = torch.tensor(levels, device=device, dtype=torch.float32) / LEVELS
-        return self._between((self.low, self.high), u)
-
-    def _between(self, ends: tuple[float, float], u: Tensor) -> Tensor:
-        low, high = ends
-        return low * (high / low) ** u if self.name == "loss_factor" else low + (high - low) * u
+        positions = torch.tensor(levels, device=device, dtype=torch.float32) / LEVELS
+        return between(self.name, (self.low, self.high), positions)

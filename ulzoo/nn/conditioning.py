@@ -59,7 +59,7 @@ class NetworkConditions(NamedTuple):
         text: captions.
         context_frames: the context clip on the grid of x_t, (B, C + 1, t, h, w), the last channel a mask.
         step_count: which of its step counts a distilled decoder decodes in, an index, (B,).
-        rate_control: log loss factor and bias, as far as the model has ranges of them, (B, rate_controls).
+        rate_control: positions of loss factor and bias in their ranges, from 0 to 1, (B, rate_controls).
     """
 
     latent: Tensor | None = None
@@ -127,7 +127,9 @@ class LogsnrEmbedding(nn.Module):
 
 
 class RateControlEmbedding(nn.Module):
-    """The sum of the embeddings of the rate controls, each as a log-SNR is embedded, (B, controls) -> (B, width).
+    """The sum of the embeddings of the rate controls, (B, controls) -> (B, width).
+
+    Each is embedded as a log-SNR between -10 and 10: over a span of a few units the features would hardly differ.
 
     Args:
         controls: their number.
@@ -144,7 +146,7 @@ class RateControlEmbedding(nn.Module):
     def forward(self, rate_control: Tensor | None) -> Tensor:
         assert rate_control is not None
         columns = zip(self.controls, rate_control.unbind(1), strict=True)
-        return torch.stack([embed(column) for embed, column in columns]).sum(0)
+        return torch.stack([embed(20 * position - 10) for embed, position in columns]).sum(0)
 
 
 class VectorConditioning(nn.Module):
