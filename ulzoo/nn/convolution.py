@@ -108,6 +108,11 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         h = self.norm2(self.conv1(F.silu(self.norm1(x))))
         if self.modulation is not None:
-            shift, scale = self.modulation(cond).reshape(*x.shape[:1], -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
-            h = h * (1 + scale) + shift
+            h = scale_and_shift(h, self.modulation(cond))
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+def scale_and_shift(h: Tensor, modulation: Tensor) -> Tensor:
+    """h · (1 + scale) + shift, (B, C, ...), by the shift and scale of each channel, (B, 2C)."""
+    shift, scale = modulation.reshape(len(h), -1, *[1] * (h.ndim - 2)).chunk(2, dim=1)
+    return h * (1 + scale) + shift

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ulzoo.nn.conditioning import RateControlEmbedding
-from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, downsample_conv
-from ulzoo.nn.grid import divide, patch_sides, patchify
+from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, downsample_conv, scale_and_shift
+from ulzoo.nn.grid import divide, patch_sides, patchify, zero_init
 
 
 class ResNetEncoder(nn.Module):
@@ -18,7 +18,7 @@ class ResNetEncoder(nn.Module):
     time and space may have different factors and the last stages may share a grid. If latent.downsample asks for more
     halvings than there are steps, further stages follow with the last width and the blocks of the last stage but one,
     so one spec serves every shape of the latent (paper, Table 4; not in the paper: how). In a variable-rate model the
-    rate controls scale and shift after each block's second norm.
+    rate controls scale and shift after each block's second norm and after the last norm.
 
     Args:
         patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
@@ -66,6 +66,7 @@ class ResNetEncoder(nn.Module):
                 width = stage_width
         self.layers = nn.Sequential(*layers)
         self.norm = convolutions.norm(grid, width)
+        self.modulation = zero_init(nn.Linear(cond_width, 2 * width)) if rate_controls else None
         self.out = convolutions.same(grid, width, out_channels)
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
@@ -73,7 +74,10 @@ class ResNetEncoder(nn.Module):
         h = patchify(x, self.patch)
         for layer in self.layers:
             h = layer(h, cond) if isinstance(layer, ResBlock) else layer(h)
-        return self.out(F.silu(self.norm(h)))  # (B, c, *size / downsample)
+        h = self.norm(h)
+        if self.modulation is not None:
+            h = scale_and_shift(h, self.modulation(cond))
+        return self.out(F.silu(h))  # (B, c, *size / downsample)
 
 
 def _halvings(downsample: Sequence[int], patch: Sequence[int], least: int) -> list[tuple[int, ...]]:

@@ -17,8 +17,8 @@ from ulzoo.nn.conditioning import (
     VectorConditioning,
     concat_frames,
 )
-from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
-from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer
+from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify, zero_init
+from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer, modulate
 
 
 class ViT(nn.Module):
@@ -183,7 +183,7 @@ class ViTEncoder(nn.Module):
     """Encoder with transformer blocks over patches as large as the latent's downsampling, x -> z_clean.
 
     Not in the paper, whose encoder is a ResNet: on small images and few cores this one trains faster. In a
-    variable-rate model the rate controls modulate its blocks.
+    variable-rate model the rate controls modulate its blocks and its last norm.
 
     Args:
         width: channels of the tokens.
@@ -225,9 +225,12 @@ class ViTEncoder(nn.Module):
             cond_width=width if rate_controls else 0,
         )
         self.norm = LayerNorm(width, affine=False)
+        self.modulation = zero_init(nn.Linear(width, 2 * width)) if rate_controls else None
         self.out = nn.Linear(width, out_channels)
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
         cond = None if self.rate_control is None else F.silu(self.rate_control(rate_control))  # (B, width)
-        tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond)
-        return to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)
+        tokens = self.norm(self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond))
+        if self.modulation is not None:  # without it, the latent could not become larger for a higher rate
+            tokens = modulate(tokens, *self.modulation(cond).unsqueeze(1).chunk(2, dim=-1))
+        return to_grid(self.out(tokens), self.size)  # (B, c, *size / downsample)
