@@ -95,7 +95,7 @@ def _find_rate_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
     for name in ranges if data is not None else ():
         value = spec.base and getattr(spec.base, name)
         if value is None or isinstance(value, tuple):
-            yield f"base.{name}", "latents that were encoded beforehand have one value: give a number"
+            yield f"base.{name}", f"latents that were encoded beforehand have one {name}: set base.{name} to a number"
 
 
 def rate_range(spec: "Spec", name: str) -> tuple[float, float] | None:

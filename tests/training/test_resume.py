@@ -9,6 +9,7 @@ from ulzoo.registry.runs import train as run_module
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.monitoring import read_rows
 
+RANGES = "decoder.weighting.loss_factor=[1.0, 4.0]", "decoder.weighting.bias=[3.0, 6.0]", "base.bias=4.0"
 MUP = (
     "train.latents.parametrisation={kind: mup, proxy: {encoder: {width: 16}, decoder: {width: 16}}}",
     "train.base.parametrisation={kind: mup, proxy: {base: {width: 8}}}",
@@ -69,10 +70,10 @@ DISTILLED = ("distilled={steps: [1, 2]}", "train.distill={steps: 6, batch_size: 
             "train.distill.accumulate=2",
         ),
         ("train.latents.optimizer=muon", "train.base.optimizer=muon", *MUP),
-        ("train.latents.optimizer=lion", "train.base.optimizer=madgrad"),
+        ("train.latents.optimizer=lion", "train.base.optimizer=madgrad", *RANGES),
         (*(f"train.{stage}.precision=bf16" for stage in ("latents", "distill", "base")), *DISTILLED),
     ],
-    ids=["accumulate, adaptive schedule, distilled", "muon, mup", "lion and madgrad", "bf16, distilled"],
+    ids=["accumulate, adaptive schedule, distilled", "muon, mup", "lion, madgrad, variable rate", "bf16, distilled"],
 )
 def test_many_kills_in_one_run(overrides, tiny, reference, train_and_kill, assert_same_run, tmp_path):
     """One run killed in each stage at seeded random steps and inside writes, resumed each time."""
