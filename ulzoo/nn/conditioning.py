@@ -127,26 +127,21 @@ class LogsnrEmbedding(nn.Module):
 
 
 class RateControlEmbedding(nn.Module):
-    """The sum of the embeddings of the rate controls, (B, controls) -> (B, width).
+    """Features of the rate controls through a layer, (B, controls) -> (B, width).
 
-    Each is embedded as a log-SNR between -10 and 10: over a span of a few units the features would hardly differ.
-
-    Args:
-        controls: their number.
-        zero: start at zero.
+    A control is a position u in a range, from 0 to 1, with the features √2 cos(πku) for k = 1 to 8. The features of a
+    log-SNR would hardly differ over the range of a log loss factor.
     """
 
-    def __init__(self, controls: int, width: int, *, zero: bool = False):
+    def __init__(self, controls: int, width: int, frequencies: int = 8):
         super().__init__()
-        embeddings = [LogsnrEmbedding(width) for _ in range(controls)]
-        for embedding in embeddings if zero else ():
-            zero_init(embedding.mlp[-1])
-        self.controls = nn.ModuleList(embeddings)
+        self.frequencies, self.proj = frequencies, nn.Linear(controls * frequencies, width)
 
     def forward(self, rate_control: Tensor | None) -> Tensor:
         assert rate_control is not None
-        columns = zip(self.controls, rate_control.unbind(1), strict=True)
-        return torch.stack([embed(20 * position - 10) for embed, position in columns]).sum(0)
+        k = torch.arange(1, self.frequencies + 1, device=rate_control.device)
+        features = math.sqrt(2) * (math.pi * k * rate_control.float()[:, :, None]).cos()  # (B, controls, frequencies)
+        return torch.nn.functional.silu(self.proj(features.flatten(1).to(self.proj.weight.dtype)))
 
 
 class VectorConditioning(nn.Module):
@@ -165,8 +160,9 @@ class VectorConditioning(nn.Module):
         self.given = nn.Embedding(2, width) if inputs.frame_channels else None
         self.context_logsnr = LogsnrEmbedding(width) if inputs.latent_logsnr else None
         self.step_count = zero_init(nn.Embedding(inputs.step_counts, width)) if inputs.step_counts else None
-        controls = inputs.rate_controls
-        self.rate_control = RateControlEmbedding(controls, width, zero=True) if controls else None
+        self.rate_control: nn.Module | None = None
+        if controls := inputs.rate_controls:
+            self.rate_control = nn.Sequential(RateControlEmbedding(controls, width), zero_init(nn.Linear(width, width)))
 
     def forward(self, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
         cond = self.logsnr(logsnr)

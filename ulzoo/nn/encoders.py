@@ -70,7 +70,7 @@ class ResNetEncoder(nn.Module):
         self.out = convolutions.same(grid, width, out_channels)
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
-        cond = None if self.rate_control is None else F.silu(self.rate_control(rate_control))  # (B, cond_width)
+        cond = None if self.rate_control is None else self.rate_control(rate_control)  # (B, cond_width)
         h = patchify(x, self.patch)
         for layer in self.layers:
             h = layer(h, cond) if isinstance(layer, ResBlock) else layer(h)

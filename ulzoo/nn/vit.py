@@ -2,7 +2,6 @@
 
 import math
 
-import torch.nn.functional as F
 from timm.layers import LayerNorm
 from torch import Tensor, nn
 
@@ -229,7 +228,7 @@ class ViTEncoder(nn.Module):
         self.out = nn.Linear(width, out_channels)
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
-        cond = None if self.rate_control is None else F.silu(self.rate_control(rate_control))  # (B, width)
+        cond = None if self.rate_control is None else self.rate_control(rate_control)  # (B, width)
         tokens = self.norm(self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond))
         if self.modulation is not None:  # without it, the latent could not become larger for a higher rate
             tokens = modulate(tokens, *self.modulation(cond).unsqueeze(1).chunk(2, dim=-1))
