@@ -72,7 +72,7 @@ def test_other_files_and_newer_versions() -> None:
         (b"", "truncated within its header"),
         (bytes(stream) + b"\0", "damaged, its indices"),
         (bytes(stream) + bytes(2**22), "damaged, a stream has at most 4,194,304 bytes"),
-        (bytes([*stream[:2], 0x20 | stream[2] & 15, *stream[3:]]), "version 2, this ulzoo reads version 1; upgrade"),
+        (bytes([*stream[:2], 0x30 | stream[2] & 15, *stream[3:]]), "version 3, this ulzoo reads version 2; upgrade"),
     ):
         with pytest.raises(DamagedStream, match=message):
             read(content)

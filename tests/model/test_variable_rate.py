@@ -285,8 +285,8 @@ def test_draws_are_log_uniform_and_those_of_a_part_are_the_batchs() -> None:
         return drawn.loss_factor, drawn.bias, noise.times()
 
     factor, bias, time = draw(0, 256)
-    for whole, halves in zip((factor, bias), zip(draw(0, 100), draw(100, 256), strict=True), strict=False):
-        assert torch.equal(whole, torch.cat(halves))
+    for batch, halves in zip((factor, bias), zip(draw(0, 100), draw(100, 256), strict=True), strict=False):
+        assert torch.equal(batch, torch.cat(halves))
     assert factor.min() >= 1 and factor.max() <= 4 and bias.min() >= 3 and bias.max() <= 5
     assert draw(0, 256, base=True)[0].min() >= 2
     uniform = [factor.log() / math.log(4), (bias - 3) / 2, time]

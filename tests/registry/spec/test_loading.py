@@ -162,8 +162,8 @@ def test_the_latent_logsnr_reaches_prior_and_base():
         ("[4, 4]", "[4]", "full.yaml:3: latent.downsample: expected at least 2 values, got 1"),
         ("[4, 4]", "[4, x]", "full.yaml:3: latent.downsample.1: expected an integer, got 'x'"),
         ("name: full", "name: 3", "full.yaml:1: name: expected text, got 3"),
-        ("bias: 5", "bias: [5]", "full.yaml:10: decoder.weighting.bias: expected a number, got a list"),
-        ("bias: 5", "bias: .nan", "full.yaml:10: decoder.weighting.bias: expected a finite number, got nan"),
+        ("bias: 5", "bias: [5]", "full.yaml:10: decoder.weighting.bias: expected at least 2 values, got 1"),
+        ("bias: 5", "bias: .nan", "full.yaml:10: decoder.weighting.bias: expected a finite number or a list, got nan"),
         ("compile: no", "betas: [0.9]", "full.yaml:17: train.latents.betas: expected at least 2 values, got 1"),
         ("compile: no", "betas: [0, 0, 0]", "full.yaml:17: train.latents.betas: expected at most 2 values, got 3"),
         ("compile: no", "precision: bf", "full.yaml:17: train.latents.precision: expected 'fp32' or 'bf16', got 'bf'"

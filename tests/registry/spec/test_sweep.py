@@ -151,7 +151,7 @@ def test_errors_in_a_sweep(folder, old, new, message):
         ("factor: 1.5", "fctor: 1.5", "own/bad.yaml:7: decoder.weighting.loss_fctor: unknown key; did you mean"
          " 'loss_factor'?"),
         ("channels: 6", "channels: many", "own/bad.yaml:3: latent.channels: expected an integer, got 'many'"),
-        ("bias: -1", "bias: x", "own/bad.yaml:12: decoder.weighting.bias: expected a number, got 'x'"),
+        ("bias: -1", "bias: x", "own/bad.yaml:12: decoder.weighting.bias: expected a number or a list, got 'x'"),
         ("wide.yaml", "wild.yaml", "own/bad.yaml:10: spec: own/wild.yaml: no such file; did you mean 'own/wide.yaml'?"),
         ("tiny.yaml", "tiny", "own/bad.yaml:2: spec: there is no spec named 'tiny'"),
         ("tiny.yaml", "factors.yaml", "own/factors.yaml:2: spec: unknown key"),
