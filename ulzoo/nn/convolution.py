@@ -111,3 +111,37 @@ class ResBlock(nn.Module):
             shift, scale = self.modulation(cond).reshape(*x.shape[:1], -1, *[1] * (x.ndim - 2)).chunk(2, dim=1)
             h = h * (1 + scale) + shift
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class PixelHead(nn.Module):
+    """Convolutions from features of every pixel, and x_t, to a prediction; it starts at zero.
+
+    Features that a linear layer unfolds from the tokens of patches know nothing of neighbouring patches; the
+    convolutions reach across their borders, and see x_t in full resolution. Not in the paper.
+
+    Args:
+        size: the grid of pixels, (h, w) or (t, h, w).
+        channels: of x_t and of the prediction.
+        width: channels of the features.
+        cond_width: channels of the condition.
+        convolutions: how the convolutions treat time.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        channels: tuple[int, int],
+        width: int,
+        cond_width: int,
+        convolutions: Convolutions = IMAGE,
+    ):
+        super().__init__()
+        self.stem = convolutions.same(size, channels[0], width)
+        self.block = ResBlock(size, width, width, cond_width, convolutions=convolutions)
+        self.norm = convolutions.norm(size, width)
+        self.out = zero_output(convolutions.same(size, width, channels[1]))
+
+    def forward(self, features: Tensor, x_t: Tensor, cond: Tensor) -> Tensor:
+        layout = torch.channels_last if x_t.ndim == 4 else torch.channels_last_3d  # convolutions are fastest in it
+        h = features.contiguous(memory_format=layout) + self.stem(x_t.contiguous(memory_format=layout))
+        return self.out(F.silu(self.norm(self.block(h, cond))))
