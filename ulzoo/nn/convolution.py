@@ -113,6 +113,10 @@ class ResBlock(nn.Module):
         return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
 
 
+PIXEL_BLOCKS = 2
+"""Residual blocks of a `PixelHead`; with one, the borders of patches are still faintly visible."""
+
+
 class PixelHead(nn.Module):
     """Convolutions from features of every pixel, and x_t, to a prediction; it starts at zero.
 
@@ -137,11 +141,15 @@ class PixelHead(nn.Module):
     ):
         super().__init__()
         self.stem = convolutions.same(size, channels[0], width)
-        self.block = ResBlock(size, width, width, cond_width, convolutions=convolutions)
+        self.blocks = nn.ModuleList(
+            ResBlock(size, width, width, cond_width, convolutions=convolutions) for _ in range(PIXEL_BLOCKS)
+        )
         self.norm = convolutions.norm(size, width)
         self.out = zero_output(convolutions.same(size, width, channels[1]))
 
     def forward(self, features: Tensor, x_t: Tensor, cond: Tensor) -> Tensor:
         layout = torch.channels_last if x_t.ndim == 4 else torch.channels_last_3d  # convolutions are fastest in it
         h = features.contiguous(memory_format=layout) + self.stem(x_t.contiguous(memory_format=layout))
-        return self.out(F.silu(self.norm(self.block(h, cond))))
+        for block in self.blocks:
+            h = block(h, cond)
+        return self.out(F.silu(self.norm(h)))
