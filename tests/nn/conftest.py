@@ -12,6 +12,7 @@ from ulzoo.nn import DenoiserInputs, HierarchicalViT, ResNetEncoder, UViT, ViT, 
 BACKBONES: dict[str, Callable[[DenoiserInputs], nn.Module]] = {
     "vit": lambda inputs: ViT(inputs, patch=2, width=24, depth=2, heads=2),
     "vit_learned": lambda inputs: ViT(inputs, patch=1, width=24, depth=1, heads=4, positions="learned"),
+    "vit_head": lambda inputs: ViT(inputs, patch=2, width=24, depth=1, heads=2, pixel_channels=8),
     "hierarchical_vit": lambda inputs: HierarchicalViT(inputs, channels=(12, 24), blocks=(2, 1), head_width=12),
     "uvit": lambda inputs: UViT(inputs, patch=1, channels=(8, 12), blocks=(1, 2), width=24, depth=1, heads=2),
 }

@@ -18,6 +18,7 @@ Perturb = Callable[[nn.Module], nn.Module]
 DENOISERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vit": (ViT, {"patch": 2, "width": 24, "depth": 2, "heads": 2}),
     "vit_learned": (ViT, {"patch": 2, "width": 24, "depth": 2, "heads": 2, "positions": "learned"}),
+    "vit_head": (ViT, {"patch": 2, "width": 24, "depth": 2, "heads": 2, "pixel_channels": 8}),
     "hierarchical_vit": (HierarchicalViT, {"channels": (24, 24), "blocks": (2, 2), "head_width": 12}),
     "uvit": (UViT, {"patch": 1, "channels": (8, 16), "blocks": (1, 1), "width": 24, "depth": 2, "heads": 2}),
 }

@@ -116,3 +116,45 @@ def scale_and_shift(h: Tensor, modulation: Tensor) -> Tensor:
     """h · (1 + scale) + shift, (B, C, ...), by the shift and scale of each channel, (B, 2C)."""
     shift, scale = modulation.reshape(len(h), -1, *[1] * (h.ndim - 2)).chunk(2, dim=1)
     return h * (1 + scale) + shift
+
+
+PIXEL_BLOCKS = 2
+"""Residual blocks of a `PixelHead`; with one, the borders of patches are still faintly visible."""
+
+
+class PixelHead(nn.Module):
+    """Convolutions from features of every pixel, and x_t, to a prediction; it starts at zero.
+
+    Features that a linear layer unfolds from the tokens of patches know nothing of neighbouring patches; the
+    convolutions reach across their borders, and see x_t in full resolution. Not in the paper.
+
+    Args:
+        size: the grid of pixels, (h, w) or (t, h, w).
+        channels: of x_t and of the prediction.
+        width: channels of the features.
+        cond_width: channels of the condition.
+        convolutions: how the convolutions treat time.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        channels: tuple[int, int],
+        width: int,
+        cond_width: int,
+        convolutions: Convolutions = IMAGE,
+    ):
+        super().__init__()
+        self.stem = convolutions.same(size, channels[0], width)
+        self.blocks = nn.ModuleList(
+            ResBlock(size, width, width, cond_width, convolutions=convolutions) for _ in range(PIXEL_BLOCKS)
+        )
+        self.norm = convolutions.norm(size, width)
+        self.out = zero_output(convolutions.same(size, width, channels[1]))
+
+    def forward(self, features: Tensor, x_t: Tensor, cond: Tensor) -> Tensor:
+        layout = torch.channels_last if x_t.ndim == 4 else torch.channels_last_3d  # convolutions are fastest in it
+        h = features.contiguous(memory_format=layout) + self.stem(x_t.contiguous(memory_format=layout))
+        for block in self.blocks:
+            h = block(h, cond)
+        return self.out(F.silu(self.norm(h)))

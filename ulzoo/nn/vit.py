@@ -16,6 +16,7 @@ from ulzoo.nn.conditioning import (
     VectorConditioning,
     concat_frames,
 )
+from ulzoo.nn.convolution import Convolutions, PixelHead
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify, zero_init
 from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer, modulate
 
@@ -37,6 +38,8 @@ class ViT(nn.Module):
         causal: for video: no frame depends on later frames, except those of its own patch.
         carry: add x_t to the prediction, times a gain per channel that depends on the conditions. The default of a
             diffusion decoder is true if a patch holds more values than `width`.
+        pixel_channels: width of a convolutional head over pixels, without which the borders of the patches are visible;
+            null: the prediction is linear in the tokens.
     """
 
     def __init__(
@@ -53,11 +56,14 @@ class ViT(nn.Module):
         attention: AttentionKind = "full",
         causal: bool = False,
         carry: bool = False,
+        pixel_channels: int | None = None,
     ):
         super().__init__()
+        if pixel_channels is not None and pixel_channels < 1:
+            raise ValueError(f"pixel_channels must be positive or null, got {pixel_channels}")
         self.patch = patch_sides(patch, len(inputs.size))
         self.size = divide(inputs.size, self.patch, "patch")
-        patch_channels = inputs.channels * math.prod(self.patch)
+        patch_channels = (pixel_channels or inputs.channels) * math.prod(self.patch)
         self.num_classes = inputs.num_classes
         self.cond = VectorConditioning(inputs, width)
         self.embed = nn.Linear(inputs.input_channels * math.prod(self.patch), width)
@@ -72,6 +78,10 @@ class ViT(nn.Module):
             text_width=width if inputs.text_width else 0,
         )
         self.out = ModulatedOutput(width, width, patch_channels)
+        self.head: PixelHead | None = None
+        if pixel_channels:
+            convolutions, channels = Convolutions(causal=causal), (inputs.input_channels, inputs.channels)
+            self.head = PixelHead(inputs.size, channels, pixel_channels, width, convolutions)
         self.carry = GatedInputSkip(inputs.channels, width) if carry else None
         self.text = TextTokens(inputs, width) if inputs.text_width else None
 
@@ -84,6 +94,8 @@ class ViT(nn.Module):
         text = None if self.text is None else self.text(conditions.text, len(x_t))
         tokens = self.transformer(tokens, cond, text)
         prediction = unpatchify(to_grid(self.out(tokens, cond), self.size), self.patch)
+        if self.head is not None:
+            prediction = self.head(prediction, x_t_and_frames, cond)
         return prediction if self.carry is None else prediction + self.carry(cond, x_t)
 
 
