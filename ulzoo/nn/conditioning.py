@@ -126,22 +126,44 @@ class LogsnrEmbedding(nn.Module):
         return self
 
 
-class RateControlEmbedding(nn.Module):
-    """Features of the rate controls through a layer, (B, controls) -> (B, width).
+RATE_FREQUENCIES = 8
 
-    A control is a position u in a range, from 0 to 1, with the features √2 cos(πku) for k = 1 to 8. The features of a
-    log-SNR would hardly differ over the range of a log loss factor.
+
+def rate_features(rate_control: Tensor) -> Tensor:
+    """√2 cos(πku), k = 1 to 8, of positions u in ranges, (B, controls) -> (B, 8 · controls).
+
+    The features of a log-SNR would hardly differ over the range of a log loss factor.
     """
+    k = torch.arange(1, RATE_FREQUENCIES + 1, device=rate_control.device)
+    return math.sqrt(2) * (math.pi * k * rate_control.float()[:, :, None]).cos().flatten(1)
 
-    def __init__(self, controls: int, width: int, frequencies: int = 8):
+
+class RateControlEmbedding(nn.Module):
+    """Features of the rate controls through a layer, (B, controls) -> (B, width)."""
+
+    def __init__(self, controls: int, width: int):
         super().__init__()
-        self.frequencies, self.proj = frequencies, nn.Linear(controls * frequencies, width)
+        self.proj = nn.Linear(controls * RATE_FREQUENCIES, width)
 
     def forward(self, rate_control: Tensor | None) -> Tensor:
         assert rate_control is not None
-        k = torch.arange(1, self.frequencies + 1, device=rate_control.device)
-        features = math.sqrt(2) * (math.pi * k * rate_control.float()[:, :, None]).cos()  # (B, controls, frequencies)
-        return torch.nn.functional.silu(self.proj(features.flatten(1).to(self.proj.weight.dtype)))
+        return torch.nn.functional.silu(self.proj(rate_features(rate_control).to(self.proj.weight.dtype)))
+
+
+class LatentGain(nn.Module):
+    """Scales the channels of a latent by e^g of the rate controls: the larger it is, the less the noise of z_0 hides.
+
+    As the gains of variable-rate compression (arXiv 2003.02012). They start at 1.
+    """
+
+    def __init__(self, controls: int, channels: int):
+        super().__init__()
+        self.log_gain = nn.Parameter(torch.zeros(1, controls * RATE_FREQUENCIES, channels))  # for Muon no matrix
+
+    def forward(self, z_clean: Tensor, rate_control: Tensor | None) -> Tensor:
+        assert rate_control is not None
+        log_gain = rate_features(rate_control) @ self.log_gain[0].float()  # (B, c)
+        return z_clean * log_gain.exp().to(z_clean.dtype).reshape(*log_gain.shape, *[1] * (z_clean.ndim - 2))
 
 
 class VectorConditioning(nn.Module):

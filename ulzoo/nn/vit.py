@@ -9,6 +9,7 @@ from ulzoo.nn.conditioning import (
     NO_CONDITIONS,
     DenoiserInputs,
     GatedInputSkip,
+    LatentGain,
     LatentProjection,
     NetworkConditions,
     RateControlEmbedding,
@@ -17,8 +18,8 @@ from ulzoo.nn.conditioning import (
     concat_frames,
 )
 from ulzoo.nn.convolution import Convolutions, PixelHead
-from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify, zero_init
-from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer, modulate
+from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer
 
 
 class ViT(nn.Module):
@@ -194,7 +195,7 @@ class ViTEncoder(nn.Module):
     """Encoder with transformer blocks over patches as large as the latent's downsampling, x -> z_clean.
 
     Not in the paper, whose encoder is a ResNet: on small images and few cores this one trains faster. In a
-    variable-rate model the rate controls modulate its blocks and its last norm.
+    variable-rate model the rate controls modulate its blocks and scale the latent.
 
     Args:
         width: channels of the tokens.
@@ -236,12 +237,11 @@ class ViTEncoder(nn.Module):
             cond_width=width if rate_controls else 0,
         )
         self.norm = LayerNorm(width, affine=False)
-        self.modulation = zero_init(nn.Linear(width, 2 * width)) if rate_controls else None
         self.out = nn.Linear(width, out_channels)
+        self.gain = LatentGain(rate_controls, out_channels) if rate_controls else None
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
         cond = None if self.rate_control is None else self.rate_control(rate_control)  # (B, width)
-        tokens = self.norm(self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond))
-        if self.modulation is not None:  # without it, the latent could not become larger for a higher rate
-            tokens = modulate(tokens, *self.modulation(cond).unsqueeze(1).chunk(2, dim=-1))
-        return to_grid(self.out(tokens), self.size)  # (B, c, *size / downsample)
+        tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond)
+        z_clean = to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)
+        return z_clean if self.gain is None else self.gain(z_clean, rate_control)
