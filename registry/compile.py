@@ -20,6 +20,7 @@ from ulzoo.model.rate_control import STEPS, RateControl
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.bounds import bounded
+from ulzoo.nn.conditioning import RateGain
 from ulzoo.nn.grid import divide
 from ulzoo.registry.spec import sections
 from ulzoo.registry.spec.component_table import ComponentConfig
@@ -99,6 +100,8 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
                 raise ValueError(f"{spec.encoder.kind!r} takes no rate control: give one loss factor and one bias")
             control = (len(controls),) if controls else ()
             encoder = ENCODERS.build(spec.encoder, size, data.channels, channels, latent.downsample, *control)
+            if controls:
+                encoder.rate_gain = RateGain([control.log_gain() for control in controls])
         if spec.decoder is None and spec.final_decoder is None and not hasattr(encoder, "decode"):
             raise spec.error(
                 "decoder", f"encoder {spec.encoder.kind!r} does not decode by itself: give a final_decoder"

@@ -1,8 +1,9 @@
 """Variable rate: the optimum of Gaussian data in closed form, draws, defaults, checks, streams, the log."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -24,9 +25,9 @@ from ulzoo.model.contract import Contract
 from ulzoo.model.denoisers import DiffusionModel
 from ulzoo.model.losses import StageLoss, latents_loss
 from ulzoo.model.rate import DiffusionPrior
-from ulzoo.model.rate_control import RateControl
+from ulzoo.model.rate_control import RateControl, water_level
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.nn.conditioning import NetworkConditions
+from ulzoo.nn.conditioning import NetworkConditions, RateGain
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.schema import Spec
@@ -44,6 +45,7 @@ class Gains(nn.Module):
         super().__init__()
         self.coefficients = nn.Parameter(torch.zeros(degree + 1, len(VARIANCES)))
         nn.init.constant_(self.coefficients[0], 0.3)
+        self.rate_gain = RateGain([[0.0]])
 
     def at(self, rate_control: Tensor) -> Tensor:
         """(B, 1) -> (B, dimensions)."""
@@ -93,24 +95,17 @@ def gaussian_model() -> UnifiedLatents:
     )
 
 
-def water_level(loss_factor: float) -> float:
-    """The variance of x given z_0 at which a bit less costs as much distortion as it saves rate, for every dimension.
+def marginal_distortion(v: float) -> float:
+    """v times the derivative by v of the distortion, ∫ sigmoid(b - λ) e^λ v / (1 + v e^λ) dλ, by a sum."""
+    levels = torch.linspace(-30, 30, 20001, dtype=torch.float64)
+    integrand = torch.sigmoid(BIAS - levels) * v * levels.exp() / (1 + v * levels.exp()) ** 2
+    return torch.trapezoid(integrand, levels).item()
 
-    With rate ½ log(s²/v) and distortion c_lf/2 ∫ sigmoid(b - λ) e^λ v / (1 + v e^λ) dλ the derivatives cancel where
-    v ∫ sigmoid(b - λ) e^λ / (1 + v e^λ)² dλ = 1/c_lf, an equation without s: reverse water-filling.
-    """
-    levels = torch.linspace(-10, 10, 4001, dtype=torch.float64)
 
-    def slope(v: float) -> float:
-        return torch.trapezoid(
-            torch.sigmoid(BIAS - levels) * v * levels.exp() / (1 + v * levels.exp()) ** 2, levels
-        ).item()
-
-    low, high = 1e-6, 1e3
-    for _ in range(100):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if slope(middle) < 1 / loss_factor else (low, middle)
-    return low
+@pytest.mark.parametrize("loss_factor", [1.2, 1.5, 2.0, 3.0, 6.0, 50.0])
+def test_at_the_water_level_a_bit_costs_as_much_distortion_as_it_saves_rate(loss_factor: float) -> None:
+    level = water_level(loss_factor) * math.exp(-BIAS)
+    assert loss_factor * marginal_distortion(level) == pytest.approx(1, rel=1e-4)
 
 
 @pytest.fixture
@@ -141,7 +136,9 @@ def quadrature(monkeypatch: pytest.MonkeyPatch) -> Tensor:
 
 def test_a_model_of_the_whole_range_is_optimal_at_every_loss_factor(quadrature: Tensor) -> None:
     model = gaussian_model()
-    optimizer = torch.optim.LBFGS(model.prepare("latents"), max_iter=60, line_search_fn="strong_wolfe")
+    model.prepare("latents")
+    gains: nn.Parameter = model.encoder.coefficients  # type: ignore[assignment]
+    optimizer = torch.optim.LBFGS([gains], max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -151,11 +148,11 @@ def test_a_model_of_the_whole_range_is_optimal_at_every_loss_factor(quadrature: 
 
     optimizer.step(closure)  # type: ignore[arg-type, no-untyped-call]
     for loss_factor in (1.5, 2.0, 3.0, 4.0, 6.0):
-        optimum = VARIANCES.clamp(max=water_level(loss_factor))
+        optimum = VARIANCES.clamp(max=water_level(loss_factor) * math.exp(-BIAS))
         position = torch.tensor([[math.log(loss_factor / 1.5) / math.log(4)]])
         variance = 1 / (1 / VARIANCES + model.encoder.at(position)[0] ** 2 * math.exp(LOGSNR))  # type: ignore[operator]
         torch.testing.assert_close(variance, optimum, rtol=0.02, atol=0)
-    assert water_level(1.5) > VARIANCES[0] > water_level(6.0)
+    assert water_level(1.5) * math.exp(-BIAS) > VARIANCES[0] > water_level(6.0) * math.exp(-BIAS)
 
 
 def test_the_loss_factor_of_a_budget_is_found_for_each_example() -> None:
@@ -206,22 +203,57 @@ def images(n: int = 4) -> Tensor:
     "encoder",
     [{"kind": "vit", "width": 32, "depth": 1, "heads": 2}, {"kind": "resnet", "channels": [8, 8], "blocks": [1, 1]}],
 )
-def test_a_fresh_model_does_not_depend_on_its_loss_factor_and_a_trained_one_does(encoder: dict[str, object]) -> None:
-    content = load_spec(TINY).to_dict()
-    content["decoder"]["weighting"] |= RANGE
-    fresh = compile_model(Spec.from_plain(content | {"encoder": encoder}))
-    trained = compiled(encoder=encoder)
-    for model, differs in ((fresh, False), (trained, True)):
-        z = [model.encode(images(), loss_factor=factor) for factor in (1.0, 4.0)]
-        bits = [
-            model.rate(images(), loss_factor=factor, generator=torch.Generator().manual_seed(1))
-            for factor in (1.0, 4.0)
+def test_the_networks_of_a_fresh_model_do_not_depend_on_the_loss_factor_and_trained_ones_do(
+    encoder: dict[str, object],
+) -> None:
+    for trained in (False, True):
+        model = compiled(trained=trained, encoder=encoder)
+        model.encoder.rate_gain.log_gains = [[0.0]]  # type: ignore[union-attr]
+        z_clean = model.encode(images(), loss_factor=2.0)
+
+        def seeded() -> torch.Generator:
+            return torch.Generator().manual_seed(1)
+
+        calls: list[Callable[[float], Tensor]] = [
+            lambda c: model.encode(images(), loss_factor=c),  # noqa: B023
+            lambda c: model.rate(images(), loss_factor=c, generator=seeded()),  # noqa: B023
+            lambda c: model.decode(z_clean, loss_factor=c, generator=seeded()),  # noqa: B023
+            lambda c: model.sample(2, loss_factor=c, generator=seeded()),  # noqa: B023
         ]
-        x = [
-            model.decode(z[0], loss_factor=factor, generator=torch.Generator().manual_seed(1)) for factor in (1.0, 4.0)
-        ]
-        for low, high in (z, bits, x):
-            assert torch.equal(low, high) != differs
+        for call in calls:
+            assert torch.equal(call(1.0), call(4.0)) != trained
+
+
+def test_the_latent_of_a_fresh_model_has_the_scale_of_gaussian_data() -> None:
+    model = compiled({"loss_factor": [1.5, 6.0], "bias": [3.0, 5.0]}, trained=False)
+    levels = [water_level(factor) for factor in (1.5, 3.0, 6.0)]
+    middle = model.encode(images(), loss_factor=3.0, bias=4.0)
+    for factor, level in zip((1.5, 3.0, 6.0), levels, strict=True):
+        for bias in (3.0, 4.0, 5.0):
+            z_clean = model.encode(images(), loss_factor=factor, bias=bias)
+            expected = middle * math.sqrt(levels[1] / level * math.exp(bias - 4))
+            torch.testing.assert_close(z_clean, expected, rtol=0.02, atol=1e-6)
+
+
+@pytest.mark.parametrize("prediction", ["x", "eps", "v"])
+def test_a_denoiser_of_the_unscaled_latent_denoises_the_scaled_one(prediction: Literal["x", "eps", "v"]) -> None:
+    diffusion, gain = GaussianDiffusion(CosineSchedule(), prediction), torch.tensor([0.3, 1.0, 2.5])
+    logsnr, generator = torch.tensor([-2.0, 0.5, 4.0]), torch.Generator().manual_seed(0)
+    y, noise = torch.randn(2, 3, 5, generator=generator)
+
+    def optimal(scale: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The optimal prediction for N(0, scale² I)."""
+
+        def denoiser(x_t: Tensor, logsnr: Tensor) -> Tensor:
+            alpha, sigma = torch.sigmoid(logsnr).sqrt()[:, None], torch.sigmoid(-logsnr).sqrt()[:, None]
+            x_hat = alpha * scale[:, None] ** 2 / (alpha**2 * scale[:, None] ** 2 + sigma**2) * x_t
+            return {"x": x_hat, "eps": (x_t - alpha * x_hat) / sigma, "v": (alpha * x_t - x_hat) / sigma}[prediction]
+
+        return denoiser
+
+    z_t = diffusion.add_noise(gain[:, None] * y, logsnr=logsnr, noise=noise)
+    scaled = diffusion.denoise_scaled(optimal(torch.ones(3)), z_t, logsnr=logsnr, gain=gain)
+    torch.testing.assert_close(scaled, optimal(gain)(z_t, logsnr))
 
 
 def test_each_example_may_have_its_own_loss_factor() -> None:

@@ -54,6 +54,23 @@ class GaussianDiffusion:
         alpha, sigma = alpha_sigma(expand_like(logsnr, x))
         return alpha * x + sigma * noise
 
+    def denoise_scaled(self, denoiser: Denoiser, x_t: Tensor, *, logsnr: Tensor, gain: Tensor) -> Tensor:
+        """The prediction for noised data g x, of a denoiser of x: up to a factor it is x noised to λ + 2 log g.
+
+        Args:
+            denoiser: (x_t, logsnr (B,)) -> prediction.
+            x_t: noised g x, (B, ...), at log-SNR `logsnr` (B,).
+            gain: g, (B,).
+        """
+        g, (alpha, sigma) = expand_like(gain, x_t), alpha_sigma(expand_like(logsnr, x_t))
+        norm = (alpha**2 * g**2 + sigma**2).sqrt()
+        prediction = denoiser(x_t / norm, logsnr + 2 * gain.log()).to(x_t.dtype)
+        if self.prediction == "x":
+            return g * prediction
+        if self.prediction == "eps":
+            return prediction
+        return alpha * sigma * (1 - g**2) / norm**2 * x_t + g / norm * prediction  # v = (α x_t - g x̂) / σ
+
     def to_x(self, prediction: Tensor, *, x_t: Tensor, logsnr: Tensor) -> Tensor:
         """The denoised x̂ that a prediction at `x_t` stands for."""
         if self.prediction == "x":

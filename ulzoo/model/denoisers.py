@@ -18,6 +18,7 @@ from ulzoo.diffusion import (
     Noise,
     SigmoidWeighting,
     Weighting,
+    expand_like,
     rand,
 )
 from ulzoo.diffusion.samplers import CfgDenoiser
@@ -131,6 +132,19 @@ class DiffusionModel(ConditionalNetwork):
         self.schedule: AdaptiveSchedule | None = None  # a module, whose density is saved with the weights
         if isinstance(diffusion.schedule, AdaptiveSchedule):
             self.schedule = diffusion.schedule
+
+    def predict(self, x_t: Tensor, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
+        """The network's prediction; of a latent that a variable-rate model scales, by that of the latent as it was."""
+        gain, frames = conditions.gain, conditions.context_frames
+        if gain is None:
+            return super().predict(x_t, logsnr, conditions)
+        if frames is not None:
+            frames = torch.cat([frames[:, :-1] / expand_like(gain, frames), frames[:, -1:]], dim=1)
+        unscaled = conditions._replace(gain=None, context_frames=frames)
+        predict = super().predict
+        return self.diffusion.denoise_scaled(
+            lambda x_t, logsnr: predict(x_t, logsnr, unscaled), x_t, logsnr=logsnr, gain=gain
+        )
 
     def denoiser(self, conditions: NetworkConditions = NO_CONDITIONS) -> Denoiser:
         """The network with its conditions bound, (x_t, logsnr) -> prediction."""

@@ -6,7 +6,8 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ulzoo.diffusion import Noise
+from ulzoo.diffusion import Noise, expand_like
+from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.model.arguments import CheckedModule, check_network, check_stage
 from ulzoo.model.conditioning import Conditions, context_clip
 from ulzoo.model.contract import STAGES, Contract, DecoderName, Sampling, Stage
@@ -77,12 +78,14 @@ class ModelNetworks(CheckedModule):
         features = self.encoder(x_in) if control is None else self.encoder(x_in, control)
         features = features.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 is too coarse for noise at σ_0
         contract = self.contract
-        return Posterior.from_features(features, learned=contract.learned_variance, logsnr=contract.latent_logsnr)
+        posterior = Posterior.from_features(features, learned=contract.learned_variance, logsnr=contract.latent_logsnr)
+        return posterior if control is None else posterior.scale(self.gain(control))
 
     def latent_conditions(self, model: DiffusionModel | Prior, n: int, conditions: Conditions) -> NetworkConditions:
         """The conditions of the prior or the base for n latents; the base also takes the encoded context clip."""
         selected = model.select_conditions(conditions, self.device)
-        selected = selected._replace(rate_control=self.rate_control(conditions, n))
+        if (control := self.rate_control(conditions, n)) is not None:
+            selected = selected._replace(rate_control=control, gain=self.gain(control))
         if model is self.base and self.contract.context_frames:
             clip = context_clip(
                 conditions.frames,
@@ -105,7 +108,9 @@ class ModelNetworks(CheckedModule):
     ) -> NetworkConditions:
         """The conditions of a decoder: z_0, its log-SNR (λ_z(0) if None), what the caller gives, and steps."""
         selected = decoder.select_conditions(conditions, self.device)
-        selected = selected._replace(rate_control=self.rate_control(conditions, len(z_0)))
+        if (control := self.rate_control(conditions, len(z_0))) is not None:
+            selected = selected._replace(rate_control=control)
+            z_0 = self._unscale(z_0, self.gain(control))
         if decoder.takes_latent_logsnr:
             selected = selected._replace(latent_logsnr=self._levels(len(z_0)) if logsnr is None else logsnr)
         if self.contract.context_frames:
@@ -122,6 +127,15 @@ class ModelNetworks(CheckedModule):
             for control in self.contract.rate_controls
         ]
         return torch.stack(columns, dim=1) if columns else None
+
+    def gain(self, rate_control: Tensor) -> Tensor:
+        """The scale of the latent at positions in the ranges, (n,), which the encoder's `rate_gain` has learned."""
+        return cast(Tensor, self.encoder.rate_gain(rate_control))  # type: ignore[operator]
+
+    def _unscale(self, z_0: Tensor, gain: Tensor) -> Tensor:
+        """z_0 divided by √(α_0² g² + σ_0²), so that a latent of unit variance has it again."""
+        alpha, sigma = alpha_sigma(self._levels(len(z_0)))
+        return z_0 / expand_like((alpha**2 * gain**2 + sigma**2).sqrt(), z_0)
 
     def draw_rate(self, conditions: Conditions, n: int, generator: Noise | None, *, base: bool = False) -> Conditions:
         """The conditions with loss factors and biases drawn for n examples in training, for the base from its range."""

@@ -11,6 +11,7 @@ from ulzoo.diffusion import (
     GaussianDiffusion,
     Noise,
     TruncatedLogistic,
+    expand_like,
     independent_randn_like,
     normal_kl,
     randn,
@@ -64,6 +65,11 @@ class Posterior:
         if self.log_variance is None:
             return self.mean.new_zeros(len(self.mean), dtype=torch.float32)
         return -F.softplus(self.log_variance + levels_like(logsnr, self.mean)).flatten(1).sum(1) / 2
+
+    def scale(self, gain: Tensor) -> "Posterior":
+        """The posterior of z_clean times a gain per example, (B,)."""
+        log_variance, factor = self.log_variance, expand_like(gain, self.mean)
+        return Posterior(factor * self.mean, None if log_variance is None else log_variance + 2 * factor.log())
 
     def repeat(self, times: int) -> "Posterior":
         """The posterior of a batch that is repeated `times` times."""

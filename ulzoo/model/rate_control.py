@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from ulzoo.diffusion.weightings import between
 ControlName = Literal["loss_factor", "bias"]
 ControlValue = Tensor | Sequence[float] | float
 LEVELS = 1000  # of a control in a stream
+MAX_WATER_LEVEL = 100.0
 STEPS: dict[ControlName, float] = {"loss_factor": GOLDEN_RATIO, "bias": 2**0.5}
 """The names of the controls, in the order of a network's condition, and the irrational steps of `spread_evenly`."""
 
@@ -88,6 +90,19 @@ class RateControl:
         u = spread_evenly(n, STEPS[self.name], generator, device)
         return between(self.name, self.base if base else (self.low, self.high), u)
 
+    def log_gain(self) -> list[float]:
+        """The log gain of the latent of Gaussian data: coefficients of a polynomial of the position; 0 in the middle.
+
+        The variance of x given z_0 is inversely proportional to the squared gain. The optimum is the water level.
+        """
+        positions = np.linspace(0, 1, 33)
+        if self.name == "loss_factor":
+            factors = self.low * (self.high / self.low) ** positions
+            squared = -np.log([water_level(factor) for factor in factors])
+        else:
+            squared = self.low + (self.high - self.low) * positions  # in logarithm: the level is proportional to e^{-b}
+        return np.polynomial.polynomial.polyfit(positions, (squared - squared[16]) / 2, 6).tolist()
+
     def quantize(self, value: ControlValue | None, n: int) -> list[int]:
         """The value of each of n examples as one of `LEVELS` + 1 that are spread over the range, for streams."""
         positions = self.positions(value, n, torch.device("cpu"))
@@ -97,3 +112,18 @@ class RateControl:
         """The values that numbers of `quantize` stand for, (n,)."""
         positions = torch.tensor(levels, device=device, dtype=torch.float32) / LEVELS
         return between(self.name, (self.low, self.high), positions)
+
+
+def water_level(loss_factor: float) -> float:
+    """c in the level c e^{-b} of reverse water-filling: of each dimension, z_0 leaves the variance min(s², c e^{-b}).
+
+    With v = c e^{-b} the derivatives of the rate, ½ log(s²/v), and of the distortion of an optimal decoder cancel where
+    c_lf ∫ sigmoid(b - λ) v e^λ / (1 + v e^λ)² dλ = c_lf c (c - 1 - ln c) / (c - 1)² = 1, whatever the bias b. Levels of
+    loss factors near 1 and below are cut off: there every latent collapses.
+    """
+    low, high = 1e-12, MAX_WATER_LEVEL
+    for _ in range(100):
+        c = math.sqrt(low * high)
+        slope = 0.5 if abs(c - 1) < 1e-4 else c * (c - 1 - math.log(c)) / (c - 1) ** 2
+        low, high = (c, high) if slope < 1 / loss_factor else (low, c)
+    return low

@@ -60,6 +60,7 @@ class NetworkConditions(NamedTuple):
         context_frames: the context clip on the grid of x_t, (B, C + 1, t, h, w), the last channel a mask.
         step_count: which of its step counts a distilled decoder decodes in, an index, (B,).
         rate_control: positions of loss factor and bias in their ranges, from 0 to 1, (B, rate_controls).
+        gain: scale of the latent that a prior or base models, (B,), of a variable-rate model.
     """
 
     latent: Tensor | None = None
@@ -69,6 +70,7 @@ class NetworkConditions(NamedTuple):
     context_frames: Tensor | None = None
     step_count: Tensor | None = None
     rate_control: Tensor | None = None
+    gain: Tensor | None = None
 
     def to(self, dtype: torch.dtype) -> "NetworkConditions":
         """The same with latent, token embeddings and context frames in `dtype`; log-SNRs stay as they are."""
@@ -150,20 +152,27 @@ class RateControlEmbedding(nn.Module):
         return torch.nn.functional.silu(self.proj(rate_features(rate_control).to(self.proj.weight.dtype)))
 
 
-class LatentGain(nn.Module):
-    """Scales the channels of a latent by e^g of the rate controls: the larger it is, the less the noise of z_0 hides.
+class RateGain(nn.Module):
+    """The scale of the latent as a function of the rate controls, (B, controls) -> (B,).
 
-    As the gains of variable-rate compression (arXiv 2003.02012). They start at 1.
+    The larger the latent is, the less of it the noise of z_0 hides. Gains are how variable-rate compression models
+    work (arXiv 2003.02012). This one starts as that of Gaussian data; a correction by `rate_features` is learned.
+
+    Args:
+        log_gains: for each control the coefficients of a polynomial of its position, the constant first.
     """
 
-    def __init__(self, controls: int, channels: int):
+    def __init__(self, log_gains: Sequence[Sequence[float]]):
         super().__init__()
-        self.log_gain = nn.Parameter(torch.zeros(1, controls * RATE_FREQUENCIES, channels))  # for Muon no matrix
+        self.log_gains = [list(coefficients) for coefficients in log_gains]
+        self.correction = nn.Parameter(torch.zeros(len(log_gains) * RATE_FREQUENCIES))
 
-    def forward(self, z_clean: Tensor, rate_control: Tensor | None) -> Tensor:
-        assert rate_control is not None
-        log_gain = rate_features(rate_control) @ self.log_gain[0].float()  # (B, c)
-        return z_clean * log_gain.exp().to(z_clean.dtype).reshape(*log_gain.shape, *[1] * (z_clean.ndim - 2))
+    def forward(self, rate_control: Tensor) -> Tensor:
+        log_gain = rate_features(rate_control) @ self.correction.float()
+        for coefficients, position in zip(self.log_gains, rate_control.float().unbind(1), strict=True):
+            for power, coefficient in enumerate(coefficients):
+                log_gain = log_gain + coefficient * position**power
+        return log_gain.exp()
 
 
 class VectorConditioning(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ulzoo.nn.conditioning import LatentGain, RateControlEmbedding
+from ulzoo.nn.conditioning import RateControlEmbedding
 from ulzoo.nn.convolution import ConvolutionKind, Convolutions, ResBlock, downsample_conv
 from ulzoo.nn.grid import divide, patch_sides, patchify
 
@@ -18,7 +18,7 @@ class ResNetEncoder(nn.Module):
     time and space may have different factors and the last stages may share a grid. If latent.downsample asks for more
     halvings than there are steps, further stages follow with the last width and the blocks of the last stage but one,
     so one spec serves every shape of the latent (paper, Table 4; not in the paper: how). In a variable-rate model the
-    rate controls scale and shift after each block's second norm, and scale the latent.
+    rate controls scale and shift after each block's second norm.
 
     Args:
         patch: patches of pixels folded into channels before the first convolution: side in space, or one per axis.
@@ -67,15 +67,13 @@ class ResNetEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.norm = convolutions.norm(grid, width)
         self.out = convolutions.same(grid, width, out_channels)
-        self.gain = LatentGain(rate_controls, out_channels) if rate_controls else None
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
         cond = None if self.rate_control is None else self.rate_control(rate_control)  # (B, cond_width)
         h = patchify(x, self.patch)
         for layer in self.layers:
             h = layer(h, cond) if isinstance(layer, ResBlock) else layer(h)
-        z_clean = self.out(F.silu(self.norm(h)))  # (B, c, *size / downsample)
-        return z_clean if self.gain is None else self.gain(z_clean, rate_control)
+        return self.out(F.silu(self.norm(h)))  # (B, c, *size / downsample)
 
 
 def _halvings(downsample: Sequence[int], patch: Sequence[int], least: int) -> list[tuple[int, ...]]:

@@ -9,7 +9,6 @@ from ulzoo.nn.conditioning import (
     NO_CONDITIONS,
     DenoiserInputs,
     GatedInputSkip,
-    LatentGain,
     LatentProjection,
     NetworkConditions,
     RateControlEmbedding,
@@ -195,7 +194,7 @@ class ViTEncoder(nn.Module):
     """Encoder with transformer blocks over patches as large as the latent's downsampling, x -> z_clean.
 
     Not in the paper, whose encoder is a ResNet: on small images and few cores this one trains faster. In a
-    variable-rate model the rate controls modulate its blocks and scale the latent.
+    variable-rate model the rate controls modulate its blocks.
 
     Args:
         width: channels of the tokens.
@@ -238,10 +237,8 @@ class ViTEncoder(nn.Module):
         )
         self.norm = LayerNorm(width, affine=False)
         self.out = nn.Linear(width, out_channels)
-        self.gain = LatentGain(rate_controls, out_channels) if rate_controls else None
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
         cond = None if self.rate_control is None else self.rate_control(rate_control)  # (B, width)
         tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond)
-        z_clean = to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)
-        return z_clean if self.gain is None else self.gain(z_clean, rate_control)
+        return to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)
