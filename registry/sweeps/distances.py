@@ -118,5 +118,5 @@ def measure_distances(config: DistanceConfig, folder: Path, device: str) -> dict
     execution = Execution(folder=unfinished_folder())
     results = generation_distance(loaded.model, evaluation, frechet, execution=execution)
     execution.finish()
-    protocol = results["protocol"] | evaluation.numerics(loaded.model.device)
+    protocol = results["protocol"] | evaluation.shared_fields(loaded.model)
     return {"figures": results["figures"], "protocol": {"frechet": protocol}}
