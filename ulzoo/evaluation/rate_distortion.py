@@ -84,14 +84,10 @@ def rate_distortion(
     partial = execution.partial_results(collected, model, identity)
     shared = SharedPass(source, batch_size, config.limit, partial, execution)
     for batch, examples in shared.batches():
-        x, labels = batch["x"].to(device), batch["label"].to(device)
-        text = batch["text"] and batch["text"].to(device)
+        x = batch["x"].to(device)
         for name in networks:
             with rates[name].recording() as bits:
-                noise = config.noise(f"rate by the {name}", examples, device)
-                bits.append(
-                    model.rate(x, samples=config.rate_samples, generator=noise, network=name, labels=labels, text=text)
-                )
+                bits.append(rate(model, batch, examples, config, network=name))
         z_clean, reconstructions = reconstruct(model, batch, examples, config)
         latents.add(z_clean)
         if collector:
@@ -121,6 +117,20 @@ def rate_distortion(
             levels = noise_levels(results["rate"]["base"], model.base.diffusion.schedule, statistics)
             results["noise_levels"] = asdict(levels)
     return results
+
+
+def rate(
+    model: UnifiedLatents, batch: Batch, examples: range, config: EvaluationConfig, *, network: LatentNetwork
+) -> Tensor:
+    """`model.rate` of a batch in bits, (B,), by the prior or the base, with the noise of its examples."""
+    return model.rate(
+        batch["x"].to(model.device),
+        samples=config.rate_samples,
+        generator=config.noise(f"rate by the {network}", examples, model.device),
+        network=network,
+        labels=batch["label"].to(model.device),
+        text=batch["text"] and batch["text"].to(model.device),
+    )
 
 
 def reconstruct(
