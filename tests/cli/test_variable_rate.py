@@ -68,15 +68,17 @@ def test_find_reaches_a_rate_and_a_psnr(ulzoo, model):
     assert outside.exit_code == 2 and "is outside of what the loss factors 1 to 4 reach, " in outside.stderr
     low, high = map(float, outside.stderr.rpartition("reach, ")[2].split(" to "))
     target = (low + high) / 2
-    found = read(ulzoo("find", "--model", model, "--bits", target, "--json"))
-    assert found["figures"]["bits_per_pixel"] == pytest.approx(target, abs=0.03 * (high - low))
-    assert sorted(found["measured"]) == pytest.approx([low, high], rel=1e-3)
-    factor = found["loss_factor"]
-    assert 1 < factor < 4 and found["command"] == f"ulzoo reconstruct {model} --loss-factor {factor:g}"
+    search = read(ulzoo("find", "--model", model, "--bits", target, "--json"))
+    assert search["figures"]["bits_per_pixel"] == pytest.approx(target, abs=0.03 * (high - low))
+    assert sorted(search["measured"]) == pytest.approx([low, high], rel=1e-3)
+    factor = search["loss_factor"]
+    assert 1 < factor < 4 and search["command"] == f"ulzoo reconstruct {model} --loss-factor {factor:g}"
     again = read(ulzoo("evaluate", model, "--loss-factor", factor, "--json"))
-    assert again["figures"] == found["figures"] and again["hashes"] == found["hashes"]
-    printed = ulzoo("find", "--model", model, "--psnr", found["figures"]["psnr_db"], "--limit", 6)
-    assert printed.exit_code == 0 and f"{found['figures']['psnr_db']:.2f} dB PSNR, on 6 images of val" in printed.stdout
+    assert again["figures"] == search["figures"] and again["hashes"] == search["hashes"]
+    printed = ulzoo("find", "--model", model, "--psnr", search["figures"]["psnr_db"], "--limit", 6)
+    assert (
+        printed.exit_code == 0 and f"{search['figures']['psnr_db']:.2f} dB PSNR, on 6 images of val" in printed.stdout
+    )
     assert printed.stdout.splitlines()[-1].startswith(f"next  ulzoo reconstruct {model} --loss-factor ")
 
 
