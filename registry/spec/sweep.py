@@ -125,9 +125,11 @@ class Sweep(Document):
     @field_validator("loss_factors")
     @classmethod
     def _check_loss_factors(cls, factors: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        previous = 0.0
         for i, factor in enumerate(factors or ()):
-            if not (0 < factor < math.inf and (i == 0 or factors[i - 1] < factor)):
+            if not previous < factor < math.inf:
                 raise error_at((i,), f"loss factors must be positive numbers in increasing order, got {factor:g}")
+            previous = factor
         return factors
 
     @model_validator(mode="after")

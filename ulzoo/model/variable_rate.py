@@ -29,7 +29,7 @@ class VariableRateModel(ModelNetworks):
         return {control.name: (control.low, control.high) for control in self.contract.rate_controls}
 
     @property
-    def default_rate(self) -> dict[ControlName, float]:
+    def default_rate(self) -> dict[str, float]:
         """The loss factor and bias of calls that give none, of those that vary; {} for a model of one rate."""
         return {control.name: control.default for control in self.contract.rate_controls}
 
