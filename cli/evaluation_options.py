@@ -14,6 +14,15 @@ BatchSize = Annotated[
     int | None,
     typer.Option(min=1, help="Examples per batch; default: 64 images or 8 clips."),
 ]
+LossFactors = Annotated[
+    str | None,
+    typer.Option(
+        metavar="V1,V2,...",
+        help="Loss factors at which a variable-rate model is measured: several make a curve; default: the middle of "
+        "its range.",
+        show_default=False,
+    ),
+]
 Compare = Annotated[
     bool,
     typer.Option("--compare", help="Compare the metrics of two models, or of JSON files written by --out."),
@@ -177,6 +186,15 @@ RatePlot = Annotated[
         dir_okay=False,
         rich_help_panel=FILES,
         help="Plot the distribution of the rate over log-SNR and channels.",
+    ),
+]
+RateDistortionPlot = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.png",
+        dir_okay=False,
+        rich_help_panel=FILES,
+        help="With several loss factors: plot PSNR and the other metrics against the rate.",
     ),
 ]
 SaveStatistics = Annotated[

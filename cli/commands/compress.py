@@ -5,12 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from ulzoo.cli import options
+from ulzoo.cli import options, rate_options
 
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo compress emoji32_tiny cat.png dog.png --out streams[/]
   [cyan]ulzoo compress emoji32_tiny cat.png --bits 400 --out streams[/]      at most 400 bits
+  [cyan]ulzoo compress runs/a cat.png --loss-factor 3 --out streams[/]      by a variable-rate model: more bits
   [cyan]ulzoo decompress emoji32_tiny streams/*.ulz --out images[/]
 """
 
@@ -28,6 +29,8 @@ def compress(
         typer.Option(help="How indices are chosen: of fixed length, or by the Poisson functional representation."),
     ] = "projection",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the randomness that a stream shares with its decoder.")] = 0,
+    loss_factor: rate_options.LossFactor = None,
+    bias: rate_options.Bias = None,
     device: options.Device = None,
 ) -> None:
     """Compress images or clips with the model's prior; the files that it writes decode from any number of their bytes.
@@ -40,6 +43,7 @@ def compress(
     from ulzoo.runtime.devices import pick_device
 
     export = open_model(model, pick_device(device))
+    rate_options.set_rate(model, export.model, loss_factor, bias)
     for file in compress_files(export.model, files, out, seed=seed, max_bits=bits, rule=rule):
         size = len(file.stream)
         print(f"{file.path}: {size:,} bytes, {8 * size / file.pixels:.3f} bits/pixel")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ulzoo.cli import options
+from ulzoo.cli import options, rate_options
 from ulzoo.cli.display.progress import print_progress
 from ulzoo.cli.display.terminal import say, scaled
 
@@ -15,6 +15,7 @@ EXAMPLES = """
   [cyan]ulzoo encode runs/a --out latents/a[/]
   [cyan]ulzoo train imagenet512_small --stage base --out runs/a \\
       --set train.base.data.kind=latents --set train.base.data.path=latents/a[/]
+  [cyan]ulzoo encode runs/b --loss-factor 2 --out latents/b[/]      of a variable-rate model, for base.loss_factor 2
   [cyan]ulzoo encode emoji32_tiny --images photographs --out latents/b[/]      a folder of your own
 """
 
@@ -31,13 +32,16 @@ def encode(
     ] = "bfloat16",
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images per batch.")] = 64,
     images_per_shard: Annotated[int, typer.Option(min=1, metavar="N", help="Images per file.")] = 4096,
+    loss_factor: rate_options.LossFactor = None,
+    bias: rate_options.Bias = None,
     device: options.Device = None,
 ) -> None:
     """Encode a model's training images into z_clean, for `ulzoo train --stage base` without the encoder.
 
     If the data is mirrored in training, the mirrored images are encoded too. An interrupted command continues when it
-    is run again. Training refuses latents of another encoder or of other images. Of a folder given by --images, the
-    split is that of data kind image_folder: without folders train and val, one image in ten is held out for val.
+    is run again. Training refuses latents of another encoder, of other images or of another loss factor than
+    base.loss_factor. Of a folder given by --images, the split is that of data kind image_folder: without folders train
+    and val, one image in ten is held out for val.
     """
     from ulzoo.files.atomic import check_destination
     from ulzoo.registry.runs.encode import EncodeOptions
@@ -48,6 +52,7 @@ def encode(
 
     check_destination(out / "manifest.json")
     loaded = open_model(model, pick_device(device))
+    rate_options.set_rate(model, loaded.model, loss_factor, bias)
     spec = replace_data(loaded, images or (), data or ())
     source = open_data(loaded, spec, split)
     try:

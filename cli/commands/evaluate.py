@@ -4,7 +4,7 @@ from pathlib import Path
 
 import typer
 
-from ulzoo.cli import evaluation_options, options
+from ulzoo.cli import evaluation_options, options, rate_options
 from ulzoo.cli.display.progress import phase_progress
 from ulzoo.cli.display.tables import metrics_table, print_cautions
 from ulzoo.cli.display.terminal import console, examples, to_json
@@ -20,6 +20,7 @@ EXAMPLES = """
   [cyan]ulzoo evaluate runs/text --frechet fid --samples 30000 --clip-score vit_l14 --download[/]
   [cyan]ulzoo evaluate runs/a --lpips alex --download[/]
   [cyan]ulzoo evaluate emoji32_tiny --rate-plot rate.png[/]
+  [cyan]ulzoo evaluate runs/a --loss-factor 1,1.5,2,3,4 --rate-distortion-plot curve.png[/]      of one va
   [cyan]ulzoo evaluate runs/a figures.json --compare[/]
   [cyan]ulzoo evaluate emoji32_tiny --images photographs[/]      a folder of your own, or files
   [cyan]ulzoo evaluate moved.safetensors --data root=/data/imagenet[/]
@@ -34,6 +35,8 @@ def evaluate(
     split: options.Split = None,
     limit: evaluation_options.Limit = None,
     rate_samples: evaluation_options.RateSamples = 8,
+    loss_factor: evaluation_options.LossFactors = None,
+    bias: rate_options.Bias = None,
     decoder: options.Decoder = None,
     steps: evaluation_options.Steps = None,
     batch_size: evaluation_options.BatchSize = None,
@@ -56,6 +59,7 @@ def evaluate(
     clip_weights: evaluation_options.ClipWeights = None,
     download: evaluation_options.Download = False,
     rate_plot: evaluation_options.RatePlot = None,
+    rate_distortion_plot: evaluation_options.RateDistortionPlot = None,
     compare: evaluation_options.Compare = False,
     milestones: evaluation_options.Milestones = False,
     seed: options.Seed = 0,
@@ -69,11 +73,11 @@ def evaluate(
 
     For a model of clips also the PSNR of each frame and the quality of frame prediction; on request, distances between
     the images or clips of the model and of its data. Metrics are comparable if their protocols agree; --compare shows
-    where they differ.
+    where they differ. Several loss factors make a rate-distortion curve of a variable-rate model.
     """
     if compare:
-        if images or data:
-            raise ValueError("--images and --data give data to measure on; --compare measures nothing")
+        if images or data or loss_factor is not None or bias is not None:
+            raise ValueError("--images, --data, --loss-factor and --bias are for measuring; --compare measures nothing")
         from ulzoo.cli.display.comparison import show_comparison
 
         show_comparison(models, json)
@@ -82,6 +86,13 @@ def evaluate(
         raise ValueError("one model is measured at a time; --compare compares two")
     if milestones and any((rate_plot, save_statistics, save_samples, out)):
         raise ValueError("--milestones writes milestones.json and plots into each run, and no other files")
+    if milestones and (loss_factor is not None or bias is not None):
+        raise ValueError("--milestones measures at the middle of the range: leave out --loss-factor and --bias")
+    factors = rate_options.parse_loss_factors(loss_factor)
+    if len(factors) > 1 and any((rate_plot, save_statistics, save_samples)):
+        raise ValueError("--rate-plot, --save-statistics and --save-samples go with one loss factor")
+    if len(factors) < 2 and rate_distortion_plot:
+        raise ValueError("--rate-distortion-plot goes with several loss factors, such as --loss-factor 1,2,4")
 
     from ulzoo.evaluation.noise_levels import NoiseLevels
     from ulzoo.evaluation.sample_file import UnwrittenFiles, check_destinations
@@ -125,9 +136,9 @@ def evaluate(
         precision=precision,
         compile=compile,
     )
-    if rate_plot:
-        check_rate_plot(rate_plot)
-    check_destinations((rate_plot, save_statistics, save_samples, out))
+    for path in filter(None, (rate_plot, rate_distortion_plot)):
+        check_rate_plot(path)
+    check_destinations((rate_plot, rate_distortion_plot, save_statistics, save_samples, out))
     picked = local_device(pick_device(device))
     if milestones:
         from ulzoo.cli.milestones import measure_milestones
@@ -135,7 +146,14 @@ def evaluate(
         measure_milestones([Path(run) for run in models], measured, picked, json=json)
         return
     export = open_model(models[0], picked)
+    rate_options.check_loss_factors(models[0], export.model, factors)
+    rate_options.set_rate(models[0], export.model, factors[0] if len(factors) == 1 else None, bias)
     evaluation = Evaluation.open(export, measured, picked)
+    if len(factors) > 1:
+        from ulzoo.cli.rate_curve import measure_curve
+
+        measure_curve(models[0], export, evaluation, factors, json=json, out=out, plot=rate_distortion_plot)
+        return
     unit = examples(export.model.contract.size)
     with (
         process_group(picked, PROCESS_TIMEOUT) as processes,
@@ -150,6 +168,8 @@ def evaluate(
     else:
         terminal = console()
         heading = f"{models[0]} on {results['protocol']['images']} {unit} of {evaluation.config.split}"
+        for name, value in export.model.default_rate.items():
+            heading += f", {name.replace('_', ' ')} {value:g}"
         terminal.print(heading, style="bold")
         terminal.print(metrics_table(results["figures"]))
         if "noise_levels" in results:

@@ -1,4 +1,4 @@
-"""`ulzoo find`: the settings of a sweep that reach a PSNR or a rate, or a pilot that looks for those of a rate."""
+"""`ulzoo find`: the settings that reach a PSNR or a rate, of a sweep, by a pilot, or of a variable-rate model."""
 
 import os
 from dataclasses import replace
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ulzoo.cli import options
+from ulzoo.cli import evaluation_options, options
+from ulzoo.cli.completion import complete_models
 from ulzoo.cli.display.tables import plain_table
 from ulzoo.cli.display.terminal import console, say, to_json
 
@@ -22,6 +23,7 @@ EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --psnr 27[/]    settings of 27 dB, the fewest bits first
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --bits 0.06[/]  settings of 0.06 bits/pixel, the highest PSNR first
+  [cyan]ulzoo find --model runs/a --bits 0.5[/]                   the loss factor of a variable-rate model
   [cyan]ulzoo find emoji32_tiny --bits 0.5 --pilot[/]             short trainings instead of a sweep; writes a spec
   [cyan]ulzoo find my.yaml --bits 0.5 --pilot --bias 4,5,6 --dry-run[/]
 """
@@ -30,14 +32,24 @@ MAX_SETTINGS = 10  # on a terminal; --json prints all
 
 def find(
     target: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="STORE|SPEC",
+            metavar="[STORE|SPEC]",
             help="The folder of a sweep, such as runs/sweeps/NAME; with --pilot a packaged spec or a YAML file.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     psnr: Annotated[float | None, typer.Option(metavar="DB", help="The PSNR to reach.")] = None,
     bits: Annotated[float | None, typer.Option(metavar="BITS", help="The bits/pixel to spend.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Instead of a sweep, a trained variable-rate model, whose loss factor is searched on validation data.",
+            autocompletion=complete_models,
+        ),
+    ] = None,
+    limit: evaluation_options.Limit = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     pilot: Annotated[
         bool, typer.Option("--pilot", help="Run short trainings of stage 1 to find the loss factor of a rate.")
@@ -45,7 +57,8 @@ def find(
     bias: Annotated[
         str | None,
         typer.Option(
-            metavar="V1,V2,...", help="Pilot: biases of the decoder's weighting to compare; default: the spec's."
+            metavar="V1,V2,...",
+            help="Pilot: biases of the decoder's weighting to compare; default: the spec's. With --model: one bias.",
         ),
     ] = None,
     settings: options.Set = None,
@@ -68,22 +81,34 @@ def find(
 ) -> None:
     """Find settings that reach a PSNR or a rate, between the points of a sweep, and the point to run next.
 
+    With --model it is the loss factor of a variable-rate model, by bisection.
+
     With --pilot there need be no sweep: short trainings of stage 1 find the loss factor at which the full one is
     expected to reach a rate. It ends with a spec and an interval. Repeat the command to resume an interrupted pilot.
     """
+    _check_source(target, model, limit, pilot=pilot)
+    of_pilots = {
+        "--set": settings,
+        "--share": share,
+        "--out": out,
+        "--store": store,
+        "--workers": workers,
+        "--dry-run": dry_run or None,
+        **({} if model else {"--bias": bias, "--device": device}),
+    }
+    if not pilot and (given := [option for option, value in of_pilots.items() if value is not None]):
+        raise ValueError(f"{given[0]} goes with --pilot")
+    if model is not None:
+        from ulzoo.cli.rate_search import find_rate
+
+        biases = _parse_biases(bias)
+        if len(biases) > 1:
+            raise ValueError(f"--bias {bias}: one number with --model")
+        the_bias = biases[0] if biases else None
+        find_rate(model, bits=bits, psnr=psnr, bias=the_bias, limit=limit, device=device, json=json)
+        return
+    assert target is not None
     if not pilot:
-        of_pilots = {
-            "--bias": bias,
-            "--set": settings,
-            "--share": share,
-            "--out": out,
-            "--store": store,
-            "--workers": workers,
-            "--device": device,
-            "--dry-run": dry_run or None,
-        }
-        if given := [option for option, value in of_pilots.items() if value is not None]:
-            raise ValueError(f"{given[0]} goes with --pilot")
         _search(Path(target), psnr, bits, json)
         return
     from ulzoo.registry.sweeps.pilot import SWEEP_POINTS, Pilot, PilotOptions
@@ -99,6 +124,18 @@ def find(
         dry_run=dry_run,
         json=json,
     )
+
+
+def _check_source(target: str | None, model: str | None, limit: int | None, *, pilot: bool) -> None:
+    """Raise ValueError unless there is one place to search in."""
+    if target is not None and model is not None:
+        raise ValueError(f"{target} and --model {model}: give the folder of a sweep or a model, not both")
+    if pilot and model is not None:
+        raise ValueError("--pilot trains a spec, --model is trained already: give one of them")
+    if target is None and model is None:
+        raise ValueError("give a spec" if pilot else "give the folder of a sweep, or a variable-rate model as --model")
+    if limit is not None and model is None:
+        raise ValueError("--limit goes with --model")
 
 
 def _run_pilot(

@@ -36,6 +36,10 @@ def list_specs(
         raise ValueError(f"no spec{with_weights} matches {pattern!r}{suggest(pattern, list_models())}")
     out = console()
     out.print(zoo_table(entries, narrow=out.width < NARROW))
+    for entry in entries:
+        if entry.loss_factors:
+            low, high = entry.loss_factors
+            out.print(f"{entry.name}: variable rate, loss factors {low:g} to {high:g}; measured at the middle")
     out.print(
         "\nGFLOPs per image or clip: of stage 1 for training encoder, prior and decoder, forward and backward; of the "
         "base for one forward pass. Rate and PSNR are those of the released weights on validation data.",

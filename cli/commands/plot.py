@@ -26,6 +26,7 @@ def plot(
     from ulzoo.files.atomic import check_destination
     from ulzoo.registry.report.milestone_plots import draw_curves, store_curves
     from ulzoo.registry.report.plots import draw
+    from ulzoo.registry.sweeps.rate_curves import expand_curves
     from ulzoo.registry.sweeps.store import Store
     from ulzoo.registry.sweeps.variants import separate_variants
 
@@ -34,7 +35,7 @@ def plot(
     check_destination(folder / "plot.png")
     title = sweep.name if sweep else store.name
     rows = separate_variants(results.rows(), results.folder)
-    paths = draw(rows, folder, title)
+    paths = draw(expand_curves(rows), folder, title)
     if curves := store_curves(results.folder, rows):
         paths += draw_curves(curves, folder, title)
     for path in paths:

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from ulzoo.cli import options
+from ulzoo.cli import options, rate_options
 from ulzoo.cli.pictures import check_picture, check_video, open_data, open_models
 
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo reconstruct emoji32_tiny[/]
   [cyan]ulzoo reconstruct runs/a runs/b --n 24 --out side_by_side.png[/]
+  [cyan]ulzoo reconstruct runs/a --loss-factor 1.5[/]               of a variable-rate model: fewer bits
   [cyan]ulzoo reconstruct emoji32_tiny --images photographs[/]      a folder of your own, or files: *.jpg
 """
 
@@ -29,6 +30,8 @@ def reconstruct(
     split: options.Split = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: its own.")] = None,
     decoder: options.Decoder = None,
+    loss_factor: rate_options.LossFactor = None,
+    bias: rate_options.Bias = None,
     seed: options.Seed = 0,
     out: options.Picture = Path("reconstructions.png"),
     device: options.Device = None,
@@ -45,6 +48,8 @@ def reconstruct(
 
     exports = open_models(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
+    for name, model in loaded.items():
+        rate_options.set_rate(name, model, loss_factor, bias)
     video = check_video(loaded, out)
     source = open_data(exports, split, n or (None if images else SHOWN), images, data)
     n = n or (len(source) if images and len(images) > 1 else SHOWN)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ulzoo.cli import options
+from ulzoo.cli import options, rate_options
 from ulzoo.cli.pictures import check_picture, check_video, open_data, open_models
 
 EXAMPLES = """
@@ -37,6 +37,8 @@ def sample(
         ),
     ] = None,
     decoder: options.Decoder = None,
+    loss_factor: rate_options.LossFactor = None,
+    bias: rate_options.Bias = None,
     data: options.Data = None,
     split: Annotated[
         str, typer.Option(metavar="SPLIT", help="Split that context frames or captions come from: val or train.")
@@ -60,6 +62,8 @@ def sample(
 
     exports = open_models(models, device, precision, compile)
     loaded = {name: export.model for name, export in exports.items()}
+    for name, model in loaded.items():
+        rate_options.set_rate(name, model, loss_factor, bias)
     request = SampleRequest(n, labels, guidance, steps, seed, network, whole_clips=without_context, decoder=decoder)
     video = check_video(loaded, out)
     contracts = [model.contract for model in loaded.values()]

@@ -84,6 +84,7 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     from ulzoo.cli.display.spec_tables import block_table, totals_table
     from ulzoo.cli.display.tables import metrics_table
     from ulzoo.registry.cost.summary import summarize
+    from ulzoo.registry.spec.conflicts import rate_range
 
     summary, results = summarize(spec), metadata.get("results")
     figures = results.get("figures") if isinstance(results, dict) else None
@@ -101,6 +102,8 @@ def _show_spec(name: str, overrides: list[str], json: bool) -> None:
     out.print(totals_table(summary))
     if spec.init:
         out.print(init_line(spec.init), soft_wrap=True)
+    if ends := rate_range(spec, "loss_factor"):
+        out.print("variable rate  loss factors {:g} to {:g}; metrics are those at the middle".format(*ends))
     if isinstance(figures, dict) and "psnr_db" in figures:
         out.print(metrics_table(figures))
     for path, reason in spec.decided.items():

@@ -28,7 +28,7 @@ def print_plan(
             state = "to run again" if state else "to run"
         table.add_row(
             job.point,
-            " ".join(f"{key.rpartition('.')[2]}={point_word(value)}" for key, value in job.set.items()),
+            " ".join(f"{key.rpartition('.')[2]}={point_word(value, key)}" for key, value in job.set.items()),
             str(job.seed),
             scaled(sum(job.cost.parameters.values())),
             *(f"{job.cost.training_images.get(stage, 0):,}" for stage in stages),

@@ -8,12 +8,14 @@ from rich.table import Table
 
 from ulzoo.cli.display.tables import plain_table
 from ulzoo.cli.display.terminal import say
-from ulzoo.registry.report.curves import QUALITY, pareto
-from ulzoo.registry.report.html_report import write_report
+from ulzoo.registry.report.curves import QUALITY, average, pareto
+from ulzoo.registry.report.html_report import compare_series, write_report
 from ulzoo.registry.report.plots import frechet_metrics, metric_title
 from ulzoo.registry.spec.sweep import METRICS, MetricSpec, Sweep, result_table
 from ulzoo.registry.sweeps.jobs import Job
+from ulzoo.registry.sweeps.rate_curves import expand_curves
 from ulzoo.registry.sweeps.store import ResultRow, Store
+from ulzoo.registry.sweeps.variants import separate_variants
 
 MEAN_IMAGE = "mean_image_psnr_db"
 
@@ -32,10 +34,14 @@ def print_results(console: Console, sweep: Sweep, jobs: Sequence[Job], store: St
         mean = row["figures"].get(MEAN_IMAGE)
         if mean is not None and row["figures"][QUALITY] < mean:
             say(f"caution: {_label(row)}: its PSNR is below that of the mean training image, {mean:.2f} dB")
-    if front := pareto(done):
+    if front := pareto(expand_curves(done)):
         console.print("Pareto front, fewest bits first", style="bold")
         console.print(_front_table(front))
         console.print()
+    for entry in compare_series(average(expand_curves(separate_variants(done, store.folder)))):
+        if not entry["why"]:
+            deltas = f"BD-rate {entry['rate']:+.2f} %, BD-PSNR {entry['psnr']:+.2f} dB"
+            console.print(f"{entry['series']} against {entry['anchor']}: {deltas}", soft_wrap=True)
     for row in rows:
         if row["status"] == "stopped":
             say(f"stopped early: {_label(row)}: {row['error']}; without --prune its training continues")

@@ -25,6 +25,7 @@ from ulzoo.files.atomic import write_text
 from ulzoo.registry.report.curves import Mean, ResultRow, average, bd_psnr, bd_rate, curve, is_number, pareto
 from ulzoo.registry.report.plots import better_direction
 from ulzoo.registry.spec.sweep import METRICS
+from ulzoo.registry.sweeps.rate_curves import expand_curves
 from ulzoo.registry.sweeps.store import Store
 from ulzoo.registry.sweeps.variants import separate_variants
 
@@ -98,14 +99,15 @@ def render(data: dict[str, Any]) -> str:
 def describe(store: Store) -> dict[str, Any]:
     """The content of the page as plain data."""
     rows, damaged, sweep = separate_variants(store.rows(), store.folder), store.damaged, store.sweep
-    done = [row for row in rows if row["status"] == "done"]
+    runs = [row for row in rows if row["status"] == "done"]
+    done = expand_curves(runs)
     failed = [row for row in rows if row["status"] != "done"]
     columns = list_columns(done, sweep.columns if sweep else ())
     keys = list_keys(done)
     series, specs = _enumerate(_series(row) for row in done), _enumerate(row.get("spec", "") for row in done)
     trainings = _enumerate(row["training"] for row in done)
     protocols = _enumerate(json.dumps(row.get("protocol") or {}, sort_keys=True) for row in done)
-    pictures, pictures_of = embed_pictures(store.folder, _picture_order(done))
+    pictures, pictures_of = embed_pictures(store.folder, _picture_order(runs))
     entries = []
     for row in done:
         paper = [_number(row.get("paper") or {}, column.name) for column in columns]
@@ -128,8 +130,8 @@ def describe(store: Store) -> dict[str, Any]:
         "description": sweep.description if sweep else "",
         "source": sweep.source if sweep else "",
         "expect": sweep.expect if sweep else "",
-        "tiles": _tiles(done, failed, len(series)),
-        "notices": _notices(damaged, len(protocols), len(pictures_of), len(done)),
+        "tiles": _tiles(done, runs, failed, len(series)),
+        "notices": _notices(damaged, len(protocols), len(pictures_of), len(runs)),
         "columns": [asdict(column) for column in columns],
         "keys": keys,
         "series": list(series),
@@ -285,18 +287,20 @@ def _enumerate(values: Iterable[str]) -> dict[str, int]:
     return {value: i for i, value in enumerate(dict.fromkeys(values))}
 
 
-def _tiles(done: Sequence[ResultRow], failed: Sequence[ResultRow], series: int) -> list[dict[str, Any]]:
-    """The key numbers at the top of the page."""
+def _tiles(
+    done: Sequence[ResultRow], runs: Sequence[ResultRow], failed: Sequence[ResultRow], series: int
+) -> list[dict[str, Any]]:
+    """The key numbers at the top of the page. Of a run with a curve, `done` has several rows."""
     points = len({(_series(row), row["point"], row["training"]) for row in done})
     tiles: list[dict[str, Any]] = [
         {"name": name, "value": f"{count:,}"}
-        for name, count in (("points", points), ("runs", len(done)), ("series", series))
+        for name, count in (("points", points), ("runs", len(runs)), ("series", series))
     ]
     for name, unit, digits in (("bits_per_pixel", "bits/pixel", 3), ("psnr_db", "dB PSNR", 2)):
         values = [value for row in done if (value := _number(row["figures"], name)) is not None]
         if values:
             tiles.append({"name": unit, "value": f"{min(values):.{digits}f} – {max(values):.{digits}f}"})
-    minutes = sum(_number(row, "seconds") or 0 for row in done) / 60
+    minutes = sum(_number(row, "seconds") or 0 for row in runs) / 60
     if minutes:
         time, unit = (minutes / 60, "hours") if minutes >= 60 else (minutes, "minutes")
         tiles.append({"name": f"{unit} of work", "value": f"{time:,.1f}"})

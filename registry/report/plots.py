@@ -174,7 +174,7 @@ def _draw_series(axes: Any, plot: Plot, series: dict[str, list[Mean]]) -> list[A
 
 def _label(mean: Mean) -> str:
     """The name of a point; for a point of a grid, the settings that its series does not name."""
-    words = [(key.rpartition(".")[2], point_word(value)) for key, value in mean.set.items()]
+    words = [(key.rpartition(".")[2], point_word(value, key)) for key, value in mean.set.items()]
     if mean.point != "_".join(key + value for key, value in words):
         return mean.point
     own = [f"{key} {value}" for key, value in words if f"{key}={value}" not in mean.series.split()]

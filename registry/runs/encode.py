@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
 
+OPTIONS = {"loss_factor": "loss-factor", "bias": "bias"}
 LatentDtype = Literal["bfloat16", "float16", "float32"]
 
 
@@ -85,6 +87,7 @@ def encode(
         "fingerprint": identity,
         "images": len(source),
         "images_per_shard": options.images_per_shard,
+        **model.default_rate,
     }
     settings = json.loads(json.dumps(settings))  # JSON types, to compare with the manifest
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
@@ -145,6 +148,11 @@ def check_encoded(spec: Spec, model: UnifiedLatents, stages: Collection[Stage], 
         if stored != current:
             digests = f"of {source.settings['model']}, SHA-256 {stored[:12]}…; this run's: {current[:12]}…"
             raise spec.error(f"{path}.path", f"{source.folder} contains latents of another encoder ({digests})")
+        for control, value in model.default_rate.items():
+            encoded = source.settings.get(control)
+            if not isinstance(encoded, float) or not math.isclose(encoded, value, rel_tol=1e-3, abs_tol=1e-3):
+                message = f"contains latents of {control} {encoded}, but base.{control} is {value:g}"
+                raise spec.error(f"{path}.path", f"{source.folder} {message}; encode them with --{OPTIONS[control]}")
         before, after = source.settings["data"], spec.data_identity()
         if keys := [key for key in {**before, **after} if before.get(key) != after.get(key)]:
             changes = "; ".join(f"data.{key} was {before.get(key)}, now {after.get(key)}" for key in keys)

@@ -238,7 +238,7 @@ class Evaluation:
             "rate": [config.rate_samples, config.decompose_rate],
             "sampling": {name: asdict(sampling) for name, sampling in model.contract.sampling.items()},
             "options": [config.seed, config.decoder, config.decoder_steps, config.base_steps, config.guidance],
-            "numerics": config.numerics(model.device),
+            "numerics": config.shared_fields(model),
             "lpips": config.lpips and config.lpips.protocol,
             "mean_image": config.mean_image and config.mean_image.protocol,
         }

@@ -8,6 +8,7 @@
     points:
       "1.3": {set: {decoder.weighting.loss_factor: 1.3}, paper: {bits_per_pixel: 0.035, psnr_db: 25.7}}
     grid: {decoder.weighting.bias: [-4, -3]}      # further points: the product of all lists
+    loss_factors: [1.3, 1.7, 2.1]                 # where points with a range of loss factors are measured
 
 A sweep may extend another one like a spec: points are merged by name, and a point that is null is removed.
 """
@@ -103,6 +104,11 @@ class Sweep(Document):
     spec: str = Field(description="name or path of the base spec")
     set: dict[str, Any] = Field(default_factory=dict, description="key path -> value, for all points")
     columns: tuple[str, ...] = Field(min_length=1, description="the metrics to report")
+    loss_factors: tuple[float, ...] | None = Field(
+        default=None,
+        min_length=2,
+        description="where points with a range of loss factors are measured; null: at both ends and three between",
+    )
     points: dict[str, PointKeys | None] = Field(default_factory=dict, description="name -> point; null removes it")
     grid: dict[str, tuple[Any, ...]] = Field(
         default_factory=dict, description="key path -> values; their Cartesian product are further points"
@@ -115,6 +121,16 @@ class Sweep(Document):
             if column not in METRICS:
                 raise error_at((i,), f"unknown column {column!r}{suggest(column, METRICS)}")
         return columns
+
+    @field_validator("loss_factors")
+    @classmethod
+    def _check_loss_factors(cls, factors: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        previous = 0.0
+        for i, factor in enumerate(factors or ()):
+            if not previous < factor < math.inf:
+                raise error_at((i,), f"loss factors must be positive numbers in increasing order, got {factor:g}")
+            previous = factor
+        return factors
 
     @model_validator(mode="after")
     def _check_points(self) -> "Sweep":
@@ -143,7 +159,7 @@ class Sweep(Document):
                 points.append(Point(name, keys.spec or self.spec, keys.set, keys.paper, places))
         for combination in product(*(enumerate(values) for values in self.grid.values())) if self.grid else ():
             values = {key: value for key, (_, value) in zip(self.grid, combination, strict=True)}
-            name = "_".join(key.rpartition(".")[2] + point_word(value) for key, value in values.items())
+            name = "_".join(key.rpartition(".")[2] + point_word(value, key) for key, value in values.items())
             places = {key: ("grid", key, i) for key, (i, _) in zip(self.grid, combination, strict=True)}
             points.append(Point(name, self.spec, values, {}, places))
         return points
@@ -219,29 +235,33 @@ def result_table(sweep: Sweep, rows: Iterable[Mapping[str, Any]]) -> list[dict[s
 
     Args:
         rows: {"point": name, "figures": {metric: value}} per run. Runs of the same point are averaged; metrics that
-            are not columns of the sweep are ignored.
+            are not columns of the sweep are ignored. Of runs with a "curve", each of its loss factors is an entry.
 
     Returns:
-        Per point "point", "set", "runs" and, by column (None if missing), "paper", "measured" (the mean over runs)
-        and "spread" (their standard deviation, for at least two runs).
+        Per point or loss factor "point", "set", "runs" and, by column (None if missing), "paper", "measured" (the mean
+        over runs) and "spread" (their standard deviation, for at least two runs).
 
     Raises:
         ValueError: the sweep has no such point.
     """
     points = sweep.list_points()
-    runs: dict[str, list[Mapping[str, float]]] = {point.name: [] for point in points}
+    runs: dict[str, dict[str, list[Mapping[str, float]]]] = {point.name: {} for point in points}
     for row in rows:
         if row["point"] not in runs:
             raise ValueError(f"{sweep.name} has no point {row['point']!r}{suggest(row['point'], runs)}")
-        runs[row["point"]].append(row["figures"])
+        curve = {curve_point(row["point"], entry["loss_factor"]): entry for entry in row.get("curve") or ()}
+        for name, measured in (curve or {row["point"]: row}).items():
+            runs[row["point"]].setdefault(name, []).append(measured["figures"])
     table = []
-    for point in points:
-        values = {name: [run[name] for run in runs[point.name] if name in run] for name in sweep.columns}
+    for point, (entry_name, figures) in (
+        (p, entry) for p in points for entry in (runs[p.name] or {p.name: []}).items()
+    ):
+        values = {name: [run[name] for run in figures if name in run] for name in sweep.columns}
         table.append(
             {
-                "point": point.name,
+                "point": entry_name,
                 "set": point.set,
-                "runs": len(runs[point.name]),
+                "runs": len(figures),
                 "paper": {name: point.paper.get(name) for name in sweep.columns},
                 "measured": {name: fmean(measured) if measured else None for name, measured in values.items()},
                 "spread": {name: stdev(measured) if len(measured) > 1 else None for name, measured in values.items()},
@@ -250,6 +270,12 @@ def result_table(sweep: Sweep, rows: Iterable[Mapping[str, Any]]) -> list[dict[s
     return table
 
 
-def point_word(value: Any) -> str:
-    """A value as part of a point's name: 1.5, 16x16, vit."""
-    return "x".join(map(point_word, value)) if isinstance(value, list | tuple) else str(value)
+def point_word(value: Any, key: str = "") -> str:
+    """A value, of a key, as part of a point's name: 1.5, 16x16, vit, or 1-4 for a range of loss factors or biases."""
+    separator = "-" if key.endswith(("weighting.loss_factor", "weighting.bias")) else "x"
+    return separator.join(map(point_word, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def curve_point(name: str, loss_factor: float) -> str:
+    """The name of a point with a range of loss factors at one of them."""
+    return f"{name}@{loss_factor:g}"

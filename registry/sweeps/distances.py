@@ -13,6 +13,7 @@ from ulzoo.evaluation.features.loading import load_features
 from ulzoo.evaluation.features.videos import I3DLogits, VideoFeatures
 from ulzoo.registry.compile import data_contract, open_source
 from ulzoo.registry.runs.evaluate import DETECTOR_FILES, IMAGE_DISTANCES
+from ulzoo.registry.runs.export import Export
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.zoo.catalogue import open_model
 
@@ -107,7 +108,11 @@ def check_distances(config: DistanceConfig, spec: Spec, stages: tuple[str, ...])
 
 def measure_distances(config: DistanceConfig, folder: Path, device: str) -> dict[str, Any]:
     """The distances of the model that a run exported, as {"figures": …, "protocol": …}."""
-    loaded = open_model(str(folder), device)
+    return distances_of(config, open_model(str(folder), device), device)
+
+
+def distances_of(config: DistanceConfig, loaded: Export, device: str) -> dict[str, Any]:
+    """The distances of a model, as {"figures": …, "protocol": …}."""
     evaluation, validation = EvaluationConfig(loaded.spec.data_identity()), open_source(loaded.spec, "val")
     features = config.load_network(device)
     if config.of_images:
@@ -118,5 +123,5 @@ def measure_distances(config: DistanceConfig, folder: Path, device: str) -> dict
     execution = Execution(folder=unfinished_folder())
     results = generation_distance(loaded.model, evaluation, frechet, execution=execution)
     execution.finish()
-    protocol = results["protocol"] | evaluation.numerics(loaded.model.device)
+    protocol = results["protocol"] | evaluation.shared_fields(loaded.model)
     return {"figures": results["figures"], "protocol": {"frechet": protocol}}

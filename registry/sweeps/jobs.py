@@ -20,10 +20,12 @@ from ulzoo.model.contract import Stage
 from ulzoo.registry.cost.plan import count_images
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.runs.initialize import open_init
+from ulzoo.registry.runs.rate_curve import spread_loss_factors
+from ulzoo.registry.spec.conflicts import rate_range
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, without_nulls
 from ulzoo.registry.spec.sweep import Point, Sweep, point_word
-from ulzoo.registry.spec.yaml_source import list_overrides, parse_override
+from ulzoo.registry.spec.yaml_source import SpecError, list_overrides, parse_override
 from ulzoo.registry.sweeps.distances import DistanceConfig, check_distances
 from ulzoo.registry.sweeps.store import ResultRow, Store
 from ulzoo.registry.zoo.catalogue import open_model
@@ -58,6 +60,7 @@ class Job:
         stages: the stages to train; the spec may have more.
         siblings: run directories, relative to `store`, that may contain the same stage 1; None: do not share it.
         distances: what is measured besides rate and PSNR.
+        loss_factors: where a variable-rate model is measured besides its default.
         prune: whether to stop it early when it falls behind, see registry/sweeps/pruning.py.
         planned: time of the plan; rows of failures before that time do not settle the job.
         data_paths: of the spec, which is plain data here.
@@ -81,6 +84,7 @@ class Job:
     cost: Cost
     siblings: tuple[str, ...] | None = None
     distances: DistanceConfig | None = None
+    loss_factors: tuple[float, ...] = ()
     prune: bool = False
     planned: str = ""
     data_paths: dict[str, str] = field(default_factory=dict)
@@ -116,7 +120,8 @@ class Job:
         if row["status"] == "failed":
             return not retry_failed
         measured = self.distances is None or row.get("distances") == self.distances.identity()
-        return measured and self.is_trained(row)
+        curve = tuple(entry["loss_factor"] for entry in row.get("curve") or ())
+        return measured and curve == self.loss_factors and self.is_trained(row)
 
     def is_trained(self, row: ResultRow) -> bool:
         """Whether all stages of the job are trained according to a row."""
@@ -176,7 +181,8 @@ def plan_jobs(
     now, jobs = timestamp(), []
     open_once = cache(open_model)  # points may start from the same model; its SHA-256 is part of their hashes
     resolved = [(point, open_init(spec, open_once)[0]) for point, spec in resolved]
-    for point, first in resolved:
+    curves = _loss_factors(sweep, [spec for _, spec in resolved])
+    for (point, first), loss_factors in zip(resolved, curves, strict=True):
         stages = first.select_stages(options.stage)
         for stage in stages:
             first.check_batch_size(stage, ProcessGroup(world_size=options.processes))
@@ -191,7 +197,7 @@ def plan_jobs(
                     store=os.path.abspath(store.folder),
                     folder=existing.get(spec.hash[:8], f"points/{safe_name}-{spec.hash[:8]}"),
                     point=point.name,
-                    series=_series(point, spec.name, line),
+                    series=_series(point, spec, line),
                     seed=getattr(spec.train, spec.stages[0]).seed,
                     set=json.loads(json.dumps(point.set)),
                     overrides=settings,
@@ -203,6 +209,7 @@ def plan_jobs(
                     stages=stages,
                     cost=cost,
                     distances=options.distances,
+                    loss_factors=loss_factors,
                     prune=options.prune and "latents" in stages,
                     planned=now,
                     data_paths=first.data_paths,
@@ -290,12 +297,31 @@ def _line_key(points: list[Point]) -> str | None:
     return LOSS_FACTOR if LOSS_FACTOR in counts else next(iter(key for key, _ in counts.most_common(1)), None)
 
 
-def _series(point: Point, name: str, line: str | None) -> str:
-    """The names of the spec and of the point's settings except `line`; the point's name if a setting is a mapping."""
+def _loss_factors(sweep: Sweep, specs: list[Spec]) -> list[tuple[float, ...]]:
+    """Where the model of each spec is measured as a curve; () for models of one loss factor. Raises SpecError."""
+    ranges = [rate_range(spec, "loss_factor") for spec in specs]
+    given = sweep.loss_factors
+    if given and not any(ranges):
+        raise SpecError(f"{sweep.name}: loss_factors: no point has a range of {LOSS_FACTOR}")
+    for spec, ends in zip(specs, ranges, strict=True):
+        if given and ends and not ends[0] <= given[0] < given[-1] <= ends[1]:
+            listed = ", ".join(f"{factor:g}" for factor in given)
+            raise spec.error(LOSS_FACTOR, f"does not contain all of the sweep's loss_factors, {listed}")
+    return [() if ends is None else given or spread_loss_factors(ends) for ends in ranges]
+
+
+def _series(point: Point, spec: Spec, line: str | None) -> str:
+    """The names of the spec and of the point's settings except `line`; the point's name if a setting is a mapping.
+
+    A variable-rate model is a series of its own, with its range of loss factors.
+    """
     others = {key: value for key, value in point.set.items() if key != line}
     if any(isinstance(value, Mapping) for value in others.values()):
-        return f"{name} {point.name}"
-    return " ".join([name, *(f"{key.rpartition('.')[2]}={point_word(value)}" for key, value in others.items())])
+        return f"{spec.name} {point.name}"
+    words = [f"{key.rpartition('.')[2]}={point_word(value, key)}" for key, value in others.items()]
+    if ends := rate_range(spec, "loss_factor"):
+        words.insert(0, "loss_factor={:g}-{:g}".format(*ends))
+    return " ".join([spec.name, *words])
 
 
 def _reseeded(spec: Spec, number: int) -> Spec:

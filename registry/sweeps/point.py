@@ -23,6 +23,7 @@ from ulzoo.registry.sweeps.distances import measure_distances
 from ulzoo.registry.sweeps.jobs import Job, timestamp
 from ulzoo.registry.sweeps.joint_training import summarize_run, train_jointly
 from ulzoo.registry.sweeps.pruning import Pruner, StoppedEarly
+from ulzoo.registry.sweeps.rate_curves import measure_run_curve
 from ulzoo.registry.sweeps.store import ResultRow, Store, error_line
 from ulzoo.registry.zoo.catalogue import open_model
 from ulzoo.training import config as configs
@@ -62,8 +63,9 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
         if row and job.is_settled(row) and (row["status"] == "done" or row["finished"] >= job.planned):
             return row
         watch = Stopwatch(folder, (row or {}).get("seconds") or 0.0)
+        curve: list[dict[str, Any]] = []
         try:
-            if row and job.is_trained(row):  # only its distances are missing
+            if row and job.is_trained(row):  # only distances or its curve are missing
                 outcome = {key: row[key] for key in ("figures", "protocol", "checkpoint_sha256")}
             else:
                 outcome = _train(job, folder, watch, on_step, wait)
@@ -71,6 +73,10 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
                 results = measure_distances(job.distances, folder, job.device)
                 outcome["figures"] = outcome["figures"] | _check_finite(results["figures"])
                 outcome["protocol"] = outcome["protocol"] | results["protocol"]
+            if job.loss_factors:
+                curve = measure_run_curve(job.loss_factors, job.distances, folder, job.device)
+                for entry in curve:
+                    _check_finite(entry["figures"])
             (folder / "error.txt").unlink(missing_ok=True)
         except PointBusy:
             raise
@@ -78,10 +84,10 @@ def run_point(job: Job, on_step: OnStep | None = None, wait: bool = True) -> Res
             outcome = {"error": str(reason), "status": "stopped"}
         except Exception as error:
             write_text(folder / "error.txt", traceback.format_exc())
-            outcome = {"error": error_line(error)}
+            outcome, curve = {"error": error_line(error)}, []
         finally:
             watch.save()
-        row = make_row(job, watch.seconds, **outcome)
+        row = make_row(job, watch.seconds, **outcome) | ({"curve": curve} if curve else {})
         store.append(row)
     return row
 

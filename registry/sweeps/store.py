@@ -7,11 +7,12 @@
 A row has `point` (its name in the sweep), `series` (the line of a plot that it belongs to), `seed`, `set` (key path ->
 value), `overrides` (key path -> value of what the command sets for all points), `spec` (name of the base spec),
 `resolved` (the resolved spec), `spec_hash`, `latents_hash` (`stage1_hash` of the spec), `stages`, `status` ("done",
-"failed", or "stopped" early), `error`, `figures` (the metrics), `protocol`, `distances` (which ones were requested),
-`paper`, `versions`, `checkpoint_sha256` (the digest stored in model.safetensors), `training_images` and
-`training_flops` by stage, `gflops` (forward) and `parameters` by network, `seconds` (of all processes that worked on
-the point), `folder`, `finished`. However often the training of a point is interrupted, its row is the same except for
-`seconds`, `finished` and `versions`.
+"failed", or "stopped" early), `error`, `figures` (the metrics), `protocol`, `curve` (of a variable-rate model only: a
+list of `loss_factor`, `figures` and `protocol`), `distances` (which ones were requested), `paper`, `versions`,
+`checkpoint_sha256` (the digest stored in model.safetensors), `training_images` and `training_flops` by stage, `gflops`
+(forward) and `parameters` by network, `seconds` (of all processes that worked on the point), `folder`, `finished`.
+However often the training of a point is interrupted, its row is the same except for `seconds`, `finished` and
+`versions`.
 Rows of earlier versions lack `overrides` and `resolved`.
 """
 
@@ -35,6 +36,16 @@ VARYING = ("seconds", "finished", "versions")
 Numbers = dict[str, int | float]
 
 
+class _CurveSchema(BaseModel):
+    """Required keys of an entry of a curve."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    loss_factor: int | float
+    figures: dict[str, Any]
+    protocol: dict[str, Any]
+
+
 class _RowSchema(BaseModel):
     """Required keys, and the types of the optional ones."""
 
@@ -54,6 +65,7 @@ class _RowSchema(BaseModel):
     stages: list[str] = []
     error: str | None = None
     protocol: dict[str, Any] | None = None
+    curve: list[_CurveSchema] | None = None
     paper: dict[str, Any] | None = None
     versions: dict[str, str] | None = None
     checkpoint_sha256: str | None = None

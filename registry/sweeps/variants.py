@@ -160,7 +160,7 @@ def _labels(contexts: list[dict[str, Any]]) -> list[str]:
     names = {key: end if ends[end := key.rpartition(".")[2]] == 1 else key for key in differing}
     labels: list[str] = []
     for context in contexts:
-        words = [f"{names[key]}={point_word(context[key])}" for key in differing if key in context]
+        words = [f"{names[key]}={point_word(context[key], key)}" for key in differing if key in context]
         more = [f"and {len(words) - NAMED_DIFFERENCES} more"] if len(words) > NAMED_DIFFERENCES else []
         label = " ".join([*words[:NAMED_DIFFERENCES], *more])
         labels.append(label if label not in labels else f"{label} #{len(labels) + 1}".strip())

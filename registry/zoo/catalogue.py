@@ -297,6 +297,8 @@ def open_results(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"{path}: not JSON ({error})") from None
     else:
         results = tensor_file.read_metadata(path)["results"]
+    if isinstance(results, dict) and "curve" in results:
+        raise ValueError(f"{name}: contains a curve over loss factors; compare the models at one of them")
     if not isinstance(results, dict) or not {"figures", "protocol"} <= results.keys():
         raise ValueError(
             f"{name}: contains no metrics with their protocol; use a file of `ulzoo evaluate {name} --out FILE.json`"

@@ -9,6 +9,7 @@ from typing import Any
 
 import ulzoo
 from ulzoo.files.atomic import cache_folder, write_text
+from ulzoo.registry.spec.conflicts import rate_range
 from ulzoo.registry.spec.loading import SPECS
 from ulzoo.registry.zoo.catalogue import list_models, load_spec, releases
 
@@ -25,6 +26,7 @@ class Entry:
         gflops_forward: by network, for one image.
         figures: metrics on validation data; {} without released weights.
         pretrained: whether weights are released.
+        loss_factors: the range of a variable-rate model, whose metrics are those at its middle; None for one rate.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Entry:
     gflops_forward: dict[str, float]
     figures: dict[str, float | list[float]]
     pretrained: bool
+    loss_factors: tuple[float, float] | None = None
 
     @property
     def stage1(self) -> float:
@@ -95,6 +98,7 @@ def _measure_costs(name: str) -> Entry:
         gflops_forward=numbers["gflops_forward"],
         figures={},
         pretrained=False,
+        loss_factors=rate_range(spec, "loss_factor"),
     )
 
 

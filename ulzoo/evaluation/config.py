@@ -74,6 +74,10 @@ class EvaluationConfig:
         distilled = {"decoder_network": "distilled"} if isinstance(decoder, DistilledDecoder) else {}
         return {"decoder_sampler": sampling.sampler, "decoder_steps": sampling.steps, **distilled}
 
+    def shared_fields(self, model: UnifiedLatents) -> dict[str, Any]:
+        """The protocol fields of everything that is measured of a model: its loss factor and bias, and `numerics`."""
+        return {**model.default_rate, **self.numerics(model.device)}
+
     def numerics(self, device: torch.device) -> dict[str, Any]:
         """The protocol fields of a device's arithmetic, where it is coarser than fp32."""
         precision = {} if self.precision == "fp32" else {"precision": self.precision}

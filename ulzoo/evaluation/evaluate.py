@@ -89,7 +89,7 @@ def evaluate(
         results["cautions"] = cautions
     if unwritten := distances.get("not_written"):
         results["not_written"] = unwritten
-    _record_numerics(results, config, model)
+    _record_shared_fields(results, config, model)
     return results
 
 
@@ -119,7 +119,7 @@ def measure(
         "frame_prediction", and "hashes": for each metric the hash of its protocol. Metrics with equal hashes are
         comparable. "cautions", if there are any, are those of `find_cautions`. {} in all processes but the main one.
     """
-    predicts = model.contract.context_frames > 0 and model.base is not None
+    predicts = model.contract.context_frames > 0 and model.base is not None and model.trained_at_default("base")
     count = config.count(source)
     counter = ProgressCounter(2 * count if predicts else count, on_progress)
     shared = replace(execution, on_progress=counter.phase(count))
@@ -133,15 +133,15 @@ def measure(
     if prediction:
         results["figures"] |= prediction["figures"]
         results["protocol"]["frame_prediction"] = prediction["protocol"]
-    _record_numerics(results, config, model)
+    _record_shared_fields(results, config, model)
     if cautions := find_cautions(results["figures"]):
         results["cautions"] = cautions
     return results
 
 
-def _record_numerics(results: dict[str, Any], config: EvaluationConfig, model: UnifiedLatents) -> None:
-    """Add arithmetic coarser than fp32 to all parts of the protocol, and the hashes of the metrics' protocols."""
+def _record_shared_fields(results: dict[str, Any], config: EvaluationConfig, model: UnifiedLatents) -> None:
+    """Add the fields that all metrics share to all parts of the protocol, and the hashes of the metrics' protocols."""
     protocol = results["protocol"]
     for part in (protocol, *(protocol[name] for name in PARTS if name in protocol)):
-        part |= config.numerics(model.device)
+        part |= config.shared_fields(model)
     results["hashes"] = figure_hashes(results)

@@ -97,7 +97,7 @@ def partial_features(
 ) -> PartialResults:
     """What the collector and others, by name, collect, restored after an interruption."""
     identity = {"batch_size": config.examples_per_batch(), "keep": collector.keep}
-    identity |= {**protocol, **config.numerics(model.device)}
+    identity |= {**protocol, **config.shared_fields(model)}
     return execution.partial_results({"features": collector, **(others or {})}, model, identity)
 
 

@@ -64,7 +64,7 @@ def frame_prediction(
         copy_last="the last given frame, repeated",
     )
     psnrs = ExampleValues()
-    identity = {"batch_size": batch_size, **protocol, **config.numerics(model.device)}
+    identity = {"batch_size": batch_size, **protocol, **config.shared_fields(model)}
     partial = execution.partial_results({"psnrs": psnrs}, model, identity)
     shared = SharedPass(source, batch_size, config.limit, partial, execution)
     for batch, examples in shared.batches():

@@ -115,7 +115,7 @@ def image_distances(
     execution.finish()
     if processes.is_main:
         for part in protocol.values():
-            part |= config.numerics(model.device)
+            part |= config.shared_fields(model)
     cautions, unwritten = results.get("cautions"), results.get("not_written", UnwrittenFiles())
     if frechet.save_statistics and processes.is_main:
         with unwritten.catching(frechet.save_statistics):

@@ -33,6 +33,8 @@ FIELDS = {
     "decoder_sampler": "sampler of the decoder",
     "decoder_steps": "its number of network evaluations",
     "decoder_network": "distilled, if the distilled decoder decodes",
+    "loss_factor": "loss factor at which a variable-rate model is measured",
+    "bias": "the same of its bias",
     "precision": "precision of the model's networks, if not fp32",
     "tf32": "operations in TensorFloat-32 instead of fp32, on a GPU that has it, if any",
     "labels": "classes and captions that samples are conditioned on",
@@ -77,6 +79,7 @@ PARTS = ("frame_prediction", "frechet", "reconstructions", "generated", "caption
 IGNORED = ("data.hflip", "data.verify")  # evaluation never mirrors; older versions recorded how files were checked
 _RATES = {"rate_samples", "rate"}
 _DECODED = {"decoder_sampler", "decoder_steps", "decoder_network"}
+_CONTROLS = {"loss_factor", "bias"}
 _MEANS = {  # field: its metrics
     "psnr": r"(mean_image_)?psnr_db",
     "ssim": r"ssim$",
@@ -133,6 +136,8 @@ def protocol_of(results: Mapping[str, Any], figure: str) -> dict[str, Any]:
         others |= _RATES
     if "bits_per" in figure or figure.startswith("mean_image_"):
         others |= _DECODED
+    if figure.startswith("mean_image_"):
+        others |= _CONTROLS
     return {field: value for field, value in protocol.items() if field not in others and field not in PARTS}
 
 

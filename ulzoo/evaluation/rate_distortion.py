@@ -44,13 +44,16 @@ def rate_distortion(
     Returns:
         {"figures", "protocol", "latent_statistics"}, ready for JSON; {} in all processes but the main one. The metrics
         are those of `Distortion`; with a prior "bits_per_pixel", "bits_per_dimension", "bits_per_pixel_se" and
-        "bits_per_pixel_mc_se" (see `RateMeasurement.metrics`), and with a base the same as "base_…".
+        "bits_per_pixel_mc_se" (see `RateMeasurement.metrics`), and with a base the same as "base_…", but not of
+        a variable-rate model at a loss factor that its base was not trained at.
         "latent_statistics" are the mean and std of the encoder's latents by channel, None if a channel is constant.
         With `decompose_rate`, "rate" maps each network to its `RateMeasurement.decomposition`. If examples could not
         be read, it warns, and the protocol contains their number as "left_out".
     """
     contract, device = model.contract, model.device
-    networks: list[LatentNetwork] = [name for name in ("prior", "base") if getattr(model, name) is not None]
+    networks: list[LatentNetwork] = [
+        name for name in ("prior", "base") if getattr(model, name) is not None and model.trained_at_default(name)
+    ]
     rates = {name: RateMeasurement(getattr(model, name), config.rate_samples) for name in networks}
     latents, required = LatentMoments(), model.required_context_frames
     distortion = Distortion(contract, required, config.lpips, config.mean_image)
@@ -74,21 +77,17 @@ def rate_distortion(
     collected: dict[str, Collected] = {"distortion": distortion.values, "latents": latents}
     collected |= {name: rate.values for name, rate in rates.items()}
     batch_size = config.examples_per_batch(video=contract.video)
-    identity = {"networks": networks, "batch_size": batch_size, **protocol, **config.numerics(device)}
+    identity = {"networks": networks, "batch_size": batch_size, **protocol, **config.shared_fields(model)}
     if collector:
         collected["features"] = collector
         identity["features"] = {**collector.network.protocol, "keep": collector.keep}
     partial = execution.partial_results(collected, model, identity)
     shared = SharedPass(source, batch_size, config.limit, partial, execution)
     for batch, examples in shared.batches():
-        x, labels = batch["x"].to(device), batch["label"].to(device)
-        text = batch["text"] and batch["text"].to(device)
+        x = batch["x"].to(device)
         for name in networks:
             with rates[name].recording() as bits:
-                noise = config.noise(f"rate by the {name}", examples, device)
-                bits.append(
-                    model.rate(x, samples=config.rate_samples, generator=noise, network=name, labels=labels, text=text)
-                )
+                bits.append(rate(model, batch, examples, config, network=name))
         z_clean, reconstructions = reconstruct(model, batch, examples, config)
         latents.add(z_clean)
         if collector:
@@ -114,10 +113,24 @@ def rate_distortion(
     }
     if config.decompose_rate:
         results["rate"] = {name: rate.decomposition(contract.pixels) for name, rate in rates.items()}
-        if model.base is not None:
+        if model.base is not None and "base" in networks:
             levels = noise_levels(results["rate"]["base"], model.base.diffusion.schedule, statistics)
             results["noise_levels"] = asdict(levels)
     return results
+
+
+def rate(
+    model: UnifiedLatents, batch: Batch, examples: range, config: EvaluationConfig, *, network: LatentNetwork
+) -> Tensor:
+    """`model.rate` of a batch in bits, (B,), by the prior or the base, with the noise of its examples."""
+    return model.rate(
+        batch["x"].to(model.device),
+        samples=config.rate_samples,
+        generator=config.noise(f"rate by the {network}", examples, model.device),
+        network=network,
+        labels=batch["label"].to(model.device),
+        text=batch["text"] and batch["text"].to(model.device),
+    )
 
 
 def reconstruct(

@@ -89,7 +89,7 @@ def generation_distance(
         "given_frames_of": frechet.reference_split if context else None,
         "given_frames_compared": context > 0,
     }
-    identity = {"batch_size": batch_size, **protocol, **config.numerics(model.device)}
+    identity = {"batch_size": batch_size, **protocol, **config.shared_fields(model)}
     counter = ProgressCounter(clips if context else compared + clips, on_progress)
 
     real, generated = FeatureStatistics(features.dimension), FeatureStatistics(features.dimension)
@@ -178,7 +178,7 @@ def protocol_distance(
         "given_frames_of": frechet.reference_split,
         "given_frames_compared": True,
     }
-    identity = {"batch_size": batch_size, **protocol, **config.numerics(model.device)}
+    identity = {"batch_size": batch_size, **protocol, **config.shared_fields(model)}
     counter = ProgressCounter(len(clips) + total, on_progress)
 
     real = FeatureStatistics(features.dimension)

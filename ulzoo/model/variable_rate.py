@@ -10,7 +10,7 @@ from torch import Tensor
 from ulzoo.diffusion import IndependentNoise
 from ulzoo.model.arguments import check_arguments
 from ulzoo.model.conditioning import Conditions
-from ulzoo.model.networks import ModelNetworks
+from ulzoo.model.networks import NOTHING, LatentNetwork, ModelNetworks
 from ulzoo.model.rate_control import ControlName, ControlValue
 
 if TYPE_CHECKING:
@@ -27,6 +27,19 @@ class VariableRateModel(ModelNetworks):
     def rate_range(self) -> dict[ControlName, tuple[float, float]]:
         """The smallest and the largest loss factor and bias that calls may give; {} for a model of one rate."""
         return {control.name: (control.low, control.high) for control in self.contract.rate_controls}
+
+    @property
+    def default_rate(self) -> dict[str, float]:
+        """The loss factor and bias of calls that give none, of those that vary; {} for a model of one rate."""
+        return {control.name: control.default for control in self.contract.rate_controls}
+
+    def trained_at_default(self, network: LatentNetwork) -> bool:
+        """Whether a network was trained at the default loss factor and bias; a base may have a part of the range."""
+        try:
+            self.contract.check_base_rate(NOTHING, network)
+        except ValueError:
+            return False
+        return True
 
     def set_rate(self, *, loss_factor: float | None = None, bias: float | None = None) -> None:
         """Change the default loss factor and bias, of all methods. Raises ValueError outside `rate_range`."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ulzoo.visualization.image_grid import save_grid
     from ulzoo.visualization.image_samples import SampleRequest, reconstruction_rows, sample_rows
+    from ulzoo.visualization.rate_distortion_plot import save_rate_distortion_plot
     from ulzoo.visualization.rate_plot import check_rate_plot, save_rate_plot
     from ulzoo.visualization.video import Clips, save_contact_sheet, save_video
     from ulzoo.visualization.video_samples import reconstructed_clips, sampled_clips, save_clips
@@ -21,6 +22,7 @@ __all__ = [
     "save_clips",
     "save_contact_sheet",
     "save_grid",
+    "save_rate_distortion_plot",
     "save_rate_plot",
     "save_video",
 ]
@@ -36,6 +38,7 @@ _MODULES = {
     "save_clips": "video_samples",
     "save_contact_sheet": "video",
     "save_grid": "image_grid",
+    "save_rate_distortion_plot": "rate_distortion_plot",
     "save_rate_plot": "rate_plot",
     "save_video": "video",
 }
