@@ -67,7 +67,7 @@ def denoiser(
     grid = None if tuple(size) == contract.latent_size else TileGrid.of(size, contract, OVERLAP)
 
     def estimate(z_t: Tensor, logsnr: Tensor, rows: Sequence[int] | None = None, tiles: int = 1) -> Tensor:
-        given = rate if rows is None else rate.part(list(rows))
+        given = rate if rows is None else rate.rate_of(list(rows))
         conditions = model.latent_conditions(network, len(z_t), given.repeat_rate(tiles))
         mean = residual_mean(conditions, z_t.shape[1])
         alpha, _ = alpha_sigma(expand_like(logsnr, z_t))

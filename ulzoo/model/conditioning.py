@@ -60,8 +60,12 @@ class Conditions:
         )
         return replace(self, loss_factor=loss_factor, bias=bias)
 
-    def part(self, rows: slice | list[int]) -> "Conditions":
-        """The conditions of these examples alone; a list selects among tensors only."""
+    def rate_of(self, rows: list[int]) -> "Conditions":
+        """Loss factor and bias, which are numbers or tensors, of these examples."""
+        return Conditions(loss_factor=_rows(self.loss_factor, rows), bias=_rows(self.bias, rows))
+
+    def part(self, rows: slice) -> "Conditions":
+        """The conditions of these examples alone."""
         return Conditions(
             labels=None if self.labels is None else self.labels[rows],
             text=None if self.text is None else self.text.part(rows),
