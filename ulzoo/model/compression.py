@@ -79,7 +79,8 @@ class CompressingModel(nn.Module):
             seed: seed of the randomness that streams share with their decoder.
             max_bits: largest size of a stream, which then ends after fewer steps; None for no limit.
             rule: how indices are chosen, "projection" or "poisson"; see `ulzoo.coding.simulation.Rule`.
-            loss_factor, bias: see `RateOptions`; streams contain them, rounded to a thousandth of the range.
+            loss_factor: see `RateOptions`; streams contain it, rounded to a thousandth of the range.
+            bias: the same.
 
         Raises:
             ValueError: the model has no codec, x has another shape, or `max_bits` is less than the header.

@@ -65,7 +65,8 @@ class UnifiedLatents(CompressingModel, VariableRateModel, PretrainedModel, Model
         use `posterior`.
 
         Args:
-            loss_factor, bias: see `RateOptions`; the decoder needs them too.
+            loss_factor: see `RateOptions`; the decoder needs it too.
+            bias: the same.
             bits: instead of a loss factor, the rate that each latent shall have; see `find_loss_factor`.
         """
         if bits is not None:
