@@ -139,7 +139,8 @@ def main() -> int:
     x = torch.cat([batch["x"] for batch in in_order(source, BATCH, min(options.images, len(source)))]).to(device)
     own = model.contract.sampling["decoder"]
     counts = sorted({*counts, own.steps})
-    settings = [("distilled", "ddim", steps) for steps in model.contract.distilled_steps]
+    _, few = model.select_decoder("distilled")
+    settings = [("distilled", few.sampler, steps) for steps in model.contract.distilled_steps]
     settings += [("decoder", sampler, steps) for sampler in dict.fromkeys((*SAMPLERS, own.sampler)) for steps in counts]
     results = measure(model, x, settings, options)
     rows, pictures = results["rows"], results.pop("pictures")
@@ -158,7 +159,9 @@ def main() -> int:
     publish(name, content, device, options.out)
     draw(rows, options.out / name, f"{export.spec.name}: {len(x)} validation images")
     shown: list[GridRow] = [("originals", x[:DRAWN])]
-    shown += [(f"distilled, {steps}", pictures["distilled", "ddim", steps]) for steps in model.contract.distilled_steps]
+    shown += [
+        (f"distilled, {steps}", pictures["distilled", few.sampler, steps]) for steps in model.contract.distilled_steps
+    ]
     finest = best(rows, "frechet")
     teacher = "decoder", finest["sampler"], finest["steps"]
     shown.append((f"decoder, {finest['sampler'].upper()}, {finest['steps']}", pictures[teacher]))

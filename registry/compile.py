@@ -281,8 +281,8 @@ def _distilled(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> Distil
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    training = spec.train.distill
-    return DistilledDecoder(student, steps=steps, teacher_steps=training.teacher_steps if training else max(steps))
+    learned = (spec.train.distill and spec.train.distill.teacher_steps) or 0
+    return DistilledDecoder(student, steps=steps, target=spec.distilled.target, teacher_steps=learned)
 
 
 def _diffusion(spec: Spec, part: str) -> GaussianDiffusion:

@@ -69,6 +69,10 @@ def _find_distilled_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
         yield "distilled", "only a diffusion decoder can be distilled: remove this section"
     if spec.sample.decoder.guidance != 1:
         yield "sample.decoder.guidance", "a distilled decoder learns the decoder without guidance: set it to 1"
+    training = spec.train.distill
+    if training and (training.teacher_steps is None) == (spec.distilled.target == "teacher"):
+        remedy = "give the number of its steps that are learned" if training.teacher_steps is None else "leave it out"
+        yield "train.distill.teacher_steps", f"distilled.target is {spec.distilled.target}: {remedy}"
 
 
 def _find_rate_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, field_validator
 
-from ulzoo.model.contract import NetworkName
+from ulzoo.model.contract import DistilledTarget, NetworkName
 from ulzoo.registry.spec.component_table import Choice, ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, SCHEDULES, WEIGHTINGS
 from ulzoo.registry.spec.errors import validated
@@ -200,6 +200,10 @@ class DistilledDecoderConfig(Section):
 
     steps: tuple[PositiveInt, ...] = Field(
         default=(1, 2, 4), min_length=1, description="numbers of steps that it decodes in; the largest is the default"
+    )
+    target: DistilledTarget = Field(
+        default="data",
+        description="what it learns: data: x itself, sampled by DDPM; teacher: the decoder's steps of DDIM",
     )
 
     @field_validator("steps")

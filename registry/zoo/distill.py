@@ -67,8 +67,7 @@ def distillation_spec(
     teaching: StageConfig | None = getattr(source.spec.train, stage)
     if teaching is None:
         raise spec.error("train.distill", f"{model} does not say how its decoder was trained: add this section")
-    teacher_steps = min(8, source.model.contract.sampling["decoder"].steps)
-    kept = teaching.model_dump(mode="json", include=set(KEPT)) | {"teacher_steps": teacher_steps}
+    kept = teaching.model_dump(mode="json", include=set(KEPT))
     flops = SHARE * training_flops(source.spec, stage)
     steps = max(1, int(flops / training_flops(with_training(kept | {"steps": 1}), "distill")))
     schedule = {"steps": steps, "warmup_steps": steps // 20, "ema": 1 - 1 / max(10, steps / 10)}

@@ -73,5 +73,9 @@ def test_mistakes(ulzoo, run):
     assert result.exit_code == 2 and "tiny has no stage 'distill'" in result.stderr
     result = ulzoo(*DISTILL, "--set", "distilled.steps=[2, 1]")
     assert result.exit_code == 2 and "--set distilled.steps=[2, 1]: expected rising numbers" in result.stderr
+    result = ulzoo(*DISTILL, "--set", "distilled.target=teacher")
+    assert result.exit_code == 2 and "teacher: give the number of its steps that are learned" in result.stderr
+    result = ulzoo(*DISTILL, "--set", "train.distill.teacher_steps=2")
+    assert result.exit_code == 2 and "distilled.target is data: leave it out" in result.stderr
     result = ulzoo(*DISTILL, "--set", "decoder={kind: mse, backbone: {kind: vit, width: 32, depth: 1, heads: 2}}")
     assert result.exit_code == 2 and "distilled: only a diffusion decoder can be distilled" in result.stderr

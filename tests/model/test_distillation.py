@@ -58,7 +58,7 @@ def decoder(network: nn.Module) -> DiffusionModel:
 
 
 def student(network: nn.Module, steps: tuple[int, ...], teacher_steps: int) -> DistilledDecoder:
-    return DistilledDecoder(decoder(network), steps=steps, teacher_steps=teacher_steps)
+    return DistilledDecoder(decoder(network), steps=steps, target="teacher", teacher_steps=teacher_steps)
 
 
 def loss(student: DistilledDecoder, n: int = 64) -> Tensor:
@@ -106,6 +106,28 @@ def test_the_closed_form_student_samples_the_data(steps: int) -> None:
     conditions = model.for_steps(conditions, steps, n)
     x = model.sample((n, *SHAPE), Sampling("ddim", steps), conditions=conditions, generator=torch.Generator())
     assert x.mean().item() == pytest.approx(0.3, abs=0.01) and x.std().item() == pytest.approx(DEVIATION, abs=0.01)
+
+
+class Biased(GaussianTeacher):
+    """The optimal prediction of v, plus a constant."""
+
+    def forward(self, x_t: Tensor, logsnr: Tensor, conditions: NetworkConditions) -> Tensor:
+        return super().forward(x_t, logsnr, conditions) + 0.1
+
+
+def test_a_student_of_the_data_learns_the_posterior_mean() -> None:
+    """Its loss is the posterior variance of v, s²/(α² s² + σ²) per value, and grows by the square of a bias of v."""
+    dimensions, losses = math.prod(SHAPE), []
+    for network in (GaussianTeacher(), Biased()):
+        student = DistilledDecoder(decoder(network), steps=(1, 2, 4))
+        assert student.sampler == "ddpm"
+        losses.append(loss(student, 6000).mean().item() / dimensions)
+    times = [n / k for k in (1, 2, 4) for n in range(1, k + 1)]
+    chances = torch.tensor([1 / k for k in (1, 2, 4) for _ in range(k)]) / 3
+    alpha, sigma = alpha_sigma(DIFFUSION.schedule.logsnr(torch.tensor(times)))
+    variances = DEVIATION**2 / (alpha**2 * DEVIATION**2 + sigma**2)
+    assert losses[0] == pytest.approx((chances * variances).sum().item(), rel=0.02)
+    assert losses[1] - losses[0] == pytest.approx(0.01, rel=0.1)
 
 
 class Recorder(nn.Module):
@@ -165,6 +187,7 @@ def model(tiny):
 def test_which_network_decodes(model, case):
     network, sampling = model.select_decoder(case.network, case.steps)
     assert network is getattr(model, case.decodes) and sampling.steps == case.in_steps
+    assert sampling.sampler == "ddpm"  # the spec's for the decoder, and that of a student of the data
     z_0, generator = torch.randn(2, *model.contract.latent_shape), torch.Generator().manual_seed(0)
     assert model.decode(z_0, network=case.network, steps=case.steps, generator=generator).isfinite().all()
 

@@ -53,6 +53,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "labels everywhere": ("prior.class_conditional=true", "decoder.class_conditional=true"),
     "adaptive schedule": ("base.schedule={kind: adaptive}",),
     "distilled decoder": ("distilled={steps: [1, 2]}", "train.distill={steps: 2, batch_size: 8, lr: 1e-3}"),
+    "distilled by the teacher's steps": (
+        "distilled={steps: [1, 2], target: teacher}",
+        "train.distill={steps: 2, batch_size: 8, lr: 1e-3, teacher_steps: 4}",
+    ),
     "pixels": PIXELS,
 }
 

@@ -67,6 +67,8 @@ DISTILLED = ("distilled={steps: [1, 2]}", "train.distill={steps: 6, batch_size: 
             "train.latents.log_every=7",
             "base.schedule={kind: adaptive}",
             *DISTILLED,
+            "distilled.target=teacher",
+            "train.distill.teacher_steps=2",
             "train.distill.accumulate=2",
         ),
         ("train.latents.optimizer=muon", "train.base.optimizer=muon", *MUP),

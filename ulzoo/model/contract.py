@@ -17,6 +17,7 @@ MAX_PIXEL = 16.0  # far outside [-1, 1], within which noise and interpolation ma
 Stage = Literal["latents", "decoder", "distill", "base"]
 NetworkName = Literal["encoder", "prior", "decoder", "final_decoder", "distilled", "base"]
 DecoderName = Literal["decoder", "distilled"]
+DistilledTarget = Literal["data", "teacher"]
 STAGES: dict[Stage, tuple[NetworkName, ...]] = {
     "latents": ("encoder", "prior", "decoder"),
     "decoder": ("final_decoder",),

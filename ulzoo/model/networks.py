@@ -157,8 +157,8 @@ class ModelNetworks(CheckedModule):
         if network is not None:
             check_network(network, ("decoder", "distilled"))
         counts = self.contract.distilled_steps if self.distilled is not None else ()
-        if counts and steps in (None, *counts) and network != "decoder":
-            return self.distilled, Sampling("ddim", steps or max(counts))
+        if self.distilled is not None and steps in (None, *counts) and network != "decoder":
+            return self.distilled, Sampling(self.distilled.sampler, steps or max(counts))
         if network == "distilled" or (counts and self.teacher is None):
             available = f"decodes in {', '.join(map(str, counts))} steps" if counts else "has no distilled decoder"
             alone = " by its distilled decoder alone" if counts and self.teacher is None else ""

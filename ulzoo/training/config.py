@@ -137,9 +137,10 @@ class StageConfig(BaseModel):
 class DistillStageConfig(StageConfig):
     """Training of the distilled decoder."""
 
-    teacher_steps: PositiveInt = Field(
-        default=8,
-        description="steps of the decoder that are learned from; rounded up to a multiple of distilled.steps",
+    teacher_steps: PositiveInt | None = Field(
+        default=None,
+        description="steps of the decoder that are learned, if they are distilled.target; rounded up to a multiple of "
+        "distilled.steps",
     )
 
 
