@@ -1,6 +1,6 @@
 """The main trade-off of Unified Latents on the demo: stage 1 at several loss factors, rate against PSNR.
 
-    python benchmarks/knobs.py [--loss-factors 1,2,4] [--set KEY=VALUE]... [--out benchmarks/results]
+    python benchmarks/knobs.py [--loss-factors 4,8.5,17] [--set KEY=VALUE]... [--out benchmarks/results]
 
 Trains the first stage of emoji32_tiny once per loss factor with everything else equal, measures it on the validation
 images, and writes knobs.json, knobs.png and knobs.svg. Exit status 1 if rate and PSNR do not both rise strictly.
@@ -68,7 +68,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--loss-factors", default="1,2,4")
+    parser.add_argument("--loss-factors", default="4,8.5,17")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()

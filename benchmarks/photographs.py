@@ -21,7 +21,7 @@ SQUARE, STRIDE = 96, 24
 SETTINGS = {
     "images32_tiny": ("images32_tiny", ()),
     "images64_tiny": ("images64_tiny", ()),
-    "images64_tiny, loss factor 4": ("images64_tiny", ("decoder.weighting.loss_factor=4",)),
+    "images64_tiny, loss factor 17": ("images64_tiny", ("decoder.weighting.loss_factor=17",)),
 }
 
 

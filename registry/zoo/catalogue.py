@@ -3,6 +3,7 @@
 import fnmatch
 import json
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from difflib import get_close_matches
@@ -158,6 +159,10 @@ def read_trained_spec(name_or_path: str, overrides: Iterable[str] = ()) -> tuple
     return spec_from_source(source, parse_overrides(overrides)), metadata
 
 
+FOR_ANY_WEIGHTS = re.compile(r"(description|train|sample|decoder\.weighting|base\.weighting)(\.|$)")
+"""Keys of a spec that may differ from those of weights: how these are trained and sampled from."""
+
+
 def create_model(
     name_or_path_or_spec: str | os.PathLike[str] | Spec, pretrained: bool = False, overrides: Iterable[str] = ()
 ) -> "UnifiedLatents":
@@ -165,7 +170,8 @@ def create_model(
 
     Args:
         name_or_path_or_spec: a spec, or what `load_spec` takes.
-        pretrained: load the released weights; only `train` and `sample` may then be overridden.
+        pretrained: load the released weights; only `train`, `sample` and the weightings may then be overridden, which
+            do not change the networks.
         overrides: "key.path=value", as `--set`.
 
     Raises:
@@ -179,7 +185,7 @@ def create_model(
     spec = target if isinstance(target, Spec) else load_spec(target, overrides)
     if pretrained:
         released = open_model(target if isinstance(target, str) and hub.is_address(target) else _release_of(spec))
-        changed = [key for key in diff(released.spec, spec) if not key.startswith(("description", "train.", "sample."))]
+        changed = [key for key in diff(released.spec, spec) if not FOR_ANY_WEIGHTS.match(key)]
         if changed:
             raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
         model = released.model

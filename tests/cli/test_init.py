@@ -136,7 +136,7 @@ def test_fine_tuning_beats_training_from_scratch(ulzoo, here):
             corners = Image.fromarray(rng.integers(0, 256, (3, 3, 3), dtype=np.uint8))
             corners.resize((32, 32), Image.Resampling.BICUBIC).save(path)
     keys = ["data={kind: image_folder, root: pictures, resolution: 32, num_classes: null}", "base=null",
-            "train.base=null", "train.latents.steps=12", "train.latents.warmup_steps=3", "train.latents.batch_size=6",
+            "train.base=null", "train.latents.steps=24", "train.latents.warmup_steps=3", "train.latents.batch_size=6",
             "train.latents.prior_warmup_steps=0", "train.latents.precision=fp32", "train.latents.ema=0.6"]  # fmt: skip
     settings = [argument for key in keys for argument in ("--set", key)]
     psnr = {}

@@ -182,6 +182,7 @@ def test_every_release_belongs_to_a_spec_and_its_weights_load(name):
 
 
 def test_released_weights_sample_as_the_overrides_say(zoo):
-    model = create_model("tiny", pretrained=True, overrides=["sample.base.steps=7", "train.base.steps=1"])
+    changes = ["sample.base.steps=7", "train.base.steps=1", "decoder.weighting.loss_factor=3"]
+    model = create_model("tiny", pretrained=True, overrides=changes)
     assert model.contract.sampling["base"].steps == 7
     assert load("tiny").contract.sampling["base"].steps == 3
