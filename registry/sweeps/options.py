@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ulzoo.registry.spec.loading import SPECS
 from ulzoo.registry.spec.sweep import Sweep, find_sweeps, is_sweep, load_sweep
@@ -32,11 +33,19 @@ class GridAxis:
     def values(self, text: str, spec: str) -> Node:
         """The values in `text`, or the paper's for a spec."""
         if text == PAPER:
-            tables = [name for name in find_sweeps() if name.endswith(f"/{self.table}")]
-            table = next((name for name in tables if load_sweep(name).spec == spec), f"paper/{self.table}")
             where = f"{self.option} {text}"
-            return Node([Node(value, where) for value in _values_of_key(load_sweep(table), self.key)], where)
+            return Node([Node(value, where) for value in _values_of_key(self._table(spec), self.key)], where)
         return parse_values(text, f"{self.option} {text}".strip())
+
+    def settings(self, text: str, spec: str) -> dict[str, Any]:
+        """What the spec's own table sets for all points, if the values are the paper's; other keys are not swept."""
+        table = self._table(spec) if text == PAPER else None
+        return {} if table is None or table.spec != spec else table.set
+
+    def _table(self, spec: str) -> Sweep:
+        """The table of a spec; the paper's own if it has none."""
+        tables = [load_sweep(name) for name in find_sweeps() if name.endswith(f"/{self.table}")]
+        return next((table for table in tables if table.spec == spec), load_sweep(f"paper/{self.table}"))
 
 
 AXES = (
@@ -87,10 +96,14 @@ def sweep_from_options(
     if not ordered and seeds == 1:
         options = ", ".join([*(axis.option for axis in AXES), "--set KEY=V1,V2", "--seeds"])
         raise SpecError(f"nothing to sweep over: give {options}, or a sweep such as {_example_name()}")
+    shared: dict[str, Any] = {}
+    for axis in AXES:
+        shared |= axis.settings(given.get(axis.option, ""), target)
     points = {} if ordered else {str(name): Node({}, COMMAND_LINE)}
     keys = {
         "name": Node(str(name), COMMAND_LINE),
         "spec": Node(target, COMMAND_LINE),
+        "set": Node({key: Node(v, COMMAND_LINE) for key, v in shared.items() if key not in ordered}, COMMAND_LINE),
         "columns": Node([Node(column, COMMAND_LINE) for column in _columns(spec)], COMMAND_LINE),
         "points": Node(points, COMMAND_LINE),
         "grid": Node(ordered, COMMAND_LINE),

@@ -107,3 +107,11 @@ def test_words_that_are_values(text):
 @pytest.mark.parametrize("text", ["emoji32_tiny", "my.yaml", "./4.yaml", "--bias", "-h", "512.yaml", "paper/small"])
 def test_words_that_are_not(text):
     assert not looks_like_values(text)
+
+
+def test_the_papers_values_come_with_the_settings_of_the_specs_own_table():
+    sweep, _ = sweep_from_options("emoji32_tiny", {"--loss-factor": PAPER})
+    assert sweep.set == load_sweep("paper/small/table2_loss_factor").set == {"decoder.weighting.bias": 5.0}
+    for axes in ({"--loss-factor": "1.3,2.1"}, {"--loss-factor": PAPER, "--bias": "1,2"}):
+        assert sweep_from_options("emoji32_tiny", axes)[0].set == {}
+    assert sweep_from_options("images32_tiny", {"--loss-factor": PAPER})[0].set == {}
