@@ -78,6 +78,8 @@ def _find_distilled_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
 def _find_rate_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
     """Ranges of loss factor and bias where they cannot be, and ranges of the base that are not within them."""
     ranges = {name: ends for name in ("loss_factor", "bias") if (ends := rate_range(spec, name))}
+    if ranges.get("loss_factor", (1.0, 1.0))[0] <= 0:
+        yield "decoder.weighting.loss_factor", f"loss_factor must be positive, got {ranges['loss_factor'][0]:g}"
     if ranges and spec.latent.logsnr_bias is not None:
         why = "single-stage training with a random log-SNR has one rate"
         yield f"decoder.weighting.{next(iter(ranges))}", f"{why}: give a number, or remove latent.logsnr_bias"

@@ -92,6 +92,9 @@ class Pilot:
         weighting = (spec.to_dict()["decoder"] or {}).get("weighting") or {}
         if "latents" not in spec.stages or not {"loss_factor", "bias"} <= weighting.keys():
             raise spec.error("decoder.weighting", "a pilot varies loss_factor and bias, which this spec does not train")
+        if ranges := [name for name in ("loss_factor", "bias") if isinstance(weighting[name], list | tuple)]:
+            why = "a pilot finds one number, and a variable-rate model has a range"
+            raise spec.error(f"decoder.weighting.{ranges[0]}", f"{why}: `ulzoo find --model` finds its loss factor")
         self.biases = tuple(dict.fromkeys(map(float, options.biases or (weighting["bias"],))))
         self.loss_factor = float(weighting["loss_factor"])
         assert spec.train.latents

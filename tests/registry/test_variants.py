@@ -195,7 +195,7 @@ def test_the_entropy_is_subtracted_from_the_rate(variant):
     posterior = model.posterior(x)
     noise = IndependentNoise.from_generator(torch.Generator().manual_seed(0), 2, model.device)
     z_clean = posterior.sample(noise)
-    model.posterior = lambda x: Posterior(z_clean)
+    model.posterior = lambda x, **_: Posterior(z_clean)
     of_samples = model.rate(x, generator=noise)
     torch.testing.assert_close(rate, of_samples + posterior.entropy(5.0) / torch.log(torch.tensor(2.0)))
 

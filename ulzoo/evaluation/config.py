@@ -76,7 +76,7 @@ class EvaluationConfig:
 
     def shared_fields(self, model: UnifiedLatents) -> dict[str, Any]:
         """The protocol fields of everything that is measured of a model: its loss factor and bias, and `numerics`."""
-        return {**model.default_rate, **self.numerics(model.device)}
+        return {**model.contract.default_rate, **self.numerics(model.device)}
 
     def numerics(self, device: torch.device) -> dict[str, Any]:
         """The protocol fields of a device's arithmetic, where it is coarser than fp32."""

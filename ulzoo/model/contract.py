@@ -117,6 +117,11 @@ class Contract:
         return math.prod(self.latent_shape)
 
     @property
+    def default_rate(self) -> dict[str, float]:
+        """The loss factor and bias of calls that give none, of those that vary; {} for a model of one rate."""
+        return {control.name: control.default for control in self.rate_controls}
+
+    @property
     def decoded_logsnr(self) -> float:
         """The log-SNR of the latents that are decoded: λ_z(0), or infinity if they are z_clean."""
         return math.inf if self.decodes_clean else self.latent_logsnr

@@ -31,7 +31,7 @@ class VariableRateModel(ModelNetworks):
     @property
     def default_rate(self) -> dict[str, float]:
         """The loss factor and bias of calls that give none, of those that vary; {} for a model of one rate."""
-        return {control.name: control.default for control in self.contract.rate_controls}
+        return self.contract.default_rate
 
     def trained_at_default(self, network: LatentNetwork) -> bool:
         """Whether a network was trained at the default loss factor and bias; a base may have a part of the range."""

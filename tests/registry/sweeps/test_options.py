@@ -2,7 +2,7 @@
 
 import pytest
 
-from ulzoo.registry import SpecError
+from ulzoo.registry import SpecError, load_sweep
 from ulzoo.registry.sweeps.options import PAPER, default_folder, looks_like_values, sweep_from_options
 
 

@@ -11,7 +11,8 @@ from ulzoo.registry.sweeps.point import make_row
 from ulzoo.registry.sweeps.store import Store
 
 FACTOR = "decoder.weighting.loss_factor"
-LONG = ("train.latents.steps=16000", "train.latents.batch_size=4")
+WEIGHTING = ("decoder.weighting.bias=5", "decoder.weighting.loss_factor=2", "train.latents.lr=0.01")
+LONG = (*WEIGHTING, "train.latents.steps=16000", "train.latents.batch_size=4")
 
 
 def rate(settings: dict, images: int) -> float:
@@ -33,7 +34,7 @@ def finish(pilot: Pilot, store: Store) -> tuple[list[list[Job]], list[ShortRun]]
 
 
 def test_one_bias_brackets_the_target_and_ends_on_it(tmp_path):
-    pilot = Pilot("emoji32_tiny", PilotOptions(bits=0.5))
+    pilot = Pilot("emoji32_tiny", PilotOptions(bits=0.5, settings=WEIGHTING))
     assert [(rung.runs, rung.steps, rung.batch_size) for rung in pilot.rungs] == [(2, 600, 8), (1, 600, 16)]
     assert pilot.share == 0.2 and pilot.images == 600 * 32
     rungs, runs = finish(pilot, Store(tmp_path))
@@ -63,7 +64,7 @@ def test_the_worse_half_of_the_biases_is_dropped_and_long_trainings_are_shortene
 def test_the_spec_extends_the_given_one(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: emoji32_tiny\nname: mine\n")
     for name in ("emoji32_tiny", str(tmp_path / "mine.yaml")):
-        pilot = Pilot(name, PilotOptions(bits=0.5, settings=("train.latents.steps=200", "base.weighting.bias=-1")))
+        pilot = Pilot(name, PilotOptions(bits=0.5, settings=(*WEIGHTING, "train.latents.steps=200")))
         proposal = Proposal(5.0, 1.4, 0.5, 0.45, 0.55, 23.0, rising=False, reached=True)
         path = tmp_path / "new folder" / "proposed.yaml"
         pilot.write_spec(path, proposal)
@@ -85,5 +86,7 @@ def test_what_is_refused():
         Pilot("emoji32_tiny", PilotOptions(bits=0))
     with pytest.raises(ValueError, match=r"--share 2: a share of a full sweep is above 0 and at most 1"):
         Pilot("emoji32_tiny", PilotOptions(bits=1, share=2))
+    with pytest.raises(ValueError, match=r"a pilot finds one number, and a variable-rate model has a range"):
+        Pilot("emoji32_tiny", PilotOptions(bits=1, settings=("decoder.weighting.loss_factor=[4, 16]",)))
     with pytest.raises(ValueError, match=r"a pilot varies loss_factor and bias, which this spec does not train"):
         Pilot("pixel512_300g", PilotOptions(bits=1))
