@@ -21,11 +21,6 @@ SHORT = (
     "train.latents.prior_warmup_steps=200",
     "train.base.steps=300",
 )
-    "decoder.weighting.bias=5",
-    "train.latents.steps=400",
-    "train.latents.prior_warmup_steps=200",
-    "train.base.steps=300",
-)
 CHANNELS, LOSS_FACTORS = "4,8,16", "1.3,1.7,2.1"
 FRECHET = ("rfd_efficientnet_lite0", "gfd_efficientnet_lite0")
 
