@@ -100,7 +100,11 @@ def figures(folder: Path) -> dict[str, float]:
 )
 def test_the_number_of_processes_changes_nothing(count, kind, optimizer, arguments, run_group, tiny, tmp_path):
     settings = (*STILL, *MUP, f"train.latents.optimizer={optimizer}", f"train.base.optimizer={optimizer}")
-    settings += ("base.schedule={kind: adaptive}", "distilled={steps: [1, 2]}")
+    settings += (
+        "base.schedule={kind: adaptive}",
+        "distilled={steps: [1, 2]}",
+        "decoder.weighting.loss_factor=[1.0, 4.0]",
+    )
     settings += ("train.distill={steps: 3, batch_size: 8, lr: 1e-3, log_every: 1}",)
     train(tiny(*settings), tmp_path / "one")
     done = run_group(count, arguments(tmp_path / "many", overrides=(*settings, f"train.parallel.kind={kind}")))

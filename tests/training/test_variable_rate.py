@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ulzoo.files import tensor_file
-from ulzoo.model.losses import base_loss, decoder_loss, distill_loss
+from ulzoo.model.losses import base_loss, decoder_loss, distill_loss, latents_loss
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.registry.spec.yaml_source import SpecError
@@ -26,6 +26,22 @@ def test_a_range_without_width_is_the_number_to_the_bit(tiny, tmp_path):
     (number, number_rows), (without_width, rows) = states
     assert number.keys() == without_width.keys() and rows == number_rows
     assert all(torch.equal(number[key], without_width[key]) for key in number)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_the_rates_gradient_reaches_the_gain_as_far_as_the_encoder(scale, tiny):
+    model = compile_model(tiny(RANGE))
+    model.prepare("latents")
+    x = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    gradients = []
+    for prior_gradient in (1.0, scale):
+        model.zero_grad()
+        terms = latents_loss(model, x, generator=torch.Generator().manual_seed(0), prior_gradient=prior_gradient)
+        terms.rate.mean().backward()
+        gradient = model.encoder.rate_gain.correction.grad
+        gradients.append(torch.zeros(8) if gradient is None else gradient.clone())
+    assert gradients[0].abs().max() > 1e-3
+    torch.testing.assert_close(gradients[1], scale * gradients[0])
 
 
 def test_the_log_has_the_rates_at_both_ends(tiny, tmp_path):

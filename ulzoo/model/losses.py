@@ -85,6 +85,8 @@ def latents_loss(
     # L_z, the rate: -λ_z'(t) e^λ/2 ‖z_clean - ẑ(z_t, t)‖² with weight 1, plus the terminal KL. Its gradient reaches E.
     gradient = 0.0 if prior.stop_gradient else prior_gradient
     prior_conditions = prior.drop_conditions(model.latent_conditions(prior, len(x), conditions), generator)
+    if (gain := prior_conditions.gain) is not None:  # a part of the encoder, as it scales z_clean
+        prior_conditions = prior_conditions._replace(gain=scale_gradient(gain, gradient))
     rate = prior.rate(
         scale_gradient(z_clean, gradient), conditions=prior_conditions, generator=generator, logsnr_max=logsnr
     ) + scale_gradient(posterior.entropy(level), gradient)

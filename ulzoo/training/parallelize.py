@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from ulzoo.model.denoisers import ConditionalNetwork
+from ulzoo.nn.conditioning import RateGain
 from ulzoo.nn.convolution import ResBlock
 from ulzoo.nn.transformer import Block
 from ulzoo.runtime.processes import ProcessGroup
@@ -45,7 +46,7 @@ def shard(networks: nn.ModuleDict, processes: ProcessGroup, device: torch.device
     options = {"mesh": mesh, "mp_policy": policy} if bf16 else {"mesh": mesh}
     for network in trainable_networks(networks):
         for module in network.modules():
-            if isinstance(module, BLOCKS):
+            if isinstance(module, (*BLOCKS, RateGain)):  # a gain is called outside its encoder's forward pass
                 fully_shard(module, **options)
         fully_shard(network, **options)
 
