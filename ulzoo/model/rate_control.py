@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ulzoo.coding.stream import MAX_LEVEL
 from ulzoo.diffusion import Noise, spread_evenly
 from ulzoo.diffusion.schedules import GOLDEN_RATIO
 from ulzoo.diffusion.weightings import between
 
 ControlName = Literal["loss_factor", "bias"]
 ControlValue = Tensor | Sequence[float] | float
-LEVELS = 1000  # of a control in a stream
 MAX_WATER_LEVEL = 100.0
 STEPS: dict[ControlName, float] = {"loss_factor": GOLDEN_RATIO, "bias": 2**0.5}
 """The names of the controls, in the order of a network's condition, and the irrational steps of `spread_evenly`."""
@@ -95,22 +95,22 @@ class RateControl:
 
         The variance of x given z_0 is inversely proportional to the squared gain. The optimum is the water level.
         """
-        positions = np.linspace(0, 1, 33)
+        positions = torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu")
+        squared = between(
+            self.name, (self.low, self.high), positions
+        ).numpy()  # in logarithm: the level falls by e^{-b}
         if self.name == "loss_factor":
-            factors = self.low * (self.high / self.low) ** positions
-            squared = -np.log([water_level(factor) for factor in factors])
-        else:
-            squared = self.low + (self.high - self.low) * positions  # in logarithm: the level is proportional to e^{-b}
+            squared = -np.log([water_level(factor) for factor in squared])
         return np.polynomial.polynomial.polyfit(positions, (squared - squared[16]) / 2, 6).tolist()
 
     def quantize(self, value: ControlValue | None, n: int) -> list[int]:
-        """The value of each of n examples as one of `LEVELS` + 1 that are spread over the range, for streams."""
+        """The value of each of n examples as one of `MAX_LEVEL` + 1 that are spread over the range, for streams."""
         positions = self.positions(value, n, torch.device("cpu"))
-        return (positions * LEVELS).round().clamp(0, LEVELS).long().tolist()
+        return (positions * MAX_LEVEL).round().clamp(0, MAX_LEVEL).long().tolist()
 
     def dequantize(self, levels: Sequence[int], device: torch.device) -> Tensor:
         """The values that numbers of `quantize` stand for, (n,)."""
-        positions = torch.tensor(levels, device=device, dtype=torch.float32) / LEVELS
+        positions = torch.tensor(levels, device=device, dtype=torch.float32) / MAX_LEVEL
         return between(self.name, (self.low, self.high), positions)
 
 
