@@ -53,7 +53,7 @@ SPECS = ("emoji32_tiny",)
 
 def write_images(root: Path, count: int) -> None:
     rng = np.random.default_rng(SEED)
-    for i, sample in enumerate(islice(read_shard("emoji3d-64-train.tar"), count)):
+    for i, sample in enumerate(islice(read_shard("emoji3d-64-train.tar.gz"), count)):
         pixels = np.asarray(sample["webp"].resize((SIDE, SIDE), Image.Resampling.BICUBIC)).astype(int)
         noisy = (pixels + rng.normal(0, 8, pixels.shape)).clip(0, 255).astype(np.uint8)
         path = root / "train" / str(i % 2) / f"{i}.png"

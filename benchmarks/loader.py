@@ -40,13 +40,13 @@ Pick = tuple[str, float]
 
 
 def write_embedded(folder: Path) -> None:
-    for sample in read_shard("emoji3d-video-64-train.tar"):
+    for sample in read_shard("emoji3d-video-64-train.tar.gz"):
         (folder / f"{sample['__key__']}.mp4").write_bytes(sample["mp4"])
 
 
 def write_videos(folder: Path, count: int = 24) -> None:
     """Emoji that move over a grey background."""
-    for sample in islice(read_shard("emoji3d-video-64-train.tar"), count):
+    for sample in islice(read_shard("emoji3d-video-64-train.tar.gz"), count):
         video = read_video(sample["mp4"], 64)
         large = interpolate(video.movedim(1, 0).float(), 144).to(torch.uint8).permute(0, 2, 3, 1).numpy()
         with av.open(folder / f"{sample['__key__']}.mp4", "w") as output:
@@ -128,7 +128,7 @@ def resident_mb() -> float:
 
 def leak(clips: int) -> dict[str, Any]:
     """Growth of the resident memory from a fifth of `clips` on."""
-    files = [sample["mp4"] for sample in islice(read_shard("emoji3d-video-64-train.tar"), 100)]
+    files = [sample["mp4"] for sample in islice(read_shard("emoji3d-video-64-train.tar.gz"), 100)]
     files[::10] = [file[:-500] for file in files[::10]]
     unreadable, early = 0, 0.0
     for n in range(clips):

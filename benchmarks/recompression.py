@@ -32,7 +32,7 @@ RESOLUTION, FRAMES, BATCH = 32, 16, 16
 
 def embedded_videos(count: int) -> list[bytes]:
     """The first videos of the embedded training split."""
-    with tarfile.open(str(files("ulzoo.data") / "embedded" / "emoji3d-video-64-train.tar")) as tar:
+    with tarfile.open(str(files("ulzoo.data") / "embedded" / "emoji3d-video-64-train.tar.gz")) as tar:
         members = (member for member in tar if member.name.endswith(".mp4"))
         contents = [tar.extractfile(member) for member in islice(members, count)]
         return [content.read() for content in contents if content is not None]

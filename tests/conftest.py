@@ -152,7 +152,7 @@ def kinetics_layout() -> Callable[..., Path]:
 
     def lay_out(root: Path, split: str, count: int) -> Path:
         contents = {}
-        with tarfile.open(str(files("ulzoo.data") / "embedded" / f"emoji3d-video-64-{split}.tar")) as tar:
+        with tarfile.open(str(files("ulzoo.data") / "embedded" / f"emoji3d-video-64-{split}.tar.gz")) as tar:
             for member in islice(tar, 2 * count):
                 file = tar.extractfile(member)
                 assert file is not None

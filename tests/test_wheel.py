@@ -40,7 +40,7 @@ def test_the_wheel_contains_data_specs_weights_and_licences(wheel: Path) -> None
         "ulzoo/specs/paper/small/table2_loss_factor.yaml",
         "ulzoo/registry/zoo/releases/emoji32_tiny.yaml",
         "ulzoo/registry/zoo/weights/emoji32_tiny.safetensors",
-        "ulzoo/data/embedded/emoji3d-64-val.tar",
+        "ulzoo/data/embedded/emoji3d-64-val.tar.gz",
         "ulzoo/data/embedded/LICENSE",
         "ulzoo/py.typed",
     ):

@@ -27,7 +27,7 @@ def train32() -> Emoji3D:
 
 
 def test_content_and_order_are_those_of_the_shard(val64: Emoji3D) -> None:
-    with tarfile.open(fileobj=io.BytesIO((SHARDS / "emoji3d-64-val.tar").read_bytes())) as tar:
+    with tarfile.open(fileobj=io.BytesIO((SHARDS / "emoji3d-64-val.tar.gz").read_bytes())) as tar:
         content = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     names = [name.removesuffix(".webp") for name in content if name.endswith(".webp")]
     assert len(val64) == len(names) == 327
@@ -78,9 +78,9 @@ def test_licence_and_source_are_beside_the_shards() -> None:
 
 
 def test_a_damaged_shard_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(emoji3d.SHA256, "emoji3d-64-val.tar", "0" * 64)
+    monkeypatch.setitem(emoji3d.SHA256, "emoji3d-64-val.tar.gz", "0" * 64)
     emoji3d._decoded.cache_clear()
-    with pytest.raises(ValueError, match=r"emoji3d-64-val\.tar: SHA-256 is 4d9d864a9559…, not 000000000000…"):
+    with pytest.raises(ValueError, match=r"emoji3d-64-val\.tar\.gz: SHA-256 is aec7d6565c95…, not 000000000000…"):
         Emoji3D("val")
 
 

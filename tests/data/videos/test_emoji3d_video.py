@@ -17,7 +17,7 @@ def val() -> Emoji3DVideo:
 
 
 def test_content_and_order_are_those_of_the_shard(val: Emoji3DVideo) -> None:
-    content = (files("ulzoo.data") / "embedded" / "emoji3d-video-64-val.tar").read_bytes()
+    content = (files("ulzoo.data") / "embedded" / "emoji3d-video-64-val.tar.gz").read_bytes()
     with tarfile.open(fileobj=io.BytesIO(content)) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     names = [name.removesuffix(".mp4") for name in members if name.endswith(".mp4")]
@@ -61,7 +61,7 @@ def test_the_background_is_white_and_something_moves(val: Emoji3DVideo) -> None:
 
 
 def test_the_splits_share_no_video(val: Emoji3DVideo) -> None:
-    train = [sample["__key__"] for sample in emoji3d.read_shard("emoji3d-video-64-train.tar")]
+    train = [sample["__key__"] for sample in emoji3d.read_shard("emoji3d-video-64-train.tar.gz")]
     assert len(set(train)) == len(train) == 468
     assert not set(train) & set(val.keys)
 

@@ -19,10 +19,10 @@ from ulzoo.data.images.name_captions import TOKENS, WIDTH, name_caption, name_wo
 from ulzoo.data.source import DataContract, TensorSource, check_split
 
 SHA256 = {
-    "emoji3d-64-train.tar": "c70a991131e79a4a9729f00b6a4c5b1f65ad9c60a05f1dadd4deb163ac10a838",
-    "emoji3d-64-val.tar": "4d9d864a9559aa1965f7188420aa72d57905ebd54993ecde671bb8c494b9ee9a",
-    "emoji3d-video-64-train.tar": "7194f352a0d7879a224c98ffc634f6dcd9c595f1a18a39f3a75ab90c8472e265",
-    "emoji3d-video-64-val.tar": "f4691571604c63edc8b5db9eae64d507e14ba44ae1e36a33501416cdbdb98942",
+    "emoji3d-64-train.tar.gz": "640735b546257e8b123bb8810055317b3ea87231da23645195e2ac92f6a9f914",
+    "emoji3d-64-val.tar.gz": "aec7d6565c95ef8f3962562ab08832ecf9e2320f1f3a4bfad71033f522df1862",
+    "emoji3d-video-64-train.tar.gz": "61049d43ec6cf59b353d719a23334580ac9ce739d1f3f15f923193ca9b79eed2",
+    "emoji3d-video-64-val.tar.gz": "0667d853071df22cbdee7fcbacdedda1bca07a805df3779c40853f539c8aaa4b",
 }
 
 LABEL_NAMES = (
@@ -95,7 +95,7 @@ class Emoji3D(TensorSource):
 @functools.lru_cache(maxsize=2)
 def _decoded(split: str, resolution: int) -> tuple[Tensor, list[int], list[str]]:
     """Images (N, 3, H, W), labels and keys of a split. Sources of a process share them and do not change them."""
-    samples = list(read_shard(f"emoji3d-64-{split}.tar"))
+    samples = list(read_shard(f"emoji3d-64-{split}.tar.gz"))
     images = np.stack([np.asarray(sample["webp"].reduce(64 // resolution)) for sample in samples])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     return pixels, [sample["cls"] for sample in samples], [sample["__key__"] for sample in samples]

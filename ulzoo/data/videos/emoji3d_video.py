@@ -37,7 +37,7 @@ class Emoji3DVideo(Source):
         check_split(split)
         self.contract = self.describe(resolution=resolution, frames=frames)
         self.hflip = hflip
-        self.shard = f"emoji3d-video-64-{split}.tar"
+        self.shard = f"emoji3d-video-64-{split}.tar.gz"
         self.videos, self.labels, self.keys = _decoded(self.shard, resolution)
 
     @classmethod
