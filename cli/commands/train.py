@@ -21,6 +21,7 @@ EXAMPLES = """
   [cyan]ulzoo train my.yaml --set train.latents.steps=500 --out runs/b[/]
   [cyan]ulzoo train emoji32_tiny --stage base --resume[/]
   [cyan]ulzoo train my.yaml --init emoji32_tiny[/]       from the weights of another model, as far as they fit
+  [cyan]ulzoo train imagenet512_medium --dry-run --on 64xh100[/]       days, kWh and memory
   [cyan]ulzoo train emoji32_tiny --stage distill --init runs/a[/]       a decoder of few steps for a trained model
 """
 
@@ -54,6 +55,14 @@ def train(
         int | None,
         typer.Option(metavar="N", min=1, help="With --dry-run: the number of processes.", show_default=False),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MACHINES",
+            help="With --dry-run: time, energy and memory on these accelerators, such as 8xh100.",
+            show_default=False,
+        ),
+    ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Profile a few steps; the traces are written to DIR/profile/.")
     ] = False,
@@ -63,6 +72,7 @@ def train(
         raise typer.BadParameter("--resume and --fresh exclude each other")
     from ulzoo.cli.display.train_tables import print_distillation, print_plan, print_result, stage_line
     from ulzoo.registry import Spec, load_spec, open_model
+    from ulzoo.registry.cost.accelerators import parse_machines
     from ulzoo.registry.cost.plan import plan_training
     from ulzoo.registry.runs import train as run
     from ulzoo.registry.zoo.distill import distillation_spec
@@ -81,12 +91,15 @@ def train(
     torch_device = local_device(pick_device(device))
     if processes and not dry_run:
         raise ValueError("--processes goes with --dry-run; torchrun starts processes: see docs/cluster.md")
-    world_size = processes or launched_world_size()
-    plan = plan_training(loaded, stage, torch_device, world_size)
+    if on and (processes or not dry_run):
+        raise ValueError("--on goes with --dry-run, and sets the number of processes: leave out --processes")
+    machines = parse_machines(on) if on else None
+    world_size = machines.count if machines else processes or launched_world_size()
+    plan = plan_training(loaded, stage, torch_device, world_size, machines)
     folder = out or Path("runs") / loaded.name
     terminal = console()
     if dry_run:
-        print_plan(terminal, loaded, plan, torch_device, world_size)
+        print_plan(terminal, loaded, plan, machines.name if machines else torch_device.type, world_size)
         print_distillation(terminal, plan, teaching or loaded)
         return
 

@@ -1,5 +1,6 @@
 """`ulzoo train`: what a run will cost, before it, and its metrics and files, after it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ulzoo.cli.display.init_table import init_line
@@ -7,7 +8,6 @@ from ulzoo.cli.display.tables import metrics_table, pair_table, plain_table, pri
 from ulzoo.cli.display.terminal import duration, examples, gflops, scaled, shape, three_digits
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import Console
     from rich.table import Table
 
@@ -25,7 +25,7 @@ def stage_line(stage: "StagePlan", kind: str) -> str:
     )
 
 
-def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.device", processes: int) -> None:
+def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: str, processes: int) -> None:
     """Print the cost of a run by `processes` processes: networks, stages, memory, data, and what it is warned of."""
     from ulzoo.registry.cost.plan import count_images
     from ulzoo.registry.runs.cautions import warmup_cautions
@@ -37,17 +37,19 @@ def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: "torch.de
         images, data = count_images(spec), ""
     except ValueError as error:
         images, data = 0, f"data not available: {error}"
-    console.print(f"{spec.name}, trained on {device.type}{by}", style="bold")
+    console.print(f"{spec.name}, trained on {device}{by}", style="bold")
     console.print(f"{kind} {shape(summary.resolution)}, latents {shape(summary.latent)}")
     console.print(_networks(summary))
     console.print()
-    console.print(_stages(plan, device, images, each="each" if by else ""))
+    console.print(_stages(plan, images, each="each" if by else ""))
     console.print()
     console.print(data or f"{images:,} training {kind} available")
     if spec.init:
         console.print(init_line(spec.init))
     for path, message in warmup_cautions(spec, [planned.stage for planned in plan.stages]):
         console.print(f"caution: {path}: {message}", soft_wrap=True)
+    for line in _assumptions(plan.stages[0]):
+        console.print(line, style="dim", soft_wrap=True)
     console.print(f"{three_digits(plan.flops / 1e15)} PFLOPs in total; nothing was written")
 
 
@@ -71,11 +73,9 @@ def _networks(summary: "ModelSummary") -> "Table":
     return table
 
 
-def _stages(plan: "Plan", device: "torch.device", images: int, each: str) -> "Table":
-    from ulzoo.runtime.devices import device_memory
-
+def _stages(plan: "Plan", images: int, each: str) -> "Table":
     kind, one = (examples(plan.summary.resolution, plural) for plural in (True, False))
-    memory = scaled(device_memory(device), "B")
+    memory = scaled(plan.stages[0].device_memory, "B")
     table = plain_table("stage", *(stage.stage for stage in plan.stages))
     table.add_row("steps", *(f"{stage.steps:,}" for stage in plan.stages))
     table.add_row("batch size", *(f"{stage.batch_size:,}" for stage in plan.stages))
@@ -91,7 +91,43 @@ def _stages(plan: "Plan", device: "torch.device", images: int, each: str) -> "Ta
         f"largest batch in {memory}{each and ' each'}, about", *(f"{stage.largest_batch:,}" for stage in plan.stages)
     )
     table.add_row("precision", *(_precision(stage) for stage in plan.stages))
+    for name, cells in _times(plan.stages).items():
+        table.add_row(name, *cells)
     return table
+
+
+def _times(stages: "Sequence[StagePlan]") -> dict[str, list[str]]:
+    """Rows of time and energy, if the run is planned for accelerators."""
+    from ulzoo.registry.cost.step_time import kilowatt_hours, step_time
+
+    rows: dict[str, list[str]] = {}
+    for stage in stages:
+        if machines := stage.machines:
+            step = step_time(stage, machines)
+            seconds = stage.steps * step.total
+            cells = {
+                "time, about": duration(seconds),
+                "in optimizer": f"{step.optimizer / step.total:.1%}",
+                "in collectives": f"{step.exposed / step.total:.1%}",
+                "energy, about": f"{three_digits(kilowatt_hours(seconds, machines))} kWh",
+            }
+            for name, cell in cells.items():
+                rows.setdefault(name, []).append(cell)
+    return rows
+
+
+def _assumptions(stage: "StagePlan") -> list[str]:
+    """What times on accelerators assume."""
+    from ulzoo.registry.cost.step_time import MFU
+
+    if not stage.machines:
+        return []
+    accelerator = stage.machines.accelerator
+    peak = f"{accelerator.peak(stage.precision) / 1e12:g} TFLOP/s in {stage.precision}"
+    return [
+        f"Times assume {MFU:.0%} of the peak, {peak} (not measured; less in small models), and collectives behind the "
+        f"backward pass. Energy is {accelerator.watts:g} W each, without hosts and cooling."
+    ]
 
 
 def _precision(stage: "StagePlan") -> str:

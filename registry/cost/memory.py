@@ -5,7 +5,10 @@ copies that autocast makes, and activation checkpointing are therefore accounted
 allocates internally are not.
 """
 
+import math
 import weakref
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -64,25 +67,42 @@ class StepMemory:
         trained: trained weights, their averages and the optimizer's state.
         gradients: of all trained weights.
         snapshots: of the forward and backward pass; those that can be the peak.
+        leading: size of the first dimension -> number of trained weights in tensors with it.
     """
 
     frozen: int
     trained: int
     gradients: int
     snapshots: tuple[MemorySnapshot, ...]
+    leading: Mapping[int, int]
+
+    @property
+    def weights(self) -> int:
+        """The number of trained weights."""
+        return sum(self.leading.values())
+
+    def largest_shard(self, shards: int) -> float:
+        """The share of the trained weights of the first process, which has most.
+
+        FSDP2 splits the first dimension of a tensor as `torch.chunk` does: into slices of equal size, rounded up, so
+        that later processes may have none.
+        """
+        largest = sum(math.ceil(rows / shards) * count / rows for rows, count in self.leading.items())
+        return largest / self.weights
 
     def peak(self, examples: int, shards: int = 1, keeps_gradients: bool = False) -> int:
         """Peak memory of a step.
 
         Args:
             examples: number of examples that one process computes at once.
-            shards: number of processes over which FSDP shards the trained weights.
+            shards: number of processes over which FSDP shards the trained weights; the peak is the first one's.
             keeps_gradients: gradients are allocated throughout the step, by DDP or gradient accumulation.
         """
+        share = self.largest_shard(shards)
         return self.frozen + max(
             snapshot.fixed
             + snapshot.per_example * examples
-            + (self.trained + (self.gradients if keeps_gradients else snapshot.gradients)) // shards
+            + round(share * (self.trained + (self.gradients if keeps_gradients else snapshot.gradients)))
             for snapshot in self.snapshots
         )
 
@@ -128,6 +148,7 @@ def step_memory(spec: Spec, stage: Stage, device: torch.device | str, bf16: bool
         trained=(1 + averages) * trained + _state_bytes(networks, config),
         gradients=_bytes(gradients),
         snapshots=tracker.snapshots(gradients),
+        leading=_leading(parameters),
     )
 
 
@@ -210,6 +231,13 @@ def _batch(model: UnifiedLatents, device: torch.device, encoded: bool) -> tuple[
         tokens = torch.empty(EXAMPLES, contract.text_tokens, contract.text_width, device=device)
         text = Text(tokens, torch.empty(tokens.shape[:2], dtype=torch.bool, device=device))
     return torch.empty(EXAMPLES, *shape, device=device), torch.empty(EXAMPLES, dtype=torch.long, device=device), text
+
+
+def _leading(parameters: Iterable[Tensor]) -> dict[int, int]:
+    counts: Counter[int] = Counter()
+    for parameter in parameters:
+        counts[parameter.shape[0] if parameter.ndim else 1] += parameter.numel()
+    return dict(counts)
 
 
 def _bytes(tensors: list[Any]) -> int:

@@ -6,6 +6,7 @@ from functools import cached_property
 import torch
 
 from ulzoo.model.contract import Stage
+from ulzoo.registry.cost.accelerators import Machines
 from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
@@ -24,6 +25,7 @@ class StagePlan:
 
     Attributes:
         steps, batch_size: of the spec; their product is `images`.
+        machines: that the run is planned for; None for the device.
         requested_precision, precision: of the spec, and as supported by the device.
         flops_per_image: of training, forward and backward.
         parts: number of parts of a batch that are computed separately: processes × accumulation steps.
@@ -34,6 +36,7 @@ class StagePlan:
     spec: Spec
     stage: Stage
     device: torch.device
+    machines: Machines | None
     steps: int
     batch_size: int
     requested_precision: str
@@ -57,6 +60,11 @@ class StagePlan:
         return step_memory(self.spec, self.stage, self.device, self.precision == "bf16")
 
     @property
+    def device_memory(self) -> int:
+        """Memory, in bytes, of the device that a process has."""
+        return int(self.machines.accelerator.memory) if self.machines else device_memory(self.device)
+
+    @property
     def memory_bytes(self) -> int:
         """Estimated peak memory of a step, per process."""
         return self.memory.peak(self.batch_size // self.parts, self.shards, self.keeps_gradients)
@@ -64,7 +72,7 @@ class StagePlan:
     @property
     def largest_batch(self) -> int:
         """Estimate of the largest batch, in as many parts, that fits into the device's memory; 0 if none does."""
-        usable = int(USABLE_MEMORY * device_memory(self.device))
+        usable = int(USABLE_MEMORY * self.device_memory)
         return self.parts * self.memory.max_examples(usable, self.shards, self.keeps_gradients)
 
 
@@ -80,12 +88,15 @@ class Plan:
         return sum(stage.flops for stage in self.stages)
 
 
-def plan_training(spec: Spec, stage: str, device: torch.device, processes: int = 1) -> Plan:
+def plan_training(
+    spec: Spec, stage: str, device: torch.device, processes: int = 1, machines: Machines | None = None
+) -> Plan:
     """Plan `ulzoo train`. The model is compiled on `meta`, which checks that its parts fit together.
 
     Args:
         stage: one of the spec's, or "all".
         processes: number of processes that train together.
+        machines: the accelerators to plan for, one a process, in place of the device.
 
     Raises:
         ValueError: the parts do not fit, the spec has no such stage, or a batch cannot be split over the processes.
@@ -101,10 +112,11 @@ def plan_training(spec: Spec, stage: str, device: torch.device, processes: int =
                 spec,
                 name,
                 device,
+                machines,
                 steps=config.steps,
                 batch_size=config.batch_size,
                 requested_precision=config.precision,
-                precision=effective_precision(config.precision, device),
+                precision=config.precision if machines else effective_precision(config.precision, device),
                 flops_per_image=summary.training_flops(name),
                 parts=processes * config.accumulate,
                 shards=processes if sharded else 1,

@@ -60,6 +60,8 @@ ARGUMENTS = {
     "set an absent key": (("train", "tiny.yaml", "--set", "train.latents.stepz=5"), "did you mean 'steps'?"),
     "set without a value": (("show", "tiny.yaml", "--set", "train.latents.steps"), "write key.path=value"),
     "unknown device": (("train", "tiny.yaml", "--device", "gpu"), "unknown device 'gpu'"),
+    "unknown accelerator": (("train", "tiny.yaml", "--dry-run", "--on", "8xh10"), "did you mean 'h100'?"),
+    "accelerators without a plan": (("train", "tiny.yaml", "--on", "8xh100"), "--on goes with --dry-run"),
     "no model": (("sample", "emoji32_tyni"), "no such file, run directory or released model"),
     "not a picture": (("sample", "run", "--out", "a.jpg"), "PNG"),
     "no specs": (("list", "imagenot*"), "no spec matches 'imagenot*'"),

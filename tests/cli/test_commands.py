@@ -78,6 +78,15 @@ def test_dry_run_reports_missing_bf16(ulzoo, here, monkeypatch):
     assert "fp32 (bf16 requested, this processor has none)" in " ".join(result.stdout.split())
 
 
+def test_dry_run_plans_for_accelerators(ulzoo, here, monkeypatch):
+    monkeypatch.setattr("ulzoo.runtime.devices.has_bf16", lambda device: False)
+    result = ulzoo("train", "tiny.yaml", "--dry-run", "--on", "2xh100", "--set", "train.base.precision=bf16")
+    assert result.exit_code == 0
+    for words in ("trained on 2 × H100 SXM by 2 processes", "in 80.0 GB each", "time, about", "kWh", "40% of the peak", "bf16"):
+        assert words in result.stdout
+    assert "requested" not in result.stdout
+
+
 def test_dry_run_needs_no_data(ulzoo, here):
     data = "data={kind: image_folder, root: nowhere, resolution: 32, num_classes: 9}"
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--set", data)

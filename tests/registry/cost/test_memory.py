@@ -44,7 +44,7 @@ def test_linear_layers():
 
 
 def test_the_peak_is_the_largest_snapshot():
-    memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)))
+    memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)), {4: 10})
     assert memory.peak(1) == 100 + 1000 + 60  # after the backward pass, the gradients
     assert memory.peak(50) == 100 + 1000 + 500  # before it, the saved tensors
     assert memory.peak(50, keeps_gradients=True) == 100 + 1040 + 500
@@ -53,7 +53,7 @@ def test_the_peak_is_the_largest_snapshot():
 
 
 def test_the_maximal_number_of_examples_just_fits():
-    memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)))
+    memory = StepMemory(100, 1000, 40, (MemorySnapshot(0, 10, 0), MemorySnapshot(20, 0, 40)), {4: 10})
     assert memory.max_examples(2000) == 90
     assert memory.max_examples(1999) == 89
     assert memory.max_examples(1159) == 0

@@ -1,0 +1,72 @@
+"""The time and energy of a training on given accelerators, estimated from FLOPs, bytes of memory and bytes sent.
+
+A step is the time of its matrix products at an assumed model FLOPs utilisation, that of the optimizer, which is limited
+by memory, and what collectives take beyond the backward pass, behind which they run. An estimate for planning, to be
+replaced by a measured step.
+"""
+
+from dataclasses import dataclass
+
+from ulzoo.registry.cost.accelerators import Machines
+from ulzoo.registry.cost.plan import StagePlan
+
+MFU = 0.4
+"""Assumed share of the peak that matrix products reach over the forward and backward pass; not measured."""
+BACKWARD = 2 / 3
+"""Share of the backward pass in the FLOPs of a step."""
+OPTIMIZER_BYTES = 44
+"""Memory traffic per weight in fp32: AdamW reads weight, gradient and two moments and writes all but the gradient; the
+average reads itself and the weight and is written; clipping reads the gradient."""
+GRADIENT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds of a step.
+
+    Attributes:
+        compute: forward and backward pass.
+        optimizer: optimizer and average of the weights.
+        collectives: all that is sent, including what runs behind the backward pass.
+    """
+
+    compute: float
+    optimizer: float
+    collectives: float
+
+    @property
+    def exposed(self) -> float:
+        """Seconds of collectives beyond the backward pass."""
+        return max(0.0, self.collectives - BACKWARD * self.compute)
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.optimizer + self.exposed
+
+
+def step_time(stage: StagePlan, machines: Machines) -> StepTime:
+    """The time of a step of one stage, with one process for each accelerator."""
+    accelerator, weights = machines.accelerator, stage.memory.weights
+    flops = stage.batch_size * stage.flops_per_image / machines.count
+    share = stage.memory.largest_shard(stage.shards)
+    return StepTime(
+        compute=flops / (MFU * accelerator.peak(stage.precision)),
+        optimizer=OPTIMIZER_BYTES * weights * share / accelerator.bandwidth,
+        collectives=bytes_sent(stage, machines.count) / machines.bandwidth,
+    )
+
+
+def bytes_sent(stage: StagePlan, processes: int) -> float:
+    """Bytes that a process sends in a step, by rings: each of `processes` - 1 others' share passes through it.
+
+    DDP reduces gradients in fp32 and gathers the sums: twice their bytes. FSDP gathers the weights, in bf16 or fp32,
+    for the forward and again for the backward pass, and reduces the gradients to shards.
+    """
+    weight_bytes = 2 if stage.precision == "bf16" else 4
+    per_weight = 2 * weight_bytes + GRADIENT_BYTES if stage.shards > 1 else 2 * GRADIENT_BYTES
+    return per_weight * stage.memory.weights * (processes - 1) / processes
+
+
+def kilowatt_hours(seconds: float, machines: Machines) -> float:
+    """Energy of the accelerators at the limit of their power, without hosts and cooling."""
+    return seconds / 3600 * machines.count * machines.accelerator.watts / 1000
