@@ -128,7 +128,7 @@ def render_rollout(encoding: RolloutEncoding, split: str, game: str, number: int
     """The pictures of all examples of a rollout, uint8 (`examples_per_rollout`, T, resolution, resolution, 3).
 
     The emulator is reset and runs up to 250 steps of 4 frames that are not recorded. An action is held for 4 steps on
-    average: after each step, another one is drawn with probability 1/4. Clips follow each other without a gap. An image
+    average: after each step the next is drawn with probability 1/4. Clips follow each other without a gap. An image
     is taken after every eighth step; while it equals an earlier image of the rollout, as when a game pauses and blinks,
     it is replaced by the image of the next step, up to 64 times.
     """
