@@ -70,7 +70,7 @@ class RolloutEncoding:
             "frames": self.frames,
             "games": list(self.games),
             "frame_skip": FRAME_SKIP,
-            "burn_in": BURN_IN,
+            "burn_in_frames": BURN_IN * FRAME_SKIP,
             "steps_per_action": STEPS_PER_ACTION,
             "steps_per_image": STEPS_PER_IMAGE if self.frames is None else 1,
             "examples_per_rollout": self.examples_per_rollout,
@@ -127,18 +127,19 @@ class RolloutExample:
 def render_rollout(encoding: RolloutEncoding, split: str, game: str, number: int) -> np.ndarray:
     """The pictures of all examples of a rollout, uint8 (`examples_per_rollout`, T, resolution, resolution, 3).
 
-    The emulator is reset and runs up to 250 steps of 4 frames that are not recorded. An action is held for 4 steps on
-    average: after each step the next is drawn with probability 1/4. Clips follow each other without a gap. An image
+    The emulator is reset and runs up to 1,000 frames that are not recorded. A step is 4 frames. An action is held for 4
+    steps on average: after each the next is drawn with probability 1/4. Clips follow each other without a gap. An image
     is taken after every eighth step; while it equals an earlier image of the rollout, as when a game pauses and blinks,
     it is replaced by the image of the next step, up to 64 times.
     """
     emulator = open_emulator(game)
     rng = random.Random(derive_seed("atari rollout", split, game, number))
     emulator.reset()
-    burn_in = int(rng.random() * (BURN_IN + 1))
+    steps, remainder = divmod(int(rng.random() * (BURN_IN * FRAME_SKIP + 1)), FRAME_SKIP)
     actions = _actions(rng, emulator.actions)
-    for action in islice(actions, burn_in):
+    for action in islice(actions, steps):
         emulator.advance(action, FRAME_SKIP)
+    emulator.advance(next(actions), remainder)  # else a serve could only start at every fourth frame
     count, side = encoding.examples_per_rollout, encoding.resolution
     if encoding.frames is None:
         return np.stack(list(islice(_different_images(emulator, actions, side), count)))[:, None]
