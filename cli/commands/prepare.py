@@ -29,6 +29,12 @@ IMAGE_EXAMPLES = """
   [cyan]ulzoo prepare imagenet ILSVRC/Data/CLS-LOC data/imagenet --resolution 512 --val-labels LOC_val_solution.csv[/]
   [cyan]ulzoo prepare verify data/imagenet[/]
 """
+ATARI_EXAMPLES = """
+[bold]Examples[/]
+  [cyan]ulzoo prepare atari data/atari64 --resolution 64 --count 24000[/]
+  [cyan]ulzoo prepare atari data/atari64 --resolution 64 --count 1000 --split val[/]
+  [cyan]ulzoo prepare atari data/atari_clips --resolution 64 --count 6000 --frames 16 --games pong,breakout[/]
+"""
 
 Verify = Annotated[
     bool, typer.Option("--verify", help="Only verify existing shards against their manifest, by SHA-256.")
@@ -179,6 +185,40 @@ def imagenet(
     encoding = ImageEncoding(resolution, image_format)
     config = PackConfig(out, split, encoding, images_per_shard, workers or _cores())
     _pack_splits(partial(prepare_imagenet, root, val_labels=val_labels), config)
+
+
+@app.command(epilog=ATARI_EXAMPLES)
+def atari(
+    out: Out,
+    resolution: Annotated[int, typer.Option("--resolution", metavar="N", help="Side of the square pictures.")],
+    frames: Annotated[
+        int | None, typer.Option(metavar="T", help="Frames per clip, 15 per second; default: single images.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Number of images or clips.")] = 10_000,
+    games: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="Games of ale-py, such as ms_pacman,pong; default: eight.")
+    ] = None,
+    split: Annotated[Literal["train", "val"], typer.Option(help="Split to render, from different rollouts.")] = "train",
+    per_shard: Annotated[
+        int, typer.Option("--examples-per-shard", min=1, metavar="N", help="Images or clips per tar file.")
+    ] = 1000,
+    workers: Workers = None,
+    verify: Verify = False,
+) -> None:
+    """Render Atari games under random actions into shards for `kind: webdataset`, or clips for `kind: video_shards`.
+
+    Needs ale-py: pip install 'ulzoo\\[atari]'. An interrupted command continues when it is run again.
+    """
+    if verify:
+        _verify(out)
+        return
+    from ulzoo.data.prepare.atari import RolloutEncoding, prepare_atari
+    from ulzoo.data.prepare.pack import PackConfig
+    from ulzoo.data.videos.atari import GAMES
+
+    encoding = RolloutEncoding(resolution, frames, GAMES if games is None else tuple(games.split(",")))
+    config = PackConfig(out, split, encoding, per_shard, workers or _cores())
+    _pack(partial(prepare_atari, count=count), config, encoding.unit)
 
 
 @app.command("verify")

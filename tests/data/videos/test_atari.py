@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ulzoo.data import Atari, batches
-from ulzoo.data.videos import atari
+from ulzoo.data.videos.atari import open_emulator
 
 pytest.importorskip("ale_py")
 KEYS = {"resolution": 32, "games": ("pong", "breakout"), "frames": 4, "clips": 40}
@@ -58,7 +58,7 @@ def test_workers_give_the_same_batches() -> None:
 
 
 def test_an_image_is_the_maximum_of_two_frames() -> None:
-    emulator = atari._emulator("pong")
+    emulator = open_emulator("pong")
     emulator.reset()
     emulator.advance(emulator.actions[0], 200)
     state = emulator.machine.cloneSystemState()

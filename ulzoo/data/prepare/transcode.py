@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -232,21 +232,44 @@ def _resampled(frames: Iterator[Timed], start: float, end: float, rate: Fraction
 
 
 def _encode(frames: Iterator[Timed], max_frames: int, encoding: VideoEncoding, stream: av.VideoStream) -> bytes:
+    rate = Fraction(encoding.frame_rate or stream.average_rate or DEFAULT_FRAME_RATE).limit_denominator(1001)
+    rate = rate if 0 < rate <= MAX_FRAME_RATE else Fraction(DEFAULT_FRAME_RATE)
+    return encode_mp4(_pictures(frames, max_frames, encoding, stream), encoding, rate)
+
+
+def _pictures(
+    frames: Iterator[Timed], max_frames: int, encoding: VideoEncoding, stream: av.VideoStream
+) -> Iterator[Timed]:
+    """RGB pictures of the size to be stored, and times that start at 0."""
+    to_rgb = VideoReformatter()
+    size, first, count = (0, 0), 0.0, 0
+    for time, frame in frames:
+        count += 1
+        if count > max_frames:
+            raise Unreadable(f"more than {MAX_FRAME_RATE} frames per second")
+        if count == 1:
+            size, first = _size(frame, stream, encoding.resolution), time
+        yield time - first, _resized(frame, size, to_rgb)
+    if count < 2:
+        raise Unreadable("fewer than two frames between the times asked for")
+
+
+def encode_mp4(pictures: Iterable[Timed], encoding: VideoEncoding, rate: Fraction) -> bytes:
+    """An MP4 of RGB pictures of one size.
+
+    Args:
+        pictures: times in seconds, and pictures in the format rgb24.
+        encoding: determines the codec; not "source".
+        rate: frames per second to be written into the header.
+    """
     codec = CODECS[encoding.pictures]
-    to_rgb, to_yuv = VideoReformatter(), VideoReformatter()
+    to_yuv = VideoReformatter()
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as output:
         encoder: Any = None
-        size, first, count = (0, 0), 0.0, 0
-        for time, frame in frames:
-            count += 1
-            if count > max_frames:
-                raise Unreadable(f"more than {MAX_FRAME_RATE} frames per second")
-            if count == 1:
-                size, first = _size(frame, stream, encoding.resolution), time
-            rgb = _resized(frame, size, to_rgb)
+        for time, rgb in pictures:
             if encoder is None:
-                encoder = _encoder(output, (rgb.width, rgb.height), encoding, stream)
+                encoder = _encoder(output, (rgb.width, rgb.height), codec, rate)
             picture = rgb
             if codec.pixels != "rgb24":
                 picture = to_yuv.reformat(
@@ -258,10 +281,8 @@ def _encode(frames: Iterator[Timed], max_frames: int, encoding: VideoEncoding, s
                     threads=1,
                 )
             picture.time_base = TIME_BASE
-            picture.pts = round((time - first) / TIME_BASE)
+            picture.pts = round(time / TIME_BASE)
             output.mux(encoder.encode(picture))
-        if count < 2:
-            raise Unreadable("fewer than two frames between the times asked for")
         output.mux(encoder.encode(None))
     return buffer.getvalue()
 
@@ -282,10 +303,8 @@ def _resized(frame: av.VideoFrame, size: tuple[int, int], reformatter: VideoRefo
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(upright(rgb, frame)), format="rgb24")
 
 
-def _encoder(output: av.container.OutputContainer, size: tuple[int, int], encoding: VideoEncoding, stream: Any) -> Any:
-    rate = Fraction(encoding.frame_rate or stream.average_rate or DEFAULT_FRAME_RATE).limit_denominator(1001)
-    codec = CODECS[encoding.pictures]
-    encoder: Any = output.add_stream(codec.encoder, rate=rate if 0 < rate <= MAX_FRAME_RATE else DEFAULT_FRAME_RATE)
+def _encoder(output: av.container.OutputContainer, size: tuple[int, int], codec: _Codec, rate: Fraction) -> Any:
+    encoder: Any = output.add_stream(codec.encoder, rate=rate)
     encoder.width, encoder.height = size
     encoder.pix_fmt = codec.pixels
     # The macroblock tree of x264 is not deterministic on processors with AVX-512.

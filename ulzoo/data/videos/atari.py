@@ -16,7 +16,9 @@ from ulzoo.data.source import DataContract, Sample, Source, check_split
 from ulzoo.runtime.seeds import derive_seed
 
 FRAMES_PER_SECOND = 60
+FRAME_SKIP = 4
 BURN_IN = 250  # steps
+GAMES = ("asterix", "beam_rider", "breakout", "ms_pacman", "pong", "qbert", "seaquest", "space_invaders")
 
 
 class Atari(Source):
@@ -46,18 +48,9 @@ class Atari(Source):
         split: str,
         *,
         resolution: int,
-        games: tuple[str, ...] = (
-            "asterix",
-            "beam_rider",
-            "breakout",
-            "ms_pacman",
-            "pong",
-            "qbert",
-            "seaquest",
-            "space_invaders",
-        ),
+        games: tuple[str, ...] = GAMES,
         frames: int = 16,
-        frame_skip: int = 4,
+        frame_skip: int = FRAME_SKIP,
         clips: int = 100_000,
     ) -> None:
         check_split(split)
@@ -96,21 +89,21 @@ class Atari(Source):
             raise IndexError(index)
         label = index % len(self.games)
         game = self.games[label]
-        emulator = _emulator(game)
+        emulator = open_emulator(game)
         rng = random.Random(derive_seed("atari", self.split, game, index))
         emulator.reset()
         for action in rng.choices(emulator.actions, k=int(rng.random() * (BURN_IN + 1))):
             emulator.advance(action, self.frame_skip)
         frames, resolution, _ = self.contract.size
         images = [
-            np.asarray(square(Image.fromarray(emulator.render(action, self.frame_skip)), resolution))
+            emulator.render_square(action, self.frame_skip, resolution)
             for action in rng.choices(emulator.actions, k=frames)
         ]
         clip = torch.from_numpy(np.stack(images)).permute(3, 0, 1, 2).contiguous()  # (3, T, H, W)
         return Sample(clip, label, f"{self.split}/{game}/{index:07d}")
 
 
-class _Emulator:
+class Emulator:
     """A game that can be reset to its initial state, including the state of its random generator."""
 
     def __init__(self, game: str) -> None:
@@ -139,11 +132,15 @@ class _Emulator:
         self.advance(action, 1)
         return np.maximum(previous, self.machine.getScreenRGB())
 
+    def render_square(self, action: Any, frame_skip: int, resolution: int) -> np.ndarray:
+        """Run one step and return its image as `square` crops and resizes it, uint8 (resolution, resolution, 3)."""
+        return np.asarray(square(Image.fromarray(self.render(action, frame_skip)), resolution))
+
 
 @cache
-def _emulator(game: str) -> _Emulator:
+def open_emulator(game: str) -> Emulator:
     """One emulator per process and game, since loading a game takes longer than playing a clip."""
-    return _Emulator(game)
+    return Emulator(game)
 
 
 def _ale() -> Any:
