@@ -71,8 +71,8 @@ def parse_machines(text: str) -> Machines:
     """Read `8xh100` or `h100`. Raises ValueError."""
     match = re.fullmatch(r"(?:([1-9]\d{0,5})x)?([a-z]+\d+\w*)", text.lower())
     if not match:
-        known = ", ".join(ACCELERATORS)
-        raise ValueError(f"--on {one_line(text)}: expected a number and an accelerator, as 8xh100; known: {known}")
+        names = ", ".join(ACCELERATORS)
+        raise ValueError(f"--on {one_line(text)}: expected a number and one of {names}, as in 8xh100")
     if match[2] not in ACCELERATORS:
         raise ValueError(f"--on {text}: unknown accelerator {match[2]!r}{suggest(match[2], ACCELERATORS)}")
     return Machines(int(match[1] or 1), ACCELERATORS[match[2]])

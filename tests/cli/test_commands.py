@@ -82,7 +82,7 @@ def test_dry_run_plans_for_accelerators(ulzoo, here, monkeypatch):
     monkeypatch.setattr("ulzoo.runtime.devices.has_bf16", lambda device: False)
     result = ulzoo("train", "tiny.yaml", "--dry-run", "--on", "2xh100", "--set", "train.base.precision=bf16")
     assert result.exit_code == 0
-    for words in ("trained on 2 × H100 SXM by 2 processes", "in 80.0 GB each", "time, about", "kWh", "40% of the peak", "bf16"):
+    for words in ("2 × H100 SXM by 2 processes", "80.0 GB each", "time, about", "kWh", "40% of the peak", "bf16"):
         assert words in result.stdout
     assert "requested" not in result.stdout
 
