@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types quick schema docs clean
+.PHONY: demo test lint types quick schema costs docs clean
 
 demo: .venv/installed
 	$(BIN)/ulzoo train specs/emoji32_tiny.yaml --out runs/demo --fresh
@@ -31,6 +31,10 @@ types: .venv/installed-test
 
 schema: .venv/installed
 	$(BIN)/ulzoo schema --out specs/schema.json
+
+# The costs that `ulzoo list` prints, after a change of packaged specs or of networks.
+costs: .venv/installed
+	$(BIN)/python -m ulzoo.registry.zoo.overview
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -1,17 +1,25 @@
-"""An overview of the zoo: description, costs and metrics of every packaged spec."""
+"""An overview of the zoo: description, costs and metrics of every packaged spec.
+
+python -m ulzoo.registry.zoo.overview       # record the costs: after a change of packaged specs or of networks
+"""
 
 import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import ulzoo
-from ulzoo.files.atomic import cache_folder, write_text
+from ulzoo.files.atomic import write_text
 from ulzoo.registry.spec.conflicts import rate_range
 from ulzoo.registry.spec.loading import SPECS
+from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.zoo.catalogue import list_models, load_spec, releases
+
+if TYPE_CHECKING:
+    from ulzoo.registry.cost.summary import ModelSummary
+
+RECORDED = Path(__file__).with_name("costs.json")
+"""Costs of the packaged specs by name, each with the `source_hash` of the spec; `make costs` writes it."""
 
 
 @dataclass(frozen=True)
@@ -58,52 +66,67 @@ class Entry:
 def overview(pattern: str = "*", pretrained: bool | None = None) -> list[Entry]:
     """The entries of `list_models(pattern, pretrained)`.
 
-    Costs are cached below `$XDG_CACHE_HOME/ulzoo` (`~/.cache/ulzoo`) under a hash of the spec and of ulzoo's source
-    files, because building the networks takes seconds.
+    Costs are those of `RECORDED`. A spec that has changed since is measured, which takes seconds.
     """
-    code = _code_version()
-    return [_entry(name, code) for name in list_models(pattern, pretrained)]
+    recorded = json.loads(RECORDED.read_text("utf-8"))
+    return [_entry(name, recorded.get(name, {})) for name in list_models(pattern, pretrained)]
 
 
-def _entry(name: str, code: str) -> Entry:
-    content = json.dumps([code, SPECS.read(name).plain()], sort_keys=True)
-    path = cache_folder() / "measured" / f"{sha256(content.encode()).hexdigest()}.json"
-    manifest = releases().get(name)
-    try:
-        costs = json.loads(path.read_text("utf-8"))
-        shapes = {key: tuple(costs[key]) for key in ("resolution", "latent")}
-        entry = Entry(**{**costs, **shapes}, figures={}, pretrained=False)
-    except (OSError, ValueError, TypeError, KeyError):  # missing or damaged
-        entry = _measure_costs(name)
-        costs = {key: value for key, value in entry.to_dict().items() if key not in ("figures", "pretrained")}
-        with suppress(OSError):
-            write_text(path, json.dumps(costs))
-    return replace(entry, figures=manifest.figures if manifest else {}, pretrained=manifest is not None)
-
-
-def _measure_costs(name: str) -> Entry:
-    from ulzoo.registry.cost.summary import summarize
-
-    spec = load_spec(name)
-    summary = summarize(spec)
-    numbers = summary.to_dict()
+def _entry(name: str, recorded: dict[str, Any]) -> Entry:
+    source, manifest = SPECS.read(name).plain(), releases().get(name)
+    costs = recorded if recorded.get("source") == source_hash(source) else measure_costs(name)
     return Entry(
         name=name,
-        description=spec.description,
-        data=spec.data.kind,
-        resolution=summary.resolution,
-        latent=summary.latent,
-        parameters=numbers["parameters"]["total"],
-        gflops_training_per_image=numbers["gflops_training_per_image"],
-        gflops_forward=numbers["gflops_forward"],
-        figures={},
-        pretrained=False,
-        loss_factors=rate_range(spec, "loss_factor"),
+        description=source.get("description", ""),
+        data=costs["data"],
+        resolution=tuple(costs["resolution"]),
+        latent=tuple(costs["latent"]),
+        parameters=costs["parameters"],
+        gflops_training_per_image=costs["gflops_training_per_image"],
+        gflops_forward=costs["gflops_forward"],
+        figures=manifest.figures if manifest else {},
+        pretrained=manifest is not None,
+        loss_factors=tuple(costs["loss_factors"]) if costs["loss_factors"] else None,
     )
 
 
-def _code_version() -> str:
-    """Names, sizes and modification times of ulzoo's source files."""
-    packages = (Path(ulzoo.__file__).parent, Path(__file__).parents[1])
-    files = {path for package in packages for path in package.rglob("*.py")}
-    return str(sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files))
+def source_hash(source: dict[str, Any]) -> str:
+    """SHA-256, in hex, of a spec's file merged over those that it extends, without the description.
+
+    Unlike `Spec.hash` it needs neither the classes of the components nor, hence, torch.
+    """
+    content = {key: value for key, value in source.items() if key != "description"}
+    return sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def measure_costs(name: str) -> dict[str, Any]:
+    """A packaged spec's row of `RECORDED`, computed from its networks."""
+    from ulzoo.registry.cost.summary import summarize
+
+    spec = load_spec(name)
+    return costs_row(name, spec, summarize(spec))
+
+
+def costs_row(name: str, spec: Spec, summary: "ModelSummary") -> dict[str, Any]:
+    """The row of `RECORDED` for a packaged spec and its summary, as plain data."""
+    numbers, ends = summary.to_dict(), rate_range(spec, "loss_factor")
+    return {
+        "source": source_hash(SPECS.read(name).plain()),
+        "data": spec.data.kind,
+        "resolution": numbers["resolution"],
+        "latent": numbers["latent"],
+        "parameters": numbers["parameters"]["total"],
+        "gflops_training_per_image": numbers["gflops_training_per_image"],
+        "gflops_forward": numbers["gflops_forward"],
+        "loss_factors": list(ends) if ends else None,
+    }
+
+
+def record_costs() -> None:
+    """Write the costs of all packaged specs to `RECORDED`, a line per spec."""
+    lines = [f"{json.dumps(name)}: {json.dumps(measure_costs(name))}" for name in list_models()]
+    write_text(RECORDED, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+if __name__ == "__main__":
+    record_costs()

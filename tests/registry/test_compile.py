@@ -1,19 +1,23 @@
 """Compiling: every packaged spec fits on `meta`, sizes are derived, and errors are located."""
 
+import json
+
 import pytest
 import torch
 
 from ulzoo.registry import SpecError, find_specs, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
 from ulzoo.registry.cost.summary import summarize
+from ulzoo.registry.zoo.overview import RECORDED, costs_row
 
 TINY = "tests/tiny.yaml"
+RECORDED_COSTS = json.loads(RECORDED.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("name", find_specs())
 def test_every_packaged_spec_compiles(name):
-    summary = summarize(load_spec(name))  # checks the output of every network
     spec = load_spec(name)
+    summary = summarize(spec)  # checks the output of every network
     size = data_contract(spec).size
     assert summary.resolution == size
     expected = tuple(extent // factor for extent, factor in zip(size, spec.latent.downsample, strict=True))
@@ -21,6 +25,11 @@ def test_every_packaged_spec_compiles(name):
     free = {"encoder"} if spec.encoder.kind == "identity" else set()
     for counts in (summary.parameters, summary.flops):
         assert {name for name, count in counts.items() if count == 0} == free
+    assert RECORDED_COSTS[name] == costs_row(name, spec, summary), "the recorded costs are old: run `make costs`"
+
+
+def test_costs_are_recorded_of_packaged_specs_alone():
+    assert list(RECORDED_COSTS) == list(find_specs()), "run `make costs`"
 
 
 def test_the_contract_is_derived(tiny):

@@ -1,31 +1,51 @@
-"""The overview of the zoo: costs are measured once, and again if ulzoo changed or the cache is damaged."""
+"""The overview of the zoo: recorded costs, and those of a spec that is not the recorded one."""
+
+import json
+import subprocess
+import sys
 
 import pytest
 
 from ulzoo.registry.zoo import overview as module
-from ulzoo.registry.zoo.overview import overview
+from ulzoo.registry.zoo.overview import overview, source_hash
 
 
 @pytest.fixture
-def measured(monkeypatch, tmp_path):
-    """The names of the specs whose costs were measured, with an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    names, measure = [], module._measure_costs
-    monkeypatch.setattr(module, "_measure_costs", lambda name: names.append(name) or measure(name))
-    return names
+def recorded(monkeypatch, tmp_path):
+    """The recorded costs of emoji32_tiny, and a function that replaces them."""
+    row = json.loads(module.RECORDED.read_text("utf-8"))["emoji32_tiny"]
+
+    def replace(**changed):
+        path = tmp_path / "costs.json"
+        path.write_text(json.dumps({"emoji32_tiny": {**row, **changed}} if changed else {}))
+        monkeypatch.setattr(module, "RECORDED", path)
+
+    return row, replace
 
 
-def test_a_spec_is_measured_once(measured, monkeypatch, tmp_path):
-    first = overview("emoji32_tiny")
-    assert overview("emoji32_tiny") == first and measured == ["emoji32_tiny"]
-    assert first[0].pretrained and first[0].figures and first[0].resolution == (32, 32)
-    (cached,) = (tmp_path / "ulzoo" / "measured").iterdir()
-    cached.write_text(cached.read_text()[:-9])
-    assert overview("emoji32_tiny") == first and len(measured) == 2
-    monkeypatch.setattr(module, "_code_version", lambda: "another ulzoo")
-    assert overview("emoji32_tiny") == first and len(measured) == 3
+def test_costs_are_read_and_metrics_are_those_of_the_release(recorded):
+    (entry,) = overview("emoji32_tiny")
+    assert entry.parameters == recorded[0]["parameters"] and (entry.resolution, entry.latent) == ((32, 32), (8, 8, 8))
+    assert entry.pretrained and entry.figures and entry.description and entry.loss_factors is None
+    recorded[1](parameters=7)
+    assert overview("emoji32_tiny")[0].parameters == 7
 
 
-def test_without_a_writable_cache(measured, monkeypatch, tmp_path):
-    (tmp_path / "ulzoo").write_text("a file")
-    assert overview("emoji32_tiny")[0].parameters > 1e6 and len(measured) == 1
+@pytest.mark.parametrize(
+    "changed", [{"source": "that of an earlier spec", "parameters": 7}, {}], ids=["old", "missing"]
+)
+def test_a_spec_that_is_not_recorded_is_measured(recorded, changed):
+    expected = overview("emoji32_tiny")
+    recorded[1](**changed)
+    assert overview("emoji32_tiny") == expected
+
+
+def test_a_source_is_known_by_its_keys_but_not_by_its_description():
+    source = {"description": "a", "base": {"backbone": {"width": 64}}}
+    assert source_hash(source) == source_hash({**source, "description": "b"})
+    assert source_hash(source) != source_hash({**source, "base": {"backbone": {"width": 65}}})
+
+
+def test_listing_imports_no_torch():
+    code = "import sys; from ulzoo.registry.zoo.overview import overview; overview(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
