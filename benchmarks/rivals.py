@@ -54,7 +54,10 @@ def _timm(ours: Transformer) -> nn.Sequential:
     return nn.Sequential(
         *(
             Block(
-                mlp.fc1.in_features, attention.heads, mlp.fc1.out_features / mlp.fc1.in_features, proj_drop=mlp.drop1.p
+                mlp.fc1.in_features,
+                attention.heads,
+                mlp.fc1.out_features / mlp.fc1.in_features,
+                proj_drop=mlp.dropout.p,
             )
             for attention, mlp in blocks
         )

@@ -3,12 +3,13 @@
     python -m benchmarks startup [--spec emoji32_tiny] [--rounds 3] [--bar 10]
 
 The total is the time until metrics.jsonl has its first row. The parts are measured in another process that does the
-same, in wall-clock time and in processor time, which is less sensitive to other load. Writes startup.json; exit
-status 1 if the median of the total is above the bar.
+same, in wall-clock time and in processor time, which is less sensitive to other load. Also the processor time of
+`ulzoo list` and `ulzoo show`. Writes startup.json; exit status 1 if the median of the total is above the bar.
 """
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import Spread, parser, prepare, publish
+
+COMMANDS = ("list", "show imagenet512_medium")
 
 PARTS = """
 import json, os, sys, time
@@ -75,6 +78,14 @@ def parts(spec: str, device: str, folder: Path) -> dict[str, list[float]]:
     return json.loads(result.stdout)
 
 
+def processor_seconds(command: str) -> float:
+    """Processor time of `ulzoo COMMAND`, user and system."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "ulzoo", *command.split()], stdout=subprocess.DEVNULL, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
 def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--spec", default="emoji32_tiny")
@@ -94,11 +105,15 @@ def main() -> int:
     )
     for name in clock:
         print(f"{name:<20} {clock[name].median:6.2f} s, of the processor {processor[name].median:6.2f} s")
+    commands = {command: Spread.of([processor_seconds(command) for _ in range(options.rounds)]) for command in COMMANDS}
+    for command, seconds in commands.items():
+        print(f"ulzoo {command}: {seconds} s of the processor")
     total: dict[str, Any] = {
         "to_the_first_step": Spread.of(totals),
         "parts_of_the_clock": clock,
         "parts_of_the_processor": processor,
         "processor_in_all": Spread.of([sum(processor for _, processor in seconds.values()) for seconds in rounds]),
+        "processor_of_commands": commands,
     }
     print(f"to the first step: {total['to_the_first_step']} s, of the processor {total['processor_in_all']} s")
     publish("startup", {"spec": options.spec, "bar": options.bar, **total}, device, options.out)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
 from ulzoo.nn.grid import patchify, upsample, zero_init
+from ulzoo.nn.layers import LayerNorm
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class TextTokens(nn.Module):
 
     def __init__(self, inputs: DenoiserInputs, width: int):
         super().__init__()
-        self.norm = LayerNorm(inputs.text_width, affine=False)
+        self.norm = LayerNorm(inputs.text_width)
         self.proj = nn.Linear(inputs.text_width, width)
         self.null = nn.Parameter(torch.randn(width))
 

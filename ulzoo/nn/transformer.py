@@ -6,11 +6,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerNorm, Mlp
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
 from ulzoo.nn.grid import rotary_angles, zero_init
+from ulzoo.nn.layers import LayerNorm, Mlp
 
 AttentionKind = Literal["full", "factorised"]
 Positions = Literal["rotary", "learned"]
@@ -88,7 +88,7 @@ class Attention(nn.Module):
             raise ValueError(f"heads {heads} does not divide the width {width}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.norm = LayerNorm(width // heads, affine=False)
+        self.norm = LayerNorm(width // heads)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.proj = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
@@ -123,7 +123,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.q = nn.Linear(width, width, bias=False)
         self.kv = nn.Linear(text_width, 2 * width, bias=False)
-        self.norm = LayerNorm(width // heads, affine=False)
+        self.norm = LayerNorm(width // heads)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.proj = zero_init(nn.Linear(width, width))
         self.dropout = nn.Dropout(dropout)
@@ -165,9 +165,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, modulated: bool, text_width: int):
         super().__init__()
-        self.norm = LayerNorm(width, affine=False)
+        self.norm = LayerNorm(width)
         self.attention = Attention(width, heads, dropout)
-        self.mlp = Mlp(width, int(width * mlp_ratio), drop=dropout)
+        self.mlp = Mlp(width, int(width * mlp_ratio), dropout)
         self.cross_attention = CrossAttention(width, text_width, heads, dropout) if text_width else None
         if not modulated:
             zero_init(self.attention.proj)
@@ -254,7 +254,7 @@ class ModulatedOutput(nn.Module):
 
     def __init__(self, width: int, cond_width: int, out_width: int):
         super().__init__()
-        self.norm = LayerNorm(width, affine=False)
+        self.norm = LayerNorm(width)
         self.modulation = zero_init(nn.Linear(cond_width, 2 * width))
         self.proj = zero_init(nn.Linear(width, out_width))
 

@@ -2,7 +2,6 @@
 
 import math
 
-from timm.layers import LayerNorm
 from torch import Tensor, nn
 
 from ulzoo.nn.conditioning import (
@@ -18,6 +17,7 @@ from ulzoo.nn.conditioning import (
 )
 from ulzoo.nn.convolution import Convolutions, PixelHead
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
+from ulzoo.nn.layers import LayerNorm
 from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer
 
 
@@ -235,7 +235,7 @@ class ViTEncoder(nn.Module):
             BlockOptions(mlp_ratio, 0.0, positions, attention, causal),
             cond_width=width if rate_controls else 0,
         )
-        self.norm = LayerNorm(width, affine=False)
+        self.norm = LayerNorm(width)
         self.out = nn.Linear(width, out_channels)
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:

@@ -104,7 +104,9 @@ class StageConfig(BaseModel):
     @field_validator("optimizer")
     @classmethod
     def _check_optimizer(cls, name: str) -> str:
-        from timm.optim import list_optimizers
+        if name in MUP_OPTIMIZERS:
+            return name
+        from timm.optim import list_optimizers  # takes seconds
 
         if name not in (names := list_optimizers()):
             close = difflib.get_close_matches(name, names, n=1)
