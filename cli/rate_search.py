@@ -1,11 +1,16 @@
 """What `ulzoo find --model` does: the loss factor at which a variable-rate model has a rate or a PSNR."""
 
 import shlex
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ulzoo.cli.display.progress import phase_progress
 from ulzoo.cli.display.tables import print_cautions
 from ulzoo.cli.display.terminal import console, examples, to_json
 from ulzoo.cli.rate_options import set_rate
+
+if TYPE_CHECKING:
+    from ulzoo.registry.runs.evaluate import DataOptions
 
 SEARCHED_IMAGES, SEARCHED_CLIPS = 512, 64  # as many as `ulzoo train` measures
 
@@ -16,22 +21,22 @@ def find_rate(
     bits: float | None,
     psnr: float | None,
     bias: float | None,
-    limit: int | None,
+    data: "DataOptions",
     device: str | None,
     json: bool,
 ) -> None:
-    """Search on validation data; print the loss factor, what it reaches, and a command that uses it.
+    """Search on validation data or others; print the loss factor, what it reaches, and a command that uses it.
 
     Args:
         name: of the model, as typed.
         bits, psnr: the target, one of the two.
         bias: of a model that was trained over a range of it.
-        limit: number of images or clips; 512 or 64 if None.
+        data: what to measure on; its limit is 512 images or 64 clips if None.
 
     Raises:
         ValueError: the model has one rate, or the target is outside of its range.
     """
-    from ulzoo.registry.runs.evaluate import DataOptions, Evaluation, EvaluationOptions
+    from ulzoo.registry.runs.evaluate import Evaluation, EvaluationOptions
     from ulzoo.registry.runs.rate_search import UNITS, find_loss_factor
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
@@ -41,8 +46,8 @@ def find_rate(
     if "loss_factor" not in export.model.rate_range:
         raise ValueError(f"{name}: was trained at one loss factor, so it has one rate")
     set_rate(name, export.model, bias=bias)
-    limit = limit or (SEARCHED_CLIPS if export.model.contract.video else SEARCHED_IMAGES)
-    evaluation = Evaluation.open(export, EvaluationOptions(DataOptions(limit=limit)), picked)
+    limit = data.limit or (SEARCHED_CLIPS if export.model.contract.video else SEARCHED_IMAGES)
+    evaluation = Evaluation.open(export, EvaluationOptions(replace(data, limit=limit)), picked)
     unit = examples(export.model.contract.size)
     with phase_progress(unit, quiet=False) as on_progress:
         search = find_loss_factor(export.model, evaluation, bits=bits, psnr=psnr, on_progress=on_progress)
@@ -57,6 +62,7 @@ def find_rate(
         f"{figures[metric]:.{digits}f} {UNITS[metric]}" for metric, digits in (("bits_per_pixel", 4), ("psnr_db", 2))
     )
     count = search.results["protocol"]["images"]
-    terminal.print(f"loss factor {search.loss_factor:g}: {reached}, on {count} {unit} of val", soft_wrap=True)
+    where = "your own" if data.images else evaluation.config.split
+    terminal.print(f"loss factor {search.loss_factor:g}: {reached}, on {count} {unit} of {where}", soft_wrap=True)
     print_cautions(terminal, search.results)
     terminal.print(f"\nnext  {command}", soft_wrap=True, markup=False)

@@ -24,6 +24,7 @@ EXAMPLES = """
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --psnr 27[/]    settings of 27 dB, the fewest bits first
   [cyan]ulzoo find runs/sweeps/table2_loss_factor --bits 0.06[/]  settings of 0.06 bits/pixel, the highest PSNR first
   [cyan]ulzoo find --model runs/a --bits 0.5[/]                   the loss factor of a variable-rate model
+  [cyan]ulzoo find --model emoji32_curve --psnr 27 --images photographs[/]
   [cyan]ulzoo find emoji32_tiny --bits 0.5 --pilot[/]             short trainings instead of a sweep; writes a spec
   [cyan]ulzoo find my.yaml --bits 0.5 --pilot --bias 4,5,6 --dry-run[/]
 """
@@ -45,10 +46,13 @@ def find(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Instead of a sweep, a trained variable-rate model, whose loss factor is searched on validation data.",
+            help="Instead of a sweep, a trained variable-rate model: its loss factor is searched, on validation data "
+            "or your own.",
             autocompletion=complete_models,
         ),
     ] = None,
+    images: options.Images = None,
+    data: options.Data = None,
     limit: evaluation_options.Limit = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     pilot: Annotated[
@@ -86,7 +90,11 @@ def find(
     With --pilot there need be no sweep: short trainings of stage 1 find the loss factor at which the full one is
     expected to reach a rate. It ends with a spec and an interval. Repeat the command to resume an interrupted pilot.
     """
-    _check_source(target, model, limit, pilot=pilot)
+    _check_source(target, model, pilot=pilot)
+    if model is None:
+        for option, value in {"--limit": limit, "--images": images, "--data": data}.items():
+            if value is not None:
+                raise ValueError(f"{option} goes with --model")
     of_pilots = {
         "--set": settings,
         "--share": share,
@@ -100,12 +108,14 @@ def find(
         raise ValueError(f"{given[0]} goes with --pilot")
     if model is not None:
         from ulzoo.cli.rate_search import find_rate
+        from ulzoo.registry.runs.evaluate import DataOptions
 
         biases = _parse_biases(bias)
         if len(biases) > 1:
             raise ValueError(f"--bias {bias}: one number with --model")
         the_bias = biases[0] if biases else None
-        find_rate(model, bits=bits, psnr=psnr, bias=the_bias, limit=limit, device=device, json=json)
+        measured = DataOptions(tuple(images or ()), tuple(data or ()), limit=limit)
+        find_rate(model, bits=bits, psnr=psnr, bias=the_bias, data=measured, device=device, json=json)
         return
     assert target is not None
     if not pilot:
@@ -126,7 +136,7 @@ def find(
     )
 
 
-def _check_source(target: str | None, model: str | None, limit: int | None, *, pilot: bool) -> None:
+def _check_source(target: str | None, model: str | None, *, pilot: bool) -> None:
     """Raise ValueError unless there is one place to search in."""
     if target is not None and model is not None:
         raise ValueError(f"{target} and --model {model}: give the folder of a sweep or a model, not both")
@@ -134,8 +144,6 @@ def _check_source(target: str | None, model: str | None, limit: int | None, *, p
         raise ValueError("--pilot trains a spec, --model is trained already: give one of them")
     if target is None and model is None:
         raise ValueError("give a spec" if pilot else "give the folder of a sweep, or a variable-rate model as --model")
-    if limit is not None and model is None:
-        raise ValueError("--limit goes with --model")
 
 
 def _run_pilot(

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.runs.export import save_export
@@ -82,6 +84,17 @@ def test_find_reaches_a_rate_and_a_psnr(ulzoo, model):
     assert printed.stdout.splitlines()[-1].startswith(f"next  ulzoo reconstruct {model} --loss-factor ")
 
 
+def test_find_on_your_own_images(ulzoo, model, here):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(here / f"{i}.png")
+    files = [argument for i in range(3) for argument in ("--images", f"{i}.png")]
+    curve = read(ulzoo("evaluate", model, *files, "--loss-factor", "1,4", "--json"))["curve"]
+    low, high = (row["figures"]["bits_per_pixel"] for row in curve)
+    found = ulzoo("find", "--model", model, *files, "--bits", (low + high) / 2)
+    assert found.exit_code == 0 and "on 3 images of your own" in found.stdout
+
+
 def test_pictures_at_a_loss_factor(ulzoo, model, here):
     factors = {"default": (), "middle": ("--loss-factor", 2), "low": ("--loss-factor", 1)}
     for command, names in (("reconstruct", factors), ("sample", ("middle", "low"))):
@@ -120,6 +133,7 @@ MISTAKES = {
     "find, no target": (("find", "--model", "MODEL"), "give one target"),
     "find, not finite": (("find", "--model", "MODEL", "--psnr", "nan"), "the target is not a finite number"),
     "find, a limit": (("find", "store", "--bits", "1", "--limit", "3"), "--limit goes with --model"),
+    "find, images": (("find", "store", "--bits", "1", "--images", "a.png"), "--images goes with --model"),
     "find, a share": (("find", "--model", "MODEL", "--bits", "1", "--share", "1"), "--share goes with --pilot"),
     "find, biases": (("find", "--model", "MODEL", "--bits", "1", "--bias", "1,2"), "one number with --model"),
 }
