@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types quick schema costs docs clean
+.PHONY: demo test lint types quick schema costs zoo docs clean
 
 demo: .venv/installed
 	$(BIN)/ulzoo train specs/emoji32_tiny.yaml --out runs/demo --fresh
@@ -35,6 +35,10 @@ schema: .venv/installed
 # The costs that `ulzoo list` prints, after a change of packaged specs or of networks.
 costs: .venv/installed
 	$(BIN)/python -m ulzoo.registry.zoo.overview
+
+# The page of the released models, with pictures.
+zoo: .venv/installed
+	$(BIN)/python -m benchmarks zoo
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -86,23 +86,25 @@ class DistilledDecoder(DiffusionModel):
         """
         x, diffusion = x - residual_mean(conditions, x.shape[1]), self.diffusion
         index, start, end = self._segments(len(x), generator, x.device)
-        steps = torch.arange(self.teacher_steps // min(self.steps) + 1, device=x.device) / max(self.teacher_steps, 1)
-        times = torch.maximum(start - steps[:, None], end)  # (n/min(k) + 1, B); a step of length 0 changes nothing
-        logsnrs = diffusion.schedule.logsnr(times)
+        logsnr = diffusion.schedule.logsnr(start)
         noise = randn_like(x, generator)
-        x_t = diffusion.add_noise(x, logsnr=logsnrs[0], noise=noise)
+        x_t = diffusion.add_noise(x, logsnr=logsnr, noise=noise)
         x_t = torch.where(expand_like(start == 1, x), noise, x_t)  # samplers start from pure noise
-        target = x if self.target == "data" else self._teacher_target(teacher, x_t, logsnrs, conditions)
-        prediction = self.predict(x_t, logsnrs[0], conditions._replace(step_count=index)).to(x_t.dtype)
-        x_hat = diffusion.to_x(prediction, x_t=x_t, logsnr=logsnrs[0])
+        target = x if self.target == "data" else self._teacher_target(teacher, x_t, (start, end), conditions)
+        prediction = self.predict(x_t, logsnr, conditions._replace(step_count=index)).to(x_t.dtype)
+        x_hat = diffusion.to_x(prediction, x_t=x_t, logsnr=logsnr)
         error = (x_hat - target).square().flatten(1).sum(1)
-        return error * (1 + logsnrs[0].exp()) if self.target == "data" else error  # 1/σ² = 1 + e^λ
+        return error * (1 + logsnr.exp()) if self.target == "data" else error  # 1/σ² = 1 + e^λ
 
     @torch.no_grad()
     def _teacher_target(
-        self, teacher: DiffusionModel, x_t: Tensor, logsnrs: Tensor, conditions: NetworkConditions
+        self, teacher: DiffusionModel, x_t: Tensor, segment: tuple[Tensor, Tensor], conditions: NetworkConditions
     ) -> Tensor:
-        """x* at x_t, (B, ...), if the teacher takes steps of DDIM between the logsnrs, (steps + 1, B)."""
+        """x* at x_t, (B, ...), if the teacher takes steps of DDIM from start to end of a segment, (B,) each."""
+        start, end = segment
+        steps = torch.arange(self.teacher_steps // min(self.steps) + 1, device=x_t.device) / self.teacher_steps
+        times = torch.maximum(start - steps[:, None], end)  # (n/min(k) + 1, B); a step of length 0 changes nothing
+        logsnrs = self.diffusion.schedule.logsnr(times)
 
         def denoise(x_t: Tensor, logsnr: Tensor) -> Tensor:
             prediction = teacher.predict(x_t, logsnr.flatten(), conditions).to(x_t.dtype)
