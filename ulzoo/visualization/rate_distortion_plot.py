@@ -10,6 +10,7 @@ from ulzoo.visualization.rate_plot import check_rate_plot
 
 COLOUR = "#0b6fb8"
 RATE = "bits_per_pixel"
+LONG = 40  # letters that fit beside an axis
 
 
 def save_rate_distortion_plot(
@@ -36,7 +37,7 @@ def save_rate_distortion_plot(
         for bits, value, factor in points:
             offset = (5, -11) if y[0] <= y[-1] else (5, 5)  # on the concave side of the curve
             axes.annotate(f"{factor:g}", (bits, value), offset, textcoords="offset points", fontsize=8, color="#444")
-        axes.set(xlabel="rate, bits/pixel", ylabel=label)
+        axes.set(xlabel="rate, bits/pixel", ylabel=label.replace(", ", ",\n") if len(label) > LONG else label)
         axes.margins(x=0.1, y=0.12)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,92 @@
+"""Release a trained run: its weights in float16 with codec and metrics, and its manifest with all that was measured.
+
+    python -m benchmarks release runs/emoji32_curve --command "ulzoo train emoji32_curve --device cpu" \\
+        --trained "55 minutes on one core of an AMD EPYC" [--samples 3000] [--notes FILE] [--out registry/zoo]
+
+The metrics are those of the rounded weights, on all validation data. With `--samples` a Fréchet distance of
+EfficientNet-Lite0 is measured of so many samples. Data and licence are those of the data set, in this file.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ulzoo.cli.display.progress import phase_progress
+from ulzoo.cli.display.terminal import console
+from ulzoo.files.atomic import sha256, write_text
+from ulzoo.registry.runs.evaluate import DistanceOptions, Evaluation, EvaluationOptions
+from ulzoo.registry.runs.export import Export, export, load_export, save_export
+from ulzoo.registry.zoo.release import ReleaseManifest
+
+ROOT = Path(__file__).parents[1]
+LICENSE = "Apache-2.0"
+DATA = {
+    "emoji3d": "3,061 training images of the embedded 3D emoji: Microsoft Fluent Emoji, MIT",
+    "emoji3d_video": "468 training clips of the embedded animated emoji: Microsoft Fluent Emoji, MIT",
+    "fashion_mnist": "60,000 training images of Fashion-MNIST (Xiao et al. 2017), MIT",
+}
+"""Training data and its authors, by kind."""
+
+
+def measured(loaded: Export, samples: int | None) -> dict[str, Any]:
+    """Metrics and their protocol on validation data."""
+    distance = DistanceOptions("fd_efficientnet_lite0", samples=samples) if samples else DistanceOptions()
+    evaluation = Evaluation.open(loaded, EvaluationOptions(distance=distance), loaded.model.device)
+    with phase_progress("images", quiet=False) as report:
+        return evaluation.run(loaded.model, on_progress=report)
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """Numbers of so many significant digits, in lists and dictionaries too."""
+    if isinstance(value, dict):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item, digits) for item in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
+def release(run: Path, out: Path, samples: int | None, texts: dict[str, str]) -> ReleaseManifest:
+    """Write `OUT/weights/NAME.safetensors` and `OUT/releases/NAME.yaml`."""
+    draft = run / "release.safetensors"
+    export(run, draft, "float16", codec=True)
+    results = measured(load_export(draft), samples)
+    loaded = load_export(draft)  # measuring prepares a model for inference
+    name = loaded.spec.name
+    weights = out / "weights" / f"{name}.safetensors"
+    kept = {key: results[key] for key in ("figures", "protocol")}
+    save_export(weights, loaded.model, loaded.spec, kept, "float16")
+    statistics, codec = loaded.model.latent_statistics, loaded.model.codec
+    manifest = ReleaseManifest(
+        name=name,
+        sha256={weights.name: sha256(weights)},
+        license=LICENSE,
+        data=DATA[loaded.spec.data.kind],
+        figures=rounded(results["figures"], 5),
+        protocol=results["protocol"],
+        latent_statistics=statistics and rounded(statistics.to_dict(), 6),
+        codec=codec and codec.to_dict(),
+        **texts,
+    )
+    heading = f"# The released model {name}; `ulzoo evaluate {name}` measures the figures again.\n"
+    write_text(out / "releases" / f"{name}.yaml", heading + manifest.to_yaml())
+    draft.unlink()
+    return manifest
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--command", required=True)
+    parser.add_argument("--trained", required=True)
+    parser.add_argument("--notes", type=Path)
+    parser.add_argument("--samples", type=int)
+    parser.add_argument("--out", type=Path, default=ROOT / "registry/zoo")
+    arguments = parser.parse_args()
+    notes = " ".join(arguments.notes.read_text(encoding="utf-8").split()) if arguments.notes else ""
+    texts = {"command": arguments.command, "trained": arguments.trained, "notes": notes}
+    manifest = release(arguments.run, arguments.out, arguments.samples, texts)
+    console().print(manifest.to_yaml(), highlight=False)
+
+
+if __name__ == "__main__":
+    main()

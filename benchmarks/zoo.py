@@ -1,0 +1,120 @@
+"""The zoo's page, docs/zoo.md, with its pictures: from the released weights and their manifests.
+
+    python -m benchmarks zoo [NAME ...] [--text-only]      or `make zoo`
+
+Each picture shows validation images, their reconstructions by the distilled decoder in all its steps and in one, and by
+the decoder that it was distilled from, and samples. Names draw these models' pictures again; the text is of all models.
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+
+from ulzoo.cli.display.terminal import scaled, short_shape
+from ulzoo.data import Source
+from ulzoo.files.atomic import write_atomically, write_text
+from ulzoo.model.unified_latents import UnifiedLatents
+from ulzoo.registry import open_model
+from ulzoo.registry.compile import open_source
+from ulzoo.registry.zoo.catalogue import WEIGHTS, releases
+from ulzoo.registry.zoo.overview import Entry, overview
+from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows
+from ulzoo.visualization.image_grid import GridRow, grid
+
+ROOT = Path(__file__).parents[1]
+PAGE, PICTURES = ROOT / "docs/zoo.md", ROOT / "docs/images/zoo"
+SHOWN = 12
+LABELS = {"emoji3d": "Smileys,People,Food", "fashion_mnist": "Sneaker,Bag,Dress"}
+"""The classes of which samples are shown, by kind of data."""
+HEADING = """# The zoo: released models
+
+Trained on CPU cores, and small enough to be part of the package: `ulzoo.load("NAME")` reads them without a network, and
+`ulzoo evaluate NAME` measures the figures again. `make zoo` writes this page from the weights and their manifests in
+`registry/zoo/releases`, which contain the protocols. Rates are upper bounds on the bits in the latent z_0, ± one
+standard error; PSNR and SSIM are of reconstructions of validation data.
+"""
+
+
+def picture(name: str) -> Image.Image:
+    """Originals, reconstructions and samples of a released model of images."""
+    released = open_model(name)
+    model, source = released.model, open_source(released.spec, "val")
+    rows = reconstructions(model, source)
+    labels = LABELS[released.spec.data.kind] if model.contract.num_classes else None
+    rows += sample_rows({"samples": model}, SampleRequest(2 * SHOWN))
+    if labels:
+        rows += sample_rows({"samples, guidance 2": model}, SampleRequest(3 * SHOWN, labels=labels, guidance=2.0))
+    return grid(rows, min_side=64)
+
+
+def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
+    """Originals, and reconstructions by each decoder."""
+    if model.distilled is None:
+        return reconstruction_rows({"reconstructions": model}, source, SHOWN)
+    several = reconstruction_rows({"distilled decoder": model}, source, SHOWN)
+    one = reconstruction_rows({"distilled decoder, one step": model}, source, SHOWN, steps=1)
+    teacher = reconstruction_rows({"decoder": model}, source, SHOWN, network="decoder")
+    return [*several, one[1], teacher[1]]
+
+
+def section(entry: Entry) -> str:
+    """A released model in words and figures."""
+    manifest = releases()[entry.name]
+    figures, size = manifest.figures, (WEIGHTS / manifest.weights).stat().st_size
+    rates = {
+        name: f"{figures[key]:.3f} ± {figures[f'{key}_se']:.3f} bits/pixel"
+        for name, key in (("prior", "bits_per_pixel"), ("base", "base_bits_per_pixel"))
+    }
+    rows = {
+        "data": manifest.data,
+        "size, latent": f"{short_shape(entry.resolution)}, {'×'.join(map(str, entry.latent))}",
+        "rate by prior, by base": f"{rates['prior']}, {rates['base']}",
+        "PSNR, SSIM": f"{figures['psnr_db']:.2f} dB, {figures['ssim']:.3f}",
+    }
+    if "gfd_efficientnet_lite0" in figures:
+        distances = [f"{figures[f'{kind}_efficientnet_lite0']:.0f}" for kind in ("rfd", "gfd")]
+        count = manifest.protocol["generated"]["samples"]
+        network = "EfficientNet-Lite0's features, not FID"
+        rows["Fréchet distances"] = f"{distances[0]} (reconstructions), {distances[1]} ({count:,} samples); {network}"
+    if entry.loss_factors:
+        low, high = entry.loss_factors
+        rows["loss factors"] = f"{low:g} to {high:g}; the figures are of the middle"
+    rows |= {
+        "parameters, file": f"{scaled(entry.parameters)}, {scaled(size, 'B')}",
+        "trained": manifest.trained,
+        "by": f"`{manifest.command}`",
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    link = f"[manifest](../registry/zoo/releases/{entry.name}.yaml)"
+    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{entry.name}.png)"
+    if entry.loss_factors:
+        image += f"\n\n![{entry.name}: PSNR against rate](../benchmarks/results/{entry.name}.png)"
+    return f"## {entry.name}\n\n{manifest.notes} ({link})\n\n| | |\n|---|---|\n{table}\n\n{image}\n"
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Save a picture with 256 colours, which take a third of the space."""
+    write_atomically(path, lambda temporary: sheet.quantize(256).save(temporary, format="PNG", optimize=True))
+    print(path)
+
+
+def text() -> str:
+    """The page."""
+    return "\n".join([HEADING, *(section(entry) for entry in overview(pretrained=True))])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--text-only", action="store_true")
+    arguments = parser.parse_args()
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name in [] if arguments.text_only else arguments.names or releases():
+        save(picture(name), PICTURES / f"{name}.png")
+    write_text(PAGE, text())
+    print(PAGE)
+
+
+if __name__ == "__main__":
+    main()
