@@ -9,6 +9,7 @@ EfficientNet-Lite0 is measured of so many samples. Data and licence are those of
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ulzoo.cli.display.progress import phase_progress
@@ -45,14 +46,16 @@ def rounded(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
-def release(run: Path, out: Path, samples: int | None, texts: dict[str, str]) -> ReleaseManifest:
-    """Write `OUT/weights/NAME.safetensors` and `OUT/releases/NAME.yaml`."""
-    draft = run / "release.safetensors"
-    export(run, draft, "float16", codec=True)
-    results = measured(load_export(draft), samples)
-    loaded = load_export(draft)  # measuring prepares a model for inference
+def release(trained: Path, out: Path, samples: int | None, texts: dict[str, str]) -> ReleaseManifest:
+    """Write `OUT/weights/NAME.safetensors` and `OUT/releases/NAME.yaml` of a run or an exported file."""
+    with TemporaryDirectory() as folder:
+        rounded_weights = Path(folder) / "model.safetensors"
+        export(trained, rounded_weights, "float16", codec=True)
+        results = measured(load_export(rounded_weights), samples)
+        loaded = load_export(rounded_weights)  # measuring prepares a model for inference
     name = loaded.spec.name
     weights = out / "weights" / f"{name}.safetensors"
+    weights.parent.mkdir(parents=True, exist_ok=True)
     kept = {key: results[key] for key in ("figures", "protocol")}
     save_export(weights, loaded.model, loaded.spec, kept, "float16")
     statistics, codec = loaded.model.latent_statistics, loaded.model.codec
@@ -68,14 +71,14 @@ def release(run: Path, out: Path, samples: int | None, texts: dict[str, str]) ->
         **texts,
     )
     heading = f"# The released model {name}; `ulzoo evaluate {name}` measures the figures again.\n"
+    (out / "releases").mkdir(exist_ok=True)
     write_text(out / "releases" / f"{name}.yaml", heading + manifest.to_yaml())
-    draft.unlink()
     return manifest
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("trained_model", metavar="RUN", type=Path, help="a run directory or an exported file")
     parser.add_argument("--command", required=True)
     parser.add_argument("--trained", required=True)
     parser.add_argument("--notes", type=Path)
@@ -84,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     notes = " ".join(arguments.notes.read_text(encoding="utf-8").split()) if arguments.notes else ""
     texts = {"command": arguments.command, "trained": arguments.trained, "notes": notes}
-    manifest = release(arguments.run, arguments.out, arguments.samples, texts)
+    manifest = release(arguments.trained_model, arguments.out, arguments.samples, texts)
     console().print(manifest.to_yaml(), highlight=False)
 
 
