@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import SPECS, find_specs, find_sweeps, spec_from_source
-from ulzoo.registry.spec.schema import Spec, diff
+from ulzoo.registry.spec.schema import MACHINE_KEYS, Spec, diff
 from ulzoo.registry.spec.sweep import is_sweep, load_sweep
 from ulzoo.registry.spec.yaml_source import SpecError, dump_yaml, parse_overrides, parse_yaml
 from ulzoo.registry.zoo import hub
@@ -159,8 +159,10 @@ def read_trained_spec(name_or_path: str, overrides: Iterable[str] = ()) -> tuple
     return spec_from_source(source, parse_overrides(overrides)), metadata
 
 
-FOR_ANY_WEIGHTS = re.compile(r"(description|train|sample|decoder\.weighting|base\.weighting)(\.|$)")
-"""Keys of a spec that may differ from those of weights: how these are trained and sampled from."""
+FOR_ANY_WEIGHTS = re.compile(
+    rf"(description|train|sample|decoder\.weighting|base\.weighting|data\.({'|'.join(MACHINE_KEYS)}))(\.|$)"
+)
+"""Keys of a spec that may differ from those of weights: how these are trained and sampled from, where the data is."""
 
 
 def create_model(
