@@ -11,7 +11,7 @@ from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.runtime.devices import device_memory, effective_precision
+from ulzoo.runtime.devices import Precision, device_memory, effective_precision
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
 
@@ -39,8 +39,8 @@ class StagePlan:
     machines: Machines | None
     steps: int
     batch_size: int
-    requested_precision: str
-    precision: str
+    requested_precision: Precision
+    precision: Precision
     flops_per_image: int
     parts: int
     shards: int

@@ -39,9 +39,10 @@ RELEASED = "released:"
 
 @cache
 def releases() -> dict[str, ReleaseManifest]:
-    """The manifests of the released models by name."""
-    manifests = [read_manifest(path, path.name) for folder in RELEASES for path in sorted(folder.glob("*.yaml"))]
-    return {manifest.name: manifest for manifest in reversed(manifests)}
+    """The manifests of the released models by name, in alphabetical order."""
+    manifests = [read_manifest(path, path.name) for folder in RELEASES for path in folder.glob("*.yaml")]
+    by_name = {manifest.name: manifest for manifest in reversed(manifests)}
+    return dict(sorted(by_name.items()))
 
 
 def list_models(pattern: str = "*", pretrained: bool | None = None) -> list[str]:

@@ -160,7 +160,7 @@ def test_equal_blocks_fold():
 def test_list(ulzoo):
     result = ulzoo("list", "emoji32*")
     assert result.exit_code == 0 and "emoji32_tiny" in result.stdout and "imagenet" not in result.stdout
-    entry = json.loads(ulzoo("list", "emoji32*", "--json").stdout)[0]
+    entry = json.loads(ulzoo("list", "emoji32_t*", "--json").stdout)[0]
     assert entry["name"] == "emoji32_tiny" and entry["resolution"] == [32, 32]
     assert entry["pretrained"] == ("emoji32_tiny" in library.list_models(pretrained=True))
 

@@ -15,11 +15,11 @@ def completed(line: str) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "names"),
     [
-        ("ulzoo train emoji32", ["emoji32_tiny"]),
+        ("ulzoo train emoji32", ["emoji32_curve", "emoji32_tiny"]),
         ("ulzoo show imagenet512_s", ["imagenet512_small"]),
-        ("ulzoo sample emo", ["emoji32_tiny"]),
-        ("ulzoo evaluate emo", ["emoji32_tiny"]),
-        ("ulzoo encode emo", ["emoji32_tiny"]),
+        ("ulzoo sample emoji32", ["emoji32_curve", "emoji32_tiny"]),
+        ("ulzoo evaluate emoji32", ["emoji32_curve", "emoji32_tiny"]),
+        ("ulzoo encode emoji32", ["emoji32_curve", "emoji32_tiny"]),
         ("ulzoo trai", ["train"]),
         ("ulzoo train nothing-of-this-name", []),
     ],

@@ -91,8 +91,8 @@ def test_find_on_your_own_images(ulzoo, model, here):
     files = [argument for i in range(3) for argument in ("--images", f"{i}.png")]
     curve = read(ulzoo("evaluate", model, *files, "--loss-factor", "1,4", "--json"))["curve"]
     low, high = (row["figures"]["bits_per_pixel"] for row in curve)
-    found = ulzoo("find", "--model", model, *files, "--bits", (low + high) / 2)
-    assert found.exit_code == 0 and "on 3 images of your own" in found.stdout
+    search = ulzoo("find", "--model", model, *files, "--bits", (low + high) / 2)
+    assert search.exit_code == 0 and "on 3 images of your own" in search.stdout
 
 
 def test_pictures_at_a_loss_factor(ulzoo, model, here):
