@@ -17,7 +17,7 @@ from ulzoo.cli.display.terminal import console
 from ulzoo.files.atomic import sha256, write_text
 from ulzoo.registry.runs.evaluate import DistanceOptions, Evaluation, EvaluationOptions
 from ulzoo.registry.runs.export import Export, export, load_export, save_export
-from ulzoo.registry.zoo.release import ReleaseManifest
+from ulzoo.registry.zoo.release import ReleaseManifest, describe
 
 ROOT = Path(__file__).parents[1]
 LICENSE = "Apache-2.0"
@@ -58,15 +58,14 @@ def release(trained: Path, out: Path, samples: int | None, texts: dict[str, str]
     weights.parent.mkdir(parents=True, exist_ok=True)
     kept = {key: results[key] for key in ("figures", "protocol")}
     save_export(weights, loaded.model, loaded.spec, kept, "float16")
-    statistics, codec = loaded.model.latent_statistics, loaded.model.codec
+    released = load_export(weights)
+    fields, codec = describe(released), released.model.codec
+    digits = {"figures": 5, "latent_statistics": 6}
     manifest = ReleaseManifest(
-        name=name,
+        **{key: rounded(value, digits[key]) if key in digits else value for key, value in fields.items()},
         sha256={weights.name: sha256(weights)},
         license=LICENSE,
         data=DATA[loaded.spec.data.kind],
-        figures=rounded(results["figures"], 5),
-        protocol=results["protocol"],
-        latent_statistics=statistics and rounded(statistics.to_dict(), 6),
         codec=codec and codec.to_dict(),
         **texts,
     )

@@ -32,6 +32,7 @@ from ulzoo.registry.spec.sections import DiffusionConfig, NetworkConfig
 from ulzoo.registry.spec.yaml_source import SpecError
 from ulzoo.runtime.messages import list_texts
 from ulzoo.runtime.seeds import derive_seed
+from ulzoo.training.parametrisation import scale_initial_weights, trained_networks
 
 
 def data_contract(spec: Spec, stage: Stage | None = None) -> DataContract:
@@ -139,8 +140,6 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
     model.config = spec
     for stage in spec.stages:
         if (proxy := compile_proxy(spec, stage)) is not None:
-            from ulzoo.training.parametrisation import scale_initial_weights, trained_networks
-
             with _located(spec, f"train.{stage}.parametrisation"):
                 scale_initial_weights(trained_networks(model, stage), proxy)
     return model.eval()
@@ -153,8 +152,6 @@ def compile_proxy(spec: Spec, stage: Stage) -> nn.ModuleDict | None:
     """
     if (proxy := proxy_spec(spec, stage)) is None:
         return None
-    from ulzoo.training.parametrisation import trained_networks  # imports timm, which takes seconds
-
     try:
         return trained_networks(compile_model(proxy, "meta"), stage)
     except SpecError as error:

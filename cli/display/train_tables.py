@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ulzoo.registry import Spec
+    from ulzoo.registry.cost.accelerators import Machines
     from ulzoo.registry.cost.plan import Plan, StagePlan
     from ulzoo.registry.cost.summary import ModelSummary
     from ulzoo.registry.runs.train import RunResult
+    from ulzoo.runtime.devices import Precision
 
 
 def stage_line(stage: "StagePlan", kind: str) -> str:
@@ -48,8 +50,8 @@ def print_plan(console: "Console", spec: "Spec", plan: "Plan", device: str, proc
         console.print(init_line(spec.init))
     for path, message in warmup_cautions(spec, [planned.stage for planned in plan.stages]):
         console.print(f"caution: {path}: {message}", soft_wrap=True)
-    for line in _assumptions(plan.stages[0]):
-        console.print(line, style="dim", soft_wrap=True)
+    if machines := plan.stages[0].machines:
+        console.print(_assumptions(machines, plan.stages[0].precision), style="dim", soft_wrap=True)
     console.print(f"{three_digits(plan.flops / 1e15)} PFLOPs in total; nothing was written")
 
 
@@ -103,7 +105,7 @@ def _times(stages: "Sequence[StagePlan]") -> dict[str, list[str]]:
     rows: dict[str, list[str]] = {}
     for stage in stages:
         if machines := stage.machines:
-            step = step_time(stage, machines)
+            step = step_time(stage)
             seconds = stage.steps * step.total
             cells = {
                 "time, about": duration(seconds),
@@ -116,18 +118,16 @@ def _times(stages: "Sequence[StagePlan]") -> dict[str, list[str]]:
     return rows
 
 
-def _assumptions(stage: "StagePlan") -> list[str]:
+def _assumptions(machines: "Machines", precision: "Precision") -> str:
     """What times on accelerators assume."""
     from ulzoo.registry.cost.step_time import MFU
 
-    if not stage.machines:
-        return []
-    accelerator = stage.machines.accelerator
-    peak = f"{accelerator.peak(stage.precision) / 1e12:g} TFLOP/s in {stage.precision}"
-    return [
+    accelerator = machines.accelerator
+    peak = f"{accelerator.peak(precision) / 1e12:g} TFLOP/s in {precision}"
+    return (
         f"Times assume {MFU:.0%} of the peak, {peak} (not measured; less in small models), and collectives behind the "
         f"backward pass. Energy is {accelerator.watts:g} W each, without hosts and cooling."
-    ]
+    )
 
 
 def _precision(stage: "StagePlan") -> str:

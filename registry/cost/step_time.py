@@ -44,24 +44,28 @@ class StepTime:
         return self.compute + self.optimizer + self.exposed
 
 
-def step_time(stage: StagePlan, machines: Machines) -> StepTime:
-    """The time of a step of one stage, with one process for each accelerator."""
+def step_time(stage: StagePlan) -> StepTime:
+    """The time of a step of one stage on the accelerators that it is planned for, with one process for each."""
+    assert stage.machines
+    machines = stage.machines
     accelerator, weights = machines.accelerator, stage.memory.weights
     flops = stage.batch_size * stage.flops_per_image / machines.count
     share = stage.memory.largest_shard(stage.shards)
     return StepTime(
         compute=flops / (MFU * accelerator.peak(stage.precision)),
         optimizer=OPTIMIZER_BYTES * weights * share / accelerator.bandwidth,
-        collectives=bytes_sent(stage, machines.count) / machines.bandwidth,
+        collectives=bytes_sent(stage) / machines.bandwidth,
     )
 
 
-def bytes_sent(stage: StagePlan, processes: int) -> float:
-    """Bytes that a process sends in a step, by rings: each of `processes` - 1 others' share passes through it.
+def bytes_sent(stage: StagePlan) -> float:
+    """Bytes that a process sends in a step, by rings: the share of each of the n - 1 others passes through it.
 
     DDP reduces gradients in fp32 and gathers the sums: twice their bytes. FSDP gathers the weights, in bf16 or fp32,
     for the forward and again for the backward pass, and reduces the gradients to shards.
     """
+    assert stage.machines
+    processes = stage.machines.count
     weight_bytes = 2 if stage.precision == "bf16" else 4
     per_weight = 2 * weight_bytes + GRADIENT_BYTES if stage.shards > 1 else 2 * GRADIENT_BYTES
     return per_weight * stage.memory.weights * (processes - 1) / processes

@@ -16,7 +16,7 @@ from ulzoo.registry.spec.schema import Spec
 from ulzoo.registry.spec.yaml_source import dump_yaml
 from ulzoo.registry.zoo.catalogue import trained_file
 from ulzoo.registry.zoo.hub import MANIFEST, SPEC, Address, api, hub_errors
-from ulzoo.registry.zoo.release import ReleaseManifest
+from ulzoo.registry.zoo.release import ReleaseManifest, describe
 from ulzoo.version import __version__
 
 WEIGHTS, README, CONFIG = "model.safetensors", "README.md", "config.json"
@@ -88,16 +88,12 @@ def repository_files(path: Path, address: str, license: str = "") -> RepositoryF
     model = load_export(path)
     parts = files_of(path)
     weights = {file.name: file for file in parts} if len(parts) > 1 else {WEIGHTS: path}  # an index names its parts
-    spec, statistics = model.spec.to_yaml(), model.model.latent_statistics
+    spec = model.spec.to_yaml()
     manifest = ReleaseManifest(
-        name=model.spec.name,
+        **describe(model),
         sha256={name: sha256(file) for name, file in weights.items()}
         | {SPEC: hashlib.sha256(spec.encode()).hexdigest()},
         license=license or NO_LICENSE,
-        init={"model": init.model, "sha256": init.sha256 or ""} if (init := model.spec.init) else None,
-        figures=model.results.get("figures", {}),
-        protocol=model.results.get("protocol", {}),
-        latent_statistics=None if statistics is None else statistics.to_dict(),
     )
     config = {"library_name": "ulzoo", "model_type": MODEL_TYPE, "ulzoo_version": __version__}
     texts = {

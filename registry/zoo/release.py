@@ -2,13 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ulzoo.files.atomic import sha256
 from ulzoo.registry.spec.errors import validated
 from ulzoo.registry.spec.yaml_source import dump_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from ulzoo.registry.runs.export import Export
 
 FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -60,6 +63,18 @@ class ReleaseManifest(BaseModel):
         """As YAML for `read_manifest`, without empty fields."""
         keys = self.model_dump(mode="json")
         return dump_yaml({key: value for key, value in keys.items() if value not in ("", None)})
+
+
+def describe(export: "Export") -> dict[str, Any]:
+    """The fields of a manifest that an export knows of itself."""
+    init, statistics = export.spec.init, export.model.latent_statistics
+    return {
+        "name": export.spec.name,
+        "init": {"model": init.model, "sha256": init.sha256 or ""} if init else None,
+        "figures": export.results.get("figures", {}),
+        "protocol": export.results.get("protocol", {}),
+        "latent_statistics": None if statistics is None else statistics.to_dict(),
+    }
 
 
 def read_manifest(path: Path, shown: str) -> ReleaseManifest:

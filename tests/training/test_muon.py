@@ -11,7 +11,8 @@ from timm.optim.muon import _is_suitable_for_muon
 from torch import nn
 
 from ulzoo.training import optimizers as muon
-from ulzoo.training.optimizers import Muon, is_matrix, orthogonalize
+from ulzoo.training.matrices import is_matrix
+from ulzoo.training.optimizers import Muon, orthogonalize
 
 
 class Net(nn.Module):

@@ -15,9 +15,7 @@ from torch.optim.adamw import adamw
 
 from ulzoo.runtime.devices import product_dtype
 from ulzoo.training.config import StageConfig
-
-KERNELS = (nn.Linear, nn.Conv2d, nn.Conv3d)
-"""Modules whose weight, a matrix (out, in, …), decays."""
+from ulzoo.training.matrices import KERNELS, is_matrix, rows_and_columns
 
 
 def build_optimizer(
@@ -236,18 +234,6 @@ class Muon(torch.optim.Optimizer):
 
 def gradients(parameters: list[Tensor]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
-
-
-def is_matrix(parameter: Tensor) -> bool:
-    """Whether Muon updates a parameter: timm's rule, which excludes positions (1, n, d) and depthwise kernels."""
-    if parameter.ndim < 2 or 1 in parameter.shape[:2]:
-        return False
-    small, large = sorted(rows_and_columns(parameter.shape))
-    return small >= 4 and large <= 128 * small
-
-
-def rows_and_columns(shape: torch.Size) -> tuple[int, int]:
-    return shape[0], shape[1:].numel()
 
 
 def orthogonalize(momenta: Tensor, eps: float) -> Tensor:

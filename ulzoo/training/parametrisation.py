@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ulzoo.model.contract import Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.nn.transformer import Attention, CrossAttention
-from ulzoo.training.optimizers import KERNELS, is_matrix, rows_and_columns
+from ulzoo.training.matrices import KERNELS, is_matrix, rows_and_columns
 
 
 def learning_rate_scales(networks: nn.Module, proxy: nn.Module, optimizer: str) -> list[float]:

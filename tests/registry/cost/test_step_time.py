@@ -36,14 +36,14 @@ def test_a_step_is_the_sum_of_its_parts(kind, tiny):
     machines = Machines(2, ACCELERATORS["a100"])
     spec = tiny(f"train.parallel.kind={kind}", "train.base.precision=bf16")
     stage = plan_training(spec, "base", CPU, 2, machines).stages[0]
-    step, weights = step_time(stage, machines), stage.memory.weights
+    step, weights = step_time(stage), stage.memory.weights
     assert stage.precision == "bf16"
     assert stage.device_memory == 80e9
     assert weights == sum(plan_training(spec, "base", CPU).summary.parameters[name] for name in ("base",))
     assert step.compute == pytest.approx(stage.batch_size * stage.flops_per_image / 2 / (MFU * 312e12))
     assert step.optimizer >= 44 * weights / (1 if kind == "ddp" else 2) / 2.039e12
-    assert bytes_sent(stage, 2) == weights * 8 / 2  # DDP: all-reduce in fp32; FSDP: 2 + 2 bytes gathered, 4 reduced
-    assert step.collectives == bytes_sent(stage, 2) / 300e9
+    assert bytes_sent(stage) == weights * 8 / 2  # DDP: all-reduce in fp32; FSDP: 2 + 2 bytes gathered, 4 reduced
+    assert step.collectives == bytes_sent(stage) / 300e9
     assert step.total == step.compute + step.optimizer + max(0, step.collectives - 2 / 3 * step.compute)
     assert kilowatt_hours(3600, machines) == pytest.approx(0.8)
 

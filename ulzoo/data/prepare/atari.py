@@ -17,7 +17,7 @@ from PIL import Image
 
 from ulzoo.data.prepare.pack import PackConfig, Progress, pack
 from ulzoo.data.prepare.transcode import VideoEncoding, encode_mp4
-from ulzoo.data.storage.manifest import MANIFEST, SplitSummary, read_splits
+from ulzoo.data.storage.manifest import MANIFEST, SplitSummary, describe_changes, read_splits
 from ulzoo.data.storage.shard_index import write_index
 from ulzoo.data.videos.atari import BURN_IN, FRAME_SKIP, FRAMES_PER_SECOND, GAMES, Atari, Emulator, open_emulator
 from ulzoo.runtime.seeds import derive_seed
@@ -207,7 +207,7 @@ def _examples(encoding: RolloutEncoding, split: str, count: int) -> list[Rollout
 def _check_other_splits(config: PackConfig) -> None:
     settings = config.encoding.settings()
     for split, entry in read_splits(config.out / MANIFEST).items():
-        old = entry.get("settings", {})
-        if split != config.split and (keys := [key for key in settings if old.get(key) != settings[key]]):
-            changes = "; ".join(f"{key} was {old.get(key)}, now {settings[key]}" for key in keys)
+        stored = entry.get("settings", {})
+        old = {key: stored.get(key) for key in settings}
+        if split != config.split and (changes := describe_changes(old, settings)):
             raise ValueError(f"{config.out}: {split} was prepared with other settings: {changes}; choose another OUT")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,10 +87,7 @@ class Manifest:
         """
         folder = self.path.parent
         if split in self.splits:
-            old = self.splits[split]["settings"]
-            keys = [key for key in {**old, **settings} if old.get(key) != settings.get(key)]
-            if keys:
-                changes = "; ".join(f"{key} was {old.get(key)}, now {settings.get(key)}" for key in keys)
+            if changes := describe_changes(self.splits[split]["settings"], settings):
                 raise ValueError(f"{folder}: {split} was prepared with other settings: {changes}; choose another --out")
         elif stray := next(folder.glob(f"{split}-*{self.suffix}"), None):
             raise ValueError(f"{stray}: not listed in a {MANIFEST}; choose another --out")
@@ -113,6 +110,12 @@ class Manifest:
 
     def _write(self) -> None:
         write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
+
+
+def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The settings that differ, for an error message; "" if none does."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in keys)
 
 
 @contextlib.contextmanager
