@@ -73,6 +73,8 @@ def metrics_table(metrics: Mapping[str, Any]) -> "Table":
     for name, title in VIDEO_DISTANCES.items():
         if name in metrics:
             table.add_row(title, f"{metrics[name]:.4g}")
+            if f"{name}_copy_last" in metrics:
+                table.add_row("  of the last context frame, repeated", f"{metrics[f'{name}_copy_last']:.4g}")
     for name, value in metrics.items():
         if clips := CLIP_PROTOCOL.fullmatch(name):
             features, side, folds, samples = clips.groups(default="")

@@ -77,11 +77,13 @@ def test_context_frames_are_the_reference_s_and_are_compared():
     options = {"data": {"kind": "x"}, "split": "train", "batch_size": 4}
     results = measured(model, features, **options, on_progress=lambda *done: progress.append(done))
     assert model.calls == [(4, 2), (4, 2), (2, 2)]
-    real, generated = torch.cat(features.inputs[::2]), torch.cat(features.inputs[1::2])  # of each batch that is read
+    real, generated, copied = (torch.cat(features.inputs[i::3]) for i in range(3))  # of each batch that is read
+    assert torch.equal(copied, generated)  # this model repeats the last frame
     assert torch.equal(real, source().images) and torch.equal(generated[:, :, :2], real[:, :, :2])
     assert progress == [(4, 10), (8, 10), (10, 10)]
     x, y = (Means()(clips).double() for clips in (real, generated))
-    assert results["figures"] == {"fd_means": pytest.approx(distance(x, y), rel=1e-3)}
+    expected = pytest.approx(distance(x, y), rel=1e-3)
+    assert results["figures"] == {"fd_means": expected, "fd_means_copy_last": expected}
     assert results["figures"]["fd_means"] > 0.1
     protocol = results["protocol"]
     assert json.loads(json.dumps(results)) == results
@@ -97,7 +99,7 @@ def test_context_frames_repeat_if_the_reference_has_fewer_clips():
     model, features = Model(context_frames=1), Means()
     protocol = measured(model, features, reference=source(5), clips=12, batch_size=4)["protocol"]
     assert (protocol["clips"], protocol["reference_clips"]) == (12, 5)
-    generated = torch.cat([*features.inputs[1:4:2], *features.inputs[4:]])
+    generated = torch.cat([*features.inputs[1:6:3], *features.inputs[6:]])
     assert generated[:, 0, 0, 0, 0].tolist() == [10 * (i % 5) for i in range(12)]
 
 

@@ -30,7 +30,7 @@ from ulzoo.evaluation.frechet import DISTANCE, FeatureStatistics, bias_caution, 
 from ulzoo.evaluation.protocol import Protocol, clip_fields, count_skipped
 from ulzoo.evaluation.sampling_bias import expected_bias, find_bias_cautions
 from ulzoo.media.pixels import to_uint8
-from ulzoo.model.conditioning import SampleOptions
+from ulzoo.model.conditioning import SampleOptions, repeat_last_frame
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.seeds import derive_seed
 
@@ -64,7 +64,8 @@ def generation_distance(
 
     Returns:
         {"figures": {features.name}, "protocol", "cautions"}, ready for JSON, or the result of `protocol_distance`; {}
-        in all processes but the main one. "cautions" says if a good part of the distance is the bias of so few clips.
+        in all processes but the main one. If clips are continued, also `NAME_copy_last`, the distance of clips that
+        repeat the last context frame. "cautions" says if a good part of the distance is the bias of so few clips.
         If there are no more clips than dimensions, which leaves a covariance singular and the distance far too large,
         it warns, and the protocol contains a caution.
 
@@ -92,13 +93,15 @@ def generation_distance(
     identity = {"batch_size": batch_size, **protocol, **config.shared_fields(model)}
     counter = ProgressCounter(clips if context else compared + clips, on_progress)
 
-    real, generated = FeatureStatistics(features.dimension), FeatureStatistics(features.dimension)
-    partial = execution.partial_results({"real": real, "generated": generated}, model, identity)
+    real, generated, copied = (FeatureStatistics(features.dimension) for _ in range(3))
+    partial = execution.partial_results({"real": real, "generated": generated, "copied": copied}, model, identity)
     shared = SharedPass(source, batch_size, compared, partial, counter.execution(execution, compared))
     for batch, numbers in shared.batches():
         real.add(features(to_uint8(batch["x"])))
         if context:
-            generated.add(features(_sampled(model, config, numbers, batch["x"][:, :, :context])))
+            frames = batch["x"][:, :, :context]
+            generated.add(features(_sampled(model, config, numbers, frames)))
+            copied.add(features(to_uint8(repeat_last_frame(frames, contract.size[0]))))
 
     if (missing := clips - generated.count) > 0:
         start, more = generated.count, FeatureStatistics(features.dimension)
@@ -117,15 +120,18 @@ def generation_distance(
     if not execution.processes.is_main:
         return {}
     distance = frechet_distance(real, generated)
+    figures = {features.name: distance}
+    if context:
+        figures[f"{features.name}_copy_last"] = frechet_distance(real, copied)
     counts = {"samples": generated.count, "references": real.count}
     protocol |= {
-        "figures": [features.name],
+        "figures": list(figures),
         "reference_clips": real.count,
         **count_skipped(shared.skipped),
         **bias_caution(features.name, min(counts.values()), features.dimension, kind="clips"),
     }
     return {
-        "figures": {features.name: distance},
+        "figures": figures,
         "protocol": Protocol(**protocol),
         "cautions": find_bias_cautions(features.name, distance, real, **counts, kind="clips"),
     }
