@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmarks.measuring import parser, prepare, publish, timed
+from benchmarks.pictures import save_figure
 from ulzoo.coding.stream import read_header
 from ulzoo.data import in_order
 from ulzoo.data.images.preprocess import to_pil
@@ -174,8 +175,7 @@ def plot(content: dict[str, Any], path: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small")
     figure.suptitle(f"emoji32_tiny, {content['images']} validation emoji", fontsize="medium")
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=150)
+    save_figure(figure, path.with_suffix(".png"), dpi=150)
 
 
 def main() -> int:

@@ -6,7 +6,7 @@
 Forward and backward, in bf16 where the device has it. Resolution and latent channels: stage 1 with the networks of
 emoji64_small; tokens and depth: its prior. The points of an axis take turns, in batches of `--scale` times 256² pixels,
 4096 tokens, or, along depth, 16 examples of 64 tokens. Lines through the logarithms of time and of FLOPs over those of
-the axis give two exponents. Writes costs.json, costs.png and costs.svg. Exit status 1 if the exponent of time exceeds
+the axis give two exponents. Writes costs.json and costs.png. Exit status 1 if the exponent of time exceeds
 that of FLOPs by more than 0.1.
 """
 
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.measuring import Spread, by_turns, parser, prepare, publish
+from benchmarks.pictures import save_figure
 from benchmarks.rivals import forward_flops
 from ulzoo.model.losses import StageLoss
 from ulzoo.nn import DenoiserInputs, ViT
@@ -134,8 +135,7 @@ def plot(results: list[dict[str, Any]], where: str, path: Path) -> None:
             axes.set_ylim(min(seconds) / 3, max(seconds) * 3)
     panels[0].set_ylabel("seconds per example")
     figure.suptitle(f"forward and backward on {where}", fontsize=10)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=140)
+    save_figure(figure, path.with_suffix(".png"))
 
 
 def main() -> int:

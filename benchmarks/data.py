@@ -1,6 +1,6 @@
 """Images a second of `kind: webdataset` beside bare webdataset, and of base training on latents beside images.
 
-    python benchmarks/data.py [--images 400] [--rounds 30] [--steps 40] [--out benchmarks/results/data.json]
+    python -m benchmarks data [--images 400] [--rounds 30] [--steps 40] [--out benchmarks/results/data.json]
 
 The shards contain emoji, enlarged to 256×256 with noise added, as JPEGs of quality 95 and as PNGs, packed by `ulzoo
 prepare`. The bare loader is `webdataset.WebDataset(shards).decode("rgb8")`, which reads the same files sequentially and

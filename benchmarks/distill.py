@@ -5,7 +5,7 @@
 Decodes the same z_0 of validation images with the same noise by the distilled decoder in each of its step counts, and
 by the decoder it comes from with the samplers DDPM and DDIM. The distance is that of reconstructions from the same
 images, of the features of EfficientNet-Lite0: it is NOT FID. Time is measured in rounds, of 16 images. Writes
-distill_MODEL.json, .png and .svg, and pictures. The bars, relative to the teacher's best setting of each metric: in one
+distill_MODEL.json and .png, and pictures. The bars, relative to the teacher's best setting of each metric: in one
 step at most 1.25 times the distance and 1 dB less, in two 1.05 times and 0.5 dB, in four no worse.
 """
 
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import by_turns, parser, prepare, publish
+from benchmarks.pictures import save_figure, save_picture
 from benchmarks.sampling import with_sampler
 from ulzoo.data import in_order
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0
@@ -26,7 +27,7 @@ from ulzoo.media.pixels import psnr, to_uint8
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import open_model
 from ulzoo.registry.compile import open_source
-from ulzoo.visualization.image_grid import GridRow, save_grid
+from ulzoo.visualization.image_grid import GridRow, grid
 
 BATCH, TIMED, DRAWN = 64, 16, 12
 SAMPLERS = ("ddpm", "ddim")
@@ -122,8 +123,7 @@ def draw(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axis.grid(alpha=0.3, which="both")
     axes[0].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
-    for suffix in ("png", "svg"):
-        figure.savefig(path.with_suffix(f".{suffix}"), dpi=130)
+    save_figure(figure, path.with_suffix(".png"), dpi=130)
 
 
 def main() -> int:
@@ -165,7 +165,7 @@ def main() -> int:
     finest = best(rows, "frechet")
     teacher = "decoder", finest["sampler"], finest["steps"]
     shown.append((f"decoder, {finest['sampler'].upper()}, {finest['steps']}", pictures[teacher]))
-    save_grid(options.out / f"{name}_pictures.png", shown)
+    save_picture(grid(shown), options.out / f"{name}_pictures.png")
     return int(not all(row["met"] for row in comparison if row["steps"] in BARS))
 
 

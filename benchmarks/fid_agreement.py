@@ -1,6 +1,6 @@
 """Our distances between two folders of images compared with those of torch-fidelity's command on the same files.
 
-    python benchmarks/fid_agreement.py [--images 350] [--folders A B] [--inception WEIGHTS] [--out results.json]
+    python -m benchmarks fid_agreement [--images 350] [--folders A B] [--inception WEIGHTS] [--out results.json]
 
 Without `--folders`, the two halves of the embedded emoji for training are written as PNG at 64×64. Features are
 EfficientNet-Lite0's, whose weights come with a package, registered with torch-fidelity; and Inception's, with

@@ -1,6 +1,6 @@
 """What a released model is worth on other data: fine-tuned on photographs, against training from scratch.
 
-    python benchmarks/fine_tuning.py [--steps 105] [--model emoji32_tiny] [--out benchmarks/results]
+    python -m benchmarks fine_tuning [--steps 105] [--model emoji32_tiny] [--out benchmarks/results]
 
 Cuts scikit-image's licence-free photographs into 213 squares of 72², which do not overlap, resizes them to 32², trains
 both stages of the model's spec on 194 of them without labels, from its released weights and from scratch with equal

@@ -1,6 +1,6 @@
 """Runs that are killed at random times and resumed end in the same bits: how many of N do.
 
-    python benchmarks/kills.py [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--seed 0]
+    python -m benchmarks kills [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--seed 0]
 
 Trains a small spec on noise with torchrun: once without interruption, then N times, killed with SIGKILL at `--kills`
 random times, either the whole job or one of its processes, and resumed with the same command. Compares the exported

@@ -1,9 +1,9 @@
 """The main trade-off of Unified Latents on the demo: stage 1 at several loss factors, rate against PSNR.
 
-    python benchmarks/knobs.py [--loss-factors 4,8.5,17] [--set KEY=VALUE]... [--out benchmarks/results]
+    python -m benchmarks knobs [--loss-factors 4,8.5,17] [--set KEY=VALUE]... [--out benchmarks/results]
 
 Trains the first stage of emoji32_tiny once per loss factor with everything else equal, measures it on the validation
-images, and writes knobs.json, knobs.png and knobs.svg. Exit status 1 if rate and PSNR do not both rise strictly.
+images, and writes knobs.json and knobs.png. Exit status 1 if rate and PSNR do not both rise strictly.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.pictures import save_figure
 from ulzoo.registry import load_spec
 from ulzoo.registry.runs.export import versions
 from ulzoo.registry.runs.train import RunOptions, train
@@ -62,8 +63,7 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     axes.margins(x=0.25, y=0.15)
     axes.set(xlabel="rate bound, bits/pixel", ylabel="PSNR of reconstructions, dB", title=title)
     axes.grid(alpha=0.3)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=160)
+    save_figure(figure, path.with_suffix(".png"), dpi=160)
 
 
 def main() -> int:

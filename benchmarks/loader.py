@@ -1,6 +1,6 @@
 """Clips per second of the loader and of plain PyAV on the same files.
 
-    python benchmarks/loader.py [--clips 300] [--rounds 5] [--leak 10000] [--out benchmarks/results/loader.json]
+    python -m benchmarks loader [--clips 300] [--rounds 5] [--leak 10000] [--out benchmarks/results/loader.json]
 
 Three cases: the embedded emoji as they are (64×64, yuv444p, 8 frames/s); longer videos of them (256×144, yuv420p, 8
 seconds at 24 frames/s, a keyframe every 48) at their own height, as written by `ulzoo prepare`; and the same videos

@@ -4,8 +4,8 @@
 
 Trains two blocks on 4×4 patches of the latents of the released emoji32_tiny, encoded once, with AdamW, and measures the
 loss of its averaged weights on validation latents. µP's proxy is the first width, at which both parametrisations are
-the same. Points that the results contain already are not trained again, unless with --afresh. Writes mup.json, .png
-and .svg. The bar: under µP the best learning rates of all widths are within a factor of two.
+the same. Points that the results contain already are not trained again, unless with --afresh. Writes mup.json and
+mup.png. The bar: under µP the best learning rates of all widths are within a factor of two.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.measuring import parser, prepare, publish
+from benchmarks.pictures import save_figure
 from ulzoo.data import Latents, in_order
 from ulzoo.diffusion import ExampleNoise
 from ulzoo.model.conditioning import Conditions
@@ -157,8 +158,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0].set_ylabel("validation loss, nats/pixel")
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"mup.{suffix}", dpi=130)
+    save_figure(figure, folder / "mup.png", dpi=130)
     pyplot.close(figure)
 
 

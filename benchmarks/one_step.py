@@ -1,6 +1,6 @@
 """Whether a spec trains on this machine: one optimizer step of each stage on noise, its memory beside the plan.
 
-    python benchmarks/one_step.py SPEC [--batch 1] [--device cpu] [--out FILE.json]
+    python -m benchmarks one_step SPEC [--batch 1] [--device cpu] [--out FILE.json]
 
 Each stage runs in a separate process, so that its peak memory can be measured: resident memory on the CPU, minus that
 before the model was built; allocated memory on a GPU. Exit status 1 if a loss or a gradient is not finite.

@@ -1,6 +1,6 @@
 """The paper's Tables 2, 3, 5 and 6 at a small scale: all points of their twins on the emoji beside the paper's metrics.
 
-    python benchmarks/paper_small.py [--sweeps table2_loss_factor,...] [--seeds 0,1,2] [--jobs 2] [--set KEY=VALUE]...
+    python -m benchmarks paper_small [--sweeps table2_loss_factor,...] [--seeds 0,1,2] [--jobs 2] [--set KEY=VALUE]...
                                      [--device cpu] [--out benchmarks/results]
 
 Trains all stages of all points of the sweeps in specs/paper/small, once if several tables share a point, and writes

@@ -5,7 +5,7 @@
 
 Stage 1 of the spec on one process, on N with DDP and on N with FSDP take turns; every process has a thread or a GPU.
 The cost of an image is processes × seconds per image; a line through its logarithms is flat if the speed is
-proportional to the number of processes. Writes processes.json, processes.png and processes.svg.
+proportional to the number of processes. Writes processes.json and processes.png.
 """
 
 import os
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.costs import slope
 from benchmarks.measuring import Spread, parser, prepare, publish
+from benchmarks.pictures import save_figure
 from ulzoo.registry import load_spec
 from ulzoo.training.monitoring import read_rows
 
@@ -66,8 +67,7 @@ def plot(results: list[dict[str, Any]], where: str, path: Path) -> None:
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
-    for suffix in (".png", ".svg"):
-        figure.savefig(path.with_suffix(suffix), dpi=140)
+    save_figure(figure, path.with_suffix(".png"))
 
 
 def main() -> int:

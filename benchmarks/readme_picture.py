@@ -1,6 +1,6 @@
 """The README's picture: reconstructions and samples of the released emoji32_tiny, and the curve of benchmarks/knobs.py.
 
-python benchmarks/readme_picture.py [--out docs/images/emoji32_tiny.png]
+python -m benchmarks readme_picture [--out docs/images/emoji32_tiny.png]
 """
 
 import argparse
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.pictures import save_picture
 from ulzoo.registry import open_model
 from ulzoo.registry.compile import open_source
 from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows, save_grid
@@ -35,7 +36,7 @@ def main() -> None:
     sheet.paste(grid, (0, 0))
     sheet.paste(curve, (grid.width, (sheet.height - curve.height) // 2))
     out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out, optimize=True)
+    save_picture(sheet, out)
     print(out)
 
 

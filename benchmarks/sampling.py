@@ -4,8 +4,8 @@
 
 Every sampler starts from the same noise. Samples of the base are decoded as in the spec, with the same noise of the
 decoder for all; reconstructions are decoded from the same z_0. The distance is of the features of EfficientNet-Lite0:
-it is NOT FID. Rows of existing results are not measured again, unless with --afresh. Writes sampling.json, .png and
-.svg; exit status 1 if DPM-Solver++ at 16 steps is more than 5 % above DDPM at 128.
+it is NOT FID. Rows of existing results are not measured again, unless with --afresh. Writes sampling.json and
+sampling.png; exit status 1 if DPM-Solver++ at 16 steps is more than 5 % above DDPM at 128.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import parser, prepare, publish
+from benchmarks.pictures import save_figure
 from ulzoo.data import Source, in_order
 from ulzoo.diffusion import SAMPLERS
 from ulzoo.evaluation.features.images import ImageFeatures, efficientnet_lite0
@@ -157,8 +158,7 @@ def draw(rows: list[dict[str, Any]], samples: int, folder: Path) -> None:
     figure.suptitle(
         f"Quality against steps: {samples} samples by the base, validation images by the decoder", fontsize=10
     )
-    for suffix in ("png", "svg"):
-        figure.savefig(folder / f"sampling.{suffix}", dpi=130)
+    save_figure(figure, folder / "sampling.png", dpi=130)
 
 
 def main() -> int:

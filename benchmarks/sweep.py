@@ -1,6 +1,6 @@
 """Rate against distortion on the demo's data: a sweep of latent channels × loss factors, whose results are committed.
 
-    python benchmarks/sweep.py [--workers N] [--set KEY=VALUE]... [--store DIR] [--out benchmarks/results/sweep]
+    python -m benchmarks sweep [--workers N] [--set KEY=VALUE]... [--store DIR] [--out benchmarks/results/sweep]
 
 Runs `ulzoo sweep`, which continues an interrupted sweep, draws its plots, and writes its rows and a table of them.
 Training is shorter than the demo's, as the results show; it takes about an hour on one core.
@@ -12,6 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
+from benchmarks.pictures import save_picture
 from ulzoo.registry.report.curves import average, bd_psnr, bd_rate, curve, pareto
 from ulzoo.registry.sweeps.store import Store
 
@@ -83,6 +86,8 @@ def main() -> None:
     )
     options.out.mkdir(parents=True, exist_ok=True)
     ulzoo("plot", store, "--out", str(options.out))
+    for plot in options.out.glob("*.png"):
+        save_picture(Image.open(plot), plot)
     for name in ("results.jsonl", "sweep.yaml"):
         shutil.copyfile(options.store / name, options.out / name)
     (options.out / "table.md").write_text(table(Store(options.store)), encoding="utf-8")

@@ -1,6 +1,6 @@
 """Overhead of the local engine of `ulzoo sweep`, compared with a plain loop over the same points in one process.
 
-    python benchmarks/sweep_overhead.py [--spec emoji32_tiny] [--points 2] [--steps 100] [--rounds 2]
+    python -m benchmarks sweep_overhead [--spec emoji32_tiny] [--points 2] [--steps 100] [--rounds 2]
                                         [--out benchmarks/results/sweep_overhead.json]
 
 Both start one process on the CPU with one thread and train the points one after another; the engine also plans them,

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.pictures import save_picture
 from ulzoo.cli.display.terminal import scaled, short_shape
 from ulzoo.data import Source
-from ulzoo.files.atomic import write_atomically, write_text
+from ulzoo.files.atomic import write_text
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import open_model
 from ulzoo.registry.compile import open_source
@@ -93,12 +94,6 @@ def section(entry: Entry) -> str:
     return f"## {entry.name}\n\n{manifest.notes} ({link})\n\n| | |\n|---|---|\n{table}\n\n{image}\n"
 
 
-def save(sheet: Image.Image, path: Path) -> None:
-    """Save a picture with 256 colours, which take a third of the space."""
-    write_atomically(path, lambda temporary: sheet.quantize(256).save(temporary, format="PNG", optimize=True))
-    print(path)
-
-
 def text() -> str:
     """The page."""
     return "\n".join([HEADING, *(section(entry) for entry in overview(pretrained=True))])
@@ -111,7 +106,7 @@ def main() -> None:
     arguments = parser.parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in [] if arguments.text_only else arguments.names or releases():
-        save(picture(name), PICTURES / f"{name}.png")
+        save_picture(picture(name), PICTURES / f"{name}.png")
     write_text(PAGE, text())
     print(PAGE)
 
