@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ulzoo.registry import find_specs, load_spec
+from ulzoo.registry.compile import data_contract
+
 COUNT = """
 import runpy
 from pathlib import Path
@@ -42,23 +45,30 @@ IMAGE_STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
 VIDEO_STEPS = {"video, encoder": "latents", "video, base": "base"}
 
 
-@pytest.fixture(scope="module")
-def counts(
-    forkserver: ForkServerContext, tmp_path_factory: pytest.TempPathFactory, images: Path
-) -> dict[str, dict[str, int]]:
+TESTS = Path(__file__).parents[1]
+Case = tuple[str, tuple[str, ...], str]  # spec, overrides, stage
+
+
+def count(forkserver: ForkServerContext, cases: dict[str, Case], folder: Path) -> dict[str, dict[str, int]]:
     """What `fake_accelerator.main` writes."""
-    tests, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("fake")
-    cases: dict[str, tuple[str, tuple[str, ...], str]] = {}
-    for name, (stage, keys) in IMAGE_STEPS.items():
-        cases[name] = str(tests / "tiny.yaml"), (f"data.root={images}", *keys), stage
-    for name, stage in VIDEO_STEPS.items():
-        cases[name] = str(tests / "tiny_video.yaml"), (f"train.{stage}.optimizer=adamw",), stage
-    script = str(tests / "training" / "fake_accelerator.py")
+    script = str(TESTS / "training" / "fake_accelerator.py")
     process = forkserver.Process(target=exec, args=(COUNT, {"script": script, "cases": cases, "folder": folder}))
     process.start()
     process.join()
     assert process.exitcode == 0
     return json.loads((folder / "counts.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def counts(
+    forkserver: ForkServerContext, tmp_path_factory: pytest.TempPathFactory, images: Path
+) -> dict[str, dict[str, int]]:
+    cases: dict[str, Case] = {}
+    for name, (stage, keys) in IMAGE_STEPS.items():
+        cases[name] = str(TESTS / "tiny.yaml"), (f"data.root={images}", *keys), stage
+    for name, stage in VIDEO_STEPS.items():
+        cases[name] = str(TESTS / "tiny_video.yaml"), (f"train.{stage}.optimizer=adamw",), stage
+    return count(forkserver, cases, tmp_path_factory.mktemp("fake"))
 
 
 def test_what_is_counted(counts):
@@ -78,3 +88,20 @@ def test_what_is_counted(counts):
 def test_a_step_copies_its_batch_and_never_waits(name, counts):
     captions = {"to device: Text.to": 2} if "captions" in name else {}
     assert counts[name] == {"to device: Trainer._to_device": 2} | captions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", [0, 1])
+def test_all_stages_of_all_packaged_specs(half: int, forkserver: ForkServerContext, tmp_path: Path) -> None:
+    """With their precision and a batch of two."""
+    cases: dict[str, Case] = {}
+    expected: dict[str, dict[str, int]] = {}
+    for name in list(find_specs())[half::2]:
+        spec = load_spec(name)
+        for stage in spec.stages:
+            keys = (f"train.{stage}.batch_size=2", f"train.{stage}.accumulate=1")
+            cases[f"{name}, {stage}"] = name, keys, stage
+            captions = {"to device: Text.to": 2} if data_contract(spec).text_tokens else {}
+            expected[f"{name}, {stage}"] = {"to device: Trainer._to_device": 2} | captions
+    counts = count(forkserver, cases, tmp_path)
+    assert {name: counts[name] for name in cases} == expected

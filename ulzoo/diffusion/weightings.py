@@ -6,12 +6,15 @@ e^λ w(λ), the weight of the x-MSE, in a form that neither overflows nor cancel
 
 import math
 from copy import copy
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ulzoo.diffusion.schedules import Noise, rand
+
+Position = TypeVar("Position", Tensor, np.ndarray)
 
 
 class Weighting(Protocol):
@@ -76,7 +79,7 @@ class SigmoidWeighting:
         return self.loss_factor * exp * torch.sigmoid(logsnr - self.bias)
 
 
-def between(name: str, ends: tuple[float, float], position: Tensor) -> Tensor:
+def between(name: str, ends: tuple[float, float], position: Position) -> Position:
     """The loss factor or bias at positions from 0 to 1 in its range, elementwise, of loss factors in logarithm."""
     low, high = ends
     return low * (high / low) ** position if name == "loss_factor" else low + (high - low) * position

@@ -95,10 +95,8 @@ class RateControl:
 
         The variance of x given z_0 is inversely proportional to the squared gain. The optimum is the water level.
         """
-        positions = torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu")
-        squared = between(
-            self.name, (self.low, self.high), positions
-        ).numpy()  # in logarithm: the level falls by e^{-b}
+        positions = np.linspace(0, 1, 33)
+        squared = between(self.name, (self.low, self.high), positions)  # in logarithm: the level falls by e^{-b}
         if self.name == "loss_factor":
             squared = -np.log([water_level(factor) for factor in squared])
         return np.polynomial.polynomial.polyfit(positions, (squared - squared[16]) / 2, 6).tolist()
