@@ -1,10 +1,11 @@
 """Release a trained run: its weights in float16 with codec and metrics, and its manifest with all that was measured.
 
     python -m benchmarks release runs/emoji32_curve --command "ulzoo train emoji32_curve --device cpu" \\
-        --trained "55 minutes on one core of an AMD EPYC" [--samples 3000] [--notes FILE] [--out registry/zoo]
+        --trained "55 minutes on one core of an AMD EPYC" --data "3,061 training images of …, MIT" \\
+        [--samples 3000] [--notes FILE] [--out registry/zoo]
 
-The metrics are those of the rounded weights, on all validation data. With `--samples` a Fréchet distance of
-EfficientNet-Lite0 is measured of so many samples. Data and licence are those of the data set, in this file.
+The metrics are those of the rounded weights, on all validation data. With `--samples` a Fréchet distance is measured of
+so many samples: of EfficientNet-Lite0 for images, of TransNetV2 for clips.
 """
 
 import argparse
@@ -21,17 +22,15 @@ from ulzoo.registry.zoo.release import ReleaseManifest, describe
 
 ROOT = Path(__file__).parents[1]
 LICENSE = "Apache-2.0"
-DATA = {
-    "emoji3d": "3,061 training images of the embedded 3D emoji: Microsoft Fluent Emoji, MIT",
-    "emoji3d_video": "468 training clips of the embedded animated emoji: Microsoft Fluent Emoji, MIT",
-    "fashion_mnist": "60,000 training images of Fashion-MNIST (Xiao et al. 2017), MIT",
-}
-"""Training data and its authors, by kind."""
 
 
 def measured(loaded: Export, samples: int | None) -> dict[str, Any]:
     """Metrics and their protocol on validation data."""
-    distance = DistanceOptions("fd_efficientnet_lite0", samples=samples) if samples else DistanceOptions()
+    distance = DistanceOptions()
+    if samples and loaded.model.contract.video:
+        distance = DistanceOptions("fd_transnetv2", clips=samples)
+    elif samples:
+        distance = DistanceOptions("fd_efficientnet_lite0", samples=samples)
     evaluation = Evaluation.open(loaded, EvaluationOptions(distance=distance), loaded.model.device)
     with phase_progress("images", quiet=False) as report:
         return evaluation.run(loaded.model, on_progress=report)
@@ -65,7 +64,6 @@ def release(trained: Path, out: Path, samples: int | None, texts: dict[str, str]
         **{key: rounded(value, digits[key]) if key in digits else value for key, value in fields.items()},
         sha256={weights.name: sha256(weights)},
         license=LICENSE,
-        data=DATA[loaded.spec.data.kind],
         codec=codec and codec.to_dict(),
         **texts,
     )
@@ -80,12 +78,13 @@ def main() -> None:
     parser.add_argument("trained_model", metavar="RUN", type=Path, help="a run directory or an exported file")
     parser.add_argument("--command", required=True)
     parser.add_argument("--trained", required=True)
+    parser.add_argument("--data", required=True, help="the training data, its authors and its licence")
     parser.add_argument("--notes", type=Path)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--out", type=Path, default=ROOT / "registry/zoo")
     arguments = parser.parse_args()
     notes = " ".join(arguments.notes.read_text(encoding="utf-8").split()) if arguments.notes else ""
-    texts = {"command": arguments.command, "trained": arguments.trained, "notes": notes}
+    texts = {"command": arguments.command, "trained": arguments.trained, "data": arguments.data, "notes": notes}
     manifest = release(arguments.trained_model, arguments.out, arguments.samples, texts)
     console().print(manifest.to_yaml(), highlight=False)
 
