@@ -8,7 +8,7 @@ speed:    both stages as `ulzoo train` runs them, on noise instead of images: lo
           summaries over the measured bf16 matmul peak. A batch that does not fit is halved.
 dit:      stage 2 on stored latents compared with diffusers' DiTTransformer2DModel of equal FLOPs on the same latents,
           trained as in diffusers' examples.
-memory:   peak memory of stage 1 at a batch size of 32.
+memory:   peak memory of stage 1 at a batch size of 32, beside the estimate of `ulzoo train --dry-run`.
 largest:  the largest batch of each stage, eager, found by doubling up to `--most`.
 
 gpu.json is rewritten after every row, so that an interrupted run keeps its results. Exit status 1 if a bar is missed on
@@ -32,6 +32,7 @@ from ulzoo.data.source import DataContract, Sample, Source
 from ulzoo.model.contract import Stage
 from ulzoo.registry import Spec, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
+from ulzoo.registry.cost.memory import step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.training.profiling import matmul_peak
 from ulzoo.training.trainer import Trainer, TrainerOptions
@@ -45,7 +46,7 @@ BATCHES = {
     "emoji64_small": (128, 256),
 }
 UTILISATION = {("imagenet512_medium", "base"): 0.5, ("imagenet512_medium", "latents"): 0.4}
-SMALL, COMPILED, DIT = 0.3, 1.8, 1.3
+SMALL, COMPILED, DIT, MEMORY = 0.3, 1.8, 1.3, 0.9
 ROWS = 4
 
 Row = dict[str, Any]
@@ -213,7 +214,9 @@ def main() -> int:
                 batch = largest(spec, stage, device, options.most)
                 keep("largest", [{"spec": name, "stage": stage, "batch": batch, "tried_up_to": options.most}])
         if "memory" in parts and same == name:
-            keep("memory", [measure_steps(spec, "latents", device, options.batch or 32, 3, compiled=False)])
+            row = measure_steps(spec, "latents", device, options.batch or 32, 3, compiled=False)
+            estimated = step_memory(spec, "latents", device, bf16=True).peak(row["batch"])
+            keep("memory", [row | {"estimated_bytes": estimated}])
         if "dit" in parts and len(spec.latent.downsample) == 2:
             keep("dit", beside_dit(spec, summary, device, options, top))
     missed = [claim for claim in claims(results) if not claim["met"]]
@@ -233,6 +236,10 @@ def claims(results: dict[str, Any]) -> list[Row]:
         values.append((f"{name}, {stage}: share of the peak", row["of_peak"], bar))
         eager = speeds[name, stage, False]["images_per_second"]
         values.append((f"{name}, {stage}: compiled over eager", row["images_per_second"] / eager, COMPILED))
+    for row in results.get("memory", []):
+        if row["peak_bytes"]:
+            smaller, larger = sorted((row["peak_bytes"], row["estimated_bytes"]))
+            values.append((f"{row['spec']}, stage 1: memory and its estimate", smaller / larger, MEMORY))
     rows = results.get("dit", [])
     for ours, theirs in zip(rows[0::2], rows[1::2], strict=True):
         if ours["compiled"]:

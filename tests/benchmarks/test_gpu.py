@@ -50,8 +50,10 @@ def test_claims_compare_with_the_bars() -> None:
         for compiled, speed in ((False, 10), (True, 20))
     ]
     ours = [row(False, 15, 0.3), row(True, 33, 0.6)]
-    claims = gpu.claims({"speed": ours, "dit": [ours[0], dit[0], ours[1], dit[1]]})
+    memory = [{"spec": "imagenet512_medium", "peak_bytes": peak, "estimated_bytes": 100} for peak in (None, 80)]
+    claims = gpu.claims({"speed": ours, "dit": [ours[0], dit[0], ours[1], dit[1]], "memory": memory})
     values = {claim["what"].split(": ")[1]: (claim["value"], claim["bar"], claim["met"]) for claim in claims}
+    assert values["memory and its estimate"] == (0.8, 0.9, False)
     assert values["share of the peak"] == (0.6, 0.5, True)
     assert values["compiled over eager"] == (pytest.approx(2.2), 1.8, True)
     assert values["of the speed of a DiT of equal FLOPs, as documented"] == (pytest.approx(3.0), 1.3, True)
