@@ -7,7 +7,7 @@ import typer
 
 # ------------------------------------------------------------------------------------------------- what is measured
 
-Limit = Annotated[int | None, typer.Option(min=1, help="Number of images or clips; default: all.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Number of images or clips, spread over all; default: all.")]
 RateSamples = Annotated[int, typer.Option(min=1, help="Draws of time and noise per example for the rate.")]
 Steps = Annotated[int | None, typer.Option(min=1, help="Steps of the decoder; default: the spec's.")]
 BatchSize = Annotated[

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ulzoo.registry.runs.evaluate import Evaluation
     from ulzoo.registry.runs.export import Export
 
-DETAIL = re.compile(r"(_se|_std|_bias|_first_2)$|bits_per_dimension$|^(mean_image|copy_last)_")
+DETAIL = re.compile(r"(_se|_std|_bias|_first_2|_copy_last)$|bits_per_dimension$|^(mean_image|copy_last)_")
 """Metrics of a single evaluation that a table of several leaves out."""
 NOT_PLOTTED = re.compile(r"(.*_)?bits_per_pixel")
 

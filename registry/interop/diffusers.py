@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data.loader import in_order
+from ulzoo.data.subset import spread_out
 from ulzoo.diffusion import (
     IndependentNoise,
     Noise,
@@ -281,7 +282,7 @@ def _measured_statistics(model: UnifiedLatents, images: Tensor | None) -> Latent
         batches: Iterable[Tensor] = images.split(64)
     else:
         try:
-            validation = in_order(open_source(model.config, "val"), 64, MEASURED_IMAGES)
+            validation = in_order(spread_out(open_source(model.config, "val"), MEASURED_IMAGES), 64)
         except SpecError as error:
             raise ValueError(f"no data to measure the scale of the latents on ({error}): give `images`") from None
         batches = (batch["x"] for batch in validation)

@@ -20,7 +20,7 @@ PALETTE = ("#0b6fb8", "#c2410c", "#15803d", "#7e3fb5", "#a16207", "#be185d", "#0
 MARKERS = "osD^vP*X<>"
 OTHER_SERIES = "#8a8f98"
 ANNOTATED_POINTS = 12  # with more points their names would overlap
-FRECHET = re.compile(r"[rg]?(fid|fd|fvd)(_|$)(?!.*_?(std|by_fold|bias)$)")
+FRECHET = re.compile(r"[rg]?(fid|fd|fvd)(_|$)(?!.*_?(std|by_fold|bias|copy_last)$)")
 LOWER = re.compile(r"[rg]?(kid|kd)(_|$)")
 HIGHER = re.compile(r"(.*_)?psnr_db|[rg]?(precision|recall)(_|$)|inception_score|(.*_)?ssim")
 

@@ -15,6 +15,7 @@ from ulzoo.coding.stream import MAX_BYTES, DamagedStream
 from ulzoo.data import in_order
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.preprocess import to_pil
+from ulzoo.data.subset import spread_out
 from ulzoo.data.videos.decode import read_clip
 from ulzoo.files.atomic import check_destination, write_atomically, write_bytes
 from ulzoo.media.pixels import from_uint8
@@ -49,7 +50,7 @@ class CompressedFile:
 
 
 def measure_codec(model: UnifiedLatents, spec: Spec) -> Codec:
-    """The codec of a trained model, measured on the first images or clips of its training data.
+    """The codec of a trained model, measured on images or clips of its training data.
 
     Raises:
         ValueError: the data is missing, or the model has no network to code with.
@@ -58,7 +59,7 @@ def measure_codec(model: UnifiedLatents, spec: Spec) -> Codec:
     codec_network(model)  # before the data is opened
     source = open_source(spec, "train")
     count = min(len(source), MEASURED_CLIPS if contract.video else MEASURED_IMAGES)
-    x = next(in_order(source, count))["x"].to(model.device)
+    x = next(in_order(spread_out(source, count), count))["x"].to(model.device)
     return compression.measure_codec(model, [x[rows] for rows in contract.batches(len(x), None)])
 
 

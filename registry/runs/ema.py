@@ -76,7 +76,7 @@ class RunAverages:
     def measure(
         self, model: UnifiedLatents, source: Source, limit: int, on_progress: ProgressCallback
     ) -> dict[str, Any]:
-        """Metrics and protocol of a model on the first `limit` examples, as after a training."""
+        """Metrics and protocol of a model on `limit` examples spread over all, as after a training."""
         return validate(self.spec, model, source, self._mean_image, limit=limit, on_progress=on_progress)
 
     @cached_property

@@ -11,6 +11,7 @@ import torch
 
 from ulzoo.data import Source
 from ulzoo.data.fingerprint import fingerprint
+from ulzoo.data.subset import spread_out
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig
 from ulzoo.evaluation import evaluate as evaluate_model
 from ulzoo.evaluation.clip_protocols import choose_protocol
@@ -18,6 +19,7 @@ from ulzoo.evaluation.features.clip import load_clip
 from ulzoo.evaluation.features.loading import load_features, load_lpips
 from ulzoo.evaluation.features.videos import I3DLogits
 from ulzoo.evaluation.mean_image import MeanImage
+from ulzoo.evaluation.video_distances import MAX_CLIPS
 from ulzoo.files.atomic import sha256
 from ulzoo.model.contract import DecoderName
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -42,7 +44,7 @@ class DataOptions:
     Attributes:
         images, settings: data in place of the model's own, as `replace_data` takes them.
         split: which split of it; None for val, or all of `images`.
-        limit: number of examples; None for all.
+        limit: number of examples, spread over all; None for all.
     """
 
     images: tuple[str, ...] = ()
@@ -207,7 +209,7 @@ class Evaluation:
         data, networks = options.data, options.networks
         spec = replace_data(export, data.images, data.settings)
         split = data.split or default_split(data.images)
-        source = open_data(export, spec, split)
+        source = spread_out(open_data(export, spec, split), data.limit)
         frechet = _frechet(export, spec, split, options, device) if options.distance.metric else None
         lpips = networks.lpips and load_lpips(
             networks.lpips, networks.lpips_weights, download=networks.download, device=device
@@ -215,7 +217,6 @@ class Evaluation:
         config = EvaluationConfig(
             spec.data_identity(),
             split=split,
-            limit=data.limit,
             batch_size=options.batch_size,
             seed=options.seed,
             rate_samples=options.rate_samples,
@@ -286,6 +287,9 @@ def _frechet(export: Export, spec: Spec, split: str, options: EvaluationOptions,
             raise ValueError("--clip-score needs a model of captions: this one takes none")
         clip = load_clip(distance.clip_score, networks.clip_weights, download=networks.download, device=device)
     reference = distance.reference or ("train" if distance.of_images and not options.data.images else split)
+    examples = open_data(export, spec, reference, samples=bool(distance.samples)) if generates else None
+    if examples is not None and not distance.of_images and not protocol:
+        examples = spread_out(examples, distance.clips or MAX_CLIPS)
     return FrechetConfig(
         load_features(
             distance.metric,
@@ -295,7 +299,7 @@ def _frechet(export: Export, spec: Spec, split: str, options: EvaluationOptions,
             device=device,
         ),
         samples=distance.samples if distance.of_images else distance.clips,
-        reference=open_data(export, spec, reference, samples=bool(distance.samples)) if generates else None,
+        reference=examples,
         reference_split=reference,
         statistics=distance.reference_statistics,
         save_statistics=distance.save_statistics,

@@ -13,6 +13,7 @@ from torch import nn
 
 from ulzoo.data import Source, in_order
 from ulzoo.data.fingerprint import describe_change, fingerprint
+from ulzoo.data.subset import spread_out
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import write_text
 from ulzoo.model.conditioning import DecodeOptions
@@ -305,7 +306,7 @@ def _warn_of_other_images(checkpoint: Checkpoint, identity: dict[str, Any] | Non
 def _evaluate(
     spec: Spec, model: UnifiedLatents, validation: Source, mean_image: MeanImage | None, callback: TrainingCallback
 ) -> dict[str, Any]:
-    """Metrics and protocol on the first examples of the validation data, and the mean training image."""
+    """Metrics and protocol on examples of the validation data, and the mean training image."""
     video = model.contract.video
     callback.on_note(f"evaluating on validation {'clips' if video else 'images'}")
     limit = EVALUATED_CLIPS if video else EVALUATED_IMAGES
@@ -329,14 +330,14 @@ def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage)
             bands = sampled_clips({name: model}, SampleRequest(DRAWN_CLIPS), source=validation)
         return save_clips(folder / f"{name}.png", bands, model.contract)[:1]
     if reconstructs:
-        batch = next(in_order(validation, 12))
+        batch = next(in_order(spread_out(validation, 12), 12))
         x, generator = batch["x"].to(model.device), torch.Generator(model.device).manual_seed(0)
         options: DecodeOptions = {"labels": batch["label"], "text": batch["text"], "network": network}
         reconstructions = model.reconstruct(x, generator=generator, **options)
         pictures.append(folder / "reconstructions.png")
         save_grid(pictures[-1], [("validation images", x), ("reconstructions", reconstructions)])
     if not reconstructs or model.contract.single_stage:
-        text = next(in_order(validation, 48))["text"]
+        text = next(in_order(spread_out(validation, 48), 48))["text"]
         generator = torch.Generator(model.device).manual_seed(0)
         samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text, network=network)
         rows = [("" if i else "samples", row) for i, row in enumerate(samples.split(12))]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ulzoo.data import Source
+from ulzoo.data.subset import spread_out
 from ulzoo.evaluation import EvaluationConfig, measure
 from ulzoo.evaluation.execution import ProgressCallback
 from ulzoo.evaluation.mean_image import MeanImage
@@ -19,7 +20,7 @@ def validate(
     limit: int,
     on_progress: ProgressCallback,
 ) -> dict[str, Any]:
-    """Metrics and protocol on the first `limit` examples, and the mean training image that they are compared with."""
-    config = EvaluationConfig(spec.data_identity(), limit=min(limit, len(validation)), mean_image=mean_image)
-    results = measure(model, validation, config, on_progress=on_progress)
+    """Metrics and protocol on `limit` examples that are spread over all, beside those of the mean training image."""
+    config = EvaluationConfig(spec.data_identity(), mean_image=mean_image)
+    results = measure(model, spread_out(validation, limit), config, on_progress=on_progress)
     return results | ({"mean_image": mean_image.to_dict()} if mean_image else {})

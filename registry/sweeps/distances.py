@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ulzoo.data.subset import spread_out
 from ulzoo.evaluation import EvaluationConfig, FrechetConfig, generation_distance, image_distances
 from ulzoo.evaluation.execution import Execution, unfinished_folder
 from ulzoo.evaluation.features.clip import ClipNetwork, load_clip
 from ulzoo.evaluation.features.images import ImageFeatures
 from ulzoo.evaluation.features.loading import load_features
 from ulzoo.evaluation.features.videos import I3DLogits, VideoFeatures
+from ulzoo.evaluation.video_distances import MAX_CLIPS
 from ulzoo.registry.compile import data_contract, open_source
 from ulzoo.registry.runs.evaluate import DETECTOR_FILES, IMAGE_DISTANCES
 from ulzoo.registry.runs.export import Export
@@ -119,7 +121,8 @@ def distances_of(config: DistanceConfig, loaded: Export, device: str) -> dict[st
         reference = open_source(loaded.spec, "train") if config.samples else None
         frechet = FrechetConfig(features, samples=config.samples, reference=reference, clip=config.load_clip(device))
         return image_distances(loaded.model, validation, evaluation, frechet)
-    frechet = FrechetConfig(features, samples=config.clips, reference=validation, reference_split="val")
+    reference = spread_out(validation, config.clips or MAX_CLIPS)
+    frechet = FrechetConfig(features, samples=config.clips, reference=reference, reference_split="val")
     execution = Execution(folder=unfinished_folder())
     results = generation_distance(loaded.model, evaluation, frechet, execution=execution)
     execution.finish()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source, in_order
+from ulzoo.data.subset import spread_out
 from ulzoo.diffusion import IndependentNoise
 from ulzoo.media.pixels import psnr
 from ulzoo.model.conditioning import Conditions, DecodeOptions
@@ -99,7 +100,7 @@ def sample_rows(
     Args:
         models: the models by the titles of their rows.
         request: what to sample.
-        source: supplies the captions of its first examples to models that take captions.
+        source: supplies captions, spread over its examples, to models that take captions.
 
     Raises:
         ValueError: a model does not have the labels or the network.
@@ -107,7 +108,7 @@ def sample_rows(
     labels = {
         name: label_numbers(request.labels, model.contract) if request.labels else [] for name, model in models.items()
     }
-    text = None if source is None else next(in_order(source, request.n))["text"]
+    text = None if source is None else next(in_order(spread_out(source, request.n), request.n))["text"]
     rows: list[GridRow] = []
     for name, model in models.items():
         shares = split_evenly(request.n, labels[name])
@@ -171,7 +172,7 @@ def reconstruction_rows(
     seed: int = 0,
     rate_samples: int = 8,
 ) -> list[GridRow]:
-    """The first n images of `source`, and each model's reconstructions with their mean PSNR and rate in the label.
+    """n images spread over `source`, and each model's reconstructions with their mean PSNR and rate in the label.
 
     Args:
         models: the models by the titles of their rows, all of the source's size.
@@ -188,7 +189,7 @@ def reconstruction_rows(
         expected = model.contract.shape
         if expected != source.shape:
             raise ValueError(f"{name}: is a model of images of shape {expected}, these are {source.shape}")
-    batch = next(in_order(source, n))
+    batch = next(in_order(spread_out(source, n), n))
     images, text = batch["x"], batch["text"]
     rows = [_wrap("originals", images)]
     for name, model in models.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ulzoo.data import Source, in_order
+from ulzoo.data.subset import spread_out
 from ulzoo.media.pixels import frame_psnr
 from ulzoo.model.conditioning import Conditions, DecodeOptions
 from ulzoo.model.contract import Contract, DecoderName
@@ -77,9 +78,9 @@ def sampled_clips(
 
 
 def _continued_clips(models: Mapping[str, UnifiedLatents], request: SampleRequest, source: Source) -> Band:
-    """The first clips of the source, and their continuations by each model with their PSNR."""
+    """Clips spread over the source, and their continuations by each model with their PSNR."""
     _check_sizes(models, source)
-    batch = next(in_order(source, request.n))
+    batch = next(in_order(spread_out(source, request.n), request.n))
     x = batch["x"]
     request = replace(request, n=len(x))
     band = [Clips("truth", x, notes=batch["key"])]
@@ -107,7 +108,7 @@ def reconstructed_clips(
     seed: int = 0,
     rate_samples: int = 8,
 ) -> list[Band]:
-    """The first n clips of `source`, above each model's reconstructions with their PSNR and rate.
+    """n clips spread over `source`, above each model's reconstructions with their PSNR and rate.
 
     A decoder that needs the first frames of a clip gets them; others do not.
 
@@ -124,7 +125,7 @@ def reconstructed_clips(
     """
     _check_number(n)
     _check_sizes(models, source)
-    batch = next(in_order(source, n))
+    batch = next(in_order(spread_out(source, n), n))
     clips = batch["x"]
     band = [Clips("truth", clips, notes=batch["key"])]
     for name, model in models.items():
