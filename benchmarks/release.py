@@ -2,10 +2,10 @@
 
     python -m benchmarks release runs/emoji32_curve --command "ulzoo train emoji32_curve --device cpu" \\
         --trained "55 minutes on one core of an AMD EPYC" --data "3,061 training images of …, MIT" \\
-        [--samples 3000] [--notes FILE] [--out registry/zoo]
+        [--samples 3000] [--reference train] [--notes FILE] [--out registry/zoo]
 
 The metrics are those of the rounded weights, on all validation data. With `--samples` a Fréchet distance is measured of
-so many samples: of EfficientNet-Lite0 for images, of TransNetV2 for clips.
+so many samples: from the images of `--reference` by EfficientNet-Lite0, or from validation clips by TransNetV2.
 """
 
 import argparse
@@ -24,13 +24,13 @@ ROOT = Path(__file__).parents[1]
 LICENSE = "Apache-2.0"
 
 
-def measured(loaded: Export, samples: int | None) -> dict[str, Any]:
+def measured(loaded: Export, samples: int | None, reference: str) -> dict[str, Any]:
     """Metrics and their protocol on validation data."""
     distance = DistanceOptions()
     if samples and loaded.model.contract.video:
         distance = DistanceOptions("fd_transnetv2", clips=samples)
     elif samples:
-        distance = DistanceOptions("fd_efficientnet_lite0", samples=samples)
+        distance = DistanceOptions("fd_efficientnet_lite0", samples=samples, reference=reference)
     evaluation = Evaluation.open(loaded, EvaluationOptions(distance=distance), loaded.model.device)
     with phase_progress("images", quiet=False) as report:
         return evaluation.run(loaded.model, on_progress=report)
@@ -45,12 +45,14 @@ def rounded(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
-def release(trained: Path, out: Path, samples: int | None, texts: dict[str, str]) -> ReleaseManifest:
+def release(
+    trained: Path, out: Path, texts: dict[str, str], *, samples: int | None = None, reference: str = "train"
+) -> ReleaseManifest:
     """Write `OUT/weights/NAME.safetensors` and `OUT/releases/NAME.yaml` of a run or an exported file."""
     with TemporaryDirectory() as folder:
         rounded_weights = Path(folder) / "model.safetensors"
         export(trained, rounded_weights, "float16", codec=True)
-        results = measured(load_export(rounded_weights), samples)
+        results = measured(load_export(rounded_weights), samples, reference)
         loaded = load_export(rounded_weights)  # measuring prepares a model for inference
     name = loaded.spec.name
     weights = out / "weights" / f"{name}.safetensors"
@@ -81,11 +83,13 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="the training data, its authors and its licence")
     parser.add_argument("--notes", type=Path)
     parser.add_argument("--samples", type=int)
+    parser.add_argument("--reference", choices=("train", "val"), default="train")
     parser.add_argument("--out", type=Path, default=ROOT / "registry/zoo")
     arguments = parser.parse_args()
     notes = " ".join(arguments.notes.read_text(encoding="utf-8").split()) if arguments.notes else ""
     texts = {"command": arguments.command, "trained": arguments.trained, "data": arguments.data, "notes": notes}
-    manifest = release(arguments.trained_model, arguments.out, arguments.samples, texts)
+    sets = {"samples": arguments.samples, "reference": arguments.reference}
+    manifest = release(arguments.trained_model, arguments.out, texts, **sets)
     console().print(manifest.to_yaml(), highlight=False)
 
 

@@ -18,7 +18,7 @@ def test_a_release_has_rounded_weights_and_their_metrics(tmp_path):
     spec = load_spec(TINY, ["data={kind: emoji3d, resolution: 32, classes: [5]}"])
     save_export(tmp_path / "model.safetensors", compile_model(spec), spec, {})
     texts = {"command": "ulzoo train tiny.yaml", "trained": "not at all", "data": "eight emoji", "notes": "noise"}
-    release(tmp_path / "model.safetensors", tmp_path / "zoo", None, texts)
+    release(tmp_path / "model.safetensors", tmp_path / "zoo", texts)
     manifest = read_manifest(tmp_path / "zoo/releases/tiny.yaml", "tiny.yaml")
     weights = tmp_path / "zoo/weights/tiny.safetensors"
     manifest.verify("tiny.safetensors", weights, "")
