@@ -8,7 +8,7 @@ from ulzoo.registry.sweeps.extrapolation import ShortRun, propose
 
 IMAGES = 800
 TABLE_2 = {1.3: 0.035, 1.5: 0.059, 1.7: 0.083, 1.9: 0.101, 2.1: 0.116}
-EMOJI = {1.3: 0.478, 1.5: 0.562, 1.7: 0.630, 1.9: 0.679, 2.1: 0.721}  # benchmarks/results/paper_small.md
+EMOJI = {1.3: 0.478, 1.5: 0.562, 1.7: 0.630, 1.9: 0.679, 2.1: 0.721}  # of an earlier demo
 
 
 def rate(factor: float, images: int, trend: float = math.log(0.9)) -> float:
