@@ -3,8 +3,7 @@
     python -m benchmarks zoo [NAME ...] [--text-only]      or `make zoo`
 
 Each picture shows validation images, their reconstructions by the distilled decoder in all its steps and in one, and by
-the decoder that it was distilled from, and samples; of a model of clips an animation shows clips, reconstructions, and
-continuations of their first frames. Names draw these models' pictures again; the text is of all models.
+the decoder that it was distilled from, and samples. Names draw these models' pictures again; the text is of all models.
 """
 
 import argparse
@@ -22,19 +21,12 @@ from ulzoo.registry.compile import open_source
 from ulzoo.registry.zoo.catalogue import WEIGHTS, releases
 from ulzoo.registry.zoo.overview import Entry, overview
 from ulzoo.registry.zoo.release import ReleaseManifest
-from ulzoo.visualization import (
-    SampleRequest,
-    reconstructed_clips,
-    reconstruction_rows,
-    sample_rows,
-    sampled_clips,
-    save_video,
-)
+from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows
 from ulzoo.visualization.image_grid import GridRow, grid
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs/zoo.md", ROOT / "docs/images/zoo"
-SHOWN, CLIPS = 12, 8
+SHOWN = 12
 LABELS = {
     "emoji3d": "Smileys,People,Food",
     "fashion_mnist": "Sneaker,Bag,Dress",
@@ -72,34 +64,18 @@ def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
     return [*several, one[1], teacher[1]]
 
 
-def animate(name: str) -> None:
-    """Save clips, reconstructions and continuations of a released model of clips."""
-    released = open_model(name)
-    model, source = released.model, open_source(released.spec, "val")
-    several = reconstructed_clips({"reconstructions": model}, source, CLIPS)[0]
-    one = reconstructed_clips({"distilled decoder, one step": model}, source, CLIPS, steps=1)[0]
-    title = f"continuations of the first {model.contract.context_frames} frames"
-    continued = sampled_clips({title: model}, SampleRequest(CLIPS), source=source)[0]
-    save_video(PICTURES / f"{name}.gif", [[*several, one[1], continued[1]]], model.contract.frame_rate or 8.0, 64)
-
-
 def generation(manifest: ReleaseManifest) -> dict[str, str]:
-    """The figures of samples, or of predicted frames; {} if there are none."""
+    """The distances of reconstructions and samples; {} if they were not measured."""
     figures = manifest.figures
-    if "gfd_efficientnet_lite0" in figures:
-        of_reconstructions, of_samples = (figures[f"{kind}_efficientnet_lite0"] for kind in ("rfd", "gfd"))
-        count = manifest.protocol["generated"]["samples"]
-        text = f"{of_reconstructions:.0f} (reconstructions), {of_samples:.0f} ({count:,} samples)"
-        return {"Fréchet distances": f"{text}; EfficientNet-Lite0's features, not FID"}
-    if "fd_transnetv2" in figures:
-        predicted, copied = (figures[f"{name}_psnr_db_first_2"] for name in ("prediction", "copy_last"))
-        distance, copied_distance = figures["fd_transnetv2"], figures["fd_transnetv2_copy_last"]
-        text = f"{distance:.3g}; repeating the last frame: {copied_distance:.3g}"
-        return {
-            "PSNR of the first two predicted frames": f"{predicted:.2f} dB; repeating the last one: {copied:.2f} dB",
-            "Fréchet distance of clips": f"{text}; TransNetV2's features, not FVD",
-        }
-    return {}
+    if "gfd_efficientnet_lite0" not in figures:
+        return {}
+    of_reconstructions, of_samples = (figures[f"{kind}_efficientnet_lite0"] for kind in ("rfd", "gfd"))
+    generated = manifest.protocol["generated"]
+    reference = "validation images" if generated["reference"] == "val" else "training images"
+    text = (
+        f"{of_reconstructions:.0f} (reconstructions), {of_samples:.0f} ({generated['samples']:,} samples, {reference})"
+    )
+    return {"Fréchet distances": f"{text}; EfficientNet-Lite0's features, not FID"}
 
 
 def section(entry: Entry) -> str:
@@ -127,8 +103,7 @@ def section(entry: Entry) -> str:
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     link = f"[manifest](../registry/zoo/releases/{entry.name}.yaml)"
-    suffix = "gif" if len(entry.latent) > 3 else "png"
-    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{entry.name}.{suffix})"
+    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{entry.name}.png)"
     if entry.loss_factors:
         image += f"\n\n![{entry.name}: PSNR against rate](../benchmarks/results/{entry.name}.png)"
     return f"## {entry.name}\n\n{manifest.notes} ({link})\n\n| | |\n|---|---|\n{table}\n\n{image}\n"
@@ -146,10 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in [] if arguments.text_only else arguments.names or releases():
-        if open_model(name).model.contract.video:
-            animate(name)
-        else:
-            save_picture(picture(name), PICTURES / f"{name}.png")
+        save_picture(picture(name), PICTURES / f"{name}.png")
     write_text(PAGE, text())
     print(PAGE)
 
