@@ -16,8 +16,10 @@ from typing import Any
 from ulzoo.cli.display.progress import phase_progress
 from ulzoo.cli.display.terminal import console
 from ulzoo.files.atomic import sha256, write_text
+from ulzoo.registry import Spec, find_specs, load_spec
 from ulzoo.registry.runs.evaluate import DistanceOptions, Evaluation, EvaluationOptions
 from ulzoo.registry.runs.export import Export, export, load_export, save_export
+from ulzoo.registry.spec.schema import changed_on_resume
 from ulzoo.registry.zoo.release import ReleaseManifest, describe
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +47,16 @@ def rounded(value: Any, digits: int) -> Any:
     return float(f"{value:.{digits}g}") if isinstance(value, float) else value
 
 
+def packaged(spec: Spec) -> Spec:
+    """The packaged spec of a trained one, which has other paths of data; that spec itself if none is packaged."""
+    if spec.name not in find_specs():
+        return spec
+    released = load_spec(spec.name)
+    if changes := changed_on_resume(spec, released):
+        raise SystemExit(f"{spec.name} was trained with another spec than the packaged one: {'; '.join(changes)}")
+    return released
+
+
 def release(
     trained: Path, out: Path, texts: dict[str, str], *, samples: int | None = None, reference: str = "train"
 ) -> ReleaseManifest:
@@ -58,7 +70,7 @@ def release(
     weights = out / "weights" / f"{name}.safetensors"
     weights.parent.mkdir(parents=True, exist_ok=True)
     kept = {key: results[key] for key in ("figures", "protocol")}
-    save_export(weights, loaded.model, loaded.spec, kept, "float16")
+    save_export(weights, loaded.model, packaged(loaded.spec), kept, "float16")
     released = load_export(weights)
     fields, codec = describe(released), released.model.codec
     digits = {"figures": 5, "latent_statistics": 6}

@@ -83,7 +83,7 @@ def section(entry: Entry) -> str:
     manifest = releases()[entry.name]
     figures, size = manifest.figures, (WEIGHTS / manifest.weights).stat().st_size
     rates = {
-        name: f"{figures[key]:.3f} ± {figures[f'{key}_se']:.3f} bits/pixel"
+        name: f"{figures[key]:.4f} ± {figures[f'{key}_se']:.4f} bits/pixel"
         for name, key in (("prior", "bits_per_pixel"), ("base", "base_bits_per_pixel"))
     }
     rows = {
