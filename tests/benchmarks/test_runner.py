@@ -46,7 +46,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 def test_it_lists_every_benchmark_with_a_line() -> None:
     listed = subprocess.run([sys.executable, "-m", "benchmarks"], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
-    assert {"blocks", "costs", "gpu", "peak", "knobs", "processes"} <= set(lines)
+    assert {"blocks", "costs", "gpu", "peak", "claims", "processes"} <= set(lines)
     assert "measuring" not in lines and "rivals" not in lines
     assert all(line.endswith(".") for line in lines.values())
 

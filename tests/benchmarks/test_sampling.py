@@ -25,7 +25,7 @@ def test_the_bar_is_met_by_the_better_of_the_two_solvers(
     monkeypatch.setattr(sampling, "measure", lambda options, device: rows)
     monkeypatch.setattr("sys.argv", ["sampling", "--device", "cpu", "--out", str(tmp_path)])
     assert sampling.main() == status
-    assert (tmp_path / "sampling.png").stat().st_size > 10_000 and (tmp_path / "sampling.svg").exists()
+    assert (tmp_path / "sampling.png").stat().st_size > 10_000
 
 
 def test_a_model_samples_as_the_benchmark_says() -> None:

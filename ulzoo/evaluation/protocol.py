@@ -14,7 +14,7 @@ FIELDS = {
     "data": "data section of the spec, without machine-dependent keys",
     "split": "train or val, or all of a folder",
     "fingerprint": "content of the measured images or clips, in `generated` and `frechet` of the reference",
-    "images": "number of images or clips, from the start of the split",
+    "images": "number of images or clips: all of the split, or with `--limit` some that are spread over it",
     "left_out": "number of examples that could not be read",
     "batch_size": "examples per batch; only in results of earlier versions, where a batch shared its noise",
     "seed": "seed of all noise",

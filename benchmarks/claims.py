@@ -1,0 +1,330 @@
+"""The paper's claims at a small scale, with three seeds: which are shown, which are refuted, and by how much.
+
+    python -m benchmarks claims [--workers N] [--store runs/claims] [--no-training]
+
+Trains the points of claims_latents.yaml and claims_generation.yaml by `ulzoo sweep`, which continues where it was
+interrupted, and writes results/claims: the rows, claims.md and plots. The curve over loss factors is that of
+variable_rate.yaml, in results/variable_rate. With --no-training only page and plots are written, from existing rows.
+"Errors" are standard deviations over seeds; a claim is shown, or refuted, if intervals of one deviation do not overlap.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+
+from benchmarks.measuring import RESULTS
+from benchmarks.pictures import save_figure
+from ulzoo.files.atomic import write_text
+from ulzoo.registry.sweeps.store import Store
+from ulzoo.visualization.matplotlib_figure import new_figure
+
+FOLDER, CURVE = RESULTS / "claims", RESULTS / "variable_rate"
+DISTANCE = "fd_efficientnet_lite0"
+SWEEPS = {
+    "latents": ("--stage", "latents"),
+    "generation": ("--reuse-latents", "--frechet", DISTANCE, "--samples", "1500"),
+}
+FACTORS = ("4", "5.7", "8", "11.3", "16")
+BASELINE = "8"
+VARIANTS = (
+    "normal_prior",
+    "no_prior_gradient",
+    "logsnr10",
+    "learned_variance",
+    "learned_variance_logsnr10",
+    "channels8",
+    "channels16",
+    "channels32",
+)
+BASES = ("sigmoid", "elbo", "pixels")
+RATE, PSNR, BASE_RATE = "bits_per_pixel", "psnr_db", "base_bits_per_pixel"
+SAMPLES, RECONSTRUCTIONS = "gfd_efficientnet_lite0", "rfd_efficientnet_lite0"
+HEADING = """# The paper's claims at a small scale
+
+On emoji at 32² with three seeds; figures are means ± standard deviations over the seeds, on validation images. "Shown"
+and "refuted" mean that intervals of one deviation do not overlap. Distances are Fréchet distances on the features of
+EfficientNet-Lite0, which are not FID. `python -m benchmarks claims` writes this page.
+
+| claim | here | figures |
+|---|---|---|
+"""
+NOT_MEASURED = """
+(c) is of models that 400 steps leave far from good, as 8×8 patches need more of them. (d) and (e) may look different
+after long trainings. Not measured: (b), that the best rate for generation is higher for a larger base, and the part of
+(i) about latent diffusion on an AutoencoderKL.
+
+![Rate and PSNR of the variants of stage 1, and the distance of samples of the variants of the base](claims.png)
+"""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure by seed.
+
+    Attributes:
+        values: seed -> value.
+        digits: after the decimal point, when printed.
+    """
+
+    values: dict[int, float]
+    digits: int = 3
+
+    @property
+    def mean(self) -> float:
+        return fmean(self.values.values())
+
+    @property
+    def deviation(self) -> float:
+        return stdev(self.values.values())
+
+    def minus(self, other: "Estimate") -> "Estimate":
+        """The difference, seed by seed."""
+        return Estimate({seed: value - other.values[seed] for seed, value in self.values.items()}, self.digits)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.{self.digits}f} ± {self.deviation:.{self.digits}f}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper, whether it holds here ("shown", "refuted" or "open"), and the figures."""
+
+    claim: str
+    verdict: str
+    evidence: str
+
+
+class Measured:
+    """The rows of the sweeps.
+
+    Args:
+        folders: with a results.jsonl each.
+    """
+
+    def __init__(self, *folders: Path):
+        self.rows = [row for folder in folders for row in Store(folder).rows() if row["status"] == "done"]
+
+    def get(self, point: str, figure: str, digits: int = 3) -> Estimate:
+        """A figure of a point, by seed. KeyError if it was not measured."""
+        values = {row["seed"]: row["figures"][figure] for row in self.rows if row["point"] == point}
+        if len(values) < 2:
+            raise KeyError(f"{point}: measured with {len(values)} seeds")
+        return Estimate(values, digits)
+
+    def series(self, points: Sequence[str], figure: str, digits: int = 3) -> list[Estimate]:
+        return [self.get(point, figure, digits) for point in points]
+
+    def excess_bits(self, point: str) -> Estimate:
+        """Bits/pixel of a point above the curve over loss factors at the same PSNR, seed by seed.
+
+        ValueError if its PSNR is not one of the curve's, between whose points it is interpolated.
+        """
+        return self._above_curve(point, PSNR, RATE)
+
+    def excess_psnr(self, point: str) -> Estimate:
+        """PSNR of a point above the curve over loss factors at the same rate, as `excess_bits`."""
+        return self._above_curve(point, RATE, PSNR)
+
+    def _above_curve(self, point: str, same: str, compared: str) -> Estimate:
+        shared, excess = self.get(point, same).values, {}
+        for seed, value in self.get(point, compared).values.items():
+            xs, ys = ([self.get(factor, name).values[seed] for factor in FACTORS] for name in (same, compared))
+            if not xs[0] <= shared[seed] <= xs[-1]:
+                raise ValueError(f"{point}: {same} is {shared[seed]:.3f}, outside of {xs[0]:.3f} to {xs[-1]:.3f}")
+            excess[seed] = value - float(np.interp(shared[seed], xs, ys))
+        return Estimate(excess, 3 if compared == RATE else 2)
+
+
+def apart(low: Estimate, high: Estimate) -> str:
+    """Whether it is shown that `low` is lower: intervals of one deviation do not overlap."""
+    if low.mean + low.deviation < high.mean - high.deviation:
+        return "shown"
+    return "refuted" if high.mean + high.deviation < low.mean - low.deviation else "open"
+
+
+def sign(difference: Estimate) -> str:
+    """Whether it is shown that a difference is positive."""
+    return apart(Estimate(dict.fromkeys(difference.values, 0.0)), difference)
+
+
+def loss_factor(measured: Measured) -> Finding:
+    distances = json.loads((CURVE / "distances.json").read_text(encoding="utf-8"))["rows"]
+    rfd = [
+        Estimate({row["seed"]: row[RECONSTRUCTIONS] for row in distances if row["loss_factor"] == factor}, 0)
+        for factor in map(float, FACTORS)
+    ]
+    rates, psnrs = measured.series(FACTORS, RATE), measured.series(FACTORS, PSNR, 2)
+    ends = [apart(rates[0], rates[-1]), apart(psnrs[0], psnrs[-1]), apart(rfd[-1], rfd[0])]
+    rising = all(
+        a.mean < b.mean and c.mean < d.mean and e.mean > f.mean
+        for (a, b), (c, d), (e, f) in zip(pairwise(rates), pairwise(psnrs), pairwise(rfd), strict=True)
+    )
+    return Finding(
+        "(a) A larger loss factor: more bits, higher PSNR, smaller distance of reconstructions",
+        "shown" if rising and set(ends) == {"shown"} else "open",
+        f"loss factor {FACTORS[0]} to {FACTORS[-1]}: {rates[0]} to {rates[-1]} bits/pixel, {psnrs[0]} to {psnrs[-1]} "
+        f"dB, distance {rfd[0]} to {rfd[-1]}; the means of the five are {'' if rising else 'not '}monotone",
+    )
+
+
+def channels(measured: Measured) -> Finding:
+    points = ("channels8", "channels16", "channels32")
+    psnrs, rates = measured.series(points, PSNR, 2), measured.series(points, RATE)
+    first, gain = psnrs[1].minus(psnrs[0]), psnrs[2].minus(psnrs[1])
+    return Finding(
+        "(c) From 16 channels on, their number makes little difference (8×8 downsampling)",
+        "shown" if abs(gain.mean) + gain.deviation < 0.5 else "refuted" if gain.mean - gain.deviation > 0.5 else "open",
+        "8, 16, 32 channels: "
+        + ", ".join(f"{psnr} dB at {rate} bits/pixel" for psnr, rate in zip(psnrs, rates, strict=True))
+        + f"; the second 8 gain {first} dB, the next 16 {gain}; less than 0.5 dB counts as little",
+    )
+
+
+def latent_logsnr(measured: Measured) -> Finding:
+    rate, other = measured.get(BASELINE, RATE), measured.get("logsnr10", RATE)
+    psnr = measured.get("logsnr10", PSNR, 2)
+    return Finding(
+        "(d) λ_z(0) = 10 moves the information out of the latent",
+        apart(other, rate),
+        f"{other} bits/pixel ({psnr} dB) instead of {rate} ({measured.get(BASELINE, PSNR, 2)} dB): the same noise "
+        "levels and 5 nats more, which so few steps do not teach the encoder to avoid",
+    )
+
+
+def learned_variance(measured: Measured) -> Finding:
+    parts, verdicts = [], {}
+    for logsnr, point in ((5, "learned_variance"), (10, "learned_variance_logsnr10")):
+        rate, psnr = measured.get(point, RATE), measured.get(point, PSNR, 2)
+        excess = measured.excess_bits(point)
+        verdicts[logsnr] = sign(excess)
+        parts.append(f"at {logsnr}: {psnr} dB at {rate} bits/pixel, {excess} more than the curve at this PSNR")
+    return Finding(
+        "(e) A learned variance of the latent's noise loses a little, at λ_z(0) = 5 and at 10",
+        ", ".join(f"{verdict} at {logsnr}" for logsnr, verdict in verdicts.items()),
+        "; ".join(parts),
+    )
+
+
+def normal_prior(measured: Measured) -> Finding:
+    excess, base = measured.excess_bits("normal_prior"), measured.get("normal_prior", RATE)
+    return Finding(
+        "(f) A normal prior needs more bits for the same PSNR",
+        sign(excess),
+        f"{base} bits/pixel at {measured.get('normal_prior', PSNR, 2)} dB, {excess} more than the curve at this PSNR",
+    )
+
+
+def prior_gradient(measured: Measured) -> Finding:
+    excess = measured.excess_psnr("no_prior_gradient")
+    lost = Estimate({seed: -value for seed, value in excess.values.items()}, 2)
+    rate = measured.get("no_prior_gradient", RATE)
+    return Finding(
+        "(g) Without the prior's gradient to the encoder, quality is lost",
+        sign(lost),
+        f"{measured.get('no_prior_gradient', PSNR, 2)} dB at {rate} bits/pixel, {lost} dB below the curve at this rate",
+    )
+
+
+def base_weighting(measured: Measured) -> Finding:
+    sigmoid, elbo = measured.series(("sigmoid", "elbo"), SAMPLES, 0)
+    rates = measured.series(("sigmoid", "elbo"), BASE_RATE)
+    return Finding(
+        "(h) A base with sigmoid weighting samples far better than one with the prior's ELBO",
+        apart(sigmoid, elbo),
+        f"distance of 1,500 samples {sigmoid} with sigmoid weighting, {elbo} with the ELBO; rates by the base "
+        f"{rates[0]} and {rates[1]} bits/pixel",
+    )
+
+
+def pixels(measured: Measured) -> Finding:
+    latents, pixel = measured.series(("sigmoid", "pixels"), SAMPLES, 0)
+    flops = {
+        point: sum(next(row for row in measured.rows if row["point"] == point)["training_flops"].values())
+        for point in ("sigmoid", "pixels")
+    }
+    return Finding(
+        "(i) At equal training FLOPs, Unified Latents sample better than diffusion on pixels",
+        apart(latents, pixel),
+        f"distance of 1,500 samples {latents} after {flops['sigmoid'] / 1e12:.1f} TFLOPs, on pixels {pixel} after "
+        f"{flops['pixels'] / 1e12:.1f}; latent diffusion on an AutoencoderKL is not measured",
+    )
+
+
+CLAIMS: tuple[Callable[[Measured], Finding], ...] = (
+    loss_factor,
+    channels,
+    latent_logsnr,
+    learned_variance,
+    normal_prior,
+    prior_gradient,
+    base_weighting,
+    pixels,
+)
+
+
+def page(measured: Measured) -> str:
+    """The claims in Markdown."""
+    rows = [(finding.claim, finding.verdict, finding.evidence) for finding in (claim(measured) for claim in CLAIMS)]
+    return HEADING + "".join(f"| {' | '.join(row)} |\n" for row in rows) + NOT_MEASURED
+
+
+def draw(measured: Measured, folder: Path) -> None:
+    """Rate and PSNR of the variants of stage 1, and the distance of samples of the variants of the base."""
+    figure = new_figure(figsize=(11, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    for points, style in ((FACTORS, "o-"), *(((point,), "s") for point in VARIANTS)):
+        x, y = measured.series(points, RATE), measured.series(points, PSNR)
+        (xs, x_errors), (ys, y_errors) = ([[e.mean for e in axis], [e.deviation for e in axis]] for axis in (x, y))
+        label = "loss factors 4 to 16" if points == FACTORS else points[0].replace("_", " ")
+        left.errorbar(xs, ys, y_errors, x_errors, style, label=label, capsize=2)
+    left.set(xlabel="rate by the prior, bits/pixel", ylabel="PSNR of reconstructions, dB")
+    left.legend(fontsize=8)
+    distances = measured.series(BASES, SAMPLES)
+    right.bar(BASES, [e.mean for e in distances], yerr=[e.deviation for e in distances], capsize=4, color="#0b6fb8")
+    right.set(ylabel="Fréchet distance of samples,\nEfficientNet-Lite0 (not FID)")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.set_axisbelow(True)
+    save_figure(figure, folder / "claims.png")
+
+
+def train(store: Path, workers: str) -> None:
+    """Run the sweeps, and copy their rows."""
+    for name, options in SWEEPS.items():
+        sweep = Path(__file__).with_name(f"claims_{name}.yaml")
+        command = ["sweep", sweep, "--seeds", "3", *options, "--workers", workers, "--out", store / name]
+        subprocess.run([sys.executable, "-m", "ulzoo", *map(str, command)], check=True)
+        (FOLDER / name).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store / name / "results.jsonl", FOLDER / name / "results.jsonl")
+
+
+def read() -> Measured:
+    """The rows of this folder."""
+    return Measured(CURVE, *(FOLDER / name for name in SWEEPS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="1")
+    parser.add_argument("--store", type=Path, default=Path("runs/claims"))
+    parser.add_argument("--no-training", action="store_true")
+    arguments = parser.parse_args()
+    if not arguments.no_training:
+        train(arguments.store, arguments.workers)
+    measured = read()
+    write_text(FOLDER / "claims.md", page(measured))
+    draw(measured, FOLDER)
+    print(page(measured))
+
+
+if __name__ == "__main__":
+    main()

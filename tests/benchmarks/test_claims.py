@@ -1,0 +1,71 @@
+"""The claims: verdicts from rows with given figures, and the committed page is that of the committed rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import claims
+from benchmarks.claims import Estimate, Measured, apart, sign
+
+FACTORS = {"4": (0.4, 23.0), "5.7": (0.5, 24.0), "8": (0.6, 25.0), "11.3": (0.7, 26.0), "16": (0.8, 27.0)}
+
+
+def rows(point: str, *figures: dict[str, float]) -> list[dict[str, Any]]:
+    """A row of each seed."""
+    return [
+        {"point": point, "spec_hash": f"{point}{seed}", "status": "done", "seed": seed, "figures": values, "set": {}}
+        for seed, values in enumerate(figures)
+    ]
+
+
+def measured(folder: Path, **points: list[tuple[float, float]]) -> Measured:
+    """The curve over loss factors, and points with (bits/pixel, PSNR) for each seed."""
+    names = {**{name: [figures] * 3 for name, figures in FACTORS.items()}, **points}
+    lines = [
+        json.dumps(row)
+        for name, seeds in names.items()
+        for row in rows(name, *({"bits_per_pixel": rate, "psnr_db": psnr} for rate, psnr in seeds))
+    ]
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    return Measured(folder)
+
+
+def test_estimates_are_apart_if_intervals_of_one_deviation_do_not_overlap() -> None:
+    low, near, high = (Estimate({0: x - 1, 1: x, 2: x + 1}) for x in (0.0, 1.9, 2.1))
+    assert low.deviation == 1 and str(low) == "0.000 ± 1.000"
+    assert apart(low, high) == "shown" and apart(high, low) == "refuted" and apart(low, near) == "open"
+    assert sign(high) == "shown" and sign(low) == "open"
+
+
+def test_excess_is_interpolated_on_the_curve_of_the_same_seed(tmp_path: Path) -> None:
+    table = measured(tmp_path, normal_prior=[(1.0, 24.5), (1.1, 25.0), (1.2, 25.5)])
+    assert table.excess_bits("normal_prior").values == pytest.approx({0: 0.45, 1: 0.5, 2: 0.55})
+    finding = claims.normal_prior(table)
+    assert finding.verdict == "shown" and "0.500 ± 0.050 more" in finding.evidence
+    with pytest.raises(ValueError, match=r"bits_per_pixel is 1\.000, outside of 0\.400 to 0\.800"):
+        table.excess_psnr("normal_prior")
+
+
+def test_a_variant_that_needs_fewer_bits_refutes_the_claim(tmp_path: Path) -> None:
+    table = measured(tmp_path, normal_prior=[(0.5, 24.5), (0.5, 25.0), (0.5, 25.5)])
+    assert claims.normal_prior(table).verdict == "refuted"
+
+
+def test_little_difference_between_numbers_of_channels(tmp_path: Path) -> None:
+    def verdict(psnr: float) -> str:
+        points = {"channels8": 20.0, "channels16": 22.0, "channels32": psnr}
+        return claims.channels(measured(tmp_path, **{name: [(0.5, x)] * 3 for name, x in points.items()})).verdict
+
+    assert [verdict(psnr) for psnr in (22.2, 21.8, 23.0)] == ["shown", "shown", "refuted"]
+
+
+def test_one_seed_is_not_enough(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="logsnr10: measured with 1 seeds"):
+        measured(tmp_path, logsnr10=[(0.5, 20.0)]).get("logsnr10", "psnr_db")
+
+
+def test_the_committed_page_is_that_of_the_rows() -> None:
+    page = (claims.FOLDER / "claims.md").read_text(encoding="utf-8")
+    assert page == claims.page(claims.read()), "run python -m benchmarks claims --no-training"
