@@ -11,8 +11,6 @@ variable_rate.yaml, in results/variable_rate. With --no-training only page and p
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +21,7 @@ import numpy as np
 
 from benchmarks.measuring import RESULTS
 from benchmarks.pictures import save_figure
+from benchmarks.sweep import ulzoo
 from ulzoo.files.atomic import write_text
 from ulzoo.registry.sweeps.store import Store
 from ulzoo.visualization.matplotlib_figure import new_figure
@@ -47,7 +46,7 @@ VARIANTS = (
 )
 BASES = ("sigmoid", "elbo", "pixels")
 RATE, PSNR, BASE_RATE = "bits_per_pixel", "psnr_db", "base_bits_per_pixel"
-SAMPLES, RECONSTRUCTIONS = "gfd_efficientnet_lite0", "rfd_efficientnet_lite0"
+SAMPLES, RECONSTRUCTIONS = f"g{DISTANCE}", f"r{DISTANCE}"
 HEADING = """# The paper's claims at a small scale
 
 On emoji at 32² with three seeds; figures are means ± standard deviations over the seeds, on validation images. "Shown"
@@ -301,8 +300,7 @@ def train(store: Path, workers: str) -> None:
     """Run the sweeps, and copy their rows."""
     for name, options in SWEEPS.items():
         sweep = Path(__file__).with_name(f"claims_{name}.yaml")
-        command = ["sweep", sweep, "--seeds", "3", *options, "--workers", workers, "--out", store / name]
-        subprocess.run([sys.executable, "-m", "ulzoo", *map(str, command)], check=True)
+        ulzoo("sweep", str(sweep), "--seeds", "3", *options, "--workers", workers, "--out", str(store / name))
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(store / name / "results.jsonl", FOLDER / name / "results.jsonl")
 

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from ulzoo.coding.codec import Codec
 from ulzoo.coding.stream import MAX_BYTES, DamagedStream
-from ulzoo.data import in_order
 from ulzoo.data.images.decode import read_rgb
 from ulzoo.data.images.preprocess import to_pil
-from ulzoo.data.subset import spread_out
+from ulzoo.data.subset import spread_batch
 from ulzoo.data.videos.decode import read_clip
 from ulzoo.files.atomic import check_destination, write_atomically, write_bytes
 from ulzoo.media.pixels import from_uint8
@@ -58,8 +57,7 @@ def measure_codec(model: UnifiedLatents, spec: Spec) -> Codec:
     contract = model.contract
     codec_network(model)  # before the data is opened
     source = open_source(spec, "train")
-    count = min(len(source), MEASURED_CLIPS if contract.video else MEASURED_IMAGES)
-    x = next(in_order(spread_out(source, count), count))["x"].to(model.device)
+    x = spread_batch(source, MEASURED_CLIPS if contract.video else MEASURED_IMAGES)["x"].to(model.device)
     return compression.measure_codec(model, [x[rows] for rows in contract.batches(len(x), None)])
 
 

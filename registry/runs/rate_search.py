@@ -104,7 +104,7 @@ def mean_rate(
     """The mean rate by the prior in bits/pixel at the model's default loss factor, as an evaluation measures it."""
     source, config = evaluation.source, evaluation.config
     total, done, bits = config.count(source), 0, 0.0
-    for batch in in_order(source, config.examples_per_batch(video=model.contract.video), config.limit):
+    for batch in in_order(source, config.examples_per_batch(video=model.contract.video)):
         examples = range(batch["images"] - len(batch["x"]), batch["images"])
         bits += rate(model, batch, examples, config, network="prior").double().sum().item()
         done = batch["images"]

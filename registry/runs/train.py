@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ulzoo.data import Source, in_order
+from ulzoo.data import Source
 from ulzoo.data.fingerprint import describe_change, fingerprint
-from ulzoo.data.subset import spread_out
+from ulzoo.data.subset import spread_batch
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import write_text
 from ulzoo.model.conditioning import DecodeOptions
@@ -330,14 +330,14 @@ def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage)
             bands = sampled_clips({name: model}, SampleRequest(DRAWN_CLIPS), source=validation)
         return save_clips(folder / f"{name}.png", bands, model.contract)[:1]
     if reconstructs:
-        batch = next(in_order(spread_out(validation, 12), 12))
+        batch = spread_batch(validation, 12)
         x, generator = batch["x"].to(model.device), torch.Generator(model.device).manual_seed(0)
         options: DecodeOptions = {"labels": batch["label"], "text": batch["text"], "network": network}
         reconstructions = model.reconstruct(x, generator=generator, **options)
         pictures.append(folder / "reconstructions.png")
         save_grid(pictures[-1], [("validation images", x), ("reconstructions", reconstructions)])
     if not reconstructs or model.contract.single_stage:
-        text = next(in_order(spread_out(validation, 48), 48))["text"]
+        text = spread_batch(validation, 48)["text"]
         generator = torch.Generator(model.device).manual_seed(0)
         samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text, network=network)
         rows = [("" if i else "samples", row) for i, row in enumerate(samples.split(12))]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import pairwise
 
+from ulzoo.data.loader import Batch, in_order
 from ulzoo.data.source import ListedExample, Placement, Sample, Source
-
-GOLDEN_RATIO = (5**0.5 - 1) / 2
+from ulzoo.diffusion.schedules import GOLDEN_RATIO
 
 
 def spread_out(source: Source, count: int | None) -> Source:
@@ -16,6 +16,11 @@ def spread_out(source: Source, count: int | None) -> Source:
     Each is drawn from one of `count` equal parts, at places that have no period, as orders of classes may have.
     """
     return source if count is None or count >= len(source) else Subset(source, count)
+
+
+def spread_batch(source: Source, count: int) -> Batch:
+    """`count` examples spread over a source, or all of it, in one batch."""
+    return next(in_order(spread_out(source, count), count))
 
 
 class Subset(Source):

@@ -8,8 +8,8 @@ from itertools import chain, pairwise
 import torch
 from torch import Tensor
 
-from ulzoo.data import Source, in_order
-from ulzoo.data.subset import spread_out
+from ulzoo.data import Source
+from ulzoo.data.subset import spread_batch
 from ulzoo.diffusion import IndependentNoise
 from ulzoo.media.pixels import psnr
 from ulzoo.model.conditioning import Conditions, DecodeOptions
@@ -108,7 +108,7 @@ def sample_rows(
     labels = {
         name: label_numbers(request.labels, model.contract) if request.labels else [] for name, model in models.items()
     }
-    text = None if source is None else next(in_order(spread_out(source, request.n), request.n))["text"]
+    text = None if source is None else spread_batch(source, request.n)["text"]
     rows: list[GridRow] = []
     for name, model in models.items():
         shares = split_evenly(request.n, labels[name])
@@ -189,7 +189,7 @@ def reconstruction_rows(
         expected = model.contract.shape
         if expected != source.shape:
             raise ValueError(f"{name}: is a model of images of shape {expected}, these are {source.shape}")
-    batch = next(in_order(spread_out(source, n), n))
+    batch = spread_batch(source, n)
     images, text = batch["x"], batch["text"]
     rows = [_wrap("originals", images)]
     for name, model in models.items():

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ulzoo.data import Source, in_order
-from ulzoo.data.subset import spread_out
+from ulzoo.data import Source
+from ulzoo.data.subset import spread_batch
 from ulzoo.media.pixels import frame_psnr
 from ulzoo.model.conditioning import Conditions, DecodeOptions
 from ulzoo.model.contract import Contract, DecoderName
@@ -80,7 +80,7 @@ def sampled_clips(
 def _continued_clips(models: Mapping[str, UnifiedLatents], request: SampleRequest, source: Source) -> Band:
     """Clips spread over the source, and their continuations by each model with their PSNR."""
     _check_sizes(models, source)
-    batch = next(in_order(spread_out(source, request.n), request.n))
+    batch = spread_batch(source, request.n)
     x = batch["x"]
     request = replace(request, n=len(x))
     band = [Clips("truth", x, notes=batch["key"])]
@@ -125,7 +125,7 @@ def reconstructed_clips(
     """
     _check_number(n)
     _check_sizes(models, source)
-    batch = next(in_order(spread_out(source, n), n))
+    batch = spread_batch(source, n)
     clips = batch["x"]
     band = [Clips("truth", clips, notes=batch["key"])]
     for name, model in models.items():
