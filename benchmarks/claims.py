@@ -4,26 +4,26 @@
 
 Trains the points of claims_latents.yaml and claims_generation.yaml by `ulzoo sweep`, which continues where it was
 interrupted, and writes results/claims: the rows, claims.md and plots. The curve over loss factors is that of
-variable_rate.yaml, in results/variable_rate. With --no-training only page and plots are written, from existing rows.
+variable_rate.yaml, in results/variable_rate; latent diffusion is trained by `python -m benchmarks latent_diffusion`.
+With --no-training only page and plots are written, from existing rows.
 "Errors" are standard deviations over seeds; a claim is shown, or refuted, if intervals of one deviation do not overlap.
 """
 
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from itertools import pairwise
+from math import log, sqrt
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import NormalDist, fmean
+from typing import Any
 
-import numpy as np
-
+from benchmarks.estimates import FACTORS, PSNR, RATE, Estimate, Finding, Measured, apart, sign
 from benchmarks.measuring import RESULTS
 from benchmarks.pictures import save_figure
 from benchmarks.sweep import ulzoo
 from ulzoo.files.atomic import write_text
-from ulzoo.registry.sweeps.store import Store
 from ulzoo.visualization.matplotlib_figure import new_figure
 
 FOLDER, CURVE = RESULTS / "claims", RESULTS / "variable_rate"
@@ -32,7 +32,6 @@ SWEEPS = {
     "latents": ("--stage", "latents"),
     "generation": ("--reuse-latents", "--frechet", DISTANCE, "--samples", "1500"),
 }
-FACTORS = ("4", "5.7", "8", "11.3", "16")
 BASELINE = "8"
 VARIANTS = (
     "normal_prior",
@@ -45,7 +44,8 @@ VARIANTS = (
     "channels32",
 )
 BASES = ("sigmoid", "elbo", "pixels")
-RATE, PSNR, BASE_RATE = "bits_per_pixel", "psnr_db", "base_bits_per_pixel"
+TABLE_2 = {"small": {"1.3": 1.42, "1.5": 1.54}, "medium": {"1.3": 1.37, "1.5": 1.31}}  # the paper's gFID
+BASE_RATE = "base_bits_per_pixel"
 SAMPLES, RECONSTRUCTIONS = f"g{DISTANCE}", f"r{DISTANCE}"
 HEADING = """# The paper's claims at a small scale
 
@@ -58,101 +58,12 @@ EfficientNet-Lite0, which are not FID. `python -m benchmarks claims` writes this
 """
 NOT_MEASURED = """
 (c) is of models that 400 steps leave far from good, as 8×8 patches need more of them. (d) and (e) may look different
-after long trainings. Not measured: (b), that the best rate for generation is higher for a larger base, and the part of
-(i) about latent diffusion on an AutoencoderKL.
+after long trainings. Latent diffusion in (i) is built from diffusers' AutoencoderKL and DiT, trained by AdamW to
+predict the noise (`python -m benchmarks latent_diffusion`, in fp32); it has the latent shape and batch sizes of Unified
+Latents, and takes as many FLOPs in each stage. Adversarial and perceptual losses would change both.
 
-![Rate and PSNR of the variants of stage 1, and the distance of samples of the variants of the base](claims.png)
+![Rate and PSNR of the variants of stage 1, and the distance of samples by pipeline](claims.png)
 """
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure by seed.
-
-    Attributes:
-        values: seed -> value.
-        digits: after the decimal point, when printed.
-    """
-
-    values: dict[int, float]
-    digits: int = 3
-
-    @property
-    def mean(self) -> float:
-        return fmean(self.values.values())
-
-    @property
-    def deviation(self) -> float:
-        return stdev(self.values.values())
-
-    def minus(self, other: "Estimate") -> "Estimate":
-        """The difference, seed by seed."""
-        return Estimate({seed: value - other.values[seed] for seed, value in self.values.items()}, self.digits)
-
-    def __str__(self) -> str:
-        return f"{self.mean:.{self.digits}f} ± {self.deviation:.{self.digits}f}"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A claim of the paper, whether it holds here ("shown", "refuted" or "open"), and the figures."""
-
-    claim: str
-    verdict: str
-    evidence: str
-
-
-class Measured:
-    """The rows of the sweeps.
-
-    Args:
-        folders: with a results.jsonl each.
-    """
-
-    def __init__(self, *folders: Path):
-        self.rows = [row for folder in folders for row in Store(folder).rows() if row["status"] == "done"]
-
-    def get(self, point: str, figure: str, digits: int = 3) -> Estimate:
-        """A figure of a point, by seed. KeyError if it was not measured."""
-        values = {row["seed"]: row["figures"][figure] for row in self.rows if row["point"] == point}
-        if len(values) < 2:
-            raise KeyError(f"{point}: measured with {len(values)} seeds")
-        return Estimate(values, digits)
-
-    def series(self, points: Sequence[str], figure: str, digits: int = 3) -> list[Estimate]:
-        return [self.get(point, figure, digits) for point in points]
-
-    def excess_bits(self, point: str) -> Estimate:
-        """Bits/pixel of a point above the curve over loss factors at the same PSNR, seed by seed.
-
-        ValueError if its PSNR is not one of the curve's, between whose points it is interpolated.
-        """
-        return self._above_curve(point, PSNR, RATE)
-
-    def excess_psnr(self, point: str) -> Estimate:
-        """PSNR of a point above the curve over loss factors at the same rate, as `excess_bits`."""
-        return self._above_curve(point, RATE, PSNR)
-
-    def _above_curve(self, point: str, same: str, compared: str) -> Estimate:
-        shared, excess = self.get(point, same).values, {}
-        for seed, value in self.get(point, compared).values.items():
-            xs, ys = ([self.get(factor, name).values[seed] for factor in FACTORS] for name in (same, compared))
-            if not xs[0] <= shared[seed] <= xs[-1]:
-                raise ValueError(f"{point}: {same} is {shared[seed]:.3f}, outside of {xs[0]:.3f} to {xs[-1]:.3f}")
-            excess[seed] = value - float(np.interp(shared[seed], xs, ys))
-        return Estimate(excess, 3 if compared == RATE else 2)
-
-
-def apart(low: Estimate, high: Estimate) -> str:
-    """Whether it is shown that `low` is lower: intervals of one deviation do not overlap."""
-    if low.mean + low.deviation < high.mean - high.deviation:
-        return "shown"
-    return "refuted" if high.mean + high.deviation < low.mean - low.deviation else "open"
-
-
-def sign(difference: Estimate) -> str:
-    """Whether it is shown that a difference is positive."""
-    return apart(Estimate(dict.fromkeys(difference.values, 0.0)), difference)
 
 
 def loss_factor(measured: Measured) -> Finding:
@@ -244,22 +155,86 @@ def base_weighting(measured: Measured) -> Finding:
     )
 
 
+def larger_base(measured: Measured) -> Finding:
+    """Not trained: whether three seeds could show an effect as large as the paper's."""
+    small, medium = TABLE_2["small"], TABLE_2["medium"]
+    effect = log(small["1.5"] / small["1.3"]) - log(medium["1.5"] / medium["1.3"])
+    relative = [e.deviation / e.mean for e in measured.series(("sigmoid", "elbo"), SAMPLES)]
+    deviation = sqrt(fmean(value**2 for value in relative))
+    contrast = NormalDist(0, deviation * sqrt(4 / len(measured.get("sigmoid", SAMPLES).values)))
+    power = 1 - NormalDist(effect, contrast.stdev).cdf(contrast.inv_cdf(0.975))
+    return Finding(
+        "(b) The best rate for generation is higher for a larger base",
+        "not trained",
+        f"from factor 1.3 to 1.5 the paper's gFID rises by {small['1.5'] / small['1.3'] - 1:.1%} with the small base "
+        f"and falls by {1 - medium['1.5'] / medium['1.3']:.1%} with the medium one (Table 2); distances here deviate "
+        f"by {deviation:.1%} between seeds, so three seeds of two bases at two factors would show as large an effect "
+        f"(two-sided, 5 %) with a power of {min(power, 0.99):.2f} or more",
+    )
+
+
 def pixels(measured: Measured) -> Finding:
     latents, pixel = measured.series(("sigmoid", "pixels"), SAMPLES, 0)
-    flops = {
-        point: sum(next(row for row in measured.rows if row["point"] == point)["training_flops"].values())
-        for point in ("sigmoid", "pixels")
-    }
+    costs = pipeline_costs(measured)
     return Finding(
         "(i) At equal training FLOPs, Unified Latents sample better than diffusion on pixels",
         apart(latents, pixel),
-        f"distance of 1,500 samples {latents} after {flops['sigmoid'] / 1e12:.1f} TFLOPs, on pixels {pixel} after "
-        f"{flops['pixels'] / 1e12:.1f}; latent diffusion on an AutoencoderKL is not measured",
+        f"distance of 1,500 samples {latents} after {costs['sigmoid']}, on pixels {pixel} after {costs['pixels']}",
     )
+
+
+def latent_diffusion(measured: Measured) -> Finding:
+    latents, others = measured.get("sigmoid", SAMPLES, 0), rival_distances()
+    best, costs = best_rival(), pipeline_costs(measured)
+    return Finding(
+        "(i) At equal training FLOPs, Unified Latents sample better than latent diffusion on an AutoencoderKL",
+        apart(latents, others[best]),
+        f"distance of 1,500 samples {latents} after {costs['sigmoid']}, by latent diffusion {others[best]} after "
+        f"{costs['latent_diffusion']}, with the best of the KL weights by the first seed: "
+        + ", ".join(f"{estimate.values[0]:.0f} at {weight:g}" for weight, estimate in others.items()),
+    )
+
+
+def rival() -> dict[str, Any]:
+    """The results of benchmarks/latent_diffusion.py."""
+    return json.loads((FOLDER / "latent_diffusion.json").read_text(encoding="utf-8"))
+
+
+def rival_distances() -> dict[float, Estimate]:
+    """The distance of samples by latent diffusion, by KL weight."""
+    rows: dict[float, dict[int, float]] = {}
+    for row in rival()["rows"]:
+        rows.setdefault(row["kl_weight"], {})[row["seed"]] = row[SAMPLES]
+    return {weight: Estimate(values, 0) for weight, values in rows.items()}
+
+
+def best_rival() -> float:
+    """The KL weight that was trained with all seeds."""
+    distances = rival_distances()
+    return max(distances, key=lambda weight: len(distances[weight].values))
+
+
+def pipeline_costs(measured: Measured) -> dict[str, str]:
+    """FLOPs of training, and seconds of its steps, which were timed by turns in one process, by pipeline."""
+    results = rival()
+    rows = {point: next(row for row in measured.rows if row["point"] == point) for point in ("sigmoid", "pixels")}
+    flops = {point: sum(row["training_flops"].values()) for point, row in rows.items()}
+    flops["latent_diffusion"] = sum(results["rows"][0]["training_flops"].values())
+    names = {"sigmoid": "unified_latents", "pixels": "pixels", "latent_diffusion": "latent_diffusion"}
+    steps = {"latent_diffusion": results["rows"][0]["steps"]}
+    for point, row in rows.items():
+        steps[point] = {stage: row["resolved"]["train"][stage]["steps"] for stage in row["training_flops"]}
+    costs = {}
+    for point, name in names.items():
+        medians = {stage: results["step_seconds"][f"{name}.{stage}"]["median"] for stage in steps[point]}
+        seconds = sum(count * medians[stage] for stage, count in steps[point].items())
+        costs[point] = f"{flops[point] / 1e12:.1f} TFLOPs and {seconds:.0f} s"
+    return costs
 
 
 CLAIMS: tuple[Callable[[Measured], Finding], ...] = (
     loss_factor,
+    larger_base,
     channels,
     latent_logsnr,
     learned_variance,
@@ -267,6 +242,7 @@ CLAIMS: tuple[Callable[[Measured], Finding], ...] = (
     prior_gradient,
     base_weighting,
     pixels,
+    latent_diffusion,
 )
 
 
@@ -287,8 +263,10 @@ def draw(measured: Measured, folder: Path) -> None:
         left.errorbar(xs, ys, y_errors, x_errors, style, label=label, capsize=2)
     left.set(xlabel="rate by the prior, bits/pixel", ylabel="PSNR of reconstructions, dB")
     left.legend(fontsize=8)
-    distances = measured.series(BASES, SAMPLES)
-    right.bar(BASES, [e.mean for e in distances], yerr=[e.deviation for e in distances], capsize=4, color="#0b6fb8")
+    distances = dict(zip(BASES, measured.series(BASES, SAMPLES), strict=True))
+    distances["latent\ndiffusion"] = rival_distances()[best_rival()]
+    means, errors = ([getattr(e, name) for e in distances.values()] for name in ("mean", "deviation"))
+    right.bar(list(distances), means, yerr=errors, capsize=4, color="#0b6fb8")
     right.set(ylabel="Fréchet distance of samples,\nEfficientNet-Lite0 (not FID)")
     for axes in (left, right):
         axes.grid(alpha=0.3)

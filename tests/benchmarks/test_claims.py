@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import claims
-from benchmarks.claims import Estimate, Measured, apart, sign
+from benchmarks.estimates import Estimate, Measured, apart, sign
 
 FACTORS = {"4": (0.4, 23.0), "5.7": (0.5, 24.0), "8": (0.6, 25.0), "11.3": (0.7, 26.0), "16": (0.8, 27.0)}
 
@@ -64,6 +64,52 @@ def test_little_difference_between_numbers_of_channels(tmp_path: Path) -> None:
 def test_one_seed_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="logsnr10: measured with 1 seeds"):
         measured(tmp_path, logsnr10=[(0.5, 20.0)]).get("logsnr10", "psnr_db")
+
+
+def generated(folder: Path, **distances: tuple[float, float, float]) -> Measured:
+    """Points with the distance of samples for each seed, and what their training cost."""
+    lines = []
+    for point, values in distances.items():
+        for row in rows(point, *({claims.SAMPLES: value} for value in values)):
+            stages = {"base": {"steps": 10}} | ({} if point == "pixels" else {"latents": {"steps": 20}})
+            costs = dict.fromkeys(stages, 1000000000000.0)
+            lines.append(json.dumps({**row, "resolved": {"train": stages}, "training_flops": costs}))
+    (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
+    return Measured(folder)
+
+
+def test_power_falls_with_the_spread_over_seeds(tmp_path: Path) -> None:
+    """An effect of 12.6 % in four means of three seeds: z = 0.126 / (σ √(4/3)), power Φ(z - 1.96)."""
+    near = claims.larger_base(generated(tmp_path, sigmoid=(99, 100, 101), elbo=(198, 200, 202)))
+    wide = claims.larger_base(generated(tmp_path, sigmoid=(94, 100, 106), elbo=(188, 200, 212)))
+    assert near.verdict == "not trained" and "power of 0.99 or more" in near.evidence
+    assert "deviate by 6.0% between seeds" in wide.evidence and "power of 0.44 or more" in wide.evidence
+
+
+def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rival = {
+        "rows": [
+            {"kl_weight": weight, "seed": seed, claims.SAMPLES: distance, "steps": {"latents": 5, "base": 6},
+             "training_flops": {"latents": 1e12, "base": 2e12}}
+            for weight, seed, distance in ((0.1, 0, 130.0), (0.01, 0, 120.0), (0.01, 1, 122.0), (0.01, 2, 124.0))
+        ],
+        "step_seconds": {
+            f"{pipeline}.{stage}": {"median": seconds}
+            for pipeline, stage, seconds in (
+                ("unified_latents", "latents", 0.1), ("unified_latents", "base", 0.2), ("pixels", "base", 0.5),
+                ("latent_diffusion", "latents", 1.0), ("latent_diffusion", "base", 2.0),
+            )
+        },
+    }  # fmt: skip
+    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    (tmp_path / "latent_diffusion.json").write_text(json.dumps(rival))
+    table = generated(tmp_path, sigmoid=(99, 100, 101), pixels=(90, 91, 92))
+    finding = claims.latent_diffusion(table)
+    assert finding.verdict == "shown"
+    assert "100 ± 1 after 2.0 TFLOPs and 4 s, by latent diffusion 122 ± 2 after 3.0 TFLOPs and 17 s" in finding.evidence
+    assert finding.evidence.endswith("130 at 0.1, 120 at 0.01")
+    finding = claims.pixels(table)
+    assert finding.verdict == "refuted" and "on pixels 91 ± 1 after 1.0 TFLOPs and 5 s" in finding.evidence
 
 
 def test_the_committed_page_is_that_of_the_rows() -> None:

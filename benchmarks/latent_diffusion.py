@@ -1,0 +1,304 @@
+"""Latent diffusion from diffusers' parts beside Unified Latents: an AutoencoderKL, then a DiT on its latents.
+
+    python -m benchmarks latent_diffusion [--seeds 3] [--kl-weights 0.001,0.01,0.1] [--device cpu] [--out FOLDER]
+
+Both take as many training FLOPs as the two stages of Unified Latents in claims_generation.yaml, on the same images, in
+batches of the same size: sizes of networks are chosen near, and numbers of steps exactly. The latents have the same
+shape. The autoencoder minimises ½‖x - x̂‖² + w · KL of its posterior to N(0, I). All KL weights w are trained with the
+first seed, the one with the smallest distance with all seeds. There are no adversarial and perceptual losses, as the
+two stages of Unified Latents have none. The distance of 1,500 samples from the training images is that of the claims.
+The time of a training step is measured for all pipelines by turns in one process, in fp32, which every processor has.
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.measuring import RESULTS, Spread, by_turns, parser, prepare, publish
+from benchmarks.rivals import forward_flops
+from benchmarks.step import step
+from ulzoo.data import in_order
+from ulzoo.evaluation.config import EvaluationConfig
+from ulzoo.evaluation.features.images import efficientnet_lite0
+from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
+from ulzoo.evaluation.reference import reference_statistics
+from ulzoo.media.pixels import psnr, to_uint8
+from ulzoo.registry import load_spec
+from ulzoo.registry.compile import open_source
+
+SPEC, SAMPLES, SAMPLING_STEPS = "emoji32_tiny", 1500, 25
+PIXELS = f"{Path(__file__).with_name('claims_generation.yaml')}:pixels"
+LATENT_CHANNELS, GRID = 8, 8
+LEARNING_RATE, WARMUP = 1e-3, 50  # of 1, 3 and 6 · 10⁻³ the best for the autoencoder after 120 steps
+FLOPS_PER_FORWARD = 3  # training, as in the paper
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a stage of Unified Latents cost in training.
+
+    Attributes:
+        flops: training FLOPs.
+        batch: images per step.
+        forward_flops: of one image.
+    """
+
+    flops: float
+    batch: int
+    forward_flops: float
+
+    def steps(self, forward_flops: float) -> int:
+        """As many steps of a network with other FLOPs of an image as cost the same."""
+        return round(self.flops / (FLOPS_PER_FORWARD * forward_flops * self.batch))
+
+
+def budgets() -> dict[str, Budget]:
+    """Of both stages, from the rows of the claims."""
+    path = RESULTS / "claims" / "generation" / "results.jsonl"
+    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    row = next(row for row in rows if row["point"] == "sigmoid")
+    stages = row["resolved"]["train"]
+    costs = {}
+    for name, flops in row["training_flops"].items():
+        images = stages[name]["batch_size"] * stages[name]["steps"]
+        costs[name] = Budget(flops, stages[name]["batch_size"], flops / FLOPS_PER_FORWARD / images)
+    return costs
+
+
+class Autoencoder(nn.Module):
+    """diffusers' AutoencoderKL with two downsamplings, of about the given forward FLOPs of an image at 32²."""
+
+    def __init__(self, flops: float):
+        super().__init__()
+        x = torch.zeros(1, 3, 4 * GRID, 4 * GRID, device="meta")
+        with torch.device("meta"):
+            counted = {width: forward_flops(_autoencoder(width), x) for width in range(4, 65, 4)}
+        width = min(counted, key=lambda width: abs(counted[width] - flops))
+        self.flops, self.network = counted[width], _autoencoder(width)
+
+    def posterior(self, x: Tensor) -> Any:
+        return self.network.encode(x).latent_dist
+
+    def loss(self, x: Tensor, kl_weight: float) -> Tensor:
+        """½‖x - x̂‖² + w · KL, the mean of a batch (B, 3, 32, 32)."""
+        posterior = self.posterior(x)
+        decoded = self.network.decode(posterior.sample()).sample
+        return ((x - decoded).square().flatten(1).sum(1) / 2 + kl_weight * posterior.kl()).mean()
+
+
+def _autoencoder(width: int) -> nn.Module:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(width, 2 * width, 4 * width),
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=4,
+        sample_size=4 * GRID,
+    )
+
+
+class DiT(nn.Module):
+    """diffusers' DiTTransformer2DModel on every position of the latent, two heads of 64, of about the given FLOPs."""
+
+    def __init__(self, flops: float):
+        super().__init__()
+        x, t = torch.zeros(1, LATENT_CHANNELS, GRID, GRID, device="meta"), torch.zeros(1, device="meta").long()
+        with torch.device("meta"):
+            counted = {depth: forward_flops(_dit(depth), x, t, class_labels=t) for depth in range(1, 9)}
+        depth = min(counted, key=lambda depth: abs(counted[depth] - flops))
+        self.flops, self.network = counted[depth], _dit(depth)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.network(x, t, class_labels=torch.zeros_like(t)).sample
+
+    def loss(self, x: Tensor, scheduler: Any) -> Tensor:
+        """The mean squared error of ε, as in DDPM, of latents (B, c, h, w)."""
+        noise, t = torch.randn_like(x), torch.randint(scheduler.config.num_train_timesteps, (len(x),), device=x.device)
+        return F.mse_loss(self(scheduler.add_noise(x, noise, t), t), noise)
+
+
+def _dit(depth: int) -> nn.Module:
+    from diffusers import DiTTransformer2DModel
+
+    return DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=64,
+        in_channels=LATENT_CHANNELS,
+        num_layers=depth,
+        sample_size=GRID,
+        patch_size=1,
+        num_embeds_ada_norm=1,
+    )
+
+
+class Training:
+    """AdamW with a warm-up, clipped gradients, and a moving average, as in diffusers' examples."""
+
+    def __init__(self, network: nn.Module):
+        from diffusers.training_utils import EMAModel
+
+        self.network, self.steps = network, 0
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+        self.average = EMAModel(network.parameters(), decay=0.999, use_ema_warmup=True, power=0.75)
+
+    def step(self, loss: Tensor) -> None:
+        self.steps += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * min(1.0, self.steps / WARMUP)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, error_if_nonfinite=True)
+        self.optimizer.step()
+        self.average.step(self.network.parameters())
+
+    def finish(self) -> None:
+        """Replace the weights by their moving average."""
+        self.average.copy_to(self.network.parameters())
+        self.network.eval().requires_grad_(False)
+
+
+def flipped_batches(x: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Random images (size, 3, H, W), half of them mirrored, without end."""
+    while True:
+        batch = x[torch.randint(len(x), (size,), generator=generator)]
+        mirrored = torch.rand(size, generator=generator) < 0.5
+        yield torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
+
+
+def train_autoencoder(x: Tensor, kl_weight: float, budget: Budget, seed: int) -> Autoencoder:
+    torch.manual_seed(seed)
+    autoencoder = Autoencoder(budget.forward_flops)
+    training, images = Training(autoencoder), flipped_batches(x, budget.batch, torch.Generator().manual_seed(seed))
+    for _ in range(budget.steps(autoencoder.flops)):
+        training.step(autoencoder.loss(next(images), kl_weight))
+    training.finish()
+    return autoencoder
+
+
+def train_dit(x: Tensor, autoencoder: Autoencoder, budget: Budget, seed: int) -> tuple[DiT, float]:
+    """The DiT, and the factor that scales latents to a variance of 1."""
+    from diffusers import DDPMScheduler
+
+    torch.manual_seed(seed)
+    scale = 1 / torch.cat([autoencoder.posterior(part).sample() for part in x.split(256)]).std().item()
+    dit = DiT(budget.forward_flops)
+    training, images = Training(dit), flipped_batches(x, budget.batch, torch.Generator().manual_seed(seed + 1))
+    scheduler = DDPMScheduler(num_train_timesteps=1000)
+    for _ in range(budget.steps(dit.flops)):
+        with torch.no_grad():
+            latents = scale * autoencoder.posterior(next(images)).sample()
+        training.step(dit.loss(latents, scheduler))
+    training.finish()
+    return dit, scale
+
+
+@torch.no_grad()
+def sample(dit: DiT, autoencoder: Autoencoder, scale: float, count: int) -> Tensor:
+    """Images (count, 3, 32, 32) by DDIM."""
+    from diffusers import DDIMScheduler
+
+    scheduler = DDIMScheduler(num_train_timesteps=1000, clip_sample=False, timestep_spacing="trailing")
+    scheduler.set_timesteps(SAMPLING_STEPS)
+    x = torch.randn(count, LATENT_CHANNELS, GRID, GRID)
+    for t in scheduler.timesteps:
+        x = scheduler.step(dit(x, t.expand(count)), t, x).prev_sample
+    return autoencoder.network.decode(x / scale).sample.clamp(-1, 1)
+
+
+def measure(x: Tensor, validation: Tensor, kl_weight: float, seed: int, distance: Callable[[Tensor], float]) -> Any:
+    """A row: PSNR of reconstructions, distance of samples, and FLOPs of training, for one seed."""
+    costs = budgets()
+    autoencoder = train_autoencoder(x, kl_weight, costs["latents"], seed)
+    dit, scale = train_dit(x, autoencoder, costs["base"], seed)
+    with torch.no_grad():
+        posterior = autoencoder.posterior(validation)
+        reconstructions = autoencoder.network.decode(posterior.sample()).sample.clamp(-1, 1)
+    torch.manual_seed(seed)
+    samples = torch.cat([sample(dit, autoencoder, scale, 100) for _ in range(SAMPLES // 100)])
+    networks: dict[str, Autoencoder | DiT] = {"latents": autoencoder, "base": dit}
+    steps = {name: cost.steps(networks[name].flops) for name, cost in costs.items()}
+    return {
+        "kl_weight": kl_weight,
+        "seed": seed,
+        "psnr_db": psnr(reconstructions, validation).mean().item(),
+        "kl_bits_per_pixel": posterior.kl().mean().item() / (4 * GRID) ** 2 / torch.tensor(2.0).log().item(),
+        "gfd_efficientnet_lite0": distance(samples),
+        "steps": steps,
+        "training_flops": {
+            name: FLOPS_PER_FORWARD * networks[name].flops * costs[name].batch * count for name, count in steps.items()
+        },
+    }
+
+
+def step_seconds(device: torch.device, rounds: int) -> dict[str, Spread]:
+    """Seconds of a training step of each stage of all pipelines, by turns."""
+    from diffusers import DDPMScheduler
+
+    costs, scheduler = budgets(), DDPMScheduler(num_train_timesteps=1000)
+    x = torch.rand(costs["base"].batch, 3, 4 * GRID, 4 * GRID) * 2 - 1
+    autoencoder, dit = Autoencoder(costs["latents"].forward_flops), DiT(costs["base"].forward_flops)
+    first, second = Training(autoencoder), Training(dit)
+
+    def dit_step() -> None:
+        with torch.no_grad():
+            latents = autoencoder.posterior(x).sample()
+        second.step(dit.loss(latents, scheduler))
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        sides: dict[str, Callable[[], object]] = {
+            "unified_latents.latents": step(SPEC, "latents", device, path / "1", "fp32", False),
+            "unified_latents.base": step(SPEC, "base", device, path / "2", "fp32", False),
+            "pixels.base": step(PIXELS, "base", device, path / "3", "fp32", False),
+            "latent_diffusion.latents": lambda: first.step(autoencoder.loss(x[: costs["latents"].batch], 0.01)),
+            "latent_diffusion.base": dit_step,
+        }
+        return {name: Spread.of(values) for name, values in by_turns(sides, device, rounds, warm=3).items()}
+
+
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--kl-weights", default="0.001,0.01,0.1")
+    options = arguments.parse_args()
+    device = prepare(options)
+    spec = load_spec(SPEC)
+    source, validation = open_source(spec, "train"), open_source(spec, "val")
+    x, held_out = (next(in_order(images, len(images)))["x"] for images in (source, validation))
+    features = efficientnet_lite0(device)
+    reference = reference_statistics(source, features, EvaluationConfig(spec.data_identity(), split="train"))
+
+    def distance(samples: Tensor) -> float:
+        statistics = FeatureStatistics(features.dimension)
+        for part in samples.split(100):
+            statistics.add(features(to_uint8(part))[0])
+        return frechet_distance(statistics, reference.gaussian)
+
+    seconds = step_seconds(device, options.rounds)
+    rows: list[dict[str, Any]] = []
+
+    def train(kl_weight: float, seed: int) -> None:
+        rows.append(measure(x, held_out, kl_weight, seed, distance))
+        print(json.dumps(rows[-1]), flush=True)
+        content = {"spec": SPEC, "samples": SAMPLES, "rows": rows, "step_seconds": seconds}
+        publish("latent_diffusion", content, device, options.out)
+
+    for kl_weight in map(float, options.kl_weights.split(",")):
+        train(kl_weight, seed=0)
+    best = min(rows, key=lambda row: row["gfd_efficientnet_lite0"])["kl_weight"]
+    for seed in range(1, options.seeds):
+        train(best, seed)
+    return 0
+
+
+if __name__ == "__main__":
+    main()
