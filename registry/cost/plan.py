@@ -6,7 +6,9 @@ from functools import cached_property
 import torch
 
 from ulzoo.model.contract import Stage
+from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.accelerators import Machines
+from ulzoo.registry.cost.collectives import Collectives, replicated_collectives, sharded_collectives
 from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
@@ -14,6 +16,7 @@ from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.devices import Precision, device_memory, effective_precision
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
+from ulzoo.training.parametrisation import trained_networks
 
 USABLE_MEMORY = 0.9
 """Share of a device's memory that is available to tensors; kernels, workspaces and fragmentation take the rest."""
@@ -28,6 +31,7 @@ class StagePlan:
         machines: that the run is planned for; None for the device.
         requested_precision, precision: of the spec, and as supported by the device.
         flops_per_image: of training, forward and backward.
+        processes: number of processes that train together.
         parts: number of parts of a batch that are computed separately: processes × accumulation steps.
         shards: number of processes over which FSDP shards the trained weights.
         keeps_gradients: gradients are allocated throughout a step, by DDP or gradient accumulation.
@@ -42,6 +46,7 @@ class StagePlan:
     requested_precision: Precision
     precision: Precision
     flops_per_image: int
+    processes: int
     parts: int
     shards: int
     keeps_gradients: bool
@@ -58,6 +63,16 @@ class StagePlan:
     def memory(self) -> StepMemory:
         """The memory of a step; takes seconds for large networks."""
         return step_memory(self.spec, self.stage, self.device, self.precision == "bf16")
+
+    @cached_property
+    def collectives(self) -> Collectives:
+        """What a process exchanges with the others in a step."""
+        model = compile_model(self.spec, "meta")
+        model.prepare(self.stage)
+        networks, parts = trained_networks(model, self.stage), self.parts // self.processes
+        if self.shards == 1:
+            return replicated_collectives(networks, self.processes)
+        return sharded_collectives(networks, self.processes, bf16=self.precision == "bf16", parts=parts)
 
     @property
     def device_memory(self) -> int:
@@ -118,6 +133,7 @@ def plan_training(
                 requested_precision=config.precision,
                 precision=config.precision if machines else effective_precision(config.precision, device),
                 flops_per_image=summary.training_flops(name),
+                processes=processes,
                 parts=processes * config.accumulate,
                 shards=processes if sharded else 1,
                 keeps_gradients=config.accumulate > 1 or (processes > 1 and not sharded),

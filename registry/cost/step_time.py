@@ -17,7 +17,6 @@ BACKWARD = 2 / 3
 OPTIMIZER_BYTES = 44
 """Memory traffic per weight in fp32: AdamW reads weight, gradient and two moments and writes all but the gradient; the
 average reads itself and the weight and is written; clipping reads the gradient."""
-GRADIENT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -54,21 +53,8 @@ def step_time(stage: StagePlan) -> StepTime:
     return StepTime(
         compute=flops / (MFU * accelerator.peak(stage.precision)),
         optimizer=OPTIMIZER_BYTES * weights * share / accelerator.bandwidth,
-        collectives=bytes_sent(stage) / machines.bandwidth,
+        collectives=stage.collectives.bytes_sent / machines.bandwidth,
     )
-
-
-def bytes_sent(stage: StagePlan) -> float:
-    """Bytes that a process sends in a step, by rings: the share of each of the n - 1 others passes through it.
-
-    DDP reduces gradients in fp32 and gathers the sums: twice their bytes. FSDP gathers the weights, in bf16 or fp32,
-    for the forward and again for the backward pass, and reduces the gradients to shards.
-    """
-    assert stage.machines
-    processes = stage.machines.count
-    weight_bytes = 2 if stage.precision == "bf16" else 4
-    per_weight = 2 * weight_bytes + GRADIENT_BYTES if stage.shards > 1 else 2 * GRADIENT_BYTES
-    return per_weight * stage.memory.weights * (processes - 1) / processes
 
 
 def kilowatt_hours(seconds: float, machines: Machines) -> float:

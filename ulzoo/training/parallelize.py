@@ -45,10 +45,14 @@ def shard(networks: nn.ModuleDict, processes: ProcessGroup, device: torch.device
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     options = {"mesh": mesh, "mp_policy": policy} if bf16 else {"mesh": mesh}
     for network in trainable_networks(networks):
-        for module in network.modules():
-            if isinstance(module, (*BLOCKS, RateGain)):  # a gain is called outside its encoder's forward pass
-                fully_shard(module, **options)
-        fully_shard(network, **options)
+        for module in (*sharded_blocks(network), network):
+            fully_shard(module, **options)
+
+
+def sharded_blocks(network: nn.Module) -> list[nn.Module]:
+    """The parts of a network whose parameters are gathered on their own; the network's own pass gathers the others."""
+    # a gain is called outside its encoder's forward pass
+    return [module for module in network.modules() if isinstance(module, (*BLOCKS, RateGain))]
 
 
 def checkpoint_activations(networks: nn.ModuleDict) -> None:

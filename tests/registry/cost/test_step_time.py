@@ -10,7 +10,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from ulzoo.registry.cost.accelerators import ACCELERATORS, Machines, parse_machines
 from ulzoo.registry.cost.memory import StepMemory, _leading
 from ulzoo.registry.cost.plan import plan_training
-from ulzoo.registry.cost.step_time import MFU, bytes_sent, kilowatt_hours, step_time
+from ulzoo.registry.cost.step_time import MFU, kilowatt_hours, step_time
 
 CPU = torch.device("cpu")
 
@@ -42,8 +42,10 @@ def test_a_step_is_the_sum_of_its_parts(kind, tiny):
     assert weights == sum(plan_training(spec, "base", CPU).summary.parameters[name] for name in ("base",))
     assert step.compute == pytest.approx(stage.batch_size * stage.flops_per_image / 2 / (MFU * 312e12))
     assert step.optimizer >= 44 * weights / (1 if kind == "ddp" else 2) / 2.039e12
-    assert bytes_sent(stage) == weights * 8 / 2  # DDP: all-reduce in fp32; FSDP: 2 + 2 bytes gathered, 4 reduced
-    assert step.collectives == bytes_sent(stage) / 300e9
+    sent = stage.collectives.bytes_sent
+    most = weights * 8 / 2  # DDP: all-reduce in fp32; FSDP: 2 + 2 bytes gathered, only 2 outside blocks, and 4 reduced
+    assert sent == most if kind == "ddp" else 0.75 * most < sent < most
+    assert step.collectives == sent / 300e9
     assert step.total == step.compute + step.optimizer + max(0, step.collectives - 2 / 3 * step.compute)
     assert kilowatt_hours(3600, machines) == pytest.approx(0.8)
 

@@ -1,0 +1,110 @@
+"""Calls and bytes of collectives, compared with those of FSDP2 and DDP on fake processes."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ulzoo.model.conditioning import Conditions
+from ulzoo.model.losses import StageLoss
+from ulzoo.registry import load_spec
+from ulzoo.registry.compile import compile_model
+from ulzoo.registry.cost.collectives import replicated_collectives, sharded_collectives
+from ulzoo.runtime.processes import ProcessGroup
+from ulzoo.training import parallelize
+from ulzoo.training.parametrisation import trained_networks
+
+
+class CollectiveCounter(TorchDispatchMode):
+    """Counts the calls of collectives, and the bytes of full tensors that they gather or reduce."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+        self.bytes: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "c10d":
+            name = function._opname
+            full = args[1] if name == "_reduce_scatter_base_" else args[0]
+            tensors = full if isinstance(full, list) else [full]
+            self.calls[name] += 1
+            self.bytes[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def fake_processes(count: int) -> Iterator[ProcessGroup]:
+    dist.init_process_group("fake", rank=0, world_size=count, store=FakeStore())
+    try:
+        yield ProcessGroup(world_size=count)
+    finally:
+        dist.destroy_process_group()
+
+
+def counted(loss: nn.Module, shape: tuple[int, ...], bf16: bool) -> CollectiveCounter:
+    """The collectives of a forward and a backward pass."""
+    with CollectiveCounter() as counter:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            value = loss(torch.zeros(2, *shape), Conditions())["loss"]
+        value.backward()
+    return counter
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "processes"),
+    [
+        ("emoji32_tiny", "latents", 8),
+        ("emoji32_tiny", "base", 64),
+        pytest.param("imagenet512_medium", "base", 64, marks=pytest.mark.slow),
+        pytest.param("kinetics600_medium", "base", 8, marks=pytest.mark.slow),
+    ],
+)
+def test_fsdp(name: str, stage: Any, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    bf16 = name.endswith("medium")
+    spec = load_spec(name)
+    with fake_processes(processes) as group:
+        mesh = init_device_mesh("cpu", (processes,))  # reads its ranks, which fake tensors do not have
+        monkeypatch.setattr(parallelize, "init_device_mesh", lambda *_: mesh)
+        with FakeTensorMode():
+            model = compile_model(spec, pretrained=False)
+            model.prepare(stage)
+            networks = trained_networks(model, stage)
+            expected = sharded_collectives(networks, processes, bf16=bf16)
+            parallelize.shard(networks, group, torch.device("cpu"), bf16)
+            counter = counted(StageLoss(model, stage), model.contract.shape, bf16)
+    calls = {"_allgather_base_": expected.gathers, "_reduce_scatter_base_": expected.reductions}
+    assert counter.calls == calls
+    assert counter.bytes.total() * (processes - 1) / processes == pytest.approx(expected.bytes_sent)
+
+
+def test_ddp() -> None:
+    spec, processes = load_spec("emoji32_tiny"), 8
+    with fake_processes(processes) as group:
+        model = compile_model(spec, pretrained=False)
+        model.prepare("latents")
+        networks = trained_networks(model, "latents")
+        expected = replicated_collectives(networks, processes)
+        ddp = parallelize.replicate(StageLoss(model, "latents"), group)
+        buckets = ddp._get_ddp_logging_data()["bucket_sizes"].split(", ")  # type: ignore[operator, union-attr]
+    assert len(buckets) == 1 and expected.reductions == 2  # from the second step on, the first MiB is reduced early
+    assert sum(map(int, buckets)) == sum(4 * parameter.numel() for parameter in networks.parameters())
+    assert expected.bytes_sent == 2 * sum(map(int, buckets)) * 7 / 8
+
+
+def test_parts_of_a_batch_are_gathered_and_reduced_each() -> None:
+    networks = nn.ModuleDict({"encoder": nn.Linear(6, 4, bias=False)})
+    whole = sharded_collectives(networks, 3, bf16=True)
+    assert (whole.gathers, whole.reductions) == (1, 1)
+    assert whole.bytes_sent == 6 * 6 * (2 + 4) * 2 / 3  # four rows are padded to six
+    parts = sharded_collectives(networks, 3, bf16=True, parts=2)
+    assert (parts.gathers, parts.bytes_sent) == (2, 2 * whole.bytes_sent)
