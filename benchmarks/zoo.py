@@ -3,8 +3,7 @@
     python -m benchmarks zoo [NAME ...] [--text-only]      or `make zoo`
 
 Each picture shows validation images, their reconstructions by the distilled decoder in all its steps and in one, and by
-the decoder that it was distilled from, and samples. Of a video model it is a GIF of validation clips, continuations of
-their context frames, and reconstructions. Names draw these models' pictures again; the text is of all models.
+the decoder that it was distilled from, and samples. Names draw these models' pictures again; the text is of all models.
 """
 
 import argparse
@@ -24,12 +23,10 @@ from ulzoo.registry.zoo.overview import Entry, overview
 from ulzoo.registry.zoo.release import ReleaseManifest
 from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows
 from ulzoo.visualization.image_grid import GridRow, grid
-from ulzoo.visualization.video import Band, save_video
-from ulzoo.visualization.video_samples import FRAME_RATE, reconstructed_clips, sampled_clips
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs/zoo.md", ROOT / "docs/images/zoo"
-SHOWN, CLIPS, SIDE = 12, 6, 64  # images and clips of a row, and the side of a clip in pixels
+SHOWN = 12
 LABELS = {
     "emoji3d": "Smileys,People,Food",
     "fashion_mnist": "Sneaker,Bag,Dress",
@@ -67,42 +64,6 @@ def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
     return [*several, one[1], teacher[1]]
 
 
-def clips(name: str) -> tuple[Band, float]:
-    """Validation clips, their continuations and reconstructions by a released video model, and frames per second."""
-    released = open_model(name)
-    model, source = released.model, open_source(released.spec, "val")
-    title = f"continuations of {model.contract.context_frames} frames"
-    (band,) = sampled_clips({title: model}, SampleRequest(CLIPS), source=source)
-    ((_, reconstructions),) = reconstructed_clips({"reconstructions": model}, source, CLIPS)
-    return [*band, reconstructions], model.contract.frame_rate or FRAME_RATE
-
-
-def draw(name: str) -> None:
-    """Draw a model's picture."""
-    if open_model(name).model.contract.video:
-        band, frame_rate = clips(name)
-        save_video(PICTURES / f"{name}.gif", [band], frame_rate, SIDE)
-    else:
-        save_picture(picture(name), PICTURES / f"{name}.png")
-
-
-def prediction(manifest: ReleaseManifest) -> dict[str, str]:
-    """The metrics of frame prediction, beside those of repeating the last frame; {} for models of images."""
-    figures = manifest.figures
-    if "prediction_psnr_db" not in figures:
-        return {}
-    rows = {}
-    for text, key in (("of the first two frames", "psnr_db_first_2"), ("of all", "psnr_db")):
-        model, copy = figures[f"prediction_{key}"], figures[f"copy_last_{key}"]
-        rows[f"predicted PSNR {text}"] = f"{model:.2f} dB; {copy:.2f} dB by repeating the last frame"
-    if "fd_transnetv2" in figures:
-        model, copy = figures["fd_transnetv2"], figures["fd_transnetv2_copy_last"]
-        rows["Fréchet distance"] = (
-            f"{model:.4g}; {copy:.4g} by repeating the last frame; TransNetV2's features, not FVD"
-        )
-    return rows
-
-
 def generation(manifest: ReleaseManifest) -> dict[str, str]:
     """The distances of reconstructions and samples; {} if they were not measured."""
     figures = manifest.figures
@@ -131,7 +92,7 @@ def section(entry: Entry) -> str:
         "rate by prior, by base": f"{rates['prior']}, {rates['base']}",
         "PSNR, SSIM": f"{figures['psnr_db']:.2f} dB, {figures['ssim']:.3f}",
     }
-    rows |= generation(manifest) | prediction(manifest)
+    rows |= generation(manifest)
     if entry.loss_factors:
         low, high = entry.loss_factors
         rows["loss factors"] = f"{low:g} to {high:g}; the figures are of the middle"
@@ -142,8 +103,7 @@ def section(entry: Entry) -> str:
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     link = f"[manifest](../registry/zoo/releases/{entry.name}.yaml)"
-    suffix = "gif" if len(entry.resolution) > 2 else "png"
-    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{entry.name}.{suffix})"
+    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{entry.name}.png)"
     if entry.loss_factors:
         image += f"\n\n![{entry.name}: PSNR against rate](../benchmarks/results/{entry.name}.png)"
     return f"## {entry.name}\n\n{manifest.notes} ({link})\n\n| | |\n|---|---|\n{table}\n\n{image}\n"
@@ -161,7 +121,7 @@ def main() -> None:
     arguments = parser.parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in [] if arguments.text_only else arguments.names or releases():
-        draw(name)
+        save_picture(picture(name), PICTURES / f"{name}.png")
     write_text(PAGE, text())
     print(PAGE)
 
