@@ -190,7 +190,7 @@ def latent_diffusion(measured: Measured) -> Finding:
         "(i) At equal training FLOPs, Unified Latents sample better than latent diffusion on an AutoencoderKL",
         apart(latents, others[best]),
         f"distance of 1,500 samples {latents} after {costs['sigmoid']}, by latent diffusion {others[best]} after "
-        f"{costs['latent_diffusion']}, with the best of the KL weights by the first seed: "
+        f"{costs['latent_diffusion']} with a KL weight of {best:g}; with the first seed "
         + ", ".join(f"{estimate.values[0]:.0f} at {weight:g}" for weight, estimate in others.items()),
     )
 

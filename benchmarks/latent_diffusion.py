@@ -1,6 +1,6 @@
 """Latent diffusion from diffusers' parts beside Unified Latents: an AutoencoderKL, then a DiT on its latents.
 
-    python -m benchmarks latent_diffusion [--seeds 3] [--kl-weights 0.001,0.01,0.1] [--device cpu] [--out FOLDER]
+    python -m benchmarks latent_diffusion [--seeds 3] [--kl-weights 0.01,0.1] [--device cpu] [--out FOLDER]
 
 Both take as many training FLOPs as the two stages of Unified Latents in claims_generation.yaml, on the same images, in
 batches of the same size: sizes of networks are chosen near, and numbers of steps exactly. The latents have the same
@@ -268,7 +268,7 @@ def step_seconds(device: torch.device, rounds: int) -> dict[str, Spread]:
 def main() -> int:
     arguments = parser(__doc__)
     arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--kl-weights", default="0.001,0.01,0.1")
+    arguments.add_argument("--kl-weights", default="0.01,0.1")
     options = arguments.parse_args()
     device = prepare(options)
     spec = load_spec(SPEC)

@@ -29,7 +29,7 @@ class Collectives:
 
 def replicated_collectives(networks: nn.ModuleDict, processes: int) -> Collectives:
     """Of DDP, which sums gradients in fp32 and gathers the sums: twice their bytes."""
-    parameters = [parameter for parameter in networks.parameters() if parameter.requires_grad]
+    parameters: list[Tensor] = [parameter for parameter in networks.parameters() if parameter.requires_grad]
     limits = [dist._DEFAULT_FIRST_BUCKET_BYTES, BUCKET_BYTES]
     buckets, _ = dist._compute_bucket_assignment_by_size(parameters[::-1], limits)
     sent = 2 * GRADIENT_BYTES * sum(parameter.numel() for parameter in parameters)

@@ -107,7 +107,7 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
     finding = claims.latent_diffusion(table)
     assert finding.verdict == "shown"
     assert "100 ± 1 after 2.0 TFLOPs and 4 s, by latent diffusion 122 ± 2 after 3.0 TFLOPs and 17 s" in finding.evidence
-    assert finding.evidence.endswith("130 at 0.1, 120 at 0.01")
+    assert finding.evidence.endswith("with a KL weight of 0.01; with the first seed 130 at 0.1, 120 at 0.01")
     finding = claims.pixels(table)
     assert finding.verdict == "refuted" and "on pixels 91 ± 1 after 1.0 TFLOPs and 5 s" in finding.evidence
 
