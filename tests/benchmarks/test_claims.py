@@ -87,10 +87,10 @@ def test_power_falls_with_the_spread_over_seeds(tmp_path: Path) -> None:
 
 
 def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rival = {
+    rival: dict[str, Any] = {
         "rows": [
-            {"kl_weight": weight, "seed": seed, claims.SAMPLES: distance, "steps": {"latents": 5, "base": 6},
-             "training_flops": {"latents": 1e12, "base": 2e12}}
+            {"kl_weight": weight, "seed": seed, claims.SAMPLES: distance, "psnr_db": 20.0, "kl_bits_per_pixel": 0.5,
+             "steps": {"latents": 5, "base": 6}, "training_flops": {"latents": 1e12, "base": 2e12}}
             for weight, seed, distance in ((0.1, 0, 130.0), (0.01, 0, 120.0), (0.01, 1, 122.0), (0.01, 2, 124.0))
         ],
         "step_seconds": {
@@ -106,8 +106,12 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
     table = generated(tmp_path, sigmoid=(99, 100, 101), pixels=(90, 91, 92))
     finding = claims.latent_diffusion(table)
     assert finding.verdict == "shown"
-    assert "100 ± 1 after 2.0 TFLOPs and 4 s, by latent diffusion 122 ± 2 after 3.0 TFLOPs and 17 s" in finding.evidence
-    assert finding.evidence.endswith("with a KL weight of 0.01; with the first seed 130 at 0.1, 120 at 0.01")
+    assert "100 ± 1 after 2.0 TFLOPs and 4 s; by latent diffusion after 3.0 TFLOPs and 17 s" in finding.evidence
+    assert "seed by seed: 130 with a KL weight of 0.1, whose latents give 20.0 dB" in finding.evidence
+    assert "; 120, 122, 124 with a KL weight of 0.01, whose latents" in finding.evidence
+    rival["rows"] = rival["rows"][:2]
+    (tmp_path / "latent_diffusion.json").write_text(json.dumps(rival))
+    assert claims.latent_diffusion(table).verdict == "open"  # one seed has no spread
     finding = claims.pixels(table)
     assert finding.verdict == "refuted" and "on pixels 91 ± 1 after 1.0 TFLOPs and 5 s" in finding.evidence
 

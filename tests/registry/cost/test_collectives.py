@@ -103,8 +103,8 @@ def test_ddp() -> None:
 
 def test_parts_of_a_batch_are_gathered_and_reduced_each() -> None:
     networks = nn.ModuleDict({"encoder": nn.Linear(6, 4, bias=False)})
-    whole = sharded_collectives(networks, 3, bf16=True)
-    assert (whole.gathers, whole.reductions) == (1, 1)
-    assert whole.bytes_sent == 6 * 6 * (2 + 4) * 2 / 3  # four rows are padded to six
+    once = sharded_collectives(networks, 3, bf16=True)
+    assert (once.gathers, once.reductions) == (1, 1)
+    assert once.bytes_sent == 6 * 6 * (2 + 4) * 2 / 3  # four rows are padded to six
     parts = sharded_collectives(networks, 3, bf16=True, parts=2)
-    assert (parts.gathers, parts.bytes_sent) == (2, 2 * whole.bytes_sent)
+    assert (parts.gathers, parts.bytes_sent) == (2, 2 * once.bytes_sent)
