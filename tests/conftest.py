@@ -1,7 +1,9 @@
 import gc
 import hashlib
 import multiprocessing
+import os
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from importlib.resources import files
 from itertools import islice
@@ -19,6 +21,21 @@ from PIL import Image
 settings.register_profile("ulzoo", deadline=None, derandomize=True)
 settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("ulzoo")
+
+
+STARTED = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come last."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip slow tests from SLOW_TESTS_UNTIL seconds on, if that is set: CI has a time limit, and machines differ."""
+    limit = os.environ.get("SLOW_TESTS_UNTIL")
+    if limit and item.get_closest_marker("slow") and time.monotonic() - STARTED > float(limit):
+        pytest.skip(f"slow, and more than {limit} s have passed on this machine (SLOW_TESTS_UNTIL)")
 
 
 def pytest_collection_finish() -> None:

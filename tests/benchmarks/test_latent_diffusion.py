@@ -13,6 +13,7 @@ def test_steps_cost_what_the_stage_cost() -> None:
     assert budget.steps(100) == 50 and budget.steps(200) == 25
 
 
+@pytest.mark.slow
 def test_networks_are_about_as_large_as_those_of_unified_latents() -> None:
     costs = budgets()
     assert Autoencoder(costs["latents"].forward_flops).flops == pytest.approx(costs["latents"].forward_flops, rel=0.2)
