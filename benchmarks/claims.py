@@ -56,7 +56,7 @@ EfficientNet-Lite0, which are not FID. `python -m benchmarks claims` writes this
 | claim | here | figures |
 |---|---|---|
 """
-NOT_MEASURED = """
+NOTES = """
 (c) is of models that 400 steps leave far from good, as 8×8 patches need more of them. (d) and (e) may look different
 after long trainings. Latent diffusion in (i) is built from diffusers' AutoencoderKL and DiT, trained by AdamW to
 predict the noise (`python -m benchmarks latent_diffusion`, in fp32); it has the latent shape and batch sizes of Unified
@@ -175,7 +175,7 @@ def larger_base(measured: Measured) -> Finding:
 
 def pixels(measured: Measured) -> Finding:
     latents, pixel = measured.series(("sigmoid", "pixels"), SAMPLES, 0)
-    costs = pipeline_costs(measured)
+    costs = pipeline_costs(measured, read_latent_diffusion())
     return Finding(
         "(i) At equal training FLOPs, Unified Latents sample better than diffusion on pixels",
         apart(latents, pixel),
@@ -184,8 +184,10 @@ def pixels(measured: Measured) -> Finding:
 
 
 def latent_diffusion(measured: Measured) -> Finding:
-    latents, others, costs = measured.get("sigmoid", SAMPLES, 0), rival_distances(), pipeline_costs(measured)
-    best, rows = others[best_rival()], {row["kl_weight"]: row for row in reversed(rival()["rows"])}
+    results = read_latent_diffusion()
+    latents, others = measured.get("sigmoid", SAMPLES, 0), distances_by_weight(results)
+    best, costs = best_by_first_seed(others), pipeline_costs(measured, results)
+    rows = {row["kl_weight"]: row for row in reversed(results["rows"])}
     return Finding(
         "(i) At equal training FLOPs, Unified Latents sample better than latent diffusion on an AutoencoderKL",
         apart(latents, best) if len(best.values) > 1 else "open",
@@ -199,28 +201,26 @@ def latent_diffusion(measured: Measured) -> Finding:
     )
 
 
-def rival() -> dict[str, Any]:
+def read_latent_diffusion() -> dict[str, Any]:
     """The results of benchmarks/latent_diffusion.py."""
     return json.loads((FOLDER / "latent_diffusion.json").read_text(encoding="utf-8"))
 
 
-def rival_distances() -> dict[float, Estimate]:
+def distances_by_weight(results: dict[str, Any]) -> dict[float, Estimate]:
     """The distance of samples by latent diffusion, by KL weight."""
     rows: dict[float, dict[int, float]] = {}
-    for row in rival()["rows"]:
+    for row in results["rows"]:
         rows.setdefault(row["kl_weight"], {})[row["seed"]] = row[SAMPLES]
     return {weight: Estimate(values, 0) for weight, values in rows.items()}
 
 
-def best_rival() -> float:
-    """The KL weight with the smallest distance by the first seed."""
-    distances = rival_distances()
-    return min(distances, key=lambda weight: distances[weight].values[0])
+def best_by_first_seed(distances: dict[float, Estimate]) -> Estimate:
+    """The distance with the best of the KL weights, judged by the first seed, which all have."""
+    return min(distances.values(), key=lambda distance: distance.values[0])
 
 
-def pipeline_costs(measured: Measured) -> dict[str, str]:
+def pipeline_costs(measured: Measured, results: dict[str, Any]) -> dict[str, str]:
     """FLOPs of training, and seconds of its steps, which were timed by turns in one process, by pipeline."""
-    results = rival()
     rows = {point: next(row for row in measured.rows if row["point"] == point) for point in ("sigmoid", "pixels")}
     flops = {point: sum(row["training_flops"].values()) for point, row in rows.items()}
     flops["latent_diffusion"] = sum(results["rows"][0]["training_flops"].values())
@@ -253,7 +253,7 @@ CLAIMS: tuple[Callable[[Measured], Finding], ...] = (
 def page(measured: Measured) -> str:
     """The claims in Markdown."""
     rows = [(finding.claim, finding.verdict, finding.evidence) for finding in (claim(measured) for claim in CLAIMS)]
-    return HEADING + "".join(f"| {' | '.join(row)} |\n" for row in rows) + NOT_MEASURED
+    return HEADING + "".join(f"| {' | '.join(row)} |\n" for row in rows) + NOTES
 
 
 def draw(measured: Measured, folder: Path) -> None:
@@ -268,7 +268,7 @@ def draw(measured: Measured, folder: Path) -> None:
     left.set(xlabel="rate by the prior, bits/pixel", ylabel="PSNR of reconstructions, dB")
     left.legend(fontsize=8)
     distances = dict(zip(BASES, measured.series(BASES, SAMPLES), strict=True))
-    distances["latent\ndiffusion"] = rival_distances()[best_rival()]
+    distances["latent\ndiffusion"] = best_by_first_seed(distances_by_weight(read_latent_diffusion()))
     means = [e.mean for e in distances.values()]
     errors = [e.deviation if len(e.values) > 1 else 0.0 for e in distances.values()]
     right.bar(list(distances), means, yerr=errors, capsize=4, color="#0b6fb8")

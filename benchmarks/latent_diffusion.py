@@ -21,15 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.distill import statistics
 from benchmarks.measuring import RESULTS, Spread, by_turns, parser, prepare, publish
 from benchmarks.rivals import forward_flops
 from benchmarks.step import step
 from ulzoo.data import in_order
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.features.images import efficientnet_lite0
-from ulzoo.evaluation.frechet import FeatureStatistics, frechet_distance
+from ulzoo.evaluation.frechet import frechet_distance
 from ulzoo.evaluation.reference import reference_statistics
-from ulzoo.media.pixels import psnr, to_uint8
+from ulzoo.media.pixels import psnr
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import open_source
 
@@ -278,10 +279,7 @@ def main() -> int:
     reference = reference_statistics(source, features, EvaluationConfig(spec.data_identity(), split="train"))
 
     def distance(samples: Tensor) -> float:
-        statistics = FeatureStatistics(features.dimension)
-        for part in samples.split(100):
-            statistics.add(features(to_uint8(part))[0])
-        return frechet_distance(statistics, reference.gaussian)
+        return frechet_distance(statistics(features, samples), reference.gaussian)
 
     seconds = step_seconds(device, options.rounds)
     rows: list[dict[str, Any]] = []

@@ -94,10 +94,9 @@ def _stages(plan: "Plan", images: int, each: str) -> "Table":
     )
     table.add_row("precision", *(_precision(stage) for stage in plan.stages))
     if plan.stages[0].processes > 1:
-        exchanged = [stage.collectives for stage in plan.stages]
-        calls = (f"{each.gathers:,} + {each.reductions:,}" for each in exchanged)
-        table.add_row("gathers + reductions per step", *calls)
-        table.add_row("sent per step, each", *(scaled(round(each.bytes_sent), "B") for each in exchanged))
+        steps = [stage.collectives for stage in plan.stages]
+        table.add_row("gathers + reductions per step", *(f"{step.gathers:,} + {step.reductions:,}" for step in steps))
+        table.add_row("sent per step, each", *(scaled(round(step.bytes_sent), "B") for step in steps))
     for name, cells in _times(plan.stages).items():
         table.add_row(name, *cells)
     return table

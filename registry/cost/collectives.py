@@ -1,12 +1,11 @@
 """What the processes of a training send each other in the forward and backward passes of a step."""
 
-import math
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ulzoo.training.parallelize import sharded_blocks, trainable_networks
+from ulzoo.training.parallelize import largest_shard, sharded_blocks, trainable_networks
 
 GRADIENT_BYTES = 4
 BUCKET_BYTES = 25 * 2**20  # of DDP's gradients, but for the first bucket, which is smaller
@@ -52,13 +51,7 @@ def sharded_collectives(networks: nn.ModuleDict, processes: int, *, bf16: bool, 
         inside = {id(parameter) for block in blocks for parameter in block}
         others = [parameter for parameter in network.parameters() if id(parameter) not in inside]
         for unit, times in [*((block, 2) for block in blocks), (others, 1)]:
-            padded = sum(_padded(parameter, processes) for parameter in unit)
+            shard = sum(largest_shard(parameter.shape[0], parameter.numel(), processes) for parameter in unit)
             gathers, reductions = gathers + times, reductions + 1
-            sent += padded * (times * (2 if bf16 else 4) + GRADIENT_BYTES)
+            sent += processes * shard * (times * (2 if bf16 else 4) + GRADIENT_BYTES)
     return Collectives(parts * gathers, parts * reductions, parts * sent * (processes - 1) / processes)
-
-
-def _padded(parameter: Tensor, processes: int) -> int:
-    """The number of values of a tensor whose first dimension is padded to a multiple of `processes`."""
-    rows = parameter.shape[0]
-    return math.ceil(rows / processes) * processes * (parameter.numel() // rows)

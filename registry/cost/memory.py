@@ -5,7 +5,6 @@ copies that autocast makes, and activation checkpointing are therefore accounted
 allocates internally are not.
 """
 
-import math
 import weakref
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -28,7 +27,7 @@ from ulzoo.registry.compile import compile_model
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.training import config as configs
 from ulzoo.training.optimizers import build_optimizer
-from ulzoo.training.parallelize import checkpoint_activations
+from ulzoo.training.parallelize import checkpoint_activations, largest_shard
 from ulzoo.training.parametrisation import trained_networks
 
 EXAMPLES = 1009
@@ -82,13 +81,8 @@ class StepMemory:
         return sum(self.leading.values())
 
     def largest_shard(self, shards: int) -> float:
-        """The share of the trained weights of the first process, which has most.
-
-        FSDP2 splits the first dimension of a tensor as `torch.chunk` does: into slices of equal size, rounded up, so
-        that later processes may have none.
-        """
-        largest = sum(math.ceil(rows / shards) * count / rows for rows, count in self.leading.items())
-        return largest / self.weights
+        """The share of the trained weights of the first process, which has most."""
+        return sum(largest_shard(rows, count, shards) for rows, count in self.leading.items()) / self.weights
 
     def peak(self, examples: int, shards: int = 1, keeps_gradients: bool = False) -> int:
         """Peak memory of a step.

@@ -67,6 +67,8 @@ class StagePlan:
     @cached_property
     def collectives(self) -> Collectives:
         """What a process exchanges with the others in a step."""
+        if self.processes == 1:
+            return Collectives(0, 0, 0.0)
         model = compile_model(self.spec, "meta")
         model.prepare(self.stage)
         networks, parts = trained_networks(model, self.stage), self.parts // self.processes

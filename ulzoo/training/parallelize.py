@@ -4,6 +4,7 @@ FSDP shards block by block, so that a process gathers the parameters of one bloc
 activation checkpointing and compilation are the same: the blocks of the networks.
 """
 
+import math
 import os
 import shutil
 import sys
@@ -53,6 +54,15 @@ def sharded_blocks(network: nn.Module) -> list[nn.Module]:
     """The parts of a network whose parameters are gathered on their own; the network's own pass gathers the others."""
     # a gain is called outside its encoder's forward pass
     return [module for module in network.modules() if isinstance(module, (*BLOCKS, RateGain))]
+
+
+def largest_shard(rows: int, values: int, shards: int) -> float:
+    """The number of values in the first and largest shard of a tensor of so many rows and values.
+
+    FSDP2 splits the first dimension as `torch.chunk` does: into slices of equal size, rounded up, so that later
+    processes may have none.
+    """
+    return math.ceil(rows / shards) * values / rows
 
 
 def checkpoint_activations(networks: nn.ModuleDict) -> None:

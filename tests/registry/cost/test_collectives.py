@@ -36,9 +36,8 @@ class CollectiveCounter(TorchDispatchMode):
         if function.namespace == "c10d":
             name = function._opname
             full = args[1] if name == "_reduce_scatter_base_" else args[0]
-            tensors = full if isinstance(full, list) else [full]
             self.calls[name] += 1
-            self.bytes[name] += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+            self.bytes[name] += full.numel() * full.element_size()
         return function(*args, **(kwargs or {}))
 
 
