@@ -4,17 +4,21 @@ import multiprocessing
 import os
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.resources import files
 from itertools import islice
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from hypothesis import settings
 from PIL import Image
+
+if TYPE_CHECKING:
+    from ulzoo.data.storage.remote import RemotePath
 
 # A first call may import, and a machine may be busy: no deadlines. The same examples each time; `pytest
 # --hypothesis-profile=explore` looks for new ones.
@@ -192,3 +196,36 @@ def kinetics_layout() -> Callable[..., Path]:
         return table
 
     return lay_out
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of a server with the protocol of S3 that keeps its objects in memory."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+S3_KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> "RemotePath":
+    """An empty folder in a bucket of `s3_server`, which the environment names."""
+    from s3fs import S3FileSystem
+
+    from ulzoo.data.storage.remote import RemotePath
+
+    for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    S3FileSystem().makedirs("bucket", exist_ok=True)
+    return RemotePath(f"s3://bucket/{derive_name(request.node.nodeid)}")
+
+
+def derive_name(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

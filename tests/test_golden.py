@@ -36,7 +36,7 @@ def train_and_hardly_evaluate(name: str, run: Path, optimizer: str | None = None
 def test_losses_and_samples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "EVALUATED_IMAGES", 4)
     monkeypatch.setattr(run_module, "EVALUATED_CLIPS", 2)
-    monkeypatch.setattr(run_module, "_draw", lambda *arguments: [])  # encoding pictures takes a third of the time
+    monkeypatch.setattr(run_module, "draw_stage", lambda *arguments: [])  # encoding pictures takes a third of the time
     monkeypatch.setattr(golden, "train", train_and_hardly_evaluate)
     recorded, values = RECORDED[name], golden.record_training(name, "adamw")
     for row, expected in zip(values["log"], recorded["log"], strict=True):

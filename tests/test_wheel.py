@@ -49,6 +49,7 @@ def test_the_wheel_contains_data_specs_weights_and_licences(wheel: Path) -> None
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.slow
 def test_the_installed_package_lists_loads_and_samples(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)

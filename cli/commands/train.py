@@ -49,6 +49,15 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest intact checkpoint.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Delete an existing run, then start.")] = False,
+    remote_checkpoints: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Also copy every checkpoint to an object store, such as s3://bucket/run; with --resume, continue from "
+            "a copy that is newer than DIR's.",
+            show_default=False,
+        ),
+    ] = None,
     device: options.Device = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what training would cost; write nothing.")] = False,
     processes: Annotated[
@@ -75,6 +84,7 @@ def train(
     from ulzoo.registry.cost.accelerators import parse_machines
     from ulzoo.registry.cost.plan import plan_training
     from ulzoo.registry.runs import train as run
+    from ulzoo.registry.runs.restore import open_store
     from ulzoo.registry.zoo.distill import distillation_spec
     from ulzoo.runtime.devices import pick_device
     from ulzoo.runtime.processes import launched_world_size, local_device, process_group, was_restarted
@@ -114,7 +124,8 @@ def train(
     heading += [init_line(loaded.init)] if loaded.init else []
     if was_restarted():  # by torchrun, with the same command
         resume, fresh = True, False
-    run_options = run.RunOptions(stage, resume, fresh, torch_device, profile, open_model)
+    remote = open_store(remote_checkpoints) if remote_checkpoints else None
+    run_options = run.RunOptions(stage, resume, fresh, torch_device, profile, remote, open_model)
     with process_group(torch_device, (loaded.train.parallel or ParallelConfig()).timeout_minutes) as group:
         if not group.is_main:
             warnings.simplefilter("ignore")

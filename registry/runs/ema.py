@@ -21,7 +21,8 @@ from ulzoo.registry.runs.run_directory import EMA
 from ulzoo.registry.runs.validation import validate
 from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import spec_from_dict
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.config import PosthocEmaConfig
 from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerProfile, coefficients, profile_error
 

@@ -26,7 +26,8 @@ from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.devices import as_device
 from ulzoo.runtime.messages import one_line
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.version import __version__
 
 

@@ -17,7 +17,8 @@ from ulzoo.registry.runs.milestone_file import MILESTONES, MilestoneRow, read_mi
 from ulzoo.registry.spec.data_paths import read_data_paths
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager, CheckpointPath
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpointing import CheckpointManager, CheckpointPath
 from ulzoo.training.config import StageConfig
 
 KEPT = ("figures", "protocol", "hashes", "cautions")

@@ -18,7 +18,9 @@ from ulzoo.registry.spec.data_paths import FILE as DATA_PATHS
 from ulzoo.registry.spec.loading import spec_from_dict
 from ulzoo.registry.spec.schema import Spec, changed_on_resume
 from ulzoo.registry.spec.yaml_source import SpecError, read_yaml
-from ulzoo.training.checkpointing import FOLDER, Checkpoint, CheckpointManager
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpoint_steps import FOLDER
+from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.posthoc_ema import SNAPSHOTS
 
 LOCK = ".train.lock"

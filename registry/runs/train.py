@@ -13,11 +13,10 @@ from torch import nn
 
 from ulzoo.data import Source
 from ulzoo.data.fingerprint import describe_change, fingerprint
-from ulzoo.data.subset import spread_batch
+from ulzoo.data.storage.remote import RemotePath
 from ulzoo.evaluation.mean_image import MeanImage
 from ulzoo.files.atomic import write_text
-from ulzoo.model.conditioning import DecodeOptions
-from ulzoo.model.contract import NETWORKS, STAGES, DecoderName, Stage
+from ulzoo.model.contract import NETWORKS, STAGES, Stage
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry.compile import compile_model, compile_proxy, name_labels, open_source, stage_data
 from ulzoo.registry.runs.callbacks import CallbackList, TrainingCallback
@@ -35,21 +34,21 @@ from ulzoo.registry.runs.export import (
 )
 from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, open_init
 from ulzoo.registry.runs.loggers import Loggers, check_loggers
+from ulzoo.registry.runs.pictures import draw_stage
+from ulzoo.registry.runs.restore import check_unused, restore
 from ulzoo.registry.runs.run_directory import INIT, RunLock, check_folder, read_spec, remove_run, select_checkpoint
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.runs.validation import validate
 from ulzoo.registry.spec.schema import Spec
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import Checkpoint
+from ulzoo.training.checkpoint import Checkpoint
 from ulzoo.training.monitoring import LogRow
 from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.trainer import Trainer, TrainerOptions
-from ulzoo.visualization import SampleRequest, reconstructed_clips, sampled_clips, save_clips, save_grid
 
 EVALUATED_IMAGES = 512
 EVALUATED_CLIPS = 64
-DRAWN_CLIPS = 8
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,8 @@ class RunOptions:
         fresh: remove the run in the directory and start from scratch.
         device: the device to train on.
         profile: write a profile of a few steps of each stage to the subfolder `profile`.
+        remote: a folder in an object store that receives copies of all checkpoints; `resume` continues from a copy that
+            is newer than the run directory's checkpoints.
         open_model: opens the model that the spec's `init` names; the default takes the path of an exported file,
             `ulzoo.registry.open_model` names, runs and addresses too.
     """
@@ -71,6 +72,7 @@ class RunOptions:
     fresh: bool = False
     device: torch.device | str = "cpu"
     profile: bool = False
+    remote: RemotePath | None = None
     open_model: OpenModel = lambda name: load_export(Path(name))
 
     def __post_init__(self) -> None:
@@ -149,7 +151,7 @@ def _train(
     folder, stages = lock.folder, spec.select_stages(options.stage)
     run_spec = None if options.fresh else read_spec(folder)
     spec, source = processes.run_on_all_ranks(partial(open_init, spec, options.open_model, run_spec))
-    checkpoint = _agree_on_checkpoint(spec, lock, stages, options, processes)
+    checkpoint = _agree_on_checkpoint(spec, lock, stages, options, processes, callback)
     model, sources, validation, report = processes.run_on_all_ranks(
         lambda: _prepare(spec, stages, checkpoint, options, processes, source)
     )
@@ -186,6 +188,7 @@ def _train(
         profile=options.profile and processes.is_main,
         processes=processes,
         parallel=spec.train.parallel,
+        remote=options.remote,
         on_step=on_step,
         on_checkpoint=callback.on_checkpoint,
     )
@@ -204,7 +207,7 @@ def _train(
             model.load_state_dict(weights)
             name_labels(model, validation.label_names)
         if processes.is_main:
-            for picture in _draw(model, validation, folder / "samples", stage):
+            for picture in draw_stage(model, validation, folder / "samples", stage):
                 callback.on_picture(picture.stem, picture)
         processes.wait_for_main()
     if not processes.is_main:
@@ -225,7 +228,12 @@ def _train(
 
 
 def _agree_on_checkpoint(
-    spec: Spec, lock: RunLock, stages: tuple[Stage, ...], options: RunOptions, processes: ProcessGroup
+    spec: Spec,
+    lock: RunLock,
+    stages: tuple[Stage, ...],
+    options: RunOptions,
+    processes: ProcessGroup,
+    callback: TrainingCallback,
 ) -> Checkpoint | None:
     """Select the checkpoint in the main process, which may be the only one to see the folder's latest state."""
 
@@ -233,8 +241,14 @@ def _agree_on_checkpoint(
         if not processes.is_main:
             return None
         check_folder(lock.folder)
-        if lock.exists:  # of another process, or of one that was killed
+        if lock.exists or (options.remote and options.resume):  # of another process, or of one that was killed
             lock.acquire()
+        if options.remote and options.resume:
+            restored = restore(lock.folder, options.remote)
+            if restored:
+                callback.on_note(f"downloaded {restored.name} from {options.remote}")
+        elif options.remote:
+            check_unused(options.remote)
         return select_checkpoint(lock.folder, spec, stages, resume=options.resume, fresh=options.fresh)
 
     return processes.all_gather(processes.run_on_all_ranks(select))[0]
@@ -311,36 +325,3 @@ def _evaluate(
     callback.on_note(f"evaluating on validation {'clips' if video else 'images'}")
     limit = EVALUATED_CLIPS if video else EVALUATED_IMAGES
     return validate(spec, model, validation, mean_image, limit=limit, on_progress=callback.on_evaluation)
-
-
-def _draw(model: UnifiedLatents, validation: Source, folder: Path, stage: Stage) -> list[Path]:
-    """Save reconstructions of validation data after a stage that trains a decoder, samples after one that samples.
-
-    Returns:
-        the pictures; of clips, the contact sheet.
-    """
-    reconstructs, pictures = stage != "base", []
-    decoders: dict[Stage, DecoderName | None] = {"distill": "distilled", "base": None}
-    network = decoders.get(stage, "decoder")  # a distilled decoder is not trained before its stage
-    if model.contract.video:
-        name = "reconstructions" if reconstructs else "samples"
-        if reconstructs:
-            bands = reconstructed_clips({name: model}, validation, DRAWN_CLIPS, network=network)
-        else:
-            bands = sampled_clips({name: model}, SampleRequest(DRAWN_CLIPS), source=validation)
-        return save_clips(folder / f"{name}.png", bands, model.contract)[:1]
-    if reconstructs:
-        batch = spread_batch(validation, 12)
-        x, generator = batch["x"].to(model.device), torch.Generator(model.device).manual_seed(0)
-        options: DecodeOptions = {"labels": batch["label"], "text": batch["text"], "network": network}
-        reconstructions = model.reconstruct(x, generator=generator, **options)
-        pictures.append(folder / "reconstructions.png")
-        save_grid(pictures[-1], [("validation images", x), ("reconstructions", reconstructions)])
-    if not reconstructs or model.contract.single_stage:
-        text = spread_batch(validation, 48)["text"]
-        generator = torch.Generator(model.device).manual_seed(0)
-        samples = model.sample(48 if text is None else len(text.mask), generator=generator, text=text, network=network)
-        rows = [("" if i else "samples", row) for i, row in enumerate(samples.split(12))]
-        pictures.append(folder / "samples.png")
-        save_grid(pictures[-1], rows)
-    return pictures

@@ -28,7 +28,8 @@ from ulzoo.registry.sweeps.store import ResultRow, Store, error_line
 from ulzoo.registry.zoo.catalogue import open_model
 from ulzoo.training import config as configs
 from ulzoo.training import monitoring
-from ulzoo.training.checkpointing import CheckpointManager, TrainingState
+from ulzoo.training.checkpoint import TrainingState
+from ulzoo.training.checkpointing import CheckpointManager
 
 SECONDS_BETWEEN_LOCK_ATTEMPTS = 0.2
 

@@ -142,7 +142,7 @@ def read_trained_spec(name_or_path: str, overrides: Iterable[str] = ()) -> tuple
     elif name_or_path in find_specs() or not (path.is_dir() or name_or_path.endswith(TENSOR_FILES)):
         return None
     from ulzoo.files import tensor_file
-    from ulzoo.training.checkpointing import Checkpoint
+    from ulzoo.training.checkpoint import Checkpoint
 
     if tensor_file.is_checkpoint(path):
         metadata = Checkpoint.open(path).metadata

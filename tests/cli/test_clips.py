@@ -36,7 +36,7 @@ def clips(tmp_path_factory) -> Path:
     (folder / "clips.yaml").write_text(VIDEO)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "EVALUATED_CLIPS", 3)
-        patch.setattr(run_module, "DRAWN_CLIPS", 2)
+        patch.setattr("ulzoo.registry.runs.pictures.DRAWN_CLIPS", 2)
         train(load_spec(folder / "clips.yaml"), folder / "run")
     return folder
 

@@ -7,7 +7,7 @@ import torch
 
 import ulzoo as library
 from ulzoo.registry.runs.export import load_export
-from ulzoo.training.checkpointing import Checkpoint
+from ulzoo.training.checkpoint import Checkpoint
 
 
 @pytest.fixture

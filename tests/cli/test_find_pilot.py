@@ -34,7 +34,7 @@ class InterruptedEngine:
 
 @pytest.fixture
 def engine(monkeypatch):
-    monkeypatch.setattr("ulzoo.registry.runs.train._draw", lambda *_: [])
+    monkeypatch.setattr("ulzoo.registry.runs.train.draw_stage", lambda *_: [])
     monkeypatch.setattr("ulzoo.registry.sweeps.engine_local.LocalEngine", InterruptedEngine)
     return InterruptedEngine
 

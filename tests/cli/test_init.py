@@ -126,6 +126,7 @@ def test_a_base_with_a_users_own_backbone_on_the_released_autoencoder(ulzoo, her
         assert all(torch.equal(tensor, tensors[key]) for key, tensor in getattr(ours, name).state_dict().items())
 
 
+@pytest.mark.slow
 def test_fine_tuning_beats_training_from_scratch(ulzoo, here):
     """A shorter version of benchmarks/fine_tuning.py, which has photographs and 105 steps."""
     rng = np.random.default_rng(0)

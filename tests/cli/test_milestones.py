@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 from ulzoo.registry.runs.run_directory import remove_run
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager, TrainingState
+from ulzoo.training.checkpoint import Checkpoint, TrainingState
+from ulzoo.training.checkpointing import CheckpointManager
 
 QUICK = ("--limit", 2, "--rate-samples", 1, "--device", "cpu")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ulzoo.files import tensor_file
 from ulzoo.files.tensor_file import DamagedFile
-from ulzoo.training.checkpointing import TrainingState, write_checkpoint
+from ulzoo.training.checkpoint import TrainingState, write_checkpoint
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn),

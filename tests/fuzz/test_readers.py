@@ -38,7 +38,7 @@ from ulzoo.registry.spec.yaml_source import parse_override, parse_yaml, read_yam
 from ulzoo.registry.sweeps.store import Store
 from ulzoo.registry.zoo.catalogue import load_spec
 from ulzoo.registry.zoo.release import read_manifest
-from ulzoo.training.checkpointing import Checkpoint, TrainingState, _digest, write_checkpoint
+from ulzoo.training.checkpoint import Checkpoint, TrainingState, _digest, write_checkpoint
 
 
 @contextmanager

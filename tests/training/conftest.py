@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ulzoo.files import tensor_file
-from ulzoo.training.checkpointing import Checkpoint
+from ulzoo.training.checkpoint import Checkpoint
 from ulzoo.training.monitoring import read_rows
 
 VARYING = ("images_per_second", "data_wait")

@@ -40,7 +40,7 @@ class Killer(run.TrainingCallback):
 
 def arm(kill: list) -> None:
     if kill[0] == "between":
-        run._draw = lambda *_: die()
+        run.draw_stage = lambda *_: die()
     if kill[0] == "writing":
         write, count = checkpoints.write_checkpoint, iter(range(1, 1000))
 

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from ulzoo.files.tensor_file import DamagedFile
-from ulzoo.training import checkpointing as format
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager, TrainingState
+from ulzoo.training import checkpoint as format
+from ulzoo.training.checkpoint import Checkpoint, TrainingState
+from ulzoo.training.checkpointing import CheckpointManager
 
 TENSORS = {
     "model.a": torch.arange(6.0).reshape(2, 3).T,

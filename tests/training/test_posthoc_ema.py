@@ -8,7 +8,8 @@ import torch
 
 from ulzoo.registry.runs.run_directory import remove_run
 from ulzoo.registry.runs.train import RunOptions, train
-from ulzoo.training.checkpointing import Checkpoint, CheckpointManager
+from ulzoo.training.checkpoint import Checkpoint
+from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.posthoc_ema import (
     PowerAverages,
     PowerProfile,

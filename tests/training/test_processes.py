@@ -22,8 +22,10 @@ from ulzoo.registry.compile import open_source
 from ulzoo.registry.runs.ema import RunAverages
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.runtime.processes import ProcessGroup
+from ulzoo.training.checkpoint import Checkpoint
 from ulzoo.training.interruption import STOPPED_STATUS, StopSignals
 from ulzoo.training.monitoring import read_rows
+from ulzoo.training.remote_checkpoints import RemoteCheckpoints
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")  # every process draws its own dropout masks
 MUP = (
@@ -122,6 +124,22 @@ def test_the_number_of_processes_changes_nothing(count, kind, optimizer, argumen
     torch.testing.assert_close(learned[0].density(), learned[1].density(), rtol=rounding, atol=0)
 
 
+def test_every_process_uploads_its_shards(arguments, run_group, s3, tmp_path):
+    store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    command = arguments(
+        tmp_path / "run", "--stage", "latents", "--remote-checkpoints", str(s3),
+        overrides=(*STILL, "train.parallel.kind=fsdp"),
+    )  # fmt: skip
+    done = run_group(2, command, prepare=f"os.environ.update({store!r})")
+    assert done.statuses == [0, 0], done.stderr
+    copies = RemoteCheckpoints(s3 / "checkpoints")
+    step = copies.list_complete()[-1]
+    shards = [f"shard-0000{rank}-model-00001-of-00001.safetensors" for rank in (1, 2)]
+    assert (copies.root / step.name).list_names() == ["checkpoint.json", *shards]
+    copies.download(step, tmp_path / "copy")
+    assert Checkpoint.open(tmp_path / "copy").read("model.")
+
+
 def test_local_batches_make_up_the_global_batch(tiny):
     source = open_source(tiny(), "train")
 
@@ -163,6 +181,7 @@ def test_distributed_evaluation_equals_that_of_one_process(run_group, tiny, tmp_
 # ---------------------------------------------------------------------------------------------------- one error for all
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_by_one_process(arguments, tmp_path):
     """With torchrun itself, which reports the exit status of the group too."""
     done = run([*torchrun(2), *arguments(tmp_path / "run", overrides=("train.latents.accumulate=8",))])

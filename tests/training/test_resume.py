@@ -58,6 +58,7 @@ def test_a_kill_at_a_known_instant(kill, tiny, reference, train_and_kill, assert
 DISTILLED = ("distilled={steps: [1, 2]}", "train.distill={steps: 6, batch_size: 8, lr: 1e-3, checkpoint_every: 2}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -140,9 +141,10 @@ def test_a_longer_run_goes_on(tiny, assert_same_run, tmp_path):
     assert_same_run(tmp_path / "run", tmp_path / "at once")
 
 
+@pytest.mark.slow
 def test_kills_of_a_run_on_video(tiny_video, train_and_kill, assert_same_run, tmp_path, monkeypatch):
     """Clips are drawn, and given frames hidden, as if nothing had happened."""
-    monkeypatch.setattr(run_module, "_draw", lambda *_: [])  # encoding pictures takes a third of the time
+    monkeypatch.setattr(run_module, "draw_stage", lambda *_: [])  # encoding pictures takes a third of the time
     spec = tiny_video()
     train(spec, tmp_path / "whole")
     assert train_and_kill(spec, tmp_path / "run", ["at", "latents", 3])

@@ -1,183 +1,25 @@
-"""Training checkpoints: folders of safetensors shards, written by torch.distributed.checkpoint in the background.
+"""The checkpoints of a run: what is in its folder, what is added in the background, what is deleted."""
 
-    checkpoints/
-        latents-00000300/
-            shard-00001-model-00001-of-00001.safetensors    the tensors that the first process saved, and so on
-            checkpoint.json                                 stage, step, spec …; SHA-256 of every shard and of itself
-
-Any number of processes reads what any other number wrote, each the parts that it holds. Nothing is ever unpickled.
-"""
-
-import hashlib
-import json
-import math
-import re
 import shutil
 import warnings
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
-from ulzoo.files.atomic import put_in_place, remove_unfinished, sha256, write_text
+from ulzoo.files.atomic import put_in_place, remove_unfinished
 from ulzoo.files.tensor_file import CHECKPOINT, DamagedFile
-from ulzoo.model.contract import STAGES, Stage
+from ulzoo.model.contract import Stage
 from ulzoo.runtime.processes import ProcessGroup
-
-FORMAT = 2
-KEPT_PER_STAGE = 2
-FOLDER = re.compile(rf"({'|'.join(STAGES)})-([0-9]{{8}}|[1-9][0-9]{{8,}})")  # the names that `path` gives
-SHARD = re.compile(r"shard-[0-9]{5,}-model-00001-of-00001\.safetensors")
-
-warnings.filterwarnings("ignore", "torch.distributed is (disabled|unavailable|uninitialized)")  # single process
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Everything that a stage needs to resume.
-
-    Attributes:
-        tensors: by name, with the prefixes "model.", "ema.", "optimizer." and, if there are any, "posthoc_ema.".
-        metadata: the rest, as JSON: the run's identity, counters, the structure of the optimizer's state.
-    """
-
-    stage: Stage
-    step: int
-    tensors: dict[str, Tensor]
-    metadata: dict[str, Any]
-
-
-def write_checkpoint(state: TrainingState, folder: Path, group: dist.ProcessGroup | None = None) -> None:
-    """Write a state into `folder`, which is created. Every process of the group must call, and writes its shard.
-
-    Raises:
-        OSError: in every process, if one cannot write its shard; in the main process, if it cannot write the metadata.
-    """
-    try:
-        writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
-        tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-        dcp.save(tensors, storage_writer=writer, process_group=group, no_dist=group is None)
-    except CheckpointException as error:
-        for failure, _ in error.failures.values():
-            if isinstance(failure, OSError | SafetensorError):
-                raise OSError(*failure.args) from None
-        raise
-    rank = dist.get_rank(group) if group else 0
-    digests: Any = {path.name: sha256(path) for path in folder.glob(f"shard-{rank + 1:05d}-*")}
-    all_digests = [digests]
-    if group:
-        all_digests *= dist.get_world_size(group)
-        dist.all_gather_object(all_digests, digests, group=group)
-    if rank == 0:
-        files = {name: digest for digests in all_digests for name, digest in digests.items()}
-        content = {"version": FORMAT, "stage": state.stage, "step": state.step, "files": files, **state.metadata}
-        text = json.dumps({**content, "digest": _digest(content)}, indent=1, allow_nan=False)
-        write_text(folder / CHECKPOINT, text + "\n")
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint on disk whose integrity has been verified. Its tensors are read on demand."""
-
-    stage: Stage
-    step: int
-    metadata: dict[str, Any]
-    folder: Path
-
-    @classmethod
-    def open(cls, folder: Path) -> "Checkpoint":
-        """Verify the digests of all files, without keeping their content in memory.
-
-        Raises:
-            DamagedFile: the folder is not a complete, intact checkpoint.
-            ValueError: it has a newer format.
-        """
-        try:
-            content = json.loads((folder / CHECKPOINT).read_text("utf-8"))
-            digest = content.pop("digest")
-            if _digest(content) != digest:
-                raise ValueError(f"{CHECKPOINT} does not match the digest it carries")
-            version, stage, step = (content.pop(name) for name in ("version", "stage", "step"))
-            if type(version) is not int or type(step) is not int or stage not in STAGES:
-                raise ValueError(f"{CHECKPOINT} was not written by ulzoo")
-            if version == FORMAT:
-                _check_files(folder, content.pop("files"))
-        except FileNotFoundError as error:
-            raise DamagedFile(f"{folder}: an incomplete checkpoint (no {Path(error.filename).name})") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DamagedFile(f"{folder}: a damaged checkpoint ({error})") from None
-        if version != FORMAT:
-            raise ValueError(f"{folder}: written in format {version}, this ulzoo reads format {FORMAT}; upgrade ulzoo")
-        return cls(stage, step, content, folder)
-
-    def shapes(self, prefix: str) -> dict[str, tuple[torch.Size, torch.dtype]]:
-        """Shape and dtype of the tensors under `prefix`, by their names without it.
-
-        Raises:
-            DamagedFile: the shards do not add up to complete tensors.
-        """
-        shapes = {}
-        try:
-            for name, tensor in self._reader().read_metadata().state_dict_metadata.items():
-                assert not isinstance(tensor, dcp.BytesStorageMetadata)
-                if sum(math.prod(chunk.sizes) for chunk in tensor.chunks) != math.prod(tensor.size):
-                    raise ValueError(f"{name} is incomplete")
-                if name.startswith(prefix):
-                    shapes[name.removeprefix(prefix)] = (tensor.size, tensor.properties.dtype)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise DamagedFile(f"{self.folder}: a damaged checkpoint ({error})") from None
-        return shapes
-
-    def read(self, prefix: str) -> dict[str, Tensor]:
-        """The full tensors under `prefix`, by their names without it."""
-        tensors = {name: torch.empty(shape, dtype=dtype) for name, (shape, dtype) in self.shapes(prefix).items()}
-        self.read_into(tensors, prefix)
-        return tensors
-
-    def read_into(self, tensors: dict[str, Tensor], prefix: str, group: dist.ProcessGroup | None = None) -> None:
-        """Copy the saved tensors under `prefix` into `tensors`, named without it; into a DTensor, its local shard.
-
-        Every process of the group must call.
-
-        Raises:
-            DamagedFile: the checkpoint does not have these tensors in these shapes.
-        """
-        prefixed = {prefix + name: tensor for name, tensor in tensors.items()}
-        if not prefixed:
-            return
-        try:
-            dcp.load(prefixed, storage_reader=self._reader(), process_group=group, no_dist=group is None)
-        except CheckpointException as error:
-            failure, _ = next(iter(error.failures.values()))
-            raise DamagedFile(f"{self.folder}: a damaged checkpoint ({failure})") from None
-
-    def _reader(self) -> dcp.HuggingFaceStorageReader:
-        return dcp.HuggingFaceStorageReader(str(self.folder))
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _check_files(folder: Path, files: dict[str, str]) -> None:
-    """Refuse missing, altered or unlisted shards; torch.distributed.checkpoint would read the unlisted ones too."""
-    if unlisted := sorted({path.name for path in folder.glob("*.safetensors")} - files.keys()):
-        raise ValueError(f"{unlisted[0]} does not belong to it")
-    for name, digest in files.items():
-        if not SHARD.fullmatch(name):
-            raise ValueError(f"{name!r} is not the name of a shard")
-        if sha256(folder / name) != digest:
-            raise ValueError(f"{name} does not match its digest")
+from ulzoo.training.checkpoint import SHARD, Checkpoint, TrainingState, write_checkpoint
+from ulzoo.training.checkpoint_steps import FOLDER, CheckpointStep, obsolete, replaced
+from ulzoo.training.remote_checkpoints import RemoteCheckpoints
 
 
 def _is_ours(folder: Path) -> bool:
@@ -202,74 +44,67 @@ class CheckpointManager:
     Args:
         folder: need not exist.
         milestone_every: checkpoints whose step is a multiple of this are never deleted.
+        remote: also receives every checkpoint that is saved.
     """
 
-    def __init__(self, folder: Path, milestone_every: int | None = None):
-        self.folder, self.milestone_every = folder, milestone_every
+    def __init__(self, folder: Path, milestone_every: int | None = None, remote: RemoteCheckpoints | None = None):
+        self.folder, self.milestone_every, self.remote = folder, milestone_every, remote
 
     def path(self, stage: Stage, step: int) -> Path:
         """The folder of the checkpoint of a step, whether it exists or not."""
-        return self.folder / f"{stage}-{step:08d}"
+        return self.folder / CheckpointStep.of(stage, step).name
 
     def list_checkpoints(self) -> list[CheckpointPath]:
         """All checkpoints, in the order in which training writes them."""
-        matches = [(FOLDER.fullmatch(path.name), path) for path in self.folder.glob("*")]
-        paths = [CheckpointPath(cast(Stage, match[1]), int(match[2]), path) for match, path in matches if match]
-        order = list(STAGES)
-        return sorted(paths, key=lambda path: (order.index(path.stage), path.step))
+        return [CheckpointPath(step.stage, step.step, self.folder / step.name) for step in self.steps()]
+
+    def steps(self) -> list[CheckpointStep]:
+        """The steps of all checkpoints, in the order of training."""
+        steps = [CheckpointStep.parse(path.name) for path in self.folder.glob("*")]
+        return sorted(step for step in steps if step)
 
     def save(self, state: TrainingState, group: dist.ProcessGroup | None = None) -> Path:
         """Write a checkpoint, then delete the obsolete ones. Every process of the group must call.
 
-        Obsolete are those of the same stage but for the last two and the milestones, and all that come later in the
-        order of training: a run that went back to an earlier checkpoint trains those steps again. Folders that
-        contain anything but a checkpoint's files are kept, and so are links.
+        Folders that contain anything but a checkpoint's files are kept, and so are links.
 
         Raises:
             OSError: the checkpoint cannot be written; the previous ones are unchanged.
         """
-        path, is_main = self.path(state.stage, state.step), group is None or dist.get_rank(group) == 0
+        step, is_main = CheckpointStep.of(state.stage, state.step), group is None or dist.get_rank(group) == 0
+        path = self.folder / step.name
         unfinished = path.with_name(f".{path.name}.tmp")
         try:
             if is_main:
                 shutil.rmtree(unfinished, ignore_errors=True)
             write_checkpoint(state, unfinished, group)
+            if self.remote:
+                self.remote.upload(unfinished, step, group)
             if is_main:
                 put_in_place(unfinished, path)
         finally:
             if is_main:
                 shutil.rmtree(unfinished, ignore_errors=True)
         if is_main:
-            paths = self.list_checkpoints()
-            later = paths[next(i for i, other in enumerate(paths) if other.folder == path) + 1 :]
-            self._delete([*self._older(state.stage, state.step), *later])
+            self._delete(obsolete(self.steps(), step, self.milestone_every))
         return path
 
     def finish_deletion(self, stage: Stage, step: int) -> None:
         """Delete what a process that was killed after it had saved this checkpoint had no time to delete."""
-        if self.path(stage, step).is_dir():
-            self._delete(self._older(stage, step))
+        saved, steps = CheckpointStep.of(stage, step), self.steps()
+        if saved in steps:
+            self._delete(replaced(steps, saved, self.milestone_every))
 
     def delete_after(self, stage: Stage, step: int) -> None:
         """Delete everything that training a stage from `step` on will replace."""
-        order = list(STAGES)
-        paths = self.list_checkpoints()
-        self._delete([path for path in paths if (order.index(path.stage), path.step) > (order.index(stage), step)])
+        self._delete([other for other in self.steps() if other > CheckpointStep.of(stage, step)])
 
-    def _older(self, stage: Stage, step: int) -> list[CheckpointPath]:
-        """The checkpoints of a stage that are obsolete once that of a step exists."""
-        reached = [path for path in self.list_checkpoints() if path.stage == stage and path.step <= step]
-        return [path for path in reached[:-KEPT_PER_STAGE] if not self._is_milestone(path.step)]
-
-    def _is_milestone(self, step: int) -> bool:
-        return self.milestone_every is not None and step % self.milestone_every == 0
-
-    def _delete(self, paths: Iterable[CheckpointPath]) -> None:
+    def _delete(self, steps: Iterable[CheckpointStep]) -> None:
         """Delete checkpoints, and the remains of writes and deletions that were interrupted."""
         remove_unfinished(self.folder, FOLDER.pattern)
-        for path in paths:
-            if _is_ours(path.folder):
-                path.folder.rename(path.folder.with_name(f".{path.folder.name}.tmp"))
+        for step in steps:
+            if _is_ours(self.folder / step.name):
+                (self.folder / step.name).rename(self.folder / f".{step.name}.tmp")
         remove_unfinished(self.folder, FOLDER.pattern)
 
     def latest(self, stage: Stage | None = None) -> Checkpoint | None:

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 
 from ulzoo.data import Batch, Source, StreamShard, batches
+from ulzoo.data.storage.remote import RemotePath
 from ulzoo.diffusion import AdaptiveSchedule, ExampleNoise
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Stage
@@ -28,7 +29,8 @@ from ulzoo.runtime.devices import autocast, effective_precision
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
-from ulzoo.training.checkpointing import AsyncCheckpointer, Checkpoint, CheckpointManager, TrainingState
+from ulzoo.training.checkpoint import Checkpoint, TrainingState
+from ulzoo.training.checkpointing import AsyncCheckpointer, CheckpointManager
 from ulzoo.training.interruption import RunStopped, StopSignals, watchdog
 from ulzoo.training.monitoring import CollapseMonitor, LogRow, MetricsLog, SkippedExamples, StepMetrics
 from ulzoo.training.optimizers import (
@@ -43,6 +45,7 @@ from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, f
 from ulzoo.training.parametrisation import learning_rate_scales, trained_networks
 from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerAverages
 from ulzoo.training.profiling import profile_steps
+from ulzoo.training.remote_checkpoints import RemoteCheckpoints
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class TrainerOptions:
         processes: the ranks that train together, each with a share of every batch.
         parallel: how they train together; DDP if None.
         proxy: the networks that the stage trains, as narrow as those that lr was tuned on, if it has µP.
+        remote: a folder in an object store for copies of checkpoints and snapshots.
         on_step: called after each step with its number and, if one was logged, the row of the log.
         on_checkpoint: called with the number of a step whose checkpoint begins to be written.
     """
@@ -64,6 +68,7 @@ class TrainerOptions:
     processes: ProcessGroup = SINGLE_PROCESS
     parallel: configs.ParallelConfig | None = None
     proxy: nn.Module | None = None
+    remote: RemotePath | None = None
     on_step: Callable[[int, LogRow | None], None] = lambda step, row: None
     on_checkpoint: Callable[[int], None] = lambda step: None
 
@@ -156,7 +161,7 @@ class Trainer:
         if self.options.profile:
             profiling = profile_steps(self.folder / "profile", self.stage, self.model.device)
         with MetricsLog(self.folder, self.stage, self.step, enabled=self.processes.is_main) as log:
-            checkpoints = CheckpointManager(self.folder / "checkpoints", self.config.milestone_every)
+            checkpoints = self._manager("checkpoints", self.config.milestone_every)
             if self.processes.is_main:
                 checkpoints.finish_deletion(self.stage, self.step)
             if self.step < self.config.steps:
@@ -212,8 +217,7 @@ class Trainer:
                 log.write(row)
                 row_started, row_start, data_wait = time.perf_counter(), self.step, 0.0
             if posthoc and snapshot_now:  # before the checkpoint, so that a resumed run has all earlier snapshots
-                manager = CheckpointManager(self.folder / SNAPSHOTS, posthoc.snapshot_every)
-                checkpointer.save(self._snapshot(), manager)
+                checkpointer.save(self._snapshot(), self._manager(SNAPSHOTS, posthoc.snapshot_every))
             if save_now or stopped:
                 checkpointer.save(self._state())
                 self.options.on_checkpoint(self.step)
@@ -263,6 +267,12 @@ class Trainer:
             x, labels, text = x.pin_memory(), labels.pin_memory(), text and text.pin_memory()
         conditions = Conditions(labels.to(device, non_blocking=True), text and text.to(device))
         return x.to(device, non_blocking=True), conditions
+
+    def _manager(self, name: str, milestone_every: int | None) -> CheckpointManager:
+        """A folder of checkpoints in the run directory, and its copies."""
+        root = self.options.remote
+        remote = RemoteCheckpoints(root / name, milestone_every) if root else None
+        return CheckpointManager(self.folder / name, milestone_every, remote)
 
     def _noise(self, position: int, size: int) -> ExampleNoise:
         """Noise of the `size` examples from `position` on in this rank's share of the batch; seeds dropout too."""

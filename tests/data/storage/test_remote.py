@@ -126,6 +126,12 @@ def test_remote_shards_equal_local_ones(
     assert str(source.index.shards[0]) == f"{url}/train-00000.tar"
 
 
+def test_shards_in_s3_equal_local_ones(prepared: Path, s3: RemotePath) -> None:
+    for path in prepared.iterdir():
+        (s3 / path.name).upload(path)
+    assert same_samples(opened(s3), opened(prepared))
+
+
 def test_shards_without_an_index_are_scanned_once(prepared: Path, served: Served) -> None:
     url, faults, folder = served
     for name in ("manifest.json", ".index-train.npz", "labels.json"):

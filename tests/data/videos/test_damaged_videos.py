@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 FORMATS = {
@@ -60,6 +61,7 @@ def mutations(content: bytes, other: bytes, rng: random.Random) -> list[bytes]:
     return [bytes(part) for part in flipped] + cut + spliced
 
 
+@pytest.mark.slow
 def test_a_thousand_damaged_files(make_video: Callable[..., bytes], tmp_path: Path) -> None:
     rng = random.Random(0)
     noise = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), np.uint8)

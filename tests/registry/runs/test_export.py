@@ -15,7 +15,8 @@ from ulzoo.registry.runs import export as export_module
 from ulzoo.registry.runs.export import load_export, save_export
 from ulzoo.registry.spec.component_table import GROUP
 from ulzoo.registry.spec.components import BACKBONES, find_plugins
-from ulzoo.training.checkpointing import CheckpointManager, TrainingState
+from ulzoo.training.checkpoint import TrainingState
+from ulzoo.training.checkpointing import CheckpointManager
 
 RESULTS = {"figures": {"psnr_db": 20.0, "bits_per_pixel": 0.5}, "protocol": {"images": 6}}
 

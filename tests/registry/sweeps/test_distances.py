@@ -52,6 +52,7 @@ def test_distances_are_added_to_a_trained_point(planned, monkeypatch, tmp_path):
     assert unsettled_jobs(planned(distances=DistanceConfig("fd_efficientnet_lite0", samples=5))[:1], [row])
 
 
+@pytest.mark.slow
 def test_the_clip_score_of_captioned_emoji(clip_weights, monkeypatch, tmp_path):
     path, digest = clip_weights
     monkeypatch.setitem(clip_features.CLIPS, "vit_b32", replace(CLIPS["vit_b32"], sha256=digest, cached=str(path)))
@@ -71,9 +72,10 @@ def test_the_clip_score_of_captioned_emoji(clip_weights, monkeypatch, tmp_path):
         plan_jobs(sweep, Store(tmp_path / "store"), JobOptions(distances=config))
 
 
+@pytest.mark.slow
 def test_distances_of_clips_are_those_of_evaluate(planned, monkeypatch, tmp_path):
     monkeypatch.setattr("ulzoo.registry.runs.train.EVALUATED_CLIPS", 2)
-    monkeypatch.setattr("ulzoo.registry.runs.train.DRAWN_CLIPS", 1)
+    monkeypatch.setattr("ulzoo.registry.runs.pictures.DRAWN_CLIPS", 1)
     job = planned(spec="tiny_video.yaml", distances=DistanceConfig("fd_transnetv2", clips=3))[0]
     row = run_point(job)
     assert row["error"] is None and row["distances"] == {"network": "fd_transnetv2", "samples": None, "clips": 3}

@@ -40,6 +40,7 @@ def planned(images, request, tmp_path, forkserver, monkeypatch):
     return planned
 
 
+@pytest.mark.slow
 def test_an_interrupted_point_resumes_to_the_row_of_a_single_process(planned, tmp_path):
     one = run_point(planned(store="one", devices=("cpu",)))
 

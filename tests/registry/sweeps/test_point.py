@@ -19,7 +19,7 @@ from ulzoo.registry.sweeps.jobs import JobOptions, plan_jobs
 from ulzoo.registry.sweeps.options import sweep_from_options
 from ulzoo.registry.sweeps.point import PointBusy, acquire_lock, run_point
 from ulzoo.registry.sweeps.store import VARYING, Store
-from ulzoo.training.checkpointing import Checkpoint
+from ulzoo.training.checkpoint import Checkpoint
 
 SHORT = [
     *(f"train.{stage}.{key}" for stage in ("latents", "base") for key in ("steps=4", "checkpoint_every=2")),
@@ -254,8 +254,7 @@ def test_the_lock_is_released_when_stage_1_is_finished(jobs, tmp_path):
     free = {}
 
     def check_lock(stage, step, *_):
-        with multiprocessing.get_context("fork").Pool(1) as pool:
-            free[stage, step] = pool.apply(is_free, (lock,))
+        free[stage, step] = is_free(lock)
 
     run_point(first, check_lock)
     assert not free["latents", 1] and not free["latents", 4] and free["base", 0]

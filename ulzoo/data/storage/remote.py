@@ -81,6 +81,33 @@ class RemotePath:
     def read_text(self, encoding: str) -> str:
         return self.read_bytes().decode(encoding)
 
+    def list_names(self) -> list[str]:
+        """The names of the files and folders in this folder, as they are now; [] if there are none."""
+
+        def request(system: Any, path: str) -> list[str]:
+            system.invalidate_cache()
+            return system.ls(path, detail=False)
+
+        try:
+            return sorted(name.rstrip("/").rpartition("/")[2] for name in self._retry(request))
+        except MissingFile:
+            return []
+
+    def upload(self, file: Path) -> None:
+        """Write a local file here. Object stores show it once it is complete."""
+        self._retry(lambda system, path: system.put_file(str(file), path))
+
+    def download(self, file: Path) -> None:
+        """Write the file to a local one."""
+        self._retry(lambda system, path: system.get_file(path, str(file)))
+
+    def remove(self) -> None:
+        """Remove the file, if it exists."""
+        try:
+            self._retry(lambda system, path: system.rm_file(path))
+        except MissingFile:
+            return
+
     def open(self) -> BinaryIO:
         """Open the file for sequential reading."""
         return io.BufferedReader(_RangeReader(self), BLOCK)
@@ -109,7 +136,8 @@ class RemotePath:
         try:
             return url_to_fs(self.url, **_client_options(self.url))
         except ImportError as error:  # its message names the package
-            raise ImportError(f"{error}; http:// and https:// need pip install 'ulzoo[remote]'") from error
+            extras = "http:// and https:// need pip install 'ulzoo[remote]', s3:// needs 'ulzoo[s3]'"
+            raise ImportError(f"{error}; {extras}") from error
 
 
 StoragePath = Path | RemotePath
