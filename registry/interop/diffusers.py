@@ -12,6 +12,7 @@ from ulzoo.data.subset import spread_out
 from ulzoo.diffusion import (
     IndependentNoise,
     Noise,
+    derive_seeds,
     expand_like,
     independent_noise,
     independent_randn_like,
@@ -300,5 +301,4 @@ def _noise(generator: Generators | None, n: int, device: torch.device) -> Noise 
         return generator
     if len(generator) != n:
         raise ValueError(f"there are {len(generator)} generators for {n} examples")
-    streams = [IndependentNoise.from_generator(source, 1, device).examples[0] for source in generator]
-    return IndependentNoise([stream.initial_seed() for stream in streams], shared=0, device=device)
+    return IndependentNoise([derive_seeds(source, 2)[1] for source in generator], shared=0, device=device)

@@ -1,9 +1,42 @@
 """Noise that belongs to examples: the same in every part of a batch."""
 
+import pytest
 import torch
+from scipy import stats
 
 from ulzoo.diffusion import ExampleNoise, IndependentNoise, TruncatedLogistic, low_discrepancy_times, rand, randn_like
+from ulzoo.diffusion import noise as noise_module
+from ulzoo.diffusion.noise import GeneratorStreams, KeyStreams
 from ulzoo.runtime.seeds import derive_seed
+
+
+@pytest.fixture(params=[GeneratorStreams, KeyStreams], ids=["generators", "keys"], autouse=True)
+def kind(request, monkeypatch):
+    """Every test with the streams of the CPU, and with those of a GPU."""
+    if request.param is KeyStreams and not noise_module.KEYS:
+        pytest.skip("this version of PyTorch has no keys of random numbers")
+    monkeypatch.setattr(noise_module, "example_streams", request.param.of)
+    return request.param
+
+
+@pytest.mark.parametrize("draw", ["normal", "uniform"])
+def test_numbers_have_their_distribution_and_are_independent(kind, draw):
+    """Over examples whose seeds follow each other, over draws, and within an example."""
+    streams, values = kind.of(range(400), "cpu"), torch.empty(2, 400, 50)
+    for out in values:
+        getattr(streams, f"fill_{draw}")(out)
+    assert stats.kstest(values.flatten().numpy(), {"normal": "norm", "uniform": "uniform"}[draw]).pvalue > 1e-3
+    for a, b in ((values[0], values[1]), (values[:, 1:], values[:, :-1]), (values[..., 1:], values[..., :-1])):
+        a, b = a.flatten() - values.mean(), b.flatten() - values.mean()
+        assert abs((a * b).mean() / values.var()) < 4 / a.numel() ** 0.5
+
+
+def test_draws_of_one_example_differ_and_are_those_of_its_seed(kind):
+    noise = IndependentNoise([5, 6], 0).repeat(3)
+    drawn = randn_like(torch.zeros(6, 4), noise)
+    assert len(drawn.unique()) == drawn.numel()
+    alone = randn_like(torch.zeros(3, 4), IndependentNoise([6], 0).repeat(3))
+    assert torch.equal(drawn[1::2], alone)
 
 
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws():

@@ -29,6 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import ulzoo
 from ulzoo.data import Batch
+from ulzoo.diffusion import noise
 from ulzoo.media.captions import Text
 from ulzoo.model.contract import Contract, Stage
 from ulzoo.registry import load_spec
@@ -42,6 +43,7 @@ NAME = "fakegpu"
 COPIES = ("_to_copy", "copy_", "_foreach_copy_")
 WAITS = ("_local_scalar_dense", "equal", "is_nonzero", "item")
 DATA_DEPENDENT = ("nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "repeat_interleave")
+RANDOM = ("normal_", "uniform_", "rand", "randn", "randint", "random_", "_philox_normal_", "_philox_uniform_")
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 AUTOCAST = ("linear", "matmul", "bmm", "conv2d", "conv3d", "scaled_dot_product_attention")
 
@@ -66,7 +68,10 @@ class HostData(TorchFunctionMode):
 
 
 class Transfers(TorchDispatchMode):
-    """Counts, by kind and the function of ulzoo that asks: copies between host and device, waits, unknown shapes."""
+    """Counts, by kind and the function of ulzoo that asks: copies between host and device, waits, unknown shapes.
+
+    And "random numbers", the operations that draw some.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,6 +81,8 @@ class Transfers(TorchDispatchMode):
         name, inputs = func._schema.name.partition("::")[2], devices_of((args, kwargs))
         if name in WAITS and NAME in inputs:
             self._count("wait")
+        if name in RANDOM:
+            self.counts["random numbers"] += 1
         if name in DATA_DEPENDENT or (name in INDEXING and has_mask(args[1])):
             self._count("unknown shape")
         if name in INDEXING and args[0].device.type == NAME and "cpu" in devices_of(args[1]):
@@ -126,6 +133,8 @@ def register() -> list[torch.library.Library]:
     backend_registration._setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     torch.Generator = _HostGenerator  # type: ignore[misc]
     devices.has_bf16 = lambda device: True
+    if noise.KEYS:
+        noise.example_streams = noise.KeyStreams.of  # as on a GPU
     torch.nn.init.dirac_ = lambda tensor, groups=1: tensor  # one operation a channel, of values that nobody reads
     fallthrough = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
     fallthrough.fallback(torch.library.fallthrough_kernel)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from ulzoo.data.loader import Batch, in_order
 from ulzoo.data.source import ListedExample, Placement, Sample, Source
-from ulzoo.diffusion.schedules import GOLDEN_RATIO
+from ulzoo.diffusion.noise import GOLDEN_RATIO
 
 
 def spread_out(source: Source, count: int | None) -> Source:

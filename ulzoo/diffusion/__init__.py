@@ -2,17 +2,11 @@
 
 from ulzoo.diffusion.adaptive import AdaptiveSchedule
 from ulzoo.diffusion.gaussian import Denoiser, GaussianDiffusion, normal_kl
-from ulzoo.diffusion.samplers import SAMPLERS, Guidance
-from ulzoo.diffusion.schedules import (
-    CosineSchedule,
+from ulzoo.diffusion.noise import (
     ExampleNoise,
     IndependentNoise,
-    InterpolatedCosineSchedule,
-    LinearSchedule,
     Noise,
-    Schedule,
-    ShiftedCosineSchedule,
-    expand_like,
+    derive_seeds,
     independent_noise,
     independent_randn_like,
     low_discrepancy_times,
@@ -20,6 +14,15 @@ from ulzoo.diffusion.schedules import (
     randn,
     randn_like,
     spread_evenly,
+)
+from ulzoo.diffusion.samplers import SAMPLERS, Guidance
+from ulzoo.diffusion.schedules import (
+    CosineSchedule,
+    InterpolatedCosineSchedule,
+    LinearSchedule,
+    Schedule,
+    ShiftedCosineSchedule,
+    expand_like,
     time_of,
 )
 from ulzoo.diffusion.weightings import ElboWeighting, SigmoidWeighting, TruncatedLogistic, Weighting
@@ -42,6 +45,7 @@ __all__ = [
     "SigmoidWeighting",
     "TruncatedLogistic",
     "Weighting",
+    "derive_seeds",
     "expand_like",
     "independent_noise",
     "independent_randn_like",

@@ -8,18 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ulzoo.diffusion.adaptive import AdaptiveSchedule
+from ulzoo.diffusion.noise import Noise, low_discrepancy_times, randn, randn_like
 from ulzoo.diffusion.samplers import GRIDS, SAMPLERS, Guidance
-from ulzoo.diffusion.schedules import (
-    Noise,
-    Schedule,
-    alpha_sigma,
-    expand_like,
-    levels_like,
-    low_discrepancy_times,
-    randn,
-    randn_like,
-    time_of,
-)
+from ulzoo.diffusion.schedules import Schedule, alpha_sigma, expand_like, levels_like, time_of
 from ulzoo.diffusion.weightings import ElboWeighting, Weighting
 
 Prediction = Literal["x", "eps", "v"]

@@ -11,7 +11,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion.schedules import Noise, Schedule, alpha_sigma, randn_like
+from ulzoo.diffusion.noise import Noise, randn_like
+from ulzoo.diffusion.schedules import Schedule, alpha_sigma
 
 DenoiseToX = Callable[[Tensor, Tensor], Tensor]  # (x_t, logsnr ()) -> x̂
 

@@ -1,19 +1,14 @@
-"""Noise: its schedules, and the random streams that times t and noise ε are drawn from.
+"""Noise schedules.
 
 A schedule is the log-SNR λ(t) = log(α²/σ²) as a decreasing function of t ∈ [0, 1] (arXiv 2301.11093). Every schedule
-returns `logsnr_max` at t = 0 and `logsnr_min` at t = 1 to the last bit, and has λ'(t) in closed form. A stream is one
-generator for a whole batch, or one per example.
+returns `logsnr_max` at t = 0 and `logsnr_min` at t = 1 to the last bit, and has λ'(t) in closed form.
 """
 
 import math
-from collections.abc import Sequence
-from copy import copy
-from typing import Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 class Schedule(Protocol):
@@ -153,156 +148,3 @@ class InterpolatedCosineSchedule:
     def dlogsnr_dt(self, t: Tensor) -> Tensor:
         gap = self._low.logsnr(t) - self._high.logsnr(t)
         return gap + t * self._low.dlogsnr_dt(t) + (1 - t) * self._high.dlogsnr_dt(t)
-
-
-# --------------------------------------------------------------------------------------------------------- streams
-
-
-class ExampleNoise:
-    """One random stream per example, so that its t and ε do not depend on how a batch is split over parts and ranks.
-
-    Args:
-        seeds: one per example of this part of the batch.
-        shared: seed of the numbers that the whole batch has in common.
-        position: index of the part's first example in the whole batch.
-        total: number of examples in the whole batch.
-        device: device of the random numbers.
-    """
-
-    def __init__(
-        self, seeds: Sequence[int], shared: int, position: int, total: int, device: torch.device | str = "cpu"
-    ) -> None:
-        assert 0 <= position <= position + len(seeds) <= total
-        self.examples = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-        self.shared = torch.Generator(device).manual_seed(shared)
-        self.positions = range(position, position + len(seeds))
-        self.strata = torch.arange(position, position + len(seeds), device=device, dtype=torch.float32) / total
-        self.draws = 1
-
-    def repeat(self, draws: int) -> Self:
-        """The noise of `draws` copies of these examples, one after the other, from the same streams."""
-        noise = copy(self)
-        noise.examples, noise.draws = self.examples * draws, self.draws * draws
-        return noise
-
-    def part(self, rows: slice) -> Self:
-        """The noise of these examples alone, from the same streams."""
-        noise = copy(self)
-        noise.examples, noise.strata, noise.shared = self.examples[rows], self.strata[rows], self.shared.clone_state()
-        noise.positions = self.positions[rows]
-        return noise
-
-    def times(self) -> Tensor:
-        """A time per example and draw, (draws · n,); those of one example are one per stratum of width 1/draws."""
-        offset = torch.rand((), generator=self.shared, device=self.shared.device, dtype=torch.float32)
-        offsets = (offset + self.strata) % 1  # (n,)
-        draws = torch.arange(self.draws, device=offsets.device, dtype=torch.float32)
-        return ((draws[:, None] + offsets) / self.draws % 1).flatten()
-
-    def spread(self, step: float) -> Tensor:
-        """A number in [0, 1) per example, (n,): a random one plus the multiples of an irrational `step`, modulo 1."""
-        assert self.draws == 1
-        offset = torch.rand((), generator=self.shared, device=self.shared.device, dtype=torch.float32)
-        return (offset + _multiples(self.positions, step, self.strata.device)) % 1
-
-
-class IndependentNoise(ExampleNoise):
-    """One random stream per example, so that its t and ε do not depend on the other examples at all.
-
-    Times are spread by the golden ratio over consecutive examples, almost as evenly as by strata, however many follow.
-
-    Args:
-        seeds: one per example.
-        shared: seed of the number that all examples have in common.
-        first: index of the first example.
-        device: device of the random numbers.
-    """
-
-    def __init__(self, seeds: Sequence[int], shared: int, first: int = 0, device: torch.device | str = "cpu") -> None:
-        super().__init__(seeds, shared, 0, len(seeds), device)
-        strata = [n * GOLDEN_RATIO % 1 for n in range(first, first + len(seeds))]
-        self.strata = torch.tensor(strata, dtype=torch.float32, device=device)
-
-    @classmethod
-    def from_generator(cls, generator: torch.Generator | None, n: int, device: torch.device) -> Self:
-        """Streams of n examples, derived from one number of a generator: the first streams are the same for every n."""
-        source = "cpu" if generator is None else generator.device
-        seed = int(torch.randint(2**62, (), generator=generator, device=source, dtype=torch.int64))
-        shared, *seeds = torch.randint(2**62, (1 + n,), generator=torch.Generator().manual_seed(seed)).tolist()
-        return cls(seeds, shared, device=device)
-
-
-Noise = torch.Generator | ExampleNoise
-"""What a loss or a sampler draws its times and noise from."""
-
-
-def independent_noise(generator: Noise | None, n: int, device: torch.device) -> ExampleNoise:
-    """The streams of n examples: those of `generator`, or derived from one number of it."""
-    if not isinstance(generator, ExampleNoise):
-        return IndependentNoise.from_generator(generator, n, device)
-    if len(generator.examples) != n:
-        raise ValueError(f"the noise has streams for {len(generator.examples)} examples, not {n}")
-    return generator
-
-
-def rand(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-    """One uniform number in [0, 1) per example, (n,)."""
-    if not isinstance(generator, ExampleNoise):
-        return torch.rand(n, generator=generator, device=device, dtype=torch.float32)
-    assert n == len(generator.examples)
-    numbers = torch.empty(n, device=device, dtype=torch.float32)  # (n,)
-    for number, stream in zip(numbers, generator.examples, strict=True):
-        number.uniform_(generator=stream)
-    return numbers
-
-
-def randn(shape: tuple[int, ...], generator: Noise | None = None, device: torch.device | str | None = None) -> Tensor:
-    """Standard normal noise, (B, ...), in float32."""
-    if not isinstance(generator, ExampleNoise):
-        return torch.randn(shape, dtype=torch.float32, device=device, generator=generator)
-    noise = torch.empty(shape, dtype=torch.float32, device=device)
-    for example, stream in zip(noise, generator.examples, strict=True):
-        example.normal_(generator=stream)
-    return noise
-
-
-def randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
-    """Standard normal noise of the shape, dtype and device of `x`, (B, ...), drawn in float32 whatever the dtype."""
-    return randn(tuple(x.shape), generator, x.device).to(x.dtype)
-
-
-def independent_randn_like(x: Tensor, generator: Noise | None = None) -> Tensor:
-    """`randn_like` with a stream per example, derived from one number of a `torch.Generator`."""
-    return randn_like(x, None if generator is None else independent_noise(generator, len(x), x.device))
-
-
-def low_discrepancy_times(n: int, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-    """n times, (n,), each uniform on [0, 1) and one per stratum of width 1/n (VDM, arXiv 2107.00630, App. I.1).
-
-    For one part of a batch (`ExampleNoise`), the strata are those of its examples in the whole batch; for examples that
-    do not depend on each other (`IndependentNoise`), each example's draws have strata of their own.
-    """
-    if isinstance(generator, ExampleNoise):
-        assert n == len(generator.examples)
-        return generator.times()
-    offset = torch.rand((), generator=generator, device=device, dtype=torch.float32)
-    return (offset + torch.arange(n, device=device, dtype=torch.float32) / n) % 1
-
-
-def spread_evenly(n: int, step: float, generator: Noise | None = None, device: torch.device | None = None) -> Tensor:
-    """n numbers, (n,), each uniform on [0, 1), almost as even as `low_discrepancy_times` and independent of them.
-
-    They are the multiples of an irrational `step` modulo 1 (Kronecker's sequence), shifted by a random number. Numbers
-    of another step, or times, fill the unit square evenly with them.
-    """
-    if isinstance(generator, ExampleNoise):
-        assert n == len(generator.examples)
-        return generator.spread(step)
-    offset = torch.rand((), generator=generator, device=device, dtype=torch.float32)
-    return (offset + _multiples(range(n), step, offset.device)) % 1
-
-
-def _multiples(numbers: range, step: float, device: torch.device) -> Tensor:
-    """The multiples of `step` modulo 1, (n,), exact also for large numbers."""
-    multiples = torch.arange(numbers.start, numbers.stop, device=device, dtype=torch.float64) * step
-    return (multiples % 1).float()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ulzoo.diffusion.schedules import Noise, rand
+from ulzoo.diffusion.noise import Noise, rand
 
 Position = TypeVar("Position", Tensor, np.ndarray)
 

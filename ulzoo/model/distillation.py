@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ulzoo.diffusion import Noise, expand_like
+from ulzoo.diffusion.noise import low_discrepancy_times, randn_like
 from ulzoo.diffusion.samplers import ddim
-from ulzoo.diffusion.schedules import alpha_sigma, low_discrepancy_times, randn_like
+from ulzoo.diffusion.schedules import alpha_sigma
 from ulzoo.model.contract import DistilledTarget
 from ulzoo.model.denoisers import DiffusionModel, residual_mean
 from ulzoo.nn.conditioning import NO_CONDITIONS, NetworkConditions

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ulzoo.coding.stream import MAX_LEVEL
 from ulzoo.diffusion import Noise, spread_evenly
-from ulzoo.diffusion.schedules import GOLDEN_RATIO
+from ulzoo.diffusion.noise import GOLDEN_RATIO
 from ulzoo.diffusion.weightings import between
 
 ControlName = Literal["loss_factor", "bias"]

@@ -1,6 +1,6 @@
 """The trainer of every stage: data, loss, step, moving average, log, checkpoint.
 
-Every image draws its times and noise from a generator seeded by (seed, stage, image counter). So a resumed run needs no
+Every image draws its times and noise from a stream seeded by (seed, stage, image counter). So a resumed run needs no
 saved generator state and, on the CPU, ends with the same bits as an uninterrupted one; and the split of a batch into
 parts and over ranks changes only the order of sums (and the masks of dropout).
 """
