@@ -80,6 +80,7 @@ def main() -> None:
     gain = rows["fine-tuned"]["figures"]["psnr_db"] - rows["from scratch"]["figures"]["psnr_db"]
     print(f"difference: {gain:.2f} dB")
     content = {"model": arguments.model, "steps": arguments.steps, "gain_db": gain, "versions": versions(), **rows}
+    arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "fine_tuning.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     sys.exit(gain < 10)
 

@@ -1,9 +1,10 @@
 """Runs that are killed at random times and resumed end in the same bits: how many of N do.
 
-    python -m benchmarks kills [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--seed 0]
+    python -m benchmarks kills [--runs 50] [--processes 2] [--kind ddp|fsdp] [--kills 2] [--elastic] [--seed 0]
 
 Trains a small spec on noise with torchrun: once without interruption, then N times, killed with SIGKILL at `--kills`
-random times, either the whole job or one of its processes, and resumed with the same command. Compares the exported
+random times, either the whole job or one of its processes, and resumed with the same command; with --elastic one
+process at a time, after which torchrun's --max-restarts starts all of them again. Compares the exported
 weights and all rows of the log. On the CPU. Exit status 1 if one differs.
 """
 
@@ -44,8 +45,9 @@ def write_images(root: Path) -> None:
             Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(root / split / f"{i}.png")
 
 
-def command(root: Path, folder: Path, processes: int, kind: str) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+def command(root: Path, folder: Path, processes: int, kind: str, restarts: int = 0) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher += [f"--max-restarts={restarts}", "--monitor-interval=0.1", "-m"]
     settings = [*SETTINGS, f"data.root={root}", f"train.parallel.kind={kind}"]
     words = [word for setting in settings for word in ("--set", setting)]
     start = launcher if processes > 1 else ["-m"]
@@ -79,6 +81,36 @@ def kill(job: subprocess.Popen, all_processes: bool) -> None:
             time.sleep(0.01)
 
 
+def kill_and_resume(arguments: list[str], kills: int, length: float) -> int:
+    """Run a job that is killed at random times, `kills` times at most, and resumed; how often it was."""
+    landed = 0
+    for _ in range(kills):
+        job = start(arguments)
+        try:
+            job.wait(random.uniform(0.2, 0.95) * length)
+        except subprocess.TimeoutExpired:
+            landed += 1
+            kill(job, all_processes=random.random() < 0.5 or "torch.distributed.run" not in arguments)
+    assert start(arguments).wait() == 0, "the run could not be resumed"
+    return landed
+
+
+def kill_and_restart(arguments: list[str], kills: int, length: float) -> int:
+    """Run a job of torchrun; kill a process of it at random times, `kills` times or until it ends; how often it was."""
+    job, landed = start(arguments), 0
+    while landed < kills:
+        try:
+            job.wait(random.uniform(0.3, 0.9) * length)
+            break
+        except subprocess.TimeoutExpired:
+            running = [pid for pid in workers(job) if pid != job.pid]  # none between the end and the next start
+            if running:
+                os.kill(random.choice(running), signal.SIGKILL)
+                landed += 1
+    assert job.wait() == 0, f"the run was not restarted after {landed} kills"
+    return landed
+
+
 def outcome(folder: Path) -> tuple[str, str]:
     """Digests of the exported weights and of the rows of the log."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -92,6 +124,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--kind", choices=("ddp", "fsdp"), default="ddp")
     parser.add_argument("--kills", type=int, default=2)
+    parser.add_argument("--elastic", action="store_true", help="torchrun restarts the processes after each kill")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     random.seed(options.seed)
@@ -106,15 +139,12 @@ def main() -> None:
         expected = outcome(root / "uninterrupted")
         for number in range(options.runs):
             folder = root / f"run{number}"
-            arguments = [*command(root / "images", folder, options.processes, options.kind), "--resume"]
-            for _ in range(options.kills):
-                job = start(arguments)
-                try:
-                    job.wait(random.uniform(0.2, 0.95) * length)
-                except subprocess.TimeoutExpired:
-                    landed += 1
-                    kill(job, all_processes=random.random() < 0.5 or options.processes == 1)
-            assert start(arguments).wait() == 0, f"run {number} could not be resumed: {folder}"
+            restarts = options.kills if options.elastic else 0
+            arguments = command(root / "images", folder, options.processes, options.kind, restarts)
+            if options.elastic:
+                landed += kill_and_restart(arguments, options.kills, length)
+            else:
+                landed += kill_and_resume([*arguments, "--resume"], options.kills, length)
             same += outcome(folder) == expected
             print(f"{same} of {number + 1} the same, {landed} kills", flush=True)
     sys.exit(same != options.runs)

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ulzoo.data.storage.remote import RemotePath
 from ulzoo.files.tensor_file import DamagedFile
@@ -9,6 +10,8 @@ from ulzoo.training.checkpoint_steps import CheckpointStep
 from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.posthoc_ema import SNAPSHOTS
 from ulzoo.training.remote_checkpoints import RemoteCheckpoints
+
+PROBE = ".ulzoo-can-write"
 
 
 def open_store(url: str) -> RemotePath:
@@ -20,6 +23,19 @@ def open_store(url: str) -> RemotePath:
     if "://" not in url or url.startswith(("http://", "https://")):
         raise ValueError(f"--remote-checkpoints {url}: must be a URL of an object store, such as s3://bucket/run")
     return RemotePath(url)
+
+
+def check_writable(remote: RemotePath) -> None:
+    """Write a file and remove it, so that a wrong name or missing rights are an error before training.
+
+    Raises:
+        ValueError: nothing can be written.
+    """
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / PROBE
+        file.write_bytes(b"")
+        (remote / PROBE).upload(file)
+    (remote / PROBE).remove()
 
 
 def check_unused(remote: RemotePath) -> None:

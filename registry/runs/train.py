@@ -35,7 +35,7 @@ from ulzoo.registry.runs.export import (
 from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, open_init
 from ulzoo.registry.runs.loggers import Loggers, check_loggers
 from ulzoo.registry.runs.pictures import draw_stage
-from ulzoo.registry.runs.restore import check_unused, restore
+from ulzoo.registry.runs.restore import check_unused, check_writable, restore
 from ulzoo.registry.runs.run_directory import INIT, RunLock, check_folder, read_spec, remove_run, select_checkpoint
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.runs.validation import validate
@@ -241,6 +241,8 @@ def _agree_on_checkpoint(
         if not processes.is_main:
             return None
         check_folder(lock.folder)
+        if options.remote:
+            check_writable(options.remote)
         if lock.exists or (options.remote and options.resume):  # of another process, or of one that was killed
             lock.acquire()
         if options.remote and options.resume:

@@ -76,8 +76,9 @@ class RemoteCheckpoints:
         unfinished.mkdir(parents=True)
         try:
             (source / CHECKPOINT).download(unfinished / CHECKPOINT)
+            names = source.list_names()
             for name in _shards(unfinished / CHECKPOINT):
-                if name not in source.list_names():
+                if name not in names:
                     raise DamagedFile(f"{source}: an incomplete checkpoint (no {name})")
                 (source / name).download(unfinished / name)
             Checkpoint.open(unfinished)

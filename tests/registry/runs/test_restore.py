@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from s3fs import S3FileSystem
 
 from ulzoo.data.storage.remote import RemotePath
-from ulzoo.files import tensor_file
+from ulzoo.files import retries, tensor_file
 from ulzoo.registry.runs.callbacks import TrainingCallback
-from ulzoo.registry.runs.restore import open_store
+from ulzoo.registry.runs.restore import open_store, restore
 from ulzoo.registry.runs.train import RunOptions, train
 from ulzoo.training.checkpointing import CheckpointManager
 
@@ -115,6 +116,25 @@ def test_a_new_run_does_not_replace_the_copies_of_another(fresh, spec, s3, tmp_p
     with pytest.raises(ValueError, match=rf"^{s3}: already contains checkpoints, up to latents-00000004; add --resume"):
         train(spec, tmp_path / "run", RunOptions(fresh=fresh, remote=s3))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_store_that_cannot_be_written_is_an_error_before_training(resume, spec, s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(retries, "DELAYS", ())
+    with pytest.raises(ValueError, match=r"^s3://no-such-bucket/run/[^\n]*: .*bucket does not exist"):
+        train(spec, tmp_path / "run", RunOptions(resume=resume, remote=RemotePath("s3://no-such-bucket/run")))
+    assert not list((tmp_path / "run").glob("*"))
+    assert not s3.list_names()
+
+
+def test_checkpoints_that_may_not_be_listed_are_no_empty_store(s3, monkeypatch):
+    async def denied(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr("s3fs.S3FileSystem._ls", denied)
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(ValueError, match=r"no permission to read it \(Access Denied\)"):
+        restore(Path("run"), s3)
 
 
 @pytest.mark.parametrize("url", ["bucket/run", "/data/run", "https://example.org/run"])

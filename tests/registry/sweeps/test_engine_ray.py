@@ -21,8 +21,8 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs ray")
 
 
-def plan(images: Path, folder: Path):
-    settings = [f"data.root={images}", "latent.channels=2,3", "decoder.weighting.loss_factor=1,2,3"]
+def plan(images: Path, folder: Path, channels: str = "2,3"):
+    settings = [f"data.root={images}", f"latent.channels={channels}", "decoder.weighting.loss_factor=1,2,3"]
     settings += ["train.base.steps=4", "train.base.checkpoint_every=2"]
     sweep, overrides = sweep_from_options(str(TINY), {}, settings)
     return plan_jobs(sweep, Store(folder), overrides=overrides)
@@ -33,14 +33,15 @@ def same(row: dict) -> dict:
 
 
 @pytest.fixture
-def cluster(monkeypatch):
-    """Two nodes of one core each."""
+def cluster(request, monkeypatch):
+    """Two nodes of one core each, or of as many as the test says."""
+    node = NODE | {"num_cpus": getattr(request, "param", 1)}
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # otherwise they starve on a busy machine
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
-    cluster.second = cluster.add_node(**NODE)
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster.second = cluster.add_node(**node)
     yield cluster
     cluster.shutdown()
 
@@ -71,6 +72,23 @@ def test_a_node_that_is_lost_during_the_sweep(images, tmp_path, cluster):
     torch.set_num_threads(1)
     alone = {row["spec_hash"]: same(row) for row in map(run_point, plan(images, tmp_path / "alone"))}
     assert {row["spec_hash"]: same(row) for row in rows} == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [2], indirect=True)
+def test_points_of_two_processes_each_when_a_node_is_lost(images, tmp_path, cluster):
+    rows = []
+    for row in RayEngine(cluster.address, processes=2).run(plan(images, tmp_path / "ray", "2")):
+        rows.append(row)
+        if len(rows) == 1:
+            cluster.remove_node(cluster.second, allow_graceful=False)
+    assert [row["status"] for row in rows] == ["done"] * 3
+    assert all(list((tmp_path / "ray" / row["folder"]).rglob("shard-00002-*")) for row in rows)
+    torch.set_num_threads(1)
+    alone = {row["spec_hash"]: row["figures"] for row in map(run_point, plan(images, tmp_path / "alone", "2"))}
+    for row in rows:
+        for name in ("bits_per_pixel", "psnr_db"):
+            assert row["figures"][name] == pytest.approx(alone[row["spec_hash"]][name], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class RemotePath:
         return self.read_bytes().decode(encoding)
 
     def list_names(self) -> list[str]:
-        """The names of the files and folders in this folder, as they are now; [] if there are none."""
+        """The names of the files and folders in this folder, as they are now; [] if there is no such folder."""
 
         def request(system: Any, path: str) -> list[str]:
             system.invalidate_cache()
@@ -90,8 +90,10 @@ class RemotePath:
 
         try:
             return sorted(name.rstrip("/").rpartition("/")[2] for name in self._retry(request))
-        except MissingFile:
-            return []
+        except MissingFile as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise
 
     def upload(self, file: Path) -> None:
         """Write a local file here. Object stores show it once it is complete."""
