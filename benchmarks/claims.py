@@ -192,7 +192,7 @@ def latent_diffusion(measured: Measured) -> Finding:
         "(i) At equal training FLOPs, Unified Latents sample better than latent diffusion on an AutoencoderKL",
         apart(latents, best) if len(best.values) > 1 else "open",
         f"distance of 1,500 samples {latents} after {costs['sigmoid']}; by latent diffusion after "
-        f"{costs['latent_diffusion']}, seed by seed: "
+        f"{costs['latent_diffusion']}{f', {best}' if len(best.values) > 1 else ''}, seed by seed: "
         + "; ".join(
             f"{', '.join(f'{value:.0f}' for value in estimate.values.values())} with a KL weight of {weight:g}, whose "
             f"latents give {rows[weight]['psnr_db']:.1f} dB at {rows[weight]['kl_bits_per_pixel']:.2f} bits/pixel"
