@@ -106,7 +106,9 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
     table = generated(tmp_path, sigmoid=(99, 100, 101), pixels=(90, 91, 92))
     finding = claims.latent_diffusion(table)
     assert finding.verdict == "shown"
-    assert "100 ± 1 after 2.0 TFLOPs and 4 s; by latent diffusion after 3.0 TFLOPs and 17 s, 122 ± 2" in finding.evidence
+    assert (
+        "100 ± 1 after 2.0 TFLOPs and 4 s; by latent diffusion after 3.0 TFLOPs and 17 s, 122 ± 2" in finding.evidence
+    )
     assert "seed by seed: 130 with a KL weight of 0.1, whose latents give 20.0 dB" in finding.evidence
     assert "; 120, 122, 124 with a KL weight of 0.01, whose latents" in finding.evidence
     rival["rows"] = rival["rows"][:2]

@@ -66,7 +66,7 @@ class Brighter(SimpleNamespace):
 
     def sample(self, n, *, labels=None, frames=None, guidance=None, steps=None, generator=None, network=None):
         assert len(frames) == n and frames.shape[2] == CONTEXT
-        noise = torch.stack([torch.randn(1, 1, 1, 1, generator=g) for g in generator.examples])
+        noise = torch.stack([torch.randn(1, 1, 1, 1, generator=g) for g in generator.streams.generators])
         self.seeds += noise.flatten().tolist()
         last = to_uint8(frames)[:, :, -1:].float() + SHIFT * (noise if self.noisy else 1)
         last = from_uint8(last.clamp(0, 255).byte().expand(-1, -1, FRAMES - CONTEXT, -1, -1))

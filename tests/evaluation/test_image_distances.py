@@ -76,7 +76,7 @@ class Model(SimpleNamespace):
 
     def sample(self, n, *, labels=None, guidance=None, steps=None, generator=None, text=None, network=None):
         self.calls.append((labels, guidance))
-        noise = torch.stack([torch.randint(0, 50, (3, SIDE, SIDE), generator=g) for g in generator.examples])
+        noise = torch.stack([torch.randint(0, 50, (3, SIDE, SIDE), generator=g) for g in generator.streams.generators])
         return from_uint8((100 + noise + (0 if labels is None else 10 * labels.reshape(-1, 1, 1, 1))).byte())
 
 

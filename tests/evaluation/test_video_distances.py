@@ -44,7 +44,9 @@ class Model(SimpleNamespace):
         self.calls.append((n, None if frames is None else frames.shape[2]))
         if frames is not None:
             return torch.cat([frames, frames[:, :, -1:].expand(-1, -1, FRAMES - frames.shape[2], -1, -1)], 2)
-        grey = torch.stack([torch.randint(0, 256, (1, 1, 1, 1), generator=g) for g in generator.examples]).byte()
+        grey = torch.stack(
+            [torch.randint(0, 256, (1, 1, 1, 1), generator=g) for g in generator.streams.generators]
+        ).byte()
         return from_uint8(grey.expand(n, 3, FRAMES, SIDE, SIDE))
 
 

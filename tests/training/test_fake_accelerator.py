@@ -103,7 +103,7 @@ def without_random(counted: dict[str, int]) -> dict[str, int]:
 @pytest.mark.skipif(not noise.KEYS, reason="this version of PyTorch has no keys of random numbers")
 def test_random_numbers_take_a_handful_of_kernels_whatever_the_batch(counts):
     operations = {name: counts[name]["random numbers"] for name in (*IMAGE_STEPS, *VIDEO_STEPS)}
-    assert all(2 <= count <= 6 for count in operations.values()), operations
+    assert all(1 <= count <= 6 for count in operations.values()), operations
     assert operations["encoder"] == operations["encoder, batch of 64"]
 
 

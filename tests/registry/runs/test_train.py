@@ -15,7 +15,7 @@ from ulzoo.registry.runs.callbacks import TrainingCallback
 from ulzoo.registry.runs.export import restore
 from ulzoo.registry.runs.run_directory import LOCK, RunLock
 from ulzoo.registry.runs.train import RunOptions, train
-from ulzoo.training import checkpointing as checkpoint
+from ulzoo.training import checkpoint
 from ulzoo.training.checkpoint import TrainingState
 from ulzoo.training.checkpointing import CheckpointManager
 
