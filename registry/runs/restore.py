@@ -25,22 +25,19 @@ def open_store(url: str) -> RemotePath:
     return RemotePath(url)
 
 
-def check_writable(remote: RemotePath) -> None:
+def check_store(remote: RemotePath, *, resume: bool) -> None:
     """Write a file and remove it, so that a wrong name or missing rights are an error before training.
 
     Raises:
-        ValueError: nothing can be written.
+        ValueError: nothing can be written; or there are checkpoints already, which a new run would replace.
     """
     with TemporaryDirectory() as folder:
         file = Path(folder) / PROBE
         file.write_bytes(b"")
         (remote / PROBE).upload(file)
     (remote / PROBE).remove()
-
-
-def check_unused(remote: RemotePath) -> None:
-    """Raise ValueError if there are checkpoints, which a new run would replace."""
-    if steps := RemoteCheckpoints(remote / "checkpoints").list_complete():
+    steps = RemoteCheckpoints(remote / "checkpoints").list_complete()
+    if steps and not resume:
         raise ValueError(
             f"{remote}: already contains checkpoints, up to {steps[-1].name}; add --resume to continue from them, or "
             "use another URL"

@@ -35,7 +35,7 @@ from ulzoo.registry.runs.export import (
 from ulzoo.registry.runs.initialize import InitReport, OpenModel, initialize, open_init
 from ulzoo.registry.runs.loggers import Loggers, check_loggers
 from ulzoo.registry.runs.pictures import draw_stage
-from ulzoo.registry.runs.restore import check_unused, check_writable, restore
+from ulzoo.registry.runs.restore import check_store, restore
 from ulzoo.registry.runs.run_directory import INIT, RunLock, check_folder, read_spec, remove_run, select_checkpoint
 from ulzoo.registry.runs.stopwatch import Stopwatch
 from ulzoo.registry.runs.validation import validate
@@ -242,15 +242,11 @@ def _agree_on_checkpoint(
             return None
         check_folder(lock.folder)
         if options.remote:
-            check_writable(options.remote)
+            check_store(options.remote, resume=options.resume)
         if lock.exists or (options.remote and options.resume):  # of another process, or of one that was killed
             lock.acquire()
-        if options.remote and options.resume:
-            restored = restore(lock.folder, options.remote)
-            if restored:
-                callback.on_note(f"downloaded {restored.name} from {options.remote}")
-        elif options.remote:
-            check_unused(options.remote)
+        if options.remote and options.resume and (restored := restore(lock.folder, options.remote)):
+            callback.on_note(f"downloaded {restored.name} from {options.remote}")
         return select_checkpoint(lock.folder, spec, stages, resume=options.resume, fresh=options.fresh)
 
     return processes.all_gather(processes.run_on_all_ranks(select))[0]

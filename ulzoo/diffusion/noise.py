@@ -8,7 +8,6 @@ one kernel draws for all. Numbers of a seed differ between devices, as those of 
 import math
 from collections.abc import Sequence
 from copy import copy
-from importlib.util import find_spec
 from typing import Protocol, Self
 
 import torch
@@ -16,7 +15,11 @@ from torch import Tensor
 
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
-KEYS = find_spec("torch.func._random") is not None
+try:
+    from torch.func import _random
+except ImportError:  # before PyTorch 2.14
+    _random = None  # type: ignore[assignment]
+KEYS = _random is not None
 
 
 class Streams(Protocol):
@@ -94,23 +97,15 @@ class KeyStreams:
         return type(self)(self.keys[rows], self.drawn)
 
     def repeat(self, draws: int) -> Self:
-        from torch.func import _random
-
         return type(self)(_random.split(self._next(), draws).flatten(0, 1))  # (draws · n, 2)
 
     def fill_normal(self, out: Tensor) -> None:
-        from torch.func import _random
-
         _random.normal_(self._next_like(out), out)
 
     def fill_uniform(self, out: Tensor) -> None:
-        from torch.func import _random
-
         _random.uniform_(self._next_like(out), out)
 
     def _next(self) -> Tensor:
-        from torch.func import _random
-
         self.drawn += 1
         return _random.fold_in(self.keys, self.drawn)
 
