@@ -124,6 +124,7 @@ def test_the_number_of_processes_changes_nothing(count, kind, optimizer, argumen
     torch.testing.assert_close(learned[0].density(), learned[1].density(), rtol=rounding, atol=0)
 
 
+@pytest.mark.slow
 def test_every_process_uploads_its_shards(arguments, run_group, s3, tmp_path):
     store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     command = arguments(
