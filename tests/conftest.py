@@ -219,13 +219,10 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     from s3fs import S3FileSystem
 
     from ulzoo.data.storage.remote import RemotePath
+    from ulzoo.runtime.seeds import derive_seed
 
     for name, value in {**S3_KEYS, "AWS_ENDPOINT_URL": s3_server}.items():
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
     S3FileSystem().makedirs("bucket", exist_ok=True)
-    return RemotePath(f"s3://bucket/{derive_name(request.node.nodeid)}")
-
-
-def derive_name(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return RemotePath(f"s3://bucket/{derive_seed(request.node.nodeid)}")

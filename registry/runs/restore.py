@@ -36,8 +36,7 @@ def check_store(remote: RemotePath, *, resume: bool) -> None:
         file.write_bytes(b"")
         (remote / PROBE).upload(file)
     (remote / PROBE).remove()
-    steps = RemoteCheckpoints(remote / "checkpoints").list_complete()
-    if steps and not resume:
+    if not resume and (steps := RemoteCheckpoints(remote / "checkpoints").list_complete()):
         raise ValueError(
             f"{remote}: already contains checkpoints, up to {steps[-1].name}; add --resume to continue from them, or "
             "use another URL"
@@ -73,7 +72,7 @@ def restore(run: Path, remote: RemotePath) -> CheckpointStep | None:
 def _download(copies: RemoteCheckpoints, step: CheckpointStep, manager: CheckpointManager) -> bool:
     """Whether a copy was intact, and is now in the folder; else a warning names what is damaged."""
     try:
-        copies.download(step, manager.path(step.stage, step.step))
+        copies.download(step, manager.folder / step.name)
     except DamagedFile as error:
         warnings.warn(f"{error}; it is not used", stacklevel=2)
         return False

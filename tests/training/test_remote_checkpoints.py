@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from s3fs import S3FileSystem
 
 from ulzoo.data.storage.remote import RemotePath
 from ulzoo.files import retries
@@ -97,6 +98,20 @@ def test_no_files_but_its_own_are_downloaded(manager, copies, tmp_path):
     with pytest.raises(DamagedFile, match="does not match the digest it carries"):
         copies.download(*steps(2), tmp_path / "deep" / "copy")
     assert not list((tmp_path / "deep").iterdir())
+
+
+def test_a_store_that_refuses_deletions_keeps_its_copies(manager, copies, monkeypatch):
+    async def denied(*_: object, **__: object) -> None:
+        raise PermissionError("Access Denied")
+
+    save(manager, 1, 2)
+    monkeypatch.setattr("s3fs.S3FileSystem._rm_file", denied)
+    S3FileSystem.clear_instance_cache()
+    with pytest.warns(
+        UserWarning, match=r"^latents-00000003 was copied, obsolete copies were not deleted \(s3://.*Denied"
+    ):
+        save(manager, 3)
+    assert copies.list_complete() == steps(1, 2, 3) and manager.steps() == steps(2, 3)
 
 
 def test_a_store_that_refuses_costs_a_warning_and_no_checkpoint(manager, copies, monkeypatch):

@@ -16,7 +16,6 @@ from ulzoo.model.contract import Contract
 
 if TYPE_CHECKING:
     from ulzoo.model.unified_latents import UnifiedLatents
-    from ulzoo.registry.spec.schema import Spec
 
 Dtype = Literal["float32", "float16", "bfloat16"]
 
@@ -85,12 +84,12 @@ class PretrainedModel(nn.Module):
     """The part of `UnifiedLatents` that belongs to files.
 
     Attributes:
-        config: the spec that the model was compiled from.
+        config: the spec that the model was compiled from, of the registry, whose types this package does not know.
         latent_statistics: of validation data; None if they were not measured.
     """
 
     contract: Contract
-    config: "Spec"
+    config: Any
     latent_statistics: LatentStatistics | None = None
 
     @property

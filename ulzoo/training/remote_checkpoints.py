@@ -59,10 +59,14 @@ class RemoteCheckpoints:
             if failures := [failure for failure in errors if failure]:
                 raise ValueError(failures[0])
             (target / CHECKPOINT).upload(folder / CHECKPOINT)
-            for old in obsolete(self._list(), step, self.milestone_every):
-                self._delete(old)
         except (ValueError, ImportError) as failure:
             warnings.warn(f"{step.name} was not copied ({failure}); the last copy is kept", stacklevel=2)
+            return
+        try:
+            for old in obsolete(self._list(), step, self.milestone_every):
+                self._delete(old)
+        except ValueError as failure:
+            warnings.warn(f"{step.name} was copied, obsolete copies were not deleted ({failure})", stacklevel=2)
 
     def download(self, step: CheckpointStep, folder: Path) -> None:
         """Copy a complete checkpoint to `folder`, which does not exist, and verify it.

@@ -104,11 +104,8 @@ class RemotePath:
         self._retry(lambda system, path: system.get_file(path, str(file)))
 
     def remove(self) -> None:
-        """Remove the file, if it exists."""
-        try:
-            self._retry(lambda system, path: system.rm_file(path))
-        except MissingFile:
-            return
+        """Remove the file."""
+        self._retry(lambda system, path: system.rm_file(path))
 
     def open(self) -> BinaryIO:
         """Open the file for sequential reading."""
