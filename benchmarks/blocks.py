@@ -26,7 +26,7 @@ from ulzoo.nn import HierarchicalViT, UViT, ViT
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.runtime.devices import autocast, has_bf16
-from ulzoo.training.parallelize import compile_blocks
+from ulzoo.training.compilation import compile_blocks
 
 BATCHES = {
     ("emoji32_tiny", "base"): 64,

@@ -20,7 +20,7 @@ from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, rat
 from ulzoo.data import batches
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model, open_source
-from ulzoo.training.parallelize import compile_blocks
+from ulzoo.training.compilation import compile_blocks
 from ulzoo.training.trainer import Trainer, TrainerOptions
 
 OF_FP32, OF_STEPS, WAIT = 0.6, 1.05, 0.02
@@ -37,10 +37,11 @@ def trainer(
     return Trainer(compile_model(spec, device), stage, config, source, folder, options or TrainerOptions({}))
 
 
-def step(name: str, stage: Any, device: torch.device, folder: Path, precision: str, compiled: bool) -> Callable:
-    one = trainer(name, stage, device, folder, precision=precision)
+def step(name: str, stage: Any, device: torch.device, folder: Path, **changes: Any) -> Callable:
+    """A step after the warm-up, of a trainer of its own."""
+    one = trainer(name, stage, device, folder, **changes)
     one.step = one.config.warmup_steps
-    if compiled:
+    if one.config.compile is True:
         compile_blocks(one.networks)
     batch = next(batches(one.source, one.config.batch_size, seed=0))
     return lambda: one._step(batch)
@@ -87,12 +88,15 @@ def main() -> int:
     arguments.add_argument("--compile", action="store_true", help="also measure compiled steps (C++ compiler or GPU)")
     options = arguments.parse_args()
     device = prepare(options)
-    variants = {"fp32": ("fp32", False), "bf16": ("bf16", False)}
-    if options.compile:
-        variants |= {"fp32, compiled": ("fp32", True), "bf16, compiled": ("bf16", True)}
+    kinds = {"": False, ", compiled blocks": True, ", compiled step": "step"} if options.compile else {"": False}
+    variants = {
+        precision + kind: {"precision": precision, "compile": value}
+        for precision in ("fp32", "bf16")
+        for kind, value in kinds.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         sides = {
-            key: step(options.spec, options.stage, device, Path(folder), *variant) for key, variant in variants.items()
+            key: step(options.spec, options.stage, device, Path(folder), **changes) for key, changes in variants.items()
         }
         seconds = by_turns(sides, device, options.rounds, warm=3)
         runs = [
@@ -102,7 +106,7 @@ def main() -> int:
     ratios = {key: ratio(values, seconds["fp32"]) for key, values in seconds.items()}
     wall, wait = (Spread.of([run[i] for run in runs]) for i in (0, 1))
     for key, of_fp32 in ratios.items():
-        print(f"{key:16s} {Spread.of(seconds[key])} s, {of_fp32} of fp32")
+        print(f"{key:22s} {Spread.of(seconds[key])} s, {of_fp32} of fp32")
     print(f"a run over its steps: {wall}; data wait {wait}")
     content = {"spec": options.spec, "stage": options.stage, "seconds": {k: Spread.of(v) for k, v in seconds.items()}}
     name = "step" if options.stage == "latents" else f"step_{options.stage}"

@@ -9,7 +9,8 @@ from torch import nn
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.devices import Precision, effective_precision
 from ulzoo.runtime.messages import one_line
-from ulzoo.training.parallelize import compile_blocks, trainable_networks
+from ulzoo.training.compilation import compile_blocks
+from ulzoo.training.parallelize import trainable_networks
 
 
 def optimize_for_inference(

@@ -54,6 +54,9 @@ def find_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
         if configured and not needed:
             why = f"init.freeze has {' and '.join(STAGES[stage])}" if stage in spec.frozen_stages else ""
             yield f"train.{stage}", f"{why or f'the spec has no {part} to train'}: set this to null"
+        if configured and getattr(spec.train, stage).compile == "step":
+            if spec.train.parallel and spec.train.parallel.kind == "fsdp":
+                yield f"train.{stage}.compile", "FSDP gathers parameters between blocks: set this to true, not step"
     sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
     for name, network in sampled.items():
         sampling: SamplingConfig = getattr(spec.sample, name)

@@ -96,15 +96,14 @@ def _explain(model: type[BaseModel], error: ValidationError, data: Any, source: 
             problems[path] = (1, f"expected at least {int(item['loc'][-1]) + 1} values, got {len(_at(path, data))}")
         elif kind == "literal_error":
             options = re.findall(r"'([^']*)'", context["expected"])
-            problems[path] = (1, f"expected {context['expected']}, got {_got(value)}{_close(value, options)}")
+            alternatives = _alternatives(expected, path, context["expected"])
+            problems[path] = (1, f"expected {alternatives}, got {_got(value)}{_close(value, options)}")
         elif kind in _BOUNDS:
             length = context.get("actual_length")
             got = _got(value) if length is None else length
             problems[path] = (1, f"{_BOUNDS[kind].format(**context)}, got {got}")
         elif type_name := _EXPECTED.get(kind, _EXPECTED.get(kind.split("_")[0])):
-            expected.setdefault(path, []).append(type_name)
-            alternatives = " or ".join(dict.fromkeys(expected[path]))
-            problems[path] = (1, f"expected {alternatives}, got {_got(value)}")
+            problems[path] = (1, f"expected {_alternatives(expected, path, type_name)}, got {_got(value)}")
         else:
             problems[path] = (1, str(context["error"]) if kind == "value_error" else item["msg"])
     deepest = [
@@ -116,6 +115,12 @@ def _explain(model: type[BaseModel], error: ValidationError, data: Any, source: 
     rank, path, message = min(deepest, key=lambda problem: problem[0])
     more = f" (and {len(deepest) - 1} more)" if len(deepest) > 1 else ""
     return located(source, path[:-1] if rank == 2 else path, message + more)
+
+
+def _alternatives(expected: dict[KeyPath, list[str]], path: KeyPath, one: str) -> str:
+    """What may stand at a path, with one more member of its union."""
+    expected.setdefault(path, []).append(one)
+    return " or ".join(dict.fromkeys(expected[path]))
 
 
 def _key_path(loc: tuple[str | int, ...], data: Any) -> KeyPath:

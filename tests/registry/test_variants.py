@@ -447,6 +447,10 @@ CONFLICTS: dict[str, tuple[tuple[str, ...], str]] = {
         ("prior=null", "decoder=null", "train.latents=null"),
         "does not decode by itself",
     ),
+    "one graph with FSDP": (
+        ("train.base.compile=step", "train.parallel={kind: fsdp}"),
+        "FSDP gathers parameters between blocks: set this to true, not step",
+    ),
     "an unbounded latent": (("prior.stop_gradient=true",), "the latent would be unbounded"),
     "random log-SNR, two stages": (("latent.logsnr_bias=0",), "requires single-stage training"),
     "random log-SNR, unconditional decoder": (

@@ -63,7 +63,7 @@ def latents_loss(
     *,
     conditions: Conditions = NOTHING,
     generator: Noise | None = None,
-    prior_gradient: float = 1.0,
+    prior_gradient: float | Tensor = 1.0,
 ) -> LatentsLoss:
     """Stage 1, Algorithm 1: encoder, prior and decoder, jointly.
 
@@ -197,7 +197,7 @@ class StageLoss(nn.Module):
         x: Tensor,
         conditions: Conditions = NOTHING,
         generator: Noise | None = None,
-        prior_gradient: float = 1.0,
+        prior_gradient: float | Tensor = 1.0,
     ) -> dict[str, Tensor]:
         """{"loss"} and, in stage 1, "rate_bits_per_pixel" and "distortion" in nats per pixel; batch means, () each."""
         match self.stage:

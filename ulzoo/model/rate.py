@@ -163,8 +163,8 @@ class NormalPrior(nn.Module):
 Prior = DiffusionPrior | NormalPrior
 
 
-def scale_gradient(x: Tensor, scale: float) -> Tensor:
+def scale_gradient(x: Tensor, scale: float | Tensor) -> Tensor:
     """x, with its gradient times `scale`."""
-    if scale == 0:
-        return x.detach()
-    return x if scale == 1 else x.detach() + scale * (x - x.detach())
+    if not isinstance(scale, Tensor) and scale in (0, 1):
+        return x if scale else x.detach()
+    return x.detach() + scale * (x - x.detach())

@@ -98,7 +98,11 @@ class StageConfig(BaseModel):
     )
     log_every: PositiveInt = Field(default=50, description="steps between rows of metrics.jsonl")
     seed: Count = Field(default=0, description="seed of initialisation, data order and noise")
-    compile: bool = Field(default=False, description="compile the networks with torch.compile")
+    compile: bool | Literal["step"] = Field(
+        default=False,
+        description="torch.compile: true compiles block by block; step the loss of a step as one graph, which takes "
+        "minutes to compile",
+    )
     workers: Count = Field(default=0, description="processes that load data; 0 loads in the training process")
 
     @field_validator("optimizer")

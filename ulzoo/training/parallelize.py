@@ -5,9 +5,6 @@ activation checkpointing and compilation are the same: the blocks of the network
 """
 
 import math
-import os
-import shutil
-import sys
 
 import torch
 from torch import Tensor, nn
@@ -71,24 +68,6 @@ def checkpoint_activations(networks: nn.ModuleDict) -> None:
         apply_activation_checkpointing(
             network, checkpoint_wrapper_fn=checkpoint_wrapper, check_fn=lambda module: isinstance(module, BLOCKS)
         )
-
-
-def compile_blocks(networks: nn.ModuleDict) -> None:
-    """Compile block by block. Equal blocks share their compiled code, which takes seconds rather than minutes.
-
-    A network without any of our blocks is compiled as one.
-
-    Raises:
-        ValueError: the networks are on the CPU, and there is no C++ compiler.
-    """
-    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    if next(networks.parameters()).device.type == "cpu" and not shutil.which(compiler):
-        raise ValueError(f"compile: needs a C++ compiler on the CPU, and {compiler} is not installed; set CXX")
-    torch._dynamo.config.recompile_limit = 64  # per class; networks differ in width, heads and conditioning
-    for network in trainable_networks(networks):
-        blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, BLOCKS)]
-        for module in blocks or [network]:
-            module.compile()
 
 
 def trainable_networks(networks: nn.ModuleDict) -> list[nn.Module]:

@@ -31,6 +31,7 @@ from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
 from ulzoo.training.checkpoint import Checkpoint, TrainingState
 from ulzoo.training.checkpointing import AsyncCheckpointer, CheckpointManager
+from ulzoo.training.compilation import CompiledLoss, compile_blocks
 from ulzoo.training.interruption import RunStopped, StopSignals, watchdog
 from ulzoo.training.monitoring import CollapseMonitor, LogRow, MetricsLog, SkippedExamples, StepMetrics
 from ulzoo.training.optimizers import (
@@ -41,7 +42,7 @@ from ulzoo.training.optimizers import (
     load_optimizer_state,
     optimizer_state,
 )
-from ulzoo.training.parallelize import checkpoint_activations, compile_blocks, full_tensor, replicate, shard
+from ulzoo.training.parallelize import checkpoint_activations, full_tensor, replicate, shard
 from ulzoo.training.parametrisation import learning_rate_scales, trained_networks
 from ulzoo.training.posthoc_ema import PREFIX, SNAPSHOTS, PowerAverages
 from ulzoo.training.profiling import profile_steps
@@ -110,7 +111,8 @@ class Trainer:
         if parallel and parallel.checkpoint_activations:
             checkpoint_activations(self.networks)
         self.ema = build_ema(self.networks, config)
-        self.loss: nn.Module = StageLoss(model, stage, encoded=source.encoded)
+        loss = StageLoss(model, stage, encoded=source.encoded)
+        self.loss: nn.Module = CompiledLoss(loss) if config.compile == "step" else loss
         self.sharded = self.processes.world_size > 1 and parallel is not None and parallel.kind == "fsdp"
         if self.sharded:
             bf16 = effective_precision(config.precision, model.device) == "bf16"
@@ -155,7 +157,7 @@ class Trainer:
             NonFiniteLoss: with step, term and images; the last checkpoint is from before.
             RunStopped: by a signal; the last checkpoint is of the step at which it came.
         """
-        if self.config.compile:
+        if self.config.compile is True:
             compile_blocks(nn.ModuleDict({name: getattr(self.model, name) for name in STAGES[self.stage]}))
         profiling: AbstractContextManager[Callable[[], None]] = nullcontext(lambda: None)
         if self.options.profile:

@@ -157,7 +157,7 @@ def test_the_latent_logsnr_reaches_prior_and_base():
         ("steps: 1e3", "steps: 0", "full.yaml:14: train.latents.steps: must be at least 1, got 0"),
         ("steps: 1e3", "steps:", "full.yaml:14: train.latents.steps: expected an integer, got null"),
         ("compile: no", "compile: 1", "full.yaml:17: train.latents.compile: expected true or false, got 1"),
-        ("compile: no", "compile: maybe", "full.yaml:17: train.latents.compile: expected true or false, got 'maybe'"),
+        ("compile: no", "compile: 2", "full.yaml:17: train.latents.compile: expected true or false or 'step', got 2"),
         ("[4, 4]", "4", "full.yaml:3: latent.downsample: expected a list, got 4"),
         ("[4, 4]", "[4]", "full.yaml:3: latent.downsample: expected at least 2 values, got 1"),
         ("[4, 4]", "[4, x]", "full.yaml:3: latent.downsample.1: expected an integer, got 'x'"),
