@@ -44,18 +44,15 @@ docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "the documentation: build/site/index.html"
 
-.venv/installed: pyproject.toml
+# Modules are compiled to bytecode when they are first imported, not all when they are installed.
+.venv/installed .venv/installed-test .venv/installed-docs: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
-	@touch $@
+	$(BIN)/python -m pip install --quiet --no-compile --editable "$(EXTRA)"
+	@touch .venv/installed $@
 
-.venv/installed-test: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	@touch $@
-
-.venv/installed-docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	@touch $@
+.venv/installed: EXTRA = .
+.venv/installed-test: EXTRA = .[test]
+.venv/installed-docs: EXTRA = .[docs]
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -47,6 +47,7 @@ def find_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
     yield from _find_distilled_conflicts(spec)
     yield from _find_rate_conflicts(spec)
     trained_parts = {"latents": "prior", "decoder": "final_decoder", "distill": "distilled", "base": "base"}
+    fsdp = spec.train.parallel is not None and spec.train.parallel.kind == "fsdp"
     for stage, part in trained_parts.items():
         configured, needed = getattr(spec.train, stage) is not None, stage in spec.stages
         if needed and not configured:
@@ -54,9 +55,8 @@ def find_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
         if configured and not needed:
             why = f"init.freeze has {' and '.join(STAGES[stage])}" if stage in spec.frozen_stages else ""
             yield f"train.{stage}", f"{why or f'the spec has no {part} to train'}: set this to null"
-        if configured and getattr(spec.train, stage).compile == "step":
-            if spec.train.parallel and spec.train.parallel.kind == "fsdp":
-                yield f"train.{stage}.compile", "FSDP gathers parameters between blocks: set this to true, not step"
+        if configured and fsdp and getattr(spec.train, stage).compile == "step":
+            yield f"train.{stage}.compile", "FSDP gathers parameters between blocks: set this to true, not step"
     sampled = {"base": base or prior, "decoder": spec.final_decoder or decoder}
     for name, network in sampled.items():
         sampling: SamplingConfig = getattr(spec.sample, name)

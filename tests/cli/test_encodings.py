@@ -49,7 +49,10 @@ def run(arguments: str, encoding: str, monkeypatch: pytest.MonkeyPatch) -> tuple
     return ended.value.code, output, errors
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("cp1252", "utf-8")]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", *SLOW])
 def test_every_command_prints(trained: Path, here: Path, monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
     words = {"run": trained / "run", "spec": trained / "tiny.yaml", "name": NAME, "printed": PRINTED[encoding]}
     brief = ("schema", "show emoji32_tiny", "sample {run} --n 2 --out {name}.png")

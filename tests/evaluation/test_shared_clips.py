@@ -146,6 +146,7 @@ if size > 1:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_over_gloo(forkserver, tiny_video, tmp_path):
     names = {"spec": tiny_video().to_dict(), "folder": str(tmp_path)}
     group = [(0, 1), (0, 2), (1, 2)]

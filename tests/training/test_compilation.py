@@ -71,7 +71,10 @@ def conditions(model: UnifiedLatents, n: int = 2) -> Conditions:
     return Conditions(torch.zeros(n, dtype=torch.long) if contract.num_classes else None, text)
 
 
-@pytest.mark.parametrize("name", CASES)
+LARGE = {name: [pytest.mark.slow] if "512" in name else [] for name in CASES}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks) for name, marks in LARGE.items()])
 def test_no_block_of_any_stage_breaks_its_graph(name: str) -> None:
     spec = load_spec(name, CASES[name])
     for stage in spec.stages:

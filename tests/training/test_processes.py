@@ -96,9 +96,10 @@ def figures(folder: Path) -> dict[str, float]:
 # --------------------------------------------------------------------------------------------------------- the same run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "kind", "optimizer"),
-    [(2, "fsdp", "muon"), pytest.param(4, "ddp", "adamw", marks=pytest.mark.slow)],
+    [(2, "fsdp", "muon"), (4, "ddp", "adamw")],
 )
 def test_the_number_of_processes_changes_nothing(count, kind, optimizer, arguments, run_group, tiny, tmp_path):
     settings = (*STILL, *MUP, f"train.latents.optimizer={optimizer}", f"train.base.optimizer={optimizer}")
@@ -234,7 +235,10 @@ def signalled(number: int, step: int, rank: int = 0) -> str:
     return SIGNALLED.replace("STEP", str(step)).replace("RANK", str(rank)).replace("NUMBER", str(int(number)))
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGUSR1, STOPPED_STATUS), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGUSR1, STOPPED_STATUS), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_run_stopped_by_a_signal_resumes_to_the_same_bits(number, status, arguments, start_command, tiny, tmp_path):
     long = (
         "train.latents.steps=600",
@@ -345,6 +349,7 @@ def test_a_killed_process_is_restarted_and_the_run_ends_in_the_same_bits(
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_going(tiny, tmp_path, monkeypatch):
     from ulzoo.training.checkpointing import CheckpointManager
 

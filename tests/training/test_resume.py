@@ -31,6 +31,7 @@ def reference(tiny, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_two_runs_are_the_same_whatever_the_global_generator(tiny, reference, assert_same_run, tmp_path):
     torch.manual_seed(123)
     torch.randn(7)

@@ -110,6 +110,7 @@ def test_without_classes(root: Path, tmp_path: Path) -> None:
     assert {shards[i].label for i in range(5)} == {-1} and shards[0].text is None
 
 
+@pytest.mark.slow
 def test_a_resumed_run_writes_the_same_bytes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "out"
     prepare(root, tmp_path / "uninterrupted", workers=2)

@@ -47,7 +47,7 @@ def contents(out: Path) -> dict[str, bytes]:
 
 def test_pack_and_resume(tmp_path: Path, videos: Path) -> None:
     out, seen = tmp_path / "out", []
-    summary = make(out, clips(videos), on_progress=seen.append, workers=2)
+    summary = make(out, clips(videos), on_progress=seen.append)
     assert (summary.count, summary.shards) == (5, 3)
     assert summary.failures == {"clip5": "Invalid data found when processing input", "clip6": Clip.absent}
     assert seen[0] == Progress(0, 0, 7) and seen[-1] == Progress(7, 2, 7)

@@ -37,6 +37,7 @@ def planned(images, request, tmp_path):
     return planned
 
 
+@pytest.mark.slow
 def test_distances_are_added_to_a_trained_point(planned, monkeypatch, tmp_path):
     trained = run_point(planned()[0])
     job = planned(distances=LITE)[0]
