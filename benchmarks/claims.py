@@ -2,10 +2,10 @@
 
     python -m benchmarks claims [--workers N] [--store runs/claims] [--no-training]
 
-Trains the points of claims_latents.yaml and claims_generation.yaml by `ulzoo sweep`, which continues where it was
-interrupted, and writes results/claims: the rows, claims.md and plots. The curve over loss factors is that of
-variable_rate.yaml, in results/variable_rate; latent diffusion is trained by `python -m benchmarks latent_diffusion`.
-With --no-training only page and plots are written, from existing rows.
+Trains the points of claims_latents.yaml, claims_generation.yaml and claims_longer.yaml by `ulzoo sweep`, which
+continues where it was interrupted, and writes results/claims: the rows, claims.md and plots. The curve over loss
+factors is that of variable_rate.yaml, in results/variable_rate; latent diffusion is trained by `python -m benchmarks
+latent_diffusion`. With --no-training only page and plots are written, from existing rows.
 "Errors" are standard deviations over seeds; a claim is shown, or refuted, if intervals of one deviation do not overlap.
 """
 
@@ -24,13 +24,15 @@ from benchmarks.measuring import RESULTS
 from benchmarks.pictures import save_figure
 from benchmarks.sweep import ulzoo
 from ulzoo.files.atomic import write_text
+from ulzoo.registry.sweeps.store import Store
 from ulzoo.visualization.matplotlib_figure import new_figure
 
 FOLDER, CURVE = RESULTS / "claims", RESULTS / "variable_rate"
 DISTANCE = "fd_efficientnet_lite0"
 SWEEPS = {
-    "latents": ("--stage", "latents"),
-    "generation": ("--reuse-latents", "--frechet", DISTANCE, "--samples", "1500"),
+    "latents": ("--seeds", "3", "--stage", "latents"),
+    "generation": ("--seeds", "3", "--reuse-latents", "--frechet", DISTANCE, "--samples", "1500"),
+    "longer": ("--seeds", "1", "--stage", "latents"),
 }
 BASELINE = "8"
 VARIANTS = (
@@ -57,10 +59,11 @@ EfficientNet-Lite0, which are not FID. `python -m benchmarks claims` writes this
 |---|---|---|
 """
 NOTES = """
-(c) is of models that 400 steps leave far from good, as 8×8 patches need more of them. (d) and (e) may look different
-after long trainings. Latent diffusion in (i) is built from diffusers' AutoencoderKL and DiT, trained by AdamW to
-predict the noise (`python -m benchmarks latent_diffusion`, in fp32); it has the latent shape and batch sizes of Unified
-Latents, and takes as many FLOPs in each stage. Adversarial and perceptual losses would change both.
+(c) is of models that 400 steps leave far from good, as 8×8 patches need more of them. In longer training, the excess of
+bits in (d) shrinks and the loss of PSNR grows; (e) may look different after it too. Latent diffusion in (i) is built
+from diffusers' AutoencoderKL and DiT, trained by AdamW to predict the noise (`python -m benchmarks latent_diffusion`,
+in fp32); it has the latent shape and batch sizes of Unified Latents, and takes as many FLOPs in each stage. Adversarial
+and perceptual losses would change both.
 
 ![Rate and PSNR of the variants of stage 1, and the distance of samples by pipeline](claims.png)
 """
@@ -106,8 +109,19 @@ def latent_logsnr(measured: Measured) -> Finding:
         "(d) λ_z(0) = 10 moves the information out of the latent",
         apart(other, rate),
         f"{other} bits/pixel ({psnr} dB) instead of {rate} ({measured.get(BASELINE, PSNR, 2)} dB): the same noise "
-        "levels and 5 nats more, which so few steps do not teach the encoder to avoid",
+        f"levels and 5 nats more, which so few steps do not teach the encoder to avoid; {_longer(FOLDER / 'longer')}",
     )
+
+
+def _longer(folder: Path) -> str:
+    """(d) after longer training, with one seed each."""
+    rows = {row["point"]: row for row in Store(folder).rows() if row["status"] == "done"}
+    texts = []
+    for point in ("logsnr10", "logsnr5"):
+        figures = rows[point]["figures"]
+        texts.append(f"{figures[RATE]:.3f} bits/pixel ({figures[PSNR]:.2f} dB)")
+    steps = rows["logsnr10"]["resolved"]["train"]["latents"]["steps"]
+    return f"after {steps:,} steps, with one seed, {texts[0]} instead of {texts[1]}"
 
 
 def learned_variance(measured: Measured) -> Finding:
@@ -283,14 +297,14 @@ def train(store: Path, workers: str) -> None:
     """Run the sweeps, and copy their rows."""
     for name, options in SWEEPS.items():
         sweep = Path(__file__).with_name(f"claims_{name}.yaml")
-        ulzoo("sweep", str(sweep), "--seeds", "3", *options, "--workers", workers, "--out", str(store / name))
+        ulzoo("sweep", str(sweep), *options, "--workers", workers, "--out", str(store / name))
         (FOLDER / name).mkdir(parents=True, exist_ok=True)
         shutil.copyfile(store / name / "results.jsonl", FOLDER / name / "results.jsonl")
 
 
 def read() -> Measured:
     """The rows of this folder."""
-    return Measured(CURVE, *(FOLDER / name for name in SWEEPS))
+    return Measured(CURVE, FOLDER / "latents", FOLDER / "generation")
 
 
 def main() -> None:
