@@ -1,7 +1,6 @@
 """Blocks and losses compile without a break: with one they would run in parts, and CUDA graphs would be impossible."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -173,7 +172,6 @@ def test_a_noise_belongs_to_its_request() -> None:
 
 def test_resumed_in_the_middle_it_ends_in_the_same_bits(tiny: Callable, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(CompiledLoss.__init__, "__kwdefaults__", {"backend": "eager"})
-    monkeypatch.setenv("CXX", sys.executable)  # there is one
     spec = tiny("train.latents={steps: 6, checkpoint_every: 3, prior_warmup_steps: 4, compile: step}")
 
     def trainer(folder: Path) -> Trainer:

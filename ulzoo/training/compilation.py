@@ -22,16 +22,16 @@ def compile_blocks(networks: nn.ModuleDict) -> None:
     Raises:
         ValueError: the networks are on the CPU, and there is no C++ compiler.
     """
-    check_compiler(next(networks.parameters()).device)
-    torch._dynamo.config.recompile_limit = 64  # per class; networks differ in width, heads and conditioning
+    _prepare_compiler(next(networks.parameters()).device)
     for network in trainable_networks(networks):
         blocks: list[nn.Module] = [module for module in network.modules() if isinstance(module, BLOCKS)]
         for module in blocks or [network]:
             module.compile()
 
 
-def check_compiler(device: torch.device) -> None:
+def _prepare_compiler(device: torch.device) -> None:
     """Raise ValueError on the CPU without a C++ compiler."""
+    torch._dynamo.config.recompile_limit = 64  # per function; networks differ in width, heads and conditioning
     compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     if device.type == "cpu" and not shutil.which(compiler):
         raise ValueError(f"compile: needs a C++ compiler on the CPU, and {compiler} is not installed; set CXX")
@@ -53,7 +53,8 @@ class CompiledLoss(nn.Module):
 
     def __init__(self, loss: StageLoss, *, backend: str = "inductor") -> None:
         super().__init__()
-        check_compiler(loss.model.device)
+        if backend == "inductor":
+            _prepare_compiler(loss.model.device)
         self.loss = loss
         self.draws: list[Draw] | None = None
         self._compiled = torch.compile(self._loss, fullgraph=True, backend=backend)
