@@ -39,6 +39,7 @@ def test_half_of_the_images_are_mirrored() -> None:
     assert mirrored == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(1000))
 
 
+@pytest.mark.slow
 def test_latents_are_scaled_to_unit_variance_and_samples_are_images() -> None:
     torch.manual_seed(0)
     autoencoder = Autoencoder(1e7).eval().requires_grad_(False)

@@ -41,6 +41,7 @@ def test_the_dit_comes_near_the_requested_flops() -> None:
     assert forward_flops(dit, x, t, t) == pytest.approx(2e9, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_unet_is_the_nearest_of_its_widths() -> None:
     unet = DiffusersUNet(3, 64, flops=int(2e9))
     x = torch.randn(1, 3, 64, 64)

@@ -39,6 +39,7 @@ def engine(monkeypatch):
     return InterruptedEngine
 
 
+@pytest.mark.slow
 def test_a_pilot_shows_its_cost_resumes_and_ends_with_a_spec(ulzoo, here, engine):
     plan = ulzoo("find", "tiny.yaml", *PILOT, "--dry-run")
     assert plan.exit_code == 0 and "3 runs of stage 1, 16 images" in plan.stdout and "20.0% of 5 full" in plan.stdout

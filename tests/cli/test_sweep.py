@@ -140,6 +140,7 @@ def test_dry_run_uses_existing_rows(sweep):
     assert "from 1 finished points in the store" in result.stdout and "1 of 2 points to run" in result.stdout
 
 
+@pytest.mark.slow
 def test_dry_run_of_networks_too_large_for_a_cpu(ulzoo, here):
     result = ulzoo("sweep", "imagenet512_small", "--loss-factor", "--dry-run", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
@@ -165,6 +166,7 @@ def test_options_without_values(args, bound):
     assert bind_list_options(args) == bound
 
 
+@pytest.mark.slow
 def test_the_demo_and_the_papers_grid(ulzoo, here):
     result = ulzoo("sweep", "--latent-channels", "--dry-run")
     assert result.exit_code == 0

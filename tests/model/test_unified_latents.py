@@ -568,6 +568,7 @@ def best_rate(weighting: SigmoidWeighting) -> float:
     return 0.5 * math.log1p(best**2 * math.exp(LOGSNR))
 
 
+@pytest.mark.slow
 def test_loss_factor_decides_between_collapse_and_information() -> None:
     """One gain trained by L_z + L_x: c_lf → 0 drives the rate to 0, and more of it raises the rate."""
     rates = []

@@ -278,6 +278,7 @@ def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
         make(Path("nowhere"))
 
 
+@pytest.mark.slow
 def test_diffusers_is_imported_only_where_it_is_needed() -> None:
     code = "import sys, ulzoo.nn; from ulzoo.registry.spec.components import ENCODERS; "
     check = f"{code}ENCODERS.config('diffusers_autoencoder'); sys.exit('diffusers' in sys.modules)"

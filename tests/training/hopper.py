@@ -1,7 +1,7 @@
 """Triton kernels for an H100, without one: the loss of a stage and its gradient, as Inductor compiles them.
 
 The graph is traced on the CPU and moved to the device `cuda` as a graph of tensors without values. Where Inductor and
-Triton ask for the device, they are told that it is an H100. Matrix products, convolutions and attention are kernels of
+Triton ask for the device, the answers are those of an H100. Matrix products, convolutions and attention are kernels of
 libraries; the others become Triton kernels, which are compiled to machine code.
 """
 

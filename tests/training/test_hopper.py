@@ -12,7 +12,7 @@ from ulzoo.registry.compile import compile_model
 
 pytest.importorskip("triton")
 if torch.__version__ < "2.14":
-    pytest.skip("the Inductor of PyTorch 2.14 is told what it asks of a GPU", allow_module_level=True)
+    pytest.skip("the answers to Inductor are those that PyTorch 2.14 needs", allow_module_level=True)
 
 STILL = ("prior.backbone.dropout=0", "decoder.backbone.dropout=0")
 

@@ -123,6 +123,7 @@ OVERRIDES = (
 )
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_snapshots(tiny, train_and_kill, assert_same_run, tmp_path):
     """Killed between a snapshot and the next checkpoint, and while a snapshot is written."""
     spec, folder, reference = tiny(*OVERRIDES), tmp_path / "run", tmp_path / "reference"

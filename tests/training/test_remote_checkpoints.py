@@ -39,6 +39,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_copies_are_kept_and_deleted_as_checkpoints_are(manager, copies):
     save(manager, 2, 4, 6, 8, 10)
     assert manager.steps() == copies.list_complete() == steps(4, 8, 10)
@@ -55,6 +56,7 @@ def test_a_copy_is_the_checkpoint(manager, copies, tmp_path):
     assert Checkpoint.open(tmp_path / "copy").read("model.")["a"].tolist() == [2, 2, 2]
 
 
+@pytest.mark.slow
 def test_an_upload_that_was_interrupted_does_not_count_and_is_removed(manager, copies):
     save(manager, 2, 3)
     (copies.root / "latents-00000003" / "checkpoint.json").remove()

@@ -44,8 +44,8 @@ def test_two_runs_are_the_same_whatever_the_global_generator(tiny, reference, as
     [
         ["at", "latents", 13],  # in the middle of the third epoch and of a window of metrics
         ["writing", 3, "half"],
-        ["writing", 4, "whole"],
-        ["between"],
+        pytest.param(["writing", 4, "whole"], marks=pytest.mark.slow),
+        pytest.param(["between"], marks=pytest.mark.slow),
         ["at", "base", 3],  # before the stage's first checkpoint
     ],
     ids=str,
@@ -106,6 +106,7 @@ def test_kills_at_random_times(tiny, reference, train_and_kill, assert_same_run,
     assert_same_run(folder, reference())
 
 
+@pytest.mark.slow
 def test_rows_come_once_and_in_order(tiny, train_and_kill, tmp_path):
     spec, folder = tiny(), tmp_path / "run"
     train_and_kill(spec, folder, ["at", "base", 13])
@@ -132,6 +133,7 @@ def test_another_seed_is_another_run(tiny, reference, tmp_path):
     assert row["loss"] != read_rows(reference() / "metrics.jsonl")[0]["loss"]
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on(tiny, assert_same_run, tmp_path):
     """With the constant rate the first 20 steps of 30 are the 20 steps of a shorter run."""
     options = ("train.latents.decay=constant", "train.latents.log_every=10")

@@ -164,6 +164,7 @@ def test_without_its_gradient_the_prior_still_learns_but_the_encoder_gets_none(t
 # -------------------------------------------------------------------------------------------------------------- the log
 
 
+@pytest.mark.slow
 def test_the_logged_rate_is_the_models(trainer):
     """The mean of the logged rate over many steps with lr → 0 against model.rate of many samples."""
     one = trainer(
@@ -262,6 +263,7 @@ def test_compiled_stays_close(trainer, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_and_changes_nothing(trainer, tmp_path):
     losses = []
     for profile in (False, True):

@@ -81,7 +81,7 @@ def test_reads_every_image_as_it_is(root: Path) -> None:
     assert {plain[i].label for i in range(12)} == {-1} and plain[0].text is None
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_resumes_exactly_over_epochs_with_other_workers(root: Path, workers: int) -> None:
     """Three epochs and more of 12 images, in batches of 5 that may span two epochs: each image once per epoch."""
     source = opened(root, text_tokens=2, text_width=4)

@@ -34,6 +34,7 @@ def test_clips_of_games() -> None:
     assert len(opened("val", clips=1)) == 2
 
 
+@pytest.mark.slow
 def test_a_clip_is_a_function_of_split_and_index() -> None:
     source = opened()
     once = [source[i][0] for i in range(6)]

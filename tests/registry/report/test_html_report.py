@@ -160,6 +160,7 @@ def test_the_same_store_makes_the_same_page(demo, tmp_path):
     assert first.read_bytes() == again.read_bytes()
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_in_seconds(make_store, make_row):
     rows = [make_row(1 + i / 1000, 4 + i % 7, spec_hash=f"{i:064x}", point=str(i)) for i in range(10_000)]
     store = Store(make_store(rows))

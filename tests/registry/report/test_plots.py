@@ -105,6 +105,7 @@ def test_matplotlib_is_not_imported_before_it_is_needed():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_ten_thousand_rows_in_seconds(tmp_path):
     rows = [
         row(f"p{i}", f"s{i % 500}", bits_per_pixel=0.1 + i / 1e4, psnr_db=20 + i / 1e3, gfid_50k=i, rfid_50k=i)

@@ -68,7 +68,8 @@ def same_weights(folder: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("stage", "step", "copied"), [("latents", 5, "latents-00000004"), ("base", 3, "base-00000002")]
+    ("stage", "step", "copied"),
+    [pytest.param("latents", 5, "latents-00000004", marks=pytest.mark.slow), ("base", 3, "base-00000002")],
 )
 def test_a_lost_run_ends_in_the_same_bits_elsewhere(stage, step, copied, spec, undisturbed, s3, tmp_path):
     lose(spec, tmp_path / "lost", s3, stage, step)

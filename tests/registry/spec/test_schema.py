@@ -265,6 +265,7 @@ def test_a_spec_survives_pickling_and_copying(name):
         assert type(duplicate.encoder) is type(spec.encoder)
 
 
+@pytest.mark.slow
 def test_specs_survive_pickling_for_another_process():
     specs = [load_spec(name) for name in PICKLED]
     code = "import pickle, sys; [print(pickle.load(sys.stdin.buffer).hash) for _ in range(int(sys.argv[1]))]"

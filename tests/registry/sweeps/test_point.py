@@ -64,6 +64,7 @@ def test_the_same_point_twice_is_the_same_row(jobs):
     assert same(first) == same(second)
 
 
+@pytest.mark.slow
 def test_points_that_start_from_another_model(jobs, tiny, tmp_path):
     """Its SHA-256 is part of their hashes; a base that begins on a shared stage 1 has its weights too."""
     path = tmp_path / "model.safetensors"
