@@ -3,7 +3,7 @@
     python -m benchmarks step [--spec emoji32_tiny] [--stage latents] [--steps 60] [--compile] [--device D] [--json]
 
 All sides are steps of the trainer with the same networks, optimizer and images: noise, forward, backward, clipping,
-optimizer and moving average. Bars: 0.6 of the fp32 step; a run takes at most 1.05 of the time of its steps, and waits
+optimizer and moving average; bf16 only where the device has it. Bars: 0.6 of the fp32 step; a run takes at most 1.05 of the time of its steps, and waits
 for data less than 2 % of the time.
 """
 
@@ -20,6 +20,7 @@ from benchmarks.measuring import Spread, by_turns, parser, prepare, publish, rat
 from ulzoo.data import batches
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model, open_source
+from ulzoo.runtime.devices import has_bf16
 from ulzoo.training.compilation import compile_blocks
 from ulzoo.training.trainer import Trainer, TrainerOptions
 
@@ -91,7 +92,7 @@ def main() -> int:
     kinds = {"": False, ", compiled blocks": True, ", compiled step": "step"} if options.compile else {"": False}
     variants = {
         precision + kind: {"precision": precision, "compile": value}
-        for precision in ("fp32", "bf16")
+        for precision in (("fp32", "bf16") if has_bf16(device) else ("fp32",))
         for kind, value in kinds.items()
     }
     with tempfile.TemporaryDirectory() as folder:
