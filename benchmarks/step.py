@@ -3,8 +3,8 @@
     python -m benchmarks step [--spec emoji32_tiny] [--stage latents] [--steps 60] [--compile] [--device D] [--json]
 
 All sides are steps of the trainer with the same networks, optimizer and images: noise, forward, backward, clipping,
-optimizer and moving average; bf16 only where the device has it. Bars: 0.6 of the fp32 step; a run takes at most 1.05 of the time of its steps, and waits
-for data less than 2 % of the time.
+optimizer and moving average; bf16 only where the device has it. Bars: 0.6 of the fp32 step; a run takes at most 1.05
+of the time of its steps, and waits for data less than 2 % of the time.
 """
 
 import sys
