@@ -48,7 +48,6 @@ class DrawnNoise(ExampleNoise):
     def __init__(self, n: int, numbers: Sequence[Tensor]) -> None:
         self.numbers = list(numbers)
         self.streams = cast(Streams, _DrawnStreams(n, self.numbers))
-        self.draws = 1
 
     def times(self) -> Tensor:
         return self.numbers.pop(0)
@@ -58,19 +57,19 @@ class DrawnNoise(ExampleNoise):
 
 
 class _RecordedStreams:
-    def __init__(self, streams: Streams, draws: list[Draw]) -> None:
-        self.streams, self.draws = streams, draws
+    def __init__(self, streams: Streams, requests: list[Draw]) -> None:
+        self.streams, self.requests = streams, requests
 
     def __len__(self) -> int:
         return len(self.streams)
 
     def fill_normal(self, out: Tensor) -> None:
         self.streams.fill_normal(out)
-        self.draws.append(partial(_normal, shape=tuple(out.shape), device=out.device))
+        self.requests.append(partial(_normal, shape=tuple(out.shape), device=out.device))
 
     def fill_uniform(self, out: Tensor) -> None:
         self.streams.fill_uniform(out)
-        self.draws.append(partial(_uniform, device=out.device))
+        self.requests.append(partial(_uniform, device=out.device))
 
 
 class _DrawnStreams:
@@ -83,8 +82,7 @@ class _DrawnStreams:
     def fill_normal(self, out: Tensor) -> None:
         out.copy_(self.numbers.pop(0))
 
-    def fill_uniform(self, out: Tensor) -> None:
-        out.copy_(self.numbers.pop(0))
+    fill_uniform = fill_normal
 
 
 def _normal(noise: ExampleNoise, *, shape: tuple[int, ...], device: torch.device) -> Tensor:
