@@ -1,6 +1,5 @@
 """`ulzoo encode`: precompute the latents of a data set, for training base models on them."""
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -17,12 +16,13 @@ EXAMPLES = """
       --set train.base.data.kind=latents --set train.base.data.path=latents/a[/]
   [cyan]ulzoo encode runs/b --loss-factor 2 --out latents/b[/]      of a variable-rate model, for base.loss_factor 2
   [cyan]ulzoo encode emoji32_tiny --images photographs --out latents/b[/]      a folder of your own
+  [cyan]ulzoo encode runs/a --out s3://bucket/latents/a[/]      to an object store
 """
 
 
 def encode(
     model: options.Model,
-    out: Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the latents.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the latents, or its URL, such as s3://bucket/a.")],
     images: options.Images = None,
     data: options.Data = None,
     split: Annotated[Literal["train", "val"], typer.Option(help="Split to encode; training needs train.")] = "train",
@@ -43,14 +43,16 @@ def encode(
     base.loss_factor. Of a folder given by --images, the split is that of data kind image_folder: without folders train
     and val, one image in ten is held out for val.
     """
-    from ulzoo.files.atomic import check_destination
+    from ulzoo.data.storage.output import check_writable
+    from ulzoo.data.storage.remote import storage_path
     from ulzoo.registry.runs.encode import EncodeOptions
     from ulzoo.registry.runs.encode import encode as encode_images
     from ulzoo.registry.runs.own_data import open_data, replace_data
     from ulzoo.registry.zoo.catalogue import open_model
     from ulzoo.runtime.devices import pick_device
 
-    check_destination(out / "manifest.json")
+    folder = storage_path(out)
+    check_writable(folder)
     loaded = open_model(model, pick_device(device))
     rate_options.set_rate(model, loaded.model, loss_factor, bias)
     spec = replace_data(loaded, images or (), data or ())
@@ -60,13 +62,13 @@ def encode(
             loaded.model,
             spec,
             source,
-            out,
+            folder,
             split,
             options=EncodeOptions(dtype, batch_size, images_per_shard),
             on_progress=print_progress("images"),
         )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("run the same command again to continue after the last finished file") from None
-    print(f"{out}: {summary.count:,} images of {split} in {summary.shards:,} files, {scaled(summary.bytes, 'B')}")
+    print(f"{folder}: {summary.count:,} images of {split} in {summary.shards:,} files, {scaled(summary.bytes, 'B')}")
     if summary.failures:
-        say(f"warning: {len(summary.failures):,} images skipped, all listed in {out / 'manifest.json'}")
+        say(f"warning: {len(summary.failures):,} images skipped, all listed in {folder / 'manifest.json'}")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from heapq import nlargest
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,8 +16,9 @@ from torch import Tensor
 from ulzoo.data.fingerprint import PROBED, describe_change, fingerprint, stamp
 from ulzoo.data.latents import SUFFIX, Latents, Origin, content_number, read_origin, write_latents
 from ulzoo.data.source import Sample, Source, Unreadable, sample_content
-from ulzoo.data.storage.manifest import Manifest, Shard, SplitSummary, lock_folder
-from ulzoo.files.atomic import remove_unfinished, write_atomically
+from ulzoo.data.storage.manifest import Manifest, Shard, SplitSummary
+from ulzoo.data.storage.output import output_file, writing_to
+from ulzoo.data.storage.remote import StoragePath
 from ulzoo.media.pixels import from_uint8
 from ulzoo.model.contract import Stage
 from ulzoo.model.unified_latents import UnifiedLatents
@@ -48,7 +48,7 @@ def encode(
     model: UnifiedLatents,
     spec: Spec,
     source: Source,
-    out: Path,
+    out: StoragePath,
     split: str,
     *,
     options: EncodeOptions | None = None,
@@ -63,7 +63,7 @@ def encode(
         model: a model with the encoder to use, which runs on the model's device in float32.
         spec: the spec of the model.
         source: images of the spec's data.
-        out: the folder, created if necessary.
+        out: the folder, created if necessary, or one in an object store.
         split: "train" or "val".
         options: precision and sizes.
         on_progress: progress callback, called with the number of images processed so far, and of all images.
@@ -74,7 +74,6 @@ def encode(
     """
     options = options or EncodeOptions()
     _check_deterministic(model)
-    out.mkdir(parents=True, exist_ok=True)
     identity = fingerprint(source).identity
     settings = {
         "encoder_sha256": encoder_hash(spec, model),
@@ -91,14 +90,13 @@ def encode(
     }
     settings = json.loads(json.dumps(settings))  # JSON types, to compare with the manifest
     digest = hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-    with lock_folder(out):
+    with writing_to(out, rf"{split}-\d+\{SUFFIX}"):
         manifest = Manifest(out, "images", SUFFIX)
         stored = manifest.splits.get(split, {}).get("settings", {}).get("fingerprint")
         if stored and (changes := describe_change(stored, identity)):
             images = f"{out}: contains latents of other images of {split}"
             raise ValueError(f"{images}: {'; '.join(changes)}; choose another --out")
         manifest.begin(split, settings)
-        remove_unfinished(out, rf"{split}-\d+\{SUFFIX}")
         writer = _ShardWriter(model, source, options, lambda n: on_progress(n, len(source)))
         shards, examples = [], iter(source.list_examples(len(source)) or ())
         for number, begin in enumerate(range(0, len(source), options.images_per_shard)):
@@ -225,7 +223,7 @@ class _ShardWriter:
         self.dtype: torch.dtype = getattr(torch, options.dtype)
         self.batch_size = options.batch_size
 
-    def write(self, path: Path, indices: range, settings: str, files: str) -> Shard:
+    def write(self, path: StoragePath, indices: range, settings: str, files: str) -> Shard:
         """Write the images `indices` of the source to one shard, with the digests of the settings and of the files."""
         z_clean: list[Tensor] = []
         samples: list[Sample] = []
@@ -247,8 +245,9 @@ class _ShardWriter:
             "texts": texts,
             "origin": Origin(settings, files, contents, failures),
         }
-        write_atomically(path, lambda file: write_latents(file, latents, **content))
-        return Shard.of(path, len(samples), failures)
+        with output_file(path) as file:
+            write_latents(file, latents, **content)
+            return Shard.of(file, len(samples), failures)
 
     def _read(self, indices: range, failures: dict[str, str]) -> list[tuple[int, Sample]]:
         """The readable samples with their indices; the reasons of the others are added to `failures`."""

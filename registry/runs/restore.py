@@ -2,40 +2,31 @@
 
 import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from ulzoo.data.storage.remote import RemotePath
+from ulzoo.data.storage.output import check_writable
+from ulzoo.data.storage.remote import RemotePath, storage_path
 from ulzoo.files.tensor_file import DamagedFile
 from ulzoo.training.checkpoint_steps import CheckpointStep
 from ulzoo.training.checkpointing import CheckpointManager
 from ulzoo.training.posthoc_ema import SNAPSHOTS
 from ulzoo.training.remote_checkpoints import RemoteCheckpoints
 
-PROBE = ".ulzoo-can-write"
-
 
 def open_store(url: str) -> RemotePath:
-    """The folder of an object store for copies of checkpoints.
-
-    Raises:
-        ValueError: not the URL of a store that can be written.
-    """
-    if "://" not in url or url.startswith(("http://", "https://")):
+    """The folder of an object store for copies of checkpoints. Raises ValueError: not the URL of one."""
+    store = storage_path(url)
+    if isinstance(store, Path) or store.is_web:
         raise ValueError(f"--remote-checkpoints {url}: must be a URL of an object store, such as s3://bucket/run")
-    return RemotePath(url)
+    return store
 
 
 def check_store(remote: RemotePath, *, resume: bool) -> None:
-    """Write a file and remove it, so that a wrong name or missing rights are an error before training.
+    """Check, before training, that copies can be written.
 
     Raises:
         ValueError: nothing can be written; or there are checkpoints already, which a new run would replace.
     """
-    with TemporaryDirectory() as folder:
-        file = Path(folder) / PROBE
-        file.write_bytes(b"")
-        (remote / PROBE).upload(file)
-    (remote / PROBE).remove()
+    check_writable(remote)
     if not resume and (steps := RemoteCheckpoints(remote / "checkpoints").list_complete()):
         raise ValueError(
             f"{remote}: already contains checkpoints, up to {steps[-1].name}; add --resume to continue from them, or "

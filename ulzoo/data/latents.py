@@ -16,6 +16,8 @@ from torch import Tensor
 
 from ulzoo.data.source import DataContract, Sample, Source, check_split
 from ulzoo.data.storage.manifest import Manifest
+from ulzoo.data.storage.remote import StoragePath, storage_path
+from ulzoo.data.storage.remote_tensors import RemoteTensors
 from ulzoo.runtime.messages import one_line
 
 SUFFIX = ".safetensors"
@@ -30,7 +32,7 @@ class Latents(Source):
 
     Args:
         split: "train" or "val".
-        path: the folder.
+        path: the folder, or its URL: s3://…, gs://…; latents are then read by byte ranges.
 
     Raises:
         ValueError: no latents in the folder, or not all that its manifest lists.
@@ -40,7 +42,7 @@ class Latents(Source):
 
     def __init__(self, split: str, *, path: str) -> None:
         check_split(split)
-        self.folder = Path(path).expanduser()
+        self.folder = storage_path(path)
         entry = Manifest(self.folder).splits.get(split)
         if entry is None or "encoder_sha256" not in entry.get("settings", {}):
             raise ValueError(f"{self.folder}: no latents of {split} in it; {HINT}")
@@ -55,10 +57,12 @@ class Latents(Source):
             raise ValueError(
                 f"{self.folder}: its manifest does not describe the images ({one_line(str(error))})"
             ) from None
-        self.files: list[Path] = []
+        self.files: list[StoragePath] = []
         self.places: list[tuple[int, int]] = []  # file and row of every example
+        listed = {file.name: file for file in self.folder.glob(f"{split}-*{SUFFIX}")}
         for row in entry["shards"]:
-            file = self.folder / f"{row['name']}{SUFFIX}"
+            name = f"{row['name']}{SUFFIX}"
+            file = listed.get(name) or self.folder / name
             if not file.is_file() or file.stat().st_size != row["bytes"]:
                 raise ValueError(f"{file}: missing, or of another size than in the manifest: encode it again")
             self.places += [(len(self.files), i) for i in range(row["images"])]
@@ -124,9 +128,9 @@ class _LatentFile:
     failures: frozenset[int]
 
     @classmethod
-    def open(cls, path: Path) -> _LatentFile:
+    def open(cls, path: StoragePath) -> _LatentFile:
         try:
-            file = safe_open(path, framework="pt")
+            file = _open_tensors(path)
             metadata = _metadata(file)
             content = file.get_tensor("content") if "content" in file.keys() else torch.empty(0)  # noqa: SIM118
             failures = frozenset(map(int, metadata.get("failures", {})))
@@ -188,15 +192,19 @@ def write_latents(
     safetensors.torch.save_file(tensors, path, {"latents": json.dumps(metadata)})  # several entries have no fixed order
 
 
-def read_origin(path: Path) -> Origin | None:
+def read_origin(path: StoragePath) -> Origin | None:
     """What the shard at `path` was computed from; None if there is no complete shard."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata, content = _metadata(file), file.get_tensor("content").tolist()
+        file = _open_tensors(path)
+        metadata, content = _metadata(file), file.get_tensor("content").tolist()
         assert len(content) == len(metadata["keys"])
         return Origin(metadata["settings"], metadata["files"], content, dict(metadata["failures"]))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AssertionError):
         return None
+
+
+def _open_tensors(path: StoragePath) -> Any:
+    return safe_open(path, framework="pt") if isinstance(path, Path) else RemoteTensors(path)
 
 
 def _metadata(file: Any) -> dict[str, Any]:

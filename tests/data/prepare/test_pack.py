@@ -12,7 +12,8 @@ from ulzoo.data.prepare.kinetics600 import Clip
 from ulzoo.data.prepare.pack import PackConfig, Progress
 from ulzoo.data.prepare.transcode import VideoEncoding
 from ulzoo.data.storage import manifest
-from ulzoo.data.storage.manifest import SplitSummary, lock_folder, verify
+from ulzoo.data.storage.manifest import SplitSummary, verify
+from ulzoo.data.storage.output import writing_to
 
 SMALL = VideoEncoding(16)
 KEYS = [f"clip{i}" for i in range(7)]
@@ -113,7 +114,7 @@ def test_folders_with_other_content(tmp_path: Path, videos: Path) -> None:
 
 
 def test_one_process_per_folder(tmp_path: Path, videos: Path) -> None:
-    with lock_folder(tmp_path), pytest.raises(ValueError, match="another process is preparing data there"):
+    with writing_to(tmp_path, "none"), pytest.raises(ValueError, match="another process is preparing data there"):
         make(tmp_path, clips(videos))
 
 

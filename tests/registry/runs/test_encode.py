@@ -15,6 +15,7 @@ from ulzoo.data import ImageFolder, Latents, batches
 from ulzoo.data.fingerprint import Fingerprint, spread
 from ulzoo.data.source import Unreadable
 from ulzoo.data.storage.manifest import verify
+from ulzoo.data.storage.remote import StoragePath
 from ulzoo.media.pixels import from_uint8
 from ulzoo.registry import open_model
 from ulzoo.registry.compile import open_source
@@ -33,7 +34,7 @@ def latents_run(tiny, tmp_path_factory) -> Path:
     return folder
 
 
-def encoded(run: Path, out: Path, split: str = "train", **keys) -> Path:
+def encoded(run: Path, out: StoragePath, split: str = "train", **keys) -> StoragePath:
     loaded = open_model(run)
     source = open_source(loaded.spec, split)
     options = EncodeOptions(**{"batch_size": 7, "images_per_shard": 20, **keys})
@@ -46,7 +47,7 @@ def exact(latents_run, tmp_path_factory) -> Path:
     return encoded(latents_run, tmp_path_factory.mktemp("latents") / "exact", dtype="float32")
 
 
-def on(path: Path) -> tuple[str, str]:
+def on(path: StoragePath) -> tuple[str, str]:
     return "train.base.data.kind=latents", f"train.base.data.path={path}"
 
 
@@ -130,6 +131,38 @@ def test_an_interrupted_encoding_continues_to_the_same_bytes(latents_run, exact,
         assert (out / path.name).read_bytes() == path.read_bytes()
     with pytest.raises(ValueError, match="prepared with other settings: dtype was float32, now bfloat16"):
         encoded(latents_run, out)
+
+
+@pytest.mark.slow
+def test_latents_in_an_object_store_are_those_of_a_folder(tiny, latents_run, exact, s3, tmp_path, monkeypatch):
+    write, written = encoding.write_latents, []
+
+    def killed(path, z_clean, **content):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write(path, z_clean, **content)
+
+    monkeypatch.setattr(encoding, "write_latents", killed)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(latents_run, s3, dtype="float32")
+    with pytest.raises(ValueError, match=f"{s3}: train is not completely encoded: run `ulzoo encode` again"):
+        Latents("train", path=str(s3))
+    written.clear()
+    encoded(latents_run, s3, dtype="float32")
+    assert written == ["train-00002.safetensors"]
+    for path in exact.glob("[!.]*"):
+        assert (s3 / path.name).read_bytes() == path.read_bytes()
+    for workers in (0, 2):
+        ours = islice(batches(Latents("train", path=str(s3)), 16, seed=1, workers=workers), 3)
+        theirs = islice(batches(Latents("train", path=str(exact)), 16, seed=1), 3)
+        for a, b in zip(ours, theirs, strict=True):
+            assert a["key"] == b["key"] and torch.equal(a["x"], b["x"]) and torch.equal(a["label"], b["label"])
+    on_folder = trained(latents_run, tiny(*STEPS, *on(exact)), tmp_path / "folder")
+    assert trained(latents_run, tiny(*STEPS, *on(s3)), tmp_path / "store") == on_folder
+    (s3 / "train-00001.safetensors").remove()
+    with pytest.raises(ValueError, match=r"train-00001\.safetensors: missing, or of another size than"):
+        Latents("train", path=str(s3))
 
 
 def refused(message: str, spec, run: Path, **options) -> None:

@@ -22,8 +22,9 @@ from typing import Any, ClassVar, Protocol
 
 from ulzoo.data.fingerprint import describe_files, digest, file_content, stamp
 from ulzoo.data.source import Unreadable
-from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, SplitSummary, lock_folder
-from ulzoo.files.atomic import encode_text, remove_unfinished, write_atomically, write_text
+from ulzoo.data.storage.manifest import LABELS, Manifest, Shard, SplitSummary
+from ulzoo.data.storage.output import writing_to
+from ulzoo.files.atomic import encode_text, write_atomically, write_text
 
 POLL_SECONDS = 0.2
 
@@ -118,8 +119,7 @@ def pack(
     """
     assert examples and config.per_shard > 0 and config.workers > 0, (len(examples), config)
     out, split, per_shard = config.out, config.split, config.per_shard
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_folder(out):
+    with writing_to(out, rf"{split}-\d+\.(tar|json)"):
         names = json.dumps(list(labels), indent=0, ensure_ascii=False) + "\n"
         settings = {
             **config.encoding.settings(),
@@ -136,12 +136,7 @@ def pack(
             _ShardJob(config, f"{split}-{k:05d}", tuple(examples[start : start + per_shard]), _digest(settings), unit)
             for k, start in enumerate(range(0, len(examples), per_shard))
         ]
-        unfinished = rf"{split}-\d+\.(tar|json)"
-        remove_unfinished(out, unfinished)
-        try:
-            _write_unfinished(shards, config, on_progress)
-        finally:
-            remove_unfinished(out, unfinished)
+        _write_unfinished(shards, config, on_progress)
         described = [shard.described() for shard in shards]
         assert all(described)
         summary = manifest.finish(split, [shard for shard in described if shard])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from ulzoo.data.storage.output import output_file
 from ulzoo.data.storage.remote import StoragePath
-from ulzoo.files.atomic import sha256, write_text
+from ulzoo.files.atomic import encode_text, sha256
 
 MANIFEST = "manifest.json"
 LABELS = "labels.json"
@@ -48,9 +46,10 @@ class Shard:
         return {"name": self.name, unit: self.count, "bytes": self.bytes, "sha256": self.sha256, **inputs}
 
     @classmethod
-    def of(cls, path: Path, count: int, failures: dict[str, str]) -> Shard:
+    def of(cls, path: StoragePath, count: int, failures: dict[str, str]) -> Shard:
         """Describe a file that has been written."""
-        return cls(path.stem, count, path.stat().st_size, sha256(path), failures)
+        digest = sha256(path) if isinstance(path, Path) else path.sha256()
+        return cls(Path(path.name).stem, count, path.stat().st_size, digest, failures)
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ class Manifest:
         ValueError: a manifest.json in another format.
     """
 
-    def __init__(self, folder: Path, unit: str = "clips", suffix: str = ".tar") -> None:
-        self.path, self.unit, self.suffix = folder / MANIFEST, unit, suffix
+    def __init__(self, folder: StoragePath, unit: str = "clips", suffix: str = ".tar") -> None:
+        self.folder, self.path, self.unit, self.suffix = folder, folder / MANIFEST, unit, suffix
         self.splits = read_splits(self.path)
 
     def begin(self, split: str, settings: dict[str, Any]) -> None:
@@ -85,11 +84,11 @@ class Manifest:
         Raises:
             ValueError: it was started with other settings, or the folder contains shards of it without a manifest.
         """
-        folder = self.path.parent
+        folder = self.folder
         if split in self.splits:
             if changes := describe_changes(self.splits[split]["settings"], settings):
                 raise ValueError(f"{folder}: {split} was prepared with other settings: {changes}; choose another --out")
-        elif stray := next(folder.glob(f"{split}-*{self.suffix}"), None):
+        elif stray := next(iter(folder.glob(f"{split}-*{self.suffix}")), None):
             raise ValueError(f"{stray}: not listed in a {MANIFEST}; choose another --out")
         self.splits[split] = {"settings": settings, "complete": False, "suffix": self.suffix}
         self._write()
@@ -109,28 +108,15 @@ class Manifest:
         return summary
 
     def _write(self) -> None:
-        write_text(self.path, json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps({"splits": self.splits}, indent=1, ensure_ascii=False) + "\n"
+        with output_file(self.path) as file:
+            file.write_bytes(encode_text(text))
 
 
 def describe_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The settings that differ, for an error message; "" if none does."""
     keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     return "; ".join(f"{key} was {old.get(key)}, now {new.get(key)}" for key in keys)
-
-
-@contextlib.contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock a folder for writing; the operating system releases the lock when the process ends, however it ends.
-
-    Raises:
-        ValueError: another process holds the lock.
-    """
-    try:
-        lock = FileLock(folder / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{folder}: another process is preparing data there") from None
-    with lock:
-        yield
 
 
 class NotAManifest(ValueError):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ulzoo.files import retries
 
@@ -44,6 +44,11 @@ class RemotePath:
     @property
     def name(self) -> str:
         return self.url.rpartition("/")[2]
+
+    @property
+    def is_web(self) -> bool:
+        """Whether it is on a web server, which only serves files."""
+        return self.url.startswith(("http://", "https://"))
 
     def glob(self, pattern: str) -> list[RemotePath]:
         """The matching files in this folder; [] if it cannot be listed, as on most web servers."""
@@ -98,6 +103,7 @@ class RemotePath:
     def upload(self, file: Path) -> None:
         """Write a local file here. Object stores show it once it is complete."""
         self._retry(lambda system, path: system.put_file(str(file), path))
+        self._stat = None
 
     def download(self, file: Path) -> None:
         """Write the file to a local one."""
@@ -107,7 +113,12 @@ class RemotePath:
         """Remove the file."""
         self._retry(lambda system, path: system.rm_file(path))
 
-    def open(self) -> BinaryIO:
+    def sha256(self) -> str:
+        """SHA-256 of the content in hex."""
+        with self.open() as file:
+            return file_digest(file, "sha256").hexdigest()
+
+    def open(self) -> io.BufferedReader:
         """Open the file for sequential reading."""
         return io.BufferedReader(_RangeReader(self), BLOCK)
 
@@ -133,7 +144,7 @@ class RemotePath:
         from fsspec.core import url_to_fs
 
         try:
-            return url_to_fs(self.url, **_client_options(self.url))
+            return url_to_fs(self.url, **(_client_options() if self.is_web else {}))
         except ImportError as error:  # its message names the package
             extras = "http:// and https:// need pip install 'ulzoo[remote]', s3:// needs 'ulzoo[s3]'"
             raise ImportError(f"{error}; {extras}") from error
@@ -182,7 +193,9 @@ def _stat(info: dict[str, Any]) -> Stat | None:
 
 
 def _is_missing(error: BaseException) -> bool:
-    denied = getattr(error, "status", None) in (401, 403, 404, 410)
+    response = getattr(error, "response", {})  # of botocore; aiohttp's errors have the status
+    answer = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
+    denied = answer.get("HTTPStatusCode", getattr(error, "status", None)) in (401, 403, 404, 410)
     return denied or isinstance(error, FileNotFoundError | PermissionError)
 
 
@@ -190,10 +203,8 @@ def _is_final(error: BaseException) -> bool:
     return _is_missing(error) or isinstance(error, ImportError | ValueError)
 
 
-def _client_options(url: str) -> dict[str, Any]:
-    """Options of fsspec's file system: the timeout of web servers. Clients of object stores have their own."""
-    if not url.startswith(("http://", "https://")):
-        return {}
+def _client_options() -> dict[str, Any]:
+    """Options of fsspec's file system for web servers: the timeout. Clients of object stores have their own."""
     from aiohttp import ClientTimeout
 
     seconds = retries.TIMEOUT
