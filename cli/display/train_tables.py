@@ -94,9 +94,14 @@ def _stages(plan: "Plan", images: int, each: str) -> "Table":
     )
     table.add_row("precision", *(_precision(stage) for stage in plan.stages))
     if plan.stages[0].processes > 1:
-        steps = [stage.collectives for stage in plan.stages]
-        table.add_row("gathers + reductions per step", *(f"{step.gathers:,} + {step.reductions:,}" for step in steps))
-        table.add_row("sent per step, each", *(scaled(round(step.bytes_sent), "B") for step in steps))
+        steps = [(stage.collectives, stage.optimizer_collectives) for stage in plan.stages]
+        table.add_row(
+            "gathers + reductions per step",
+            *(f"{sum(part.gathers for part in step):,} + {sum(part.reductions for part in step):,}" for step in steps),
+        )
+        table.add_row(
+            "sent per step, each", *(scaled(round(sum(part.bytes_sent for part in step)), "B") for step in steps)
+        )
     for name, cells in _times(plan.stages).items():
         table.add_row(name, *cells)
     return table

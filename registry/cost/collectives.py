@@ -1,10 +1,13 @@
-"""What the processes of a training send each other in the forward and backward passes of a step."""
+"""What the processes of a training send each other in a step; the norm of the gradients, one number, is not counted."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ulzoo.training.matrices import stack_matrices
+from ulzoo.training.optimizers import parameter_groups
 from ulzoo.training.parallelize import largest_shard, sharded_blocks, trainable_networks
 
 GRADIENT_BYTES = 4
@@ -16,7 +19,7 @@ class Collectives:
     """Calls of a process in a step, and the bytes that it sends by rings, where each chunk passes n - 1 links.
 
     Attributes:
-        gathers: calls that gather the weights of a unit of FSDP.
+        gathers: calls that gather the weights of a unit of FSDP, or momenta of Muon.
         reductions: calls that average gradients: of a unit of FSDP, or of a bucket of DDP.
         bytes_sent: by all of them.
     """
@@ -24,6 +27,9 @@ class Collectives:
     gathers: int
     reductions: int
     bytes_sent: float
+
+
+NO_COLLECTIVES = Collectives(0, 0, 0.0)
 
 
 def replicated_collectives(networks: nn.ModuleDict, processes: int) -> Collectives:
@@ -45,13 +51,30 @@ def sharded_collectives(networks: nn.ModuleDict, processes: int, *, bf16: bool, 
         bf16: weights are gathered in bfloat16, not in fp32.
         parts: number of parts of a batch that a process computes one after another.
     """
-    gathers = reductions = sent = 0
+    gathers = reductions = 0
+    sent = 0.0
     for network in trainable_networks(networks):
         blocks = [list(block.parameters()) for block in sharded_blocks(network)]
         inside = {id(parameter) for block in blocks for parameter in block}
         others = [parameter for parameter in network.parameters() if id(parameter) not in inside]
         for unit, times in [*((block, 2) for block in blocks), (others, 1)]:
-            shard = sum(largest_shard(parameter.shape[0], parameter.numel(), processes) for parameter in unit)
             gathers, reductions = gathers + times, reductions + 1
-            sent += processes * shard * (times * (2 if bf16 else 4) + GRADIENT_BYTES)
+            sent += _padded(unit, processes) * (times * (2 if bf16 else 4) + GRADIENT_BYTES)
     return Collectives(parts * gathers, parts * reductions, parts * sent * (processes - 1) / processes)
+
+
+def muon_collectives(networks: nn.ModuleDict, processes: int, *, bf16: bool) -> Collectives:
+    """Of Muon on weights that FSDP2 shards: the momenta of a stack of matrices are gathered at once.
+
+    Args:
+        bf16: the device multiplies matrices in bfloat16, in which momenta are then gathered.
+    """
+    groups = parameter_groups(networks, weight_decay=0.0)
+    stacks = [stack for group in groups for stack in stack_matrices(group["params"])]
+    sent = sum(_padded(stack, processes) for stack in stacks) * (2 if bf16 else 4)
+    return Collectives(len(stacks), 0, sent * (processes - 1) / processes)
+
+
+def _padded(parameters: Iterable[Tensor], processes: int) -> float:
+    """The number of values in the shards of all processes, which are padded to the size of the largest."""
+    return processes * sum(largest_shard(parameter.shape[0], parameter.numel(), processes) for parameter in parameters)

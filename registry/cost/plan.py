@@ -4,16 +4,23 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import nn
 
 from ulzoo.model.contract import Stage
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.accelerators import Machines
-from ulzoo.registry.cost.collectives import Collectives, replicated_collectives, sharded_collectives
+from ulzoo.registry.cost.collectives import (
+    NO_COLLECTIVES,
+    Collectives,
+    muon_collectives,
+    replicated_collectives,
+    sharded_collectives,
+)
 from ulzoo.registry.cost.memory import StepMemory, step_memory
 from ulzoo.registry.cost.summary import ModelSummary, summarize
 from ulzoo.registry.spec.components import DATASETS
 from ulzoo.registry.spec.schema import Spec
-from ulzoo.runtime.devices import Precision, device_memory, effective_precision
+from ulzoo.runtime.devices import Precision, device_memory, effective_precision, product_dtype
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import config as configs
 from ulzoo.training.parametrisation import trained_networks
@@ -66,15 +73,28 @@ class StagePlan:
 
     @cached_property
     def collectives(self) -> Collectives:
-        """What a process exchanges with the others in a step."""
+        """What a process exchanges with the others in the forward and backward passes of a step."""
         if self.processes == 1:
-            return Collectives(0, 0, 0.0)
+            return NO_COLLECTIVES
+        if self.shards == 1:
+            return replicated_collectives(self._networks, self.processes)
+        parts = self.parts // self.processes
+        return sharded_collectives(self._networks, self.processes, bf16=self.precision == "bf16", parts=parts)
+
+    @cached_property
+    def optimizer_collectives(self) -> Collectives:
+        """What it exchanges in the update: Muon needs the momenta of entire matrices, which FSDP shards."""
+        if self.shards == 1 or getattr(self.spec.train, self.stage).optimizer != "muon":
+            return NO_COLLECTIVES
+        bf16 = self.machines is not None or product_dtype(self.device) == torch.bfloat16
+        return muon_collectives(self._networks, self.shards, bf16=bf16)
+
+    @cached_property
+    def _networks(self) -> nn.ModuleDict:
+        """The networks that the stage trains, without memory."""
         model = compile_model(self.spec, "meta")
         model.prepare(self.stage)
-        networks, parts = trained_networks(model, self.stage), self.parts // self.processes
-        if self.shards == 1:
-            return replicated_collectives(networks, self.processes)
-        return sharded_collectives(networks, self.processes, bf16=self.precision == "bf16", parts=parts)
+        return trained_networks(model, self.stage)
 
     @property
     def device_memory(self) -> int:

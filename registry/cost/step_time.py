@@ -26,17 +26,19 @@ class StepTime:
     Attributes:
         compute: forward and backward pass.
         optimizer: optimizer and average of the weights.
-        collectives: all that is sent, including what runs behind the backward pass.
+        collectives: all that is sent in the forward and backward passes, also behind the latter.
+        optimizer_collectives: all that is sent in the update.
     """
 
     compute: float
     optimizer: float
     collectives: float
+    optimizer_collectives: float
 
     @property
     def exposed(self) -> float:
         """Seconds of collectives beyond the backward pass."""
-        return max(0.0, self.collectives - BACKWARD * self.compute)
+        return max(0.0, self.collectives - BACKWARD * self.compute) + self.optimizer_collectives
 
     @property
     def total(self) -> float:
@@ -54,6 +56,7 @@ def step_time(stage: StagePlan) -> StepTime:
         compute=flops / (MFU * accelerator.peak(stage.precision)),
         optimizer=OPTIMIZER_BYTES * weights * share / accelerator.bandwidth,
         collectives=stage.collectives.bytes_sent / machines.bandwidth,
+        optimizer_collectives=stage.optimizer_collectives.bytes_sent / machines.bandwidth,
     )
 
 

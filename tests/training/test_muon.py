@@ -10,6 +10,7 @@ from timm.optim.muon import Muon as TimmMuon
 from timm.optim.muon import _is_suitable_for_muon
 from torch import nn
 
+from ulzoo.training import matrices
 from ulzoo.training import optimizers as muon
 from ulzoo.training.matrices import is_matrix
 from ulzoo.training.optimizers import Muon, orthogonalize
@@ -41,9 +42,9 @@ def two_groups(network: nn.Module) -> list[dict]:
     return [{"params": parameters[::2], "weight_decay": 0.0}, {"params": parameters[1::2], "weight_decay": 0.1}]
 
 
-@pytest.mark.parametrize("stacked_values", [muon.MAX_STACKED_VALUES, 1], ids=["together", "one by one"])
+@pytest.mark.parametrize("stacked_values", [matrices.MAX_STACKED_VALUES, 1], ids=["together", "one by one"])
 def test_updates_are_timms(stacked_values, monkeypatch):
-    monkeypatch.setattr(muon, "MAX_STACKED_VALUES", stacked_values)
+    monkeypatch.setattr(matrices, "MAX_STACKED_VALUES", stacked_values)
     monkeypatch.setattr(muon, "product_dtype", lambda device: torch.bfloat16)  # timm's, also on processors without it
     torch.manual_seed(0)
     network = Net()

@@ -1,7 +1,6 @@
 """Optimizer, learning rate and EMA of one stage; the optimizer's state as tensors and JSON; Muon."""
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.optim.adamw import adamw
 
 from ulzoo.runtime.devices import product_dtype
 from ulzoo.training.config import StageConfig
-from ulzoo.training.matrices import KERNELS, is_matrix, rows_and_columns
+from ulzoo.training.matrices import KERNELS, is_matrix, rows_and_columns, stack_matrices
 
 
 def build_optimizer(
@@ -150,9 +149,6 @@ NEWTON_SCHULZ = [
 ]
 """a, b, c of X ← aX + b(XXᵀ)X + c(XXᵀ)²X, one row per iteration: "quintic" in modded-nanogpt and timm."""
 
-MAX_STACKED_VALUES = 1 << 24
-"""Matrices are orthogonalised in stacks of at most this many values: larger ones take memory and are no faster."""
-
 
 class Muon(torch.optim.Optimizer):
     """timm's `muon` (Jordan 2024) with its defaults, where matrices of the same shape are orthogonalised in one stack.
@@ -180,29 +176,22 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            matrices = [parameter for parameter in parameters if is_matrix(parameter)]
-            if matrices:
+            for matrices in stack_matrices(parameters):
                 self._muon(matrices, group)
-            if len(matrices) < len(parameters):
-                self._adamw([parameter for parameter in parameters if not is_matrix(parameter)], group)
+            if vectors := [parameter for parameter in parameters if not is_matrix(parameter)]:
+                self._adamw(vectors, group)
 
     def _muon(self, matrices: list[Tensor], group: dict[str, Any]) -> None:
+        """Update matrices of one shape."""
         for parameter in matrices:
             if not self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         momenta = [self.state[parameter]["momentum_buffer"] for parameter in matrices]
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_lerp_(momenta, gradients(matrices), 1 - group["momentum"])
-        by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
-        for parameter, momentum in zip(matrices, momenta, strict=True):
-            by_shape[parameter.shape].append((parameter, momentum))
-        for shape, pairs in by_shape.items():
-            lr = group["lr"] * get_lr_scale(torch.Size(rows_and_columns(shape)))
-            stack_size = max(MAX_STACKED_VALUES // shape.numel(), 1)
-            for start in range(0, len(pairs), stack_size):
-                parameters, stack = zip(*pairs[start : start + stack_size], strict=True)
-                updates = orthogonalize(torch.stack([momentum.to(self.dtype) for momentum in stack]), group["eps"])
-                torch._foreach_add_(parameters, updates.to(parameters[0].dtype).unbind(), alpha=-lr)
+        updates = orthogonalize(torch.stack([momentum.to(self.dtype) for momentum in momenta]), group["eps"])
+        lr = group["lr"] * get_lr_scale(torch.Size(rows_and_columns(matrices[0].shape)))
+        torch._foreach_add_(matrices, updates.to(matrices[0].dtype).unbind(), alpha=-lr)
 
     def _adamw(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:

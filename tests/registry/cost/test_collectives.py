@@ -18,10 +18,14 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.losses import StageLoss
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
-from ulzoo.registry.cost.collectives import replicated_collectives, sharded_collectives
+from ulzoo.registry.cost.collectives import muon_collectives, replicated_collectives, sharded_collectives
 from ulzoo.runtime.processes import ProcessGroup
 from ulzoo.training import parallelize
+from ulzoo.training.optimizers import build_optimizer
 from ulzoo.training.parametrisation import trained_networks
+
+FULL_TENSORS = {"_allgather_base_": 0, "_reduce_scatter_base_": 1, "all_gather_into_tensor": None}
+"""Collective -> the argument that is the full tensor, or None for the result."""
 
 
 class CollectiveCounter(TorchDispatchMode):
@@ -33,12 +37,12 @@ class CollectiveCounter(TorchDispatchMode):
         self.bytes: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function.namespace == "c10d":
-            name = function._opname
-            full = args[1] if name == "_reduce_scatter_base_" else args[0]
+        result, name = function(*args, **(kwargs or {})), function._opname
+        if name in FULL_TENSORS:
+            full = result if FULL_TENSORS[name] is None else args[FULL_TENSORS[name]]
             self.calls[name] += 1
             self.bytes[name] += full.numel() * full.element_size()
-        return function(*args, **(kwargs or {}))
+        return result
 
 
 @contextmanager
@@ -107,3 +111,25 @@ def test_parts_of_a_batch_are_gathered_and_reduced_each() -> None:
     assert once.bytes_sent == 6 * 6 * (2 + 4) * 2 / 3  # four rows are padded to six
     parts = sharded_collectives(networks, 3, bf16=True, parts=2)
     assert (parts.gathers, parts.bytes_sent) == (2, 2 * once.bytes_sent)
+
+
+@pytest.mark.parametrize(("stage", "processes"), [("latents", 8), ("base", 64)])
+def test_muon_gathers_the_momenta_of_a_stack_at_once(stage, processes, monkeypatch):
+    spec = load_spec("emoji32_tiny")
+    with fake_processes(processes) as group:
+        mesh = init_device_mesh("cpu", (processes,))
+        monkeypatch.setattr(parallelize, "init_device_mesh", lambda *_: mesh)
+        with FakeTensorMode():
+            model = compile_model(spec, pretrained=False)
+            model.prepare(stage)
+            networks = trained_networks(model, stage)
+            expected = muon_collectives(networks, processes, bf16=False)
+            parallelize.shard(networks, group, torch.device("cpu"), False)
+            optimizer = build_optimizer(networks, getattr(spec.train, stage))
+            optimizer.dtype = torch.float32  # type: ignore[attr-defined]
+            for parameter in networks.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            with CollectiveCounter() as counter:
+                optimizer.step()
+    assert counter.calls == {"all_gather_into_tensor": expected.gathers}
+    assert counter.bytes.total() * (processes - 1) / processes == pytest.approx(expected.bytes_sent)
