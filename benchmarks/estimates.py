@@ -55,9 +55,11 @@ class Measured:
 
     Args:
         folders: with a results.jsonl each.
+        factors: the points of the curve over loss factors, in order.
     """
 
-    def __init__(self, *folders: Path):
+    def __init__(self, *folders: Path, factors: Sequence[str] = FACTORS):
+        self.factors = factors
         self.rows = [row for folder in folders for row in Store(folder).rows() if row["status"] == "done"]
 
     def get(self, point: str, figure: str, digits: int = 3) -> Estimate:
@@ -84,7 +86,7 @@ class Measured:
     def _above_curve(self, point: str, same: str, compared: str) -> Estimate:
         shared, excess = self.get(point, same).values, {}
         for seed, value in self.get(point, compared).values.items():
-            xs, ys = ([self.get(factor, name).values[seed] for factor in FACTORS] for name in (same, compared))
+            xs, ys = ([self.get(factor, name).values[seed] for factor in self.factors] for name in (same, compared))
             if not xs[0] <= shared[seed] <= xs[-1]:
                 raise ValueError(f"{point}: {same} is {shared[seed]:.3f}, outside of {xs[0]:.3f} to {xs[-1]:.3f}")
             excess[seed] = value - float(np.interp(shared[seed], xs, ys))

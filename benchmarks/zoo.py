@@ -7,9 +7,11 @@ the decoder that it was distilled from, and samples. Names draw these models' pi
 """
 
 import argparse
+import math
 from pathlib import Path
 
 from PIL import Image
+from safetensors import safe_open
 
 from benchmarks.pictures import save_picture
 from ulzoo.cli.display.terminal import scaled, short_shape
@@ -78,10 +80,16 @@ def generation(manifest: ReleaseManifest) -> dict[str, str]:
     return {"Fréchet distances": f"{text}; EfficientNet-Lite0's features, not FID"}
 
 
+def count_parameters(weights: Path) -> int:
+    """Of the released networks, to which a distilled decoder may have been added."""
+    with safe_open(weights, framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
 def section(entry: Entry) -> str:
     """A released model in words and figures."""
     manifest = releases()[entry.name]
-    figures, size = manifest.figures, (WEIGHTS / manifest.weights).stat().st_size
+    figures, weights = manifest.figures, WEIGHTS / manifest.weights
     rates = {
         name: f"{figures[key]:.4f} ± {figures[f'{key}_se']:.4f} bits/pixel"
         for name, key in (("prior", "bits_per_pixel"), ("base", "base_bits_per_pixel"))
@@ -97,7 +105,7 @@ def section(entry: Entry) -> str:
         low, high = entry.loss_factors
         rows["loss factors"] = f"{low:g} to {high:g}; the figures are of the middle"
     rows |= {
-        "parameters, file": f"{scaled(entry.parameters)}, {scaled(size, 'B')}",
+        "parameters, file": f"{scaled(count_parameters(weights))}, {scaled(weights.stat().st_size, 'B')}",
         "trained": manifest.trained,
         "by": f"`{manifest.command}`",
     }

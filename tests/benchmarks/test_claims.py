@@ -120,4 +120,4 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
 
 def test_the_committed_page_is_that_of_the_rows() -> None:
     page = (claims.FOLDER / "claims.md").read_text(encoding="utf-8")
-    assert page == claims.page(claims.read()), "run python -m benchmarks claims --no-training"
+    assert page == claims.page(*claims.read()), "run python -m benchmarks claims --no-training"
