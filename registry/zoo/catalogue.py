@@ -174,7 +174,7 @@ def create_model(
     Args:
         name_or_path_or_spec: a spec, or what `load_spec` takes.
         pretrained: load the released weights; only `train`, `sample` and the weightings may then be overridden, which
-            do not change the networks.
+            do not change the networks. A released distilled decoder is kept if the spec has none.
         overrides: "key.path=value", as `--set`.
 
     Raises:
@@ -189,6 +189,8 @@ def create_model(
     if pretrained:
         released = open_model(target if isinstance(target, str) and hub.is_address(target) else _release_of(spec))
         changed = [key for key in diff(released.spec, spec) if not FOR_ANY_WEIGHTS.match(key)]
+        if spec.distilled is None:
+            changed = [key for key in changed if not key.startswith("distilled")]
         if changed:
             raise ValueError(f"the released weights of {spec.name} do not fit a changed {', '.join(changed)}")
         model = released.model

@@ -68,8 +68,8 @@ def test_the_noise_level_of_a_bf16_model_is_not_rounded() -> None:
     assert torch.equal(rounded.base.network.cond.logsnr.frequency, frequency)  # type: ignore[union-attr, arg-type]
 
 
-@pytest.mark.parametrize("network", ["base", "decoder"])
-def test_nan_names_the_network_and_the_first_example(network: str) -> None:
+@pytest.mark.parametrize(("network", "name"), [("base", "base"), ("distilled", "decoder")])
+def test_nan_names_the_network_and_the_first_example(network: str, name: str) -> None:
     model = ulzoo.load("emoji32_tiny")
     part = getattr(model, network).network
     predict = part.forward
@@ -80,7 +80,7 @@ def test_nan_names_the_network_and_the_first_example(network: str) -> None:
         return prediction
 
     part.forward = broken
-    with pytest.raises(NonFiniteOutput, match=f"the {network} returned NaN or infinity for example 2 of 4"):
+    with pytest.raises(NonFiniteOutput, match=f"the {name} returned NaN or infinity for example 2 of 4"):
         model.sample(4, generator=seeded())
 
 

@@ -36,7 +36,7 @@ def test_tensors_and_slices_are_those_of_safe_open(stored):
         assert remote.get_tensor(name).dtype == tensor.dtype and torch.equal(remote.get_tensor(name), tensor)
     for name, index in (("a", (1,)), ("a", (1, 2)), ("a", (0, 2, 3)), ("c", slice(1, 3)), ("b", slice(2, 2))):
         assert torch.equal(remote.get_slice(name)[index], TENSORS[name][index]), (name, index)
-    for index in ((2,), (0, 3), (-1,)):
+    for index in ((2,), (0, 3), (-1,), slice(0, 2, 2)):
         with pytest.raises(IndexError):
             remote.get_slice("a")[index]
 

@@ -62,19 +62,22 @@ class RemoteSlice:
 
     def __getitem__(self, index: slice | tuple[int, ...]) -> Tensor:
         if isinstance(index, slice):
-            first, last, _ = index.indices(self.shape[0])
-            shape: tuple[int, ...] = (max(last - first, 0), *self.shape[1:])
+            first, last, step = index.indices(self.shape[0])
+            if step != 1:
+                raise IndexError(f"{index}: only steps of 1")
+            count, row = max(last - first, 0), self.shape[1:]
+            shape: tuple[int, ...] = (count, *row)
         else:
-            first, shape = 0, self.shape[len(index) :]
+            first, count, row = 0, 1, self.shape[len(index) :]
+            shape = row
             for i, size in zip(index, self.shape, strict=False):
                 if not 0 <= i < size:
                     raise IndexError(f"{index} of shape {list(self.shape)}")
                 first = first * size + i
-        elements = prod(self.shape[1 if isinstance(index, slice) else len(index) :])  # per unit of `first`
-        size = prod(shape) * self.dtype.itemsize
-        content = self.path.read(self.begin + first * elements * self.dtype.itemsize, size) if size else b""
-        if len(content) < size:
-            raise ValueError(f"{self.path}: is cut short")
-        if not size:
+        row_bytes = prod(row) * self.dtype.itemsize
+        if not count * row_bytes:
             return torch.empty(shape, dtype=self.dtype)
+        content = self.path.read(self.begin + first * row_bytes, count * row_bytes)
+        if len(content) < count * row_bytes:
+            raise ValueError(f"{self.path}: is cut short")
         return torch.frombuffer(bytearray(content), dtype=self.dtype).reshape(shape)
