@@ -154,6 +154,6 @@ def test_an_invalid_index(path, text):
 
 
 def test_an_index_is_read_to_a_bound(path, monkeypatch):
-    monkeypatch.setattr(tensor_shards, "MAX_INDEX_BYTES", 100)
+    monkeypatch.setattr(tensor_shards, "MAX_HEADER_BYTES", 100)
     with pytest.raises(DamagedFile, match="its index is larger than"):
         tensor_file.read(path)

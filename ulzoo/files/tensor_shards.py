@@ -19,7 +19,7 @@ from ulzoo.files.atomic import write_atomically, write_text
 
 PART_BYTES = 5 * 10**9
 INDEX = ".index.json"
-MAX_INDEX_BYTES = 10**8  # the limit that safetensors sets for its header
+MAX_HEADER_BYTES = 10**8  # the limit that safetensors sets; also for our index, which contains one
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
 
 
@@ -67,9 +67,9 @@ def split(tensors: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
 def read_index(path: Path) -> tuple[dict[str, str], dict[str, str]]:
     """The header, and the map from tensor to part, of a file in parts. Raises ValueError if the index is damaged."""
     with open(index_of(path), "rb") as file:
-        data = file.read(MAX_INDEX_BYTES + 1)
-    if len(data) > MAX_INDEX_BYTES:
-        raise ValueError(f"its index is larger than {MAX_INDEX_BYTES // 10**6} MB")
+        data = file.read(MAX_HEADER_BYTES + 1)
+    if len(data) > MAX_HEADER_BYTES:
+        raise ValueError(f"its index is larger than {MAX_HEADER_BYTES // 10**6} MB")
     try:
         index = json.loads(data)
     except RecursionError:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ulzoo.model.conditioning import Conditions
 from ulzoo.model.losses import StageLoss
+from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import compile_model
 from ulzoo.registry.cost.collectives import muon_collectives, replicated_collectives, sharded_collectives
@@ -54,6 +55,19 @@ def fake_processes(count: int) -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def fake_networks(model: str, stage: Any, processes: int) -> Iterator[tuple[UnifiedLatents, nn.ModuleDict, Any]]:
+    """A packaged model and the networks of its stage as fake tensors, and a function that shards them by FSDP2."""
+    with fake_processes(processes) as group, pytest.MonkeyPatch.context() as patch:
+        mesh = init_device_mesh("cpu", (processes,))  # reads its ranks, which fake tensors do not have
+        patch.setattr(parallelize, "init_device_mesh", lambda *_: mesh)
+        with FakeTensorMode():
+            compiled = compile_model(load_spec(model), pretrained=False)
+            compiled.prepare(stage)
+            networks = trained_networks(compiled, stage)
+            yield compiled, networks, lambda bf16: parallelize.shard(networks, group, torch.device("cpu"), bf16)
+
+
 def counted(loss: nn.Module, shape: tuple[int, ...], bf16: bool) -> CollectiveCounter:
     """The collectives of a forward and a backward pass."""
     with CollectiveCounter() as counter:
@@ -72,19 +86,12 @@ def counted(loss: nn.Module, shape: tuple[int, ...], bf16: bool) -> CollectiveCo
         pytest.param("kinetics600_medium", "base", 8, marks=pytest.mark.slow),
     ],
 )
-def test_fsdp(name: str, stage: Any, processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fsdp(name: str, stage: Any, processes: int) -> None:
     bf16 = name.endswith("medium")
-    spec = load_spec(name)
-    with fake_processes(processes) as group:
-        mesh = init_device_mesh("cpu", (processes,))  # reads its ranks, which fake tensors do not have
-        monkeypatch.setattr(parallelize, "init_device_mesh", lambda *_: mesh)
-        with FakeTensorMode():
-            model = compile_model(spec, pretrained=False)
-            model.prepare(stage)
-            networks = trained_networks(model, stage)
-            expected = sharded_collectives(networks, processes, bf16=bf16)
-            parallelize.shard(networks, group, torch.device("cpu"), bf16)
-            counter = counted(StageLoss(model, stage), model.contract.shape, bf16)
+    with fake_networks(name, stage, processes) as (model, networks, shard):
+        expected = sharded_collectives(networks, processes, bf16=bf16)
+        shard(bf16)
+        counter = counted(StageLoss(model, stage), model.contract.shape, bf16)
     calls = {"_allgather_base_": expected.gathers, "_reduce_scatter_base_": expected.reductions}
     assert counter.calls == calls
     assert counter.bytes.total() * (processes - 1) / processes == pytest.approx(expected.bytes_sent)
@@ -114,22 +121,16 @@ def test_parts_of_a_batch_are_gathered_and_reduced_each() -> None:
 
 
 @pytest.mark.parametrize(("stage", "processes"), [("latents", 8), ("base", 64)])
-def test_muon_gathers_the_momenta_of_a_stack_at_once(stage, processes, monkeypatch):
-    spec = load_spec("emoji32_tiny")
-    with fake_processes(processes) as group:
-        mesh = init_device_mesh("cpu", (processes,))
-        monkeypatch.setattr(parallelize, "init_device_mesh", lambda *_: mesh)
-        with FakeTensorMode():
-            model = compile_model(spec, pretrained=False)
-            model.prepare(stage)
-            networks = trained_networks(model, stage)
-            expected = muon_collectives(networks, processes, bf16=False)
-            parallelize.shard(networks, group, torch.device("cpu"), False)
-            optimizer = build_optimizer(networks, getattr(spec.train, stage))
-            optimizer.dtype = torch.float32  # type: ignore[attr-defined]
-            for parameter in networks.parameters():
-                parameter.grad = torch.zeros_like(parameter)
-            with CollectiveCounter() as counter:
-                optimizer.step()
+def test_muon_gathers_the_momenta_of_a_stack_at_once(stage: Any, processes: int) -> None:
+    config = getattr(load_spec("emoji32_tiny").train, stage)
+    with fake_networks("emoji32_tiny", stage, processes) as (_, networks, shard):
+        expected = muon_collectives(networks, processes, bf16=False)
+        shard(False)
+        optimizer = build_optimizer(networks, config)
+        optimizer.dtype = torch.float32  # type: ignore[attr-defined]
+        for parameter in networks.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        with CollectiveCounter() as counter:
+            optimizer.step()
     assert counter.calls == {"all_gather_into_tensor": expected.gathers}
     assert counter.bytes.total() * (processes - 1) / processes == pytest.approx(expected.bytes_sent)

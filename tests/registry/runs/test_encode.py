@@ -108,17 +108,23 @@ def test_training_on_latents_equals_training_on_images(tiny, latents_run, exact,
     assert results["figures"]["psnr_db"] > 0 and results["trained"]["step"] == 8
 
 
-def test_an_interrupted_encoding_continues_to_the_same_bytes(latents_run, exact, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    write, written = encoding.write_latents, []
+@pytest.fixture
+def written(monkeypatch) -> list[str]:
+    """The names of the shards that were written; the third is interrupted, counted from when the list is empty."""
+    write, names = encoding.write_latents, []
 
-    def killed(path, z_clean, **content):
-        if len(written) == 2:
+    def interrupted(path, z_clean, **content):
+        if len(names) == 2:
             raise KeyboardInterrupt
-        written.append(path.name)
+        names.append(path.name)
         write(path, z_clean, **content)
 
-    monkeypatch.setattr(encoding, "write_latents", killed)
+    monkeypatch.setattr(encoding, "write_latents", interrupted)
+    return names
+
+
+def test_an_interrupted_encoding_continues_to_the_same_bytes(latents_run, exact, tmp_path, written):
+    out = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         encoded(latents_run, out, dtype="float32")
     with pytest.raises(ValueError, match="out: train is not completely encoded: run `ulzoo encode` again"):
@@ -134,16 +140,7 @@ def test_an_interrupted_encoding_continues_to_the_same_bytes(latents_run, exact,
 
 
 @pytest.mark.slow
-def test_latents_in_an_object_store_are_those_of_a_folder(tiny, latents_run, exact, s3, tmp_path, monkeypatch):
-    write, written = encoding.write_latents, []
-
-    def killed(path, z_clean, **content):
-        if len(written) == 2:
-            raise KeyboardInterrupt
-        written.append(path.name)
-        write(path, z_clean, **content)
-
-    monkeypatch.setattr(encoding, "write_latents", killed)
+def test_latents_in_an_object_store_are_those_of_a_folder(tiny, latents_run, exact, s3, tmp_path, written):
     with pytest.raises(KeyboardInterrupt):
         encoded(latents_run, s3, dtype="float32")
     with pytest.raises(ValueError, match=f"{s3}: train is not completely encoded: run `ulzoo encode` again"):

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from ulzoo.data.storage.remote import RemotePath
+from ulzoo.files.tensor_shards import MAX_HEADER_BYTES
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-MAX_HEADER_BYTES = 10**8  # as safetensors sets it
 
 
 class RemoteTensors:
