@@ -17,18 +17,24 @@ from itertools import pairwise
 from math import log, sqrt
 from pathlib import Path
 from statistics import NormalDist, fmean
-from typing import Any
 
-from benchmarks.estimates import FACTORS, PSNR, RATE, Estimate, Finding, Measured, apart, sign
+from benchmarks.claims_plot import save_claims_plot
+from benchmarks.estimates import PSNR, RATE, Estimate, Finding, Measured, apart, sign
 from benchmarks.measuring import RESULTS
-from benchmarks.pictures import save_figure
+from benchmarks.pipelines import (
+    DISTANCE,
+    FOLDER,
+    SAMPLES,
+    best_by_first_seed,
+    distances_by_weight,
+    pipeline_costs,
+    read_latent_diffusion,
+)
 from benchmarks.sweep import ulzoo
 from ulzoo.files.atomic import write_text
 from ulzoo.registry.sweeps.store import Store
-from ulzoo.visualization.matplotlib_figure import new_figure
 
-FOLDER, CURVE = RESULTS / "claims", RESULTS / "variable_rate"
-DISTANCE = "fd_efficientnet_lite0"
+CURVE = RESULTS / "variable_rate"
 SWEEPS = {
     "latents": ("--seeds", "3", "--stage", "latents"),
     "generation": ("--seeds", "3", "--reuse-latents", "--frechet", DISTANCE, "--samples", "1500"),
@@ -37,20 +43,9 @@ SWEEPS = {
 }
 BASELINE = "8"
 FASHION_FACTORS = ("8", "16", "32")
-VARIANTS = (
-    "normal_prior",
-    "no_prior_gradient",
-    "logsnr10",
-    "learned_variance",
-    "learned_variance_logsnr10",
-    "channels8",
-    "channels16",
-    "channels32",
-)
-BASES = ("sigmoid", "elbo", "pixels")
 TABLE_2 = {"small": {"1.3": 1.42, "1.5": 1.54}, "medium": {"1.3": 1.37, "1.5": 1.31}}  # the paper's gFID
 BASE_RATE = "base_bits_per_pixel"
-SAMPLES, RECONSTRUCTIONS = f"g{DISTANCE}", f"r{DISTANCE}"
+RECONSTRUCTIONS = f"r{DISTANCE}"
 HEADING = """# The paper's claims at a small scale
 
 On emoji at 32² with three seeds; figures are means ± standard deviations over the seeds, on validation images. "Shown"
@@ -239,41 +234,6 @@ def latent_diffusion(measured: Measured) -> Finding:
     )
 
 
-def read_latent_diffusion() -> dict[str, Any]:
-    """The results of benchmarks/latent_diffusion.py."""
-    return json.loads((FOLDER / "latent_diffusion.json").read_text(encoding="utf-8"))
-
-
-def distances_by_weight(results: dict[str, Any]) -> dict[float, Estimate]:
-    """The distance of samples by latent diffusion, by KL weight."""
-    rows: dict[float, dict[int, float]] = {}
-    for row in results["rows"]:
-        rows.setdefault(row["kl_weight"], {})[row["seed"]] = row[SAMPLES]
-    return {weight: Estimate(values, 0) for weight, values in rows.items()}
-
-
-def best_by_first_seed(distances: dict[float, Estimate]) -> Estimate:
-    """The distance with the best of the KL weights, judged by the first seed, which all have."""
-    return min(distances.values(), key=lambda distance: distance.values[0])
-
-
-def pipeline_costs(measured: Measured, results: dict[str, Any]) -> dict[str, str]:
-    """FLOPs of training, and seconds of its steps, which were timed by turns in one process, by pipeline."""
-    rows = {point: next(row for row in measured.rows if row["point"] == point) for point in ("sigmoid", "pixels")}
-    flops = {point: sum(row["training_flops"].values()) for point, row in rows.items()}
-    flops["latent_diffusion"] = sum(results["rows"][0]["training_flops"].values())
-    names = {"sigmoid": "unified_latents", "pixels": "pixels", "latent_diffusion": "latent_diffusion"}
-    steps = {"latent_diffusion": results["rows"][0]["steps"]}
-    for point, row in rows.items():
-        steps[point] = {stage: row["resolved"]["train"][stage]["steps"] for stage in row["training_flops"]}
-    costs = {}
-    for point, name in names.items():
-        medians = {stage: results["step_seconds"][f"{name}.{stage}"]["median"] for stage in steps[point]}
-        seconds = sum(count * medians[stage] for stage, count in steps[point].items())
-        costs[point] = f"{flops[point] / 1e12:.1f} TFLOPs and {seconds:.0f} s"
-    return costs
-
-
 Claim = Callable[[Measured], Finding]
 CLAIMS: tuple[Claim, ...] = (
     loss_factor_and_distances,
@@ -301,29 +261,6 @@ def table(claims: Iterable[Claim], measured: Measured) -> str:
     return "".join(f"| {finding.claim} | {finding.verdict} | {finding.evidence} |\n" for finding in findings)
 
 
-def draw(measured: Measured, folder: Path) -> None:
-    """Rate and PSNR of the variants of stage 1, and the distance of samples of the variants of the base."""
-    figure = new_figure(figsize=(11, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
-    for points, style in ((FACTORS, "o-"), *(((point,), "s") for point in VARIANTS)):
-        x, y = measured.series(points, RATE), measured.series(points, PSNR)
-        (xs, x_errors), (ys, y_errors) = ([[e.mean for e in axis], [e.deviation for e in axis]] for axis in (x, y))
-        label = "loss factors 4 to 16" if points == FACTORS else points[0].replace("_", " ")
-        left.errorbar(xs, ys, y_errors, x_errors, style, label=label, capsize=2)
-    left.set(xlabel="rate by the prior, bits/pixel", ylabel="PSNR of reconstructions, dB")
-    left.legend(fontsize=8)
-    distances = dict(zip(BASES, measured.series(BASES, SAMPLES), strict=True))
-    distances["latent\ndiffusion"] = best_by_first_seed(distances_by_weight(read_latent_diffusion()))
-    means = [e.mean for e in distances.values()]
-    errors = [e.deviation if len(e.values) > 1 else 0.0 for e in distances.values()]
-    right.bar(list(distances), means, yerr=errors, capsize=4, color="#0b6fb8")
-    right.set(ylabel="Fréchet distance of samples,\nEfficientNet-Lite0 (not FID)")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.set_axisbelow(True)
-    save_figure(figure, folder / "claims.png")
-
-
 def train(store: Path, workers: str) -> None:
     """Run the sweeps, and copy their rows."""
     for name, options in SWEEPS.items():
@@ -349,7 +286,7 @@ def main() -> None:
         train(arguments.store, arguments.workers)
     emoji, fashion = read()
     write_text(FOLDER / "claims.md", page(emoji, fashion))
-    draw(emoji, FOLDER)
+    save_claims_plot(emoji, FOLDER / "claims.png")
     print(page(emoji, fashion))
 
 

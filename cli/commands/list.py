@@ -6,7 +6,11 @@ import typer
 
 from ulzoo.cli.display.terminal import console, to_json
 
-NARROW = 100
+COSTS = (
+    "GFLOPs per image or clip: of stage 1 for training encoder, prior and decoder, forward and backward; of the base "
+    "for one forward pass."
+)
+CUT = "Data and GFLOPs are shown in a wider terminal, or with --json."
 EXAMPLES = """
 [bold]Examples[/]
   [cyan]ulzoo list[/]
@@ -35,13 +39,12 @@ def list_specs(
         with_weights = " with released weights" if pretrained else ""
         raise ValueError(f"no spec{with_weights} matches {pattern!r}{suggest(pattern, list_models())}")
     out = console()
-    out.print(zoo_table(entries, narrow=out.width < NARROW))
+    table = zoo_table(entries)
+    if narrow := out.measure(table, options=out.options.update(max_width=1000)).maximum > out.width:
+        table = zoo_table(entries, narrow=True)
+    out.print(table)
     for entry in entries:
         if entry.loss_factors:
             low, high = entry.loss_factors
             out.print(f"{entry.name}: variable rate, loss factors {low:g} to {high:g}; measured at the middle")
-    out.print(
-        "\nGFLOPs per image or clip: of stage 1 for training encoder, prior and decoder, forward and backward; of the "
-        "base for one forward pass. Rate and PSNR are those of the released weights on validation data.",
-        style="dim",
-    )
+    out.print(f"\nRate and PSNR of released weights, on validation data. {CUT if narrow else COSTS}", style="dim")

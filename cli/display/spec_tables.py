@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from ulzoo.registry.zoo.overview import Entry
 
 
-def zoo_table(entries: "Sequence[Entry]", narrow: bool) -> "Table":
-    """One packaged spec per row; a narrow table has no column for the base."""
+def zoo_table(entries: "Sequence[Entry]", narrow: bool = False) -> "Table":
+    """One packaged spec per row; a narrow table, of 80 characters, has no data and no costs."""
     headers = ["name", "data", "size", "latent", "params", "GFLOPs\nstage1", "GFLOPs\nbase", "bits/\npixel", "PSNR\ndB"]
-    table = plain_table(*headers, "weights", left=("data",))
+    headers.append("weights")
+    left_out = {"data", "GFLOPs\nstage1", "GFLOPs\nbase"} if narrow else set()
+    table = plain_table(*(header for header in headers if header not in left_out), left=() if narrow else ("data",))
     table.columns[0].no_wrap = True
     if narrow:
-        del table.columns[6]
         table.padding = (0, 0, 0, 0)
     for entry in entries:
         metrics = entry.figures
@@ -36,9 +37,7 @@ def zoo_table(entries: "Sequence[Entry]", narrow: bool) -> "Table":
             f"{metrics['psnr_db']:.1f}" if "psnr_db" in metrics else "–",
             "yes" if entry.pretrained else "–",
         ]
-        if narrow:
-            del cells[6]
-        table.add_row(*cells)
+        table.add_row(*(cell for header, cell in zip(headers, cells, strict=True) if header not in left_out))
     return table
 
 

@@ -34,7 +34,7 @@ def plain_table(*columns: str, left: Sequence[str] = ()) -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     for i, column in enumerate(columns):
         is_text = i == 0 or column in left
         table.add_column(column, justify="left" if is_text else "right", overflow="fold")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import claims
+from benchmarks import claims, pipelines
 from benchmarks.estimates import Estimate, Measured, apart, sign
 
 FACTORS = {"4": (0.4, 23.0), "5.7": (0.5, 24.0), "8": (0.6, 25.0), "11.3": (0.7, 26.0), "16": (0.8, 27.0)}
@@ -70,7 +70,7 @@ def generated(folder: Path, **distances: tuple[float, float, float]) -> Measured
     """Points with the distance of samples for each seed, and what their training cost."""
     lines = []
     for point, values in distances.items():
-        for row in rows(point, *({claims.SAMPLES: value} for value in values)):
+        for row in rows(point, *({pipelines.SAMPLES: value} for value in values)):
             stages = {"base": {"steps": 10}} | ({} if point == "pixels" else {"latents": {"steps": 20}})
             costs = dict.fromkeys(stages, 1000000000000.0)
             lines.append(json.dumps({**row, "resolved": {"train": stages}, "training_flops": costs}))
@@ -89,7 +89,7 @@ def test_power_falls_with_the_spread_over_seeds(tmp_path: Path) -> None:
 def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rival: dict[str, Any] = {
         "rows": [
-            {"kl_weight": weight, "seed": seed, claims.SAMPLES: distance, "psnr_db": 20.0, "kl_bits_per_pixel": 0.5,
+            {"kl_weight": weight, "seed": seed, pipelines.SAMPLES: distance, "psnr_db": 20.0, "kl_bits_per_pixel": 0.5,
              "steps": {"latents": 5, "base": 6}, "training_flops": {"latents": 1e12, "base": 2e12}}
             for weight, seed, distance in ((0.1, 0, 130.0), (0.01, 0, 120.0), (0.01, 1, 122.0), (0.01, 2, 124.0))
         ],
@@ -101,7 +101,7 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
             )
         },
     }  # fmt: skip
-    monkeypatch.setattr(claims, "FOLDER", tmp_path)
+    monkeypatch.setattr(pipelines, "FOLDER", tmp_path)
     (tmp_path / "latent_diffusion.json").write_text(json.dumps(rival))
     table = generated(tmp_path, sigmoid=(99, 100, 101), pixels=(90, 91, 92))
     finding = claims.latent_diffusion(table)

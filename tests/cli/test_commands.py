@@ -10,8 +10,10 @@ import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 import ulzoo as library
+from ulzoo.cli import app
 from ulzoo.registry.cost.summary import BlockRow, fold
 from ulzoo.training import monitoring
 
@@ -163,6 +165,15 @@ def test_list(ulzoo):
     entry = json.loads(ulzoo("list", "emoji32_t*", "--json").stdout)[0]
     assert entry["name"] == "emoji32_tiny" and entry["resolution"] == [32, 32]
     assert entry["pretrained"] == ("emoji32_tiny" in library.list_models(pretrained=True))
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_the_list_breaks_no_word(columns):
+    lines = CliRunner().invoke(app, ["list"], env={"COLUMNS": str(columns)}).stdout.splitlines()
+    rule = next(i for i, line in enumerate(lines) if line.startswith("─"))
+    rows = lines[rule + 1 : rule + 1 + len(library.list_models())]
+    assert [line.split()[0] for line in rows] == library.list_models() and max(map(len, lines)) <= columns
+    assert all(row.split()[-1] in ("yes", "–") for row in rows)
 
 
 def test_an_empty_list_in_json(ulzoo):
