@@ -2,7 +2,7 @@
 
     python -m benchmarks release runs/emoji32_curve --command "ulzoo train emoji32_curve --device cpu" \\
         --trained "55 minutes on one core of an AMD EPYC" --data "3,061 training images of …, MIT" \\
-        [--samples 3000] [--reference train] [--notes FILE] [--out registry/zoo]
+        [--samples 3000] [--reference train] [--without decoder] [--notes FILE] [--out registry/zoo]
 
 The metrics are those of the rounded weights, on all validation data. With `--samples` a Fréchet distance is measured of
 so many samples: from the images of `--reference` by EfficientNet-Lite0, or from validation clips by TransNetV2.
@@ -11,7 +11,7 @@ so many samples: from the images of `--reference` by EfficientNet-Lite0, or from
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from ulzoo.cli.display.progress import phase_progress
 from ulzoo.cli.display.terminal import console
@@ -58,12 +58,18 @@ def packaged(spec: Spec) -> Spec:
 
 
 def release(
-    trained: Path, out: Path, texts: dict[str, str], *, samples: int | None = None, reference: str = "train"
+    trained: Path,
+    out: Path,
+    texts: dict[str, str],
+    *,
+    samples: int | None = None,
+    reference: str = "train",
+    without: Literal["decoder"] | None = None,
 ) -> ReleaseManifest:
     """Write `OUT/weights/NAME.safetensors` and `OUT/releases/NAME.yaml` of a run or an exported file."""
     with TemporaryDirectory() as folder:
         rounded_weights = Path(folder) / "model.safetensors"
-        export(trained, rounded_weights, "float16", codec=True)
+        export(trained, rounded_weights, "float16", without=without, codec=True)
         results = measured(load_export(rounded_weights), samples, reference)
         loaded = load_export(rounded_weights)  # measuring prepares a model for inference
     name = loaded.spec.name
@@ -96,12 +102,13 @@ def main() -> None:
     parser.add_argument("--notes", type=Path)
     parser.add_argument("--samples", type=int)
     parser.add_argument("--reference", choices=("train", "val"), default="train")
+    parser.add_argument("--without", choices=("decoder",), help="as ulzoo export --without")
     parser.add_argument("--out", type=Path, default=ROOT / "registry/zoo")
     arguments = parser.parse_args()
     notes = " ".join(arguments.notes.read_text(encoding="utf-8").split()) if arguments.notes else ""
     texts = {"command": arguments.command, "trained": arguments.trained, "data": arguments.data, "notes": notes}
-    sets = {"samples": arguments.samples, "reference": arguments.reference}
-    manifest = release(arguments.trained_model, arguments.out, texts, **sets)
+    options = {name: getattr(arguments, name) for name in ("samples", "reference", "without")}
+    manifest = release(arguments.trained_model, arguments.out, texts, **options)
     console().print(manifest.to_yaml(), highlight=False)
 
 

@@ -3,7 +3,8 @@
     python -m benchmarks zoo [NAME ...] [--text-only]      or `make zoo`
 
 Each picture shows validation images, their reconstructions by the distilled decoder in all its steps and in one, and by
-the decoder that it was distilled from, and samples. Names draw these models' pictures again; the text is of all models.
+the decoder that it was distilled from if it is in the file, and samples; of models of video, a GIF shows clips,
+reconstructions and continuations. Names draw these models' pictures again; the text is of all models.
 """
 
 import argparse
@@ -17,43 +18,76 @@ from benchmarks.pictures import save_picture
 from ulzoo.cli.display.terminal import scaled, short_shape
 from ulzoo.data import Source
 from ulzoo.files.atomic import write_text
+from ulzoo.model.contract import NETWORKS
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.registry import open_model
 from ulzoo.registry.compile import open_source
 from ulzoo.registry.zoo.catalogue import WEIGHTS, releases
 from ulzoo.registry.zoo.overview import Entry, overview
 from ulzoo.registry.zoo.release import ReleaseManifest
-from ulzoo.visualization import SampleRequest, reconstruction_rows, sample_rows
+from ulzoo.visualization import (
+    SampleRequest,
+    reconstructed_clips,
+    reconstruction_rows,
+    sample_rows,
+    sampled_clips,
+    save_video,
+)
 from ulzoo.visualization.image_grid import GridRow, grid
+from ulzoo.visualization.video import Band
+from ulzoo.visualization.video_samples import FRAME_RATE
 
 ROOT = Path(__file__).parents[1]
 PAGE, PICTURES = ROOT / "docs/zoo.md", ROOT / "docs/images/zoo"
 SHOWN = 12
+CLIPS_SHOWN = 3
 LABELS = {
     "emoji3d": "Smileys,People,Food",
     "fashion_mnist": "Sneaker,Bag,Dress",
     "webdataset": "ms_pacman,qbert,space_invaders",
 }
 """The classes of which samples are shown, by kind of data."""
+VIDEO_DISTANCE = "fd_transnetv2"
 HEADING = """# The zoo: released models
 
 Trained on CPU cores, and small enough to be part of the package: `ulzoo.load("NAME")` reads them without a network, and
 `ulzoo evaluate NAME` measures the figures again. `make zoo` writes this page from the weights and their manifests in
 `registry/zoo/releases`, which contain the protocols. Rates are upper bounds on the bits in the latent z_0, ± one
-standard error; PSNR and SSIM are of reconstructions of validation data.
+standard error; PSNR and SSIM are of reconstructions of validation data. A file with a distilled decoder but no decoder
+was made smaller by `ulzoo export --without decoder`: training stage 1 goes on from it with a new one.
 """
 
 
-def picture(name: str) -> Image.Image:
-    """Originals, reconstructions and samples of a released model of images."""
-    released = open_model(name)
-    model, source = released.model, open_source(released.spec, "val")
+def picture(model: UnifiedLatents, source: Source, labels: str) -> Image.Image:
+    """Originals, reconstructions and samples of images, also of the classes `labels` if the model has classes."""
     rows = reconstructions(model, source)
-    labels = LABELS[released.spec.data.kind] if model.contract.num_classes else None
     rows += sample_rows({"samples": model}, SampleRequest(2 * SHOWN))
-    if labels:
+    if model.contract.num_classes:
         rows += sample_rows({"samples, guidance 2": model}, SampleRequest(3 * SHOWN, labels=labels, guidance=2.0))
     return grid(rows, min_side=64)
+
+
+def bands(model: UnifiedLatents, source: Source) -> list[Band]:
+    """Clips above their reconstructions and above continuations of their first frames."""
+    title, request = f"continuations of {model.contract.context_frames} frames", SampleRequest(CLIPS_SHOWN)
+    (reconstructed,) = reconstructed_clips({"reconstructions": model}, source, CLIPS_SHOWN)
+    ((_, continued),) = sampled_clips({title: model}, request, source=source)
+    return [[*reconstructed, continued]]
+
+
+def draw(name: str) -> None:
+    """Save the picture of a released model."""
+    released, path = open_model(name), PICTURES / picture_name(name)
+    model, source = released.model, open_source(released.spec, "val")
+    if model.contract.video:
+        save_video(path, bands(model, source), model.contract.frame_rate or FRAME_RATE, min_side=64)
+    else:
+        save_picture(picture(model, source, LABELS[released.spec.data.kind]), path)
+
+
+def picture_name(name: str) -> str:
+    """The file name of its picture, which is animated if it generates clips."""
+    return f"{name}.gif" if "clip" in releases()[name].protocol else f"{name}.png"
 
 
 def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
@@ -62,13 +96,27 @@ def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
         return reconstruction_rows({"reconstructions": model}, source, SHOWN)
     several = reconstruction_rows({"distilled decoder": model}, source, SHOWN)
     one = reconstruction_rows({"distilled decoder, one step": model}, source, SHOWN, steps=1)
+    if model.decoder is None:
+        return [*several, one[1]]
     teacher = reconstruction_rows({"decoder": model}, source, SHOWN, network="decoder")
     return [*several, one[1], teacher[1]]
 
 
 def generation(manifest: ReleaseManifest) -> dict[str, str]:
-    """The distances of reconstructions and samples; {} if they were not measured."""
+    """The distances of reconstructions and samples, or the PSNR and distance of continuations; {} if not measured."""
     figures = manifest.figures
+    if "prediction_psnr_db" in figures:
+        rows = {}
+        for key, text in (("psnr_db_first_2", "PSNR of the first two generated frames"), ("psnr_db", "of all of them")):
+            prediction, copied = figures[f"prediction_{key}"], figures[f"copy_last_{key}"]
+            rows[text] = f"{prediction:.2f} dB (the last context frame, repeated: {copied:.2f} dB)"
+        if VIDEO_DISTANCE in figures:
+            copied = figures[f"{VIDEO_DISTANCE}_copy_last"]
+            rows["Fréchet distance of clips"] = (
+                f"{figures[VIDEO_DISTANCE]:.4g} (the last context frame, repeated: {copied:.4g}); TransNetV2's "
+                "features, not FVD"
+            )
+        return rows
     if "gfd_efficientnet_lite0" not in figures:
         return {}
     of_reconstructions, of_samples = (figures[f"{kind}_efficientnet_lite0"] for kind in ("rfd", "gfd"))
@@ -80,16 +128,21 @@ def generation(manifest: ReleaseManifest) -> dict[str, str]:
     return {"Fréchet distances": f"{text}; EfficientNet-Lite0's features, not FID"}
 
 
-def count_parameters(weights: Path) -> int:
-    """Of the released networks, to which a distilled decoder may have been added."""
+def count_parameters(weights: Path) -> dict[str, int]:
+    """Of the released networks, of which one may be missing in the spec or in the file."""
+    counts: dict[str, int] = {}
     with safe_open(weights, framework="pt") as file:
-        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        for name in file.keys():  # noqa: SIM118
+            network = name.partition(".")[0]
+            counts[network] = counts.get(network, 0) + math.prod(file.get_slice(name).get_shape())
+    return counts
 
 
 def section(entry: Entry) -> str:
     """A released model in words and figures."""
     manifest = releases()[entry.name]
     figures, weights = manifest.figures, WEIGHTS / manifest.weights
+    counts = count_parameters(weights)
     rates = {
         name: f"{figures[key]:.4f} ± {figures[f'{key}_se']:.4f} bits/pixel"
         for name, key in (("prior", "bits_per_pixel"), ("base", "base_bits_per_pixel"))
@@ -105,13 +158,14 @@ def section(entry: Entry) -> str:
         low, high = entry.loss_factors
         rows["loss factors"] = f"{low:g} to {high:g}; the figures are of the middle"
     rows |= {
-        "parameters, file": f"{scaled(count_parameters(weights))}, {scaled(weights.stat().st_size, 'B')}",
+        "parameters, file": f"{scaled(sum(counts.values()))}, {scaled(weights.stat().st_size, 'B')}",
+        "networks": ", ".join(network for network in NETWORKS if network in counts),
         "trained": manifest.trained,
         "by": f"`{manifest.command}`",
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     link = f"[manifest](../registry/zoo/releases/{entry.name}.yaml)"
-    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{entry.name}.png)"
+    image = f"![{entry.name}: originals, reconstructions and samples](images/zoo/{picture_name(entry.name)})"
     if entry.loss_factors:
         image += f"\n\n![{entry.name}: PSNR against rate](../benchmarks/results/{entry.name}.png)"
     return f"## {entry.name}\n\n{manifest.notes} ({link})\n\n| | |\n|---|---|\n{table}\n\n{image}\n"
@@ -129,7 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     PICTURES.mkdir(parents=True, exist_ok=True)
     for name in [] if arguments.text_only else arguments.names or releases():
-        save_picture(picture(name), PICTURES / f"{name}.png")
+        draw(name)
     write_text(PAGE, text())
     print(PAGE)
 

@@ -180,8 +180,21 @@ def test_every_release_belongs_to_a_spec_and_its_weights_load(name):
     assert manifest.name == name and name in find_specs()
     assert manifest.data and manifest.command and manifest.trained and manifest.figures and manifest.protocol
     export = catalogue.open_model(name)
-    assert export.results["figures"] == pytest.approx(manifest.figures, rel=1e-3)
+    figures = export.results["figures"]
+    assert figures.keys() == manifest.figures.keys()
+    assert all(figures[key] == pytest.approx(figure, rel=1e-3) for key, figure in manifest.figures.items())
     create_model(name, pretrained=True)
+
+
+@pytest.mark.parametrize("name", catalogue.releases())
+def test_every_release_decodes_in_one_step_samples_and_compresses(name):
+    model = load(name)
+    contract = model.contract
+    x = torch.rand(1, contract.channels, *contract.size) * 2 - 1
+    frames = {"frames": x[:, :, : contract.context_frames]} if contract.context_frames else {}
+    assert model.decompress(model.compress(x), steps=1).shape == x.shape
+    assert model.sample(1, steps=2, **frames).shape == x.shape
+    assert model.decode(model.encode(x), steps=1, **frames).isfinite().all() and model.rate(x).isfinite().all()
 
 
 def test_released_weights_sample_as_the_overrides_say(zoo):
