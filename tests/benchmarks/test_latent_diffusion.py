@@ -20,6 +20,7 @@ def test_networks_are_about_as_large_as_those_of_unified_latents() -> None:
     assert DiT(costs["base"].forward_flops).flops == pytest.approx(costs["base"].forward_flops, rel=0.2)
 
 
+@pytest.mark.slow
 def test_loss_of_the_autoencoder() -> None:
     """With a weight of 0 it is half the squared error of a decoded sample; the KL adds to it."""
     torch.manual_seed(0)

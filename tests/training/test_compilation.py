@@ -100,11 +100,7 @@ def test_a_break_is_an_error() -> None:
         block(torch.ones(2))
 
 
-FAST = ("", "learned variance", "variable rate")
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS if name not in FAST]
-
-
-@pytest.mark.parametrize("variant", [*FAST, *SLOW])
+@pytest.mark.parametrize("variant", [pytest.param(name, marks=[pytest.mark.slow] if name else []) for name in VARIANTS])
 def test_the_loss_of_any_stage_is_one_graph_with_the_same_value(variant: str, tiny: Callable) -> None:
     changes = VARIANTS[variant]
     spec = tiny(*(change for change in STILL if "normal" not in variant or "prior" not in change), *changes)
@@ -112,6 +108,7 @@ def test_the_loss_of_any_stage_is_one_graph_with_the_same_value(variant: str, ti
         assert_same_loss(spec, stage)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_video_model_is_one_graph(tiny_video: Callable) -> None:
     spec = tiny_video(*STILL)
     for stage in spec.stages:

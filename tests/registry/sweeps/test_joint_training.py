@@ -65,6 +65,7 @@ def test_an_interrupted_point_resumes_to_the_row_of_a_single_process(planned, tm
     assert {k: v for k, v in row.items() if k not in ignored} == {k: v for k, v in one.items() if k not in ignored}
 
 
+@pytest.mark.slow
 def test_an_error_of_the_processes_is_a_row(planned, tmp_path):
     job = planned("train.latents.lr=1.0e+30")
     row = run_point(job)
