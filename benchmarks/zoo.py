@@ -9,7 +9,10 @@ reconstructions and continuations. Names draw these models' pictures again; the 
 
 import argparse
 import math
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from safetensors import safe_open
@@ -20,8 +23,8 @@ from ulzoo.data import Source
 from ulzoo.files.atomic import write_text
 from ulzoo.model.contract import NETWORKS
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.registry import open_model
-from ulzoo.registry.compile import open_source
+from ulzoo.registry import load_spec, open_model
+from ulzoo.registry.compile import data_contract, open_source
 from ulzoo.registry.zoo.catalogue import WEIGHTS, releases
 from ulzoo.registry.zoo.overview import Entry, overview
 from ulzoo.registry.zoo.release import ReleaseManifest
@@ -87,7 +90,7 @@ def draw(name: str) -> None:
 
 def picture_name(name: str) -> str:
     """The file name of its picture, which is animated if it generates clips."""
-    return f"{name}.gif" if "clip" in releases()[name].protocol else f"{name}.png"
+    return f"{name}.gif" if len(data_contract(load_spec(name)).size) > 2 else f"{name}.png"
 
 
 def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
@@ -103,20 +106,8 @@ def reconstructions(model: UnifiedLatents, source: Source) -> list[GridRow]:
 
 
 def generation(manifest: ReleaseManifest) -> dict[str, str]:
-    """The distances of reconstructions and samples, or the PSNR and distance of continuations; {} if not measured."""
+    """The distances of reconstructions and samples; {} if they were not measured."""
     figures = manifest.figures
-    if "prediction_psnr_db" in figures:
-        rows = {}
-        for key, text in (("psnr_db_first_2", "PSNR of the first two generated frames"), ("psnr_db", "of all of them")):
-            prediction, copied = figures[f"prediction_{key}"], figures[f"copy_last_{key}"]
-            rows[text] = f"{prediction:.2f} dB (the last context frame, repeated: {copied:.2f} dB)"
-        if VIDEO_DISTANCE in figures:
-            copied = figures[f"{VIDEO_DISTANCE}_copy_last"]
-            rows["Fréchet distance of clips"] = (
-                f"{figures[VIDEO_DISTANCE]:.4g} (the last context frame, repeated: {copied:.4g}); TransNetV2's "
-                "features, not FVD"
-            )
-        return rows
     if "gfd_efficientnet_lite0" not in figures:
         return {}
     of_reconstructions, of_samples = (figures[f"{kind}_efficientnet_lite0"] for kind in ("rfd", "gfd"))
@@ -128,13 +119,26 @@ def generation(manifest: ReleaseManifest) -> dict[str, str]:
     return {"Fréchet distances": f"{text}; EfficientNet-Lite0's features, not FID"}
 
 
-def count_parameters(weights: Path) -> dict[str, int]:
+def prediction(figures: Mapping[str, Any]) -> dict[str, str]:
+    """The PSNR and distance of continued clips beside those of repeating the last context frame; {} for images."""
+    rows = {}
+    for key, text in (("psnr_db_first_2", "PSNR of the first two generated frames"), ("psnr_db", "of all of them")):
+        if f"prediction_{key}" in figures:
+            continued, copied = figures[f"prediction_{key}"], figures[f"copy_last_{key}"]
+            rows[text] = f"{continued:.2f} dB (the last context frame, repeated: {copied:.2f} dB)"
+    if VIDEO_DISTANCE in figures:
+        copied = figures[f"{VIDEO_DISTANCE}_copy_last"]
+        text = f"{figures[VIDEO_DISTANCE]:.4g} (the last context frame, repeated: {copied:.4g})"
+        rows["Fréchet distance of clips"] = f"{text}; TransNetV2's features, not FVD"
+    return rows
+
+
+def count_parameters(weights: Path) -> Counter[str]:
     """Of the released networks, of which one may be missing in the spec or in the file."""
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     with safe_open(weights, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118
-            network = name.partition(".")[0]
-            counts[network] = counts.get(network, 0) + math.prod(file.get_slice(name).get_shape())
+            counts[name.partition(".")[0]] += math.prod(file.get_slice(name).get_shape())
     return counts
 
 
@@ -153,12 +157,12 @@ def section(entry: Entry) -> str:
         "rate by prior, by base": f"{rates['prior']}, {rates['base']}",
         "PSNR, SSIM": f"{figures['psnr_db']:.2f} dB, {figures['ssim']:.3f}",
     }
-    rows |= generation(manifest)
+    rows |= generation(manifest) | prediction(figures)
     if entry.loss_factors:
         low, high = entry.loss_factors
         rows["loss factors"] = f"{low:g} to {high:g}; the figures are of the middle"
     rows |= {
-        "parameters, file": f"{scaled(sum(counts.values()))}, {scaled(weights.stat().st_size, 'B')}",
+        "parameters, file": f"{scaled(counts.total())}, {scaled(weights.stat().st_size, 'B')}",
         "networks": ", ".join(network for network in NETWORKS if network in counts),
         "trained": manifest.trained,
         "by": f"`{manifest.command}`",

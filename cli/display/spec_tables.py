@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def zoo_table(entries: "Sequence[Entry]", narrow: bool = False) -> "Table":
     """One packaged spec per row; a narrow table, of 80 characters, has no data and no costs."""
-    headers = ["name", "data", "size", "latent", "params", "GFLOPs\nstage1", "GFLOPs\nbase", "bits/\npixel", "PSNR\ndB"]
-    headers.append("weights")
-    left_out = {"data", "GFLOPs\nstage1", "GFLOPs\nbase"} if narrow else set()
-    table = plain_table(*(header for header in headers if header not in left_out), left=() if narrow else ("data",))
+    wide_only = ("data", "GFLOPs\nstage1", "GFLOPs\nbase")
+    headers = ("name", "data", "size", "latent", "params", *wide_only[1:], "bits/\npixel", "PSNR\ndB", "weights")
+    shown = [header for header in headers if not (narrow and header in wide_only)]
+    table = plain_table(*shown, left=("data",))
     table.columns[0].no_wrap = True
     if narrow:
         table.padding = (0, 0, 0, 0)
@@ -37,7 +37,8 @@ def zoo_table(entries: "Sequence[Entry]", narrow: bool = False) -> "Table":
             f"{metrics['psnr_db']:.1f}" if "psnr_db" in metrics else "–",
             "yes" if entry.pretrained else "–",
         ]
-        table.add_row(*(cell for header, cell in zip(headers, cells, strict=True) if header not in left_out))
+        row = dict(zip(headers, cells, strict=True))
+        table.add_row(*(row[header] for header in shown))
     return table
 
 

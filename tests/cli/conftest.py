@@ -80,9 +80,9 @@ def small():
     torch.set_num_threads(threads)
 
 
-def invoke(*args: object) -> Result:
+def invoke(*args: object, columns: int = 120) -> Result:
     """Run a command in this process; only SystemExit may escape."""
-    result = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": "120"}, prog_name="ulzoo")
+    result = CliRunner().invoke(app, [str(arg) for arg in args], env={"COLUMNS": str(columns)}, prog_name="ulzoo")
     assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
     return result
 

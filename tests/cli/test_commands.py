@@ -10,10 +10,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
-from typer.testing import CliRunner
 
 import ulzoo as library
-from ulzoo.cli import app
 from ulzoo.registry.cost.summary import BlockRow, fold
 from ulzoo.training import monitoring
 
@@ -168,8 +166,8 @@ def test_list(ulzoo):
 
 
 @pytest.mark.parametrize("columns", [80, 100, 140])
-def test_the_list_breaks_no_word(columns):
-    lines = CliRunner().invoke(app, ["list"], env={"COLUMNS": str(columns)}).stdout.splitlines()
+def test_the_list_breaks_no_word(ulzoo, columns):
+    lines = ulzoo("list", columns=columns).stdout.splitlines()
     rule = next(i for i, line in enumerate(lines) if line.startswith("─"))
     rows = lines[rule + 1 : rule + 1 + len(library.list_models())]
     assert [line.split()[0] for line in rows] == library.list_models() and max(map(len, lines)) <= columns
