@@ -57,7 +57,8 @@ Trained on CPU cores, and small enough to be part of the package: `ulzoo.load("N
 `ulzoo evaluate NAME` measures the figures again. `make zoo` writes this page from the weights and their manifests in
 `registry/zoo/releases`, which contain the protocols. Rates are upper bounds on the bits in the latent z_0, ± one
 standard error; PSNR and SSIM are of reconstructions of validation data. A file with a distilled decoder but no decoder
-was made smaller by `ulzoo export --without decoder`: training stage 1 goes on from it with a new one.
+was made smaller by `ulzoo export --without decoder`: a base can be trained on its frozen networks ([init.md](init.md)),
+while stage 1 goes on from it with a new decoder.
 """
 
 

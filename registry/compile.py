@@ -109,8 +109,11 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         if spec.latent.decoded and (spec.decoder or spec.final_decoder):
             raise spec.error("latent.decoded", "a decoder of the spec takes z_0, with its noise: remove this key")
         prior = _prior(spec, z, data)
-        decoder = _decoder(spec, x, data)
-        final_decoder = _diffusion_model(spec, "final_decoder", x, data, spec.conditioning.decoder_dropout)
+        decoder = final_decoder = None
+        if "decoder" not in spec.replaced_decoders:
+            decoder = _decoder(spec, x, data)
+        if "final_decoder" not in spec.replaced_decoders:
+            final_decoder = _diffusion_model(spec, "final_decoder", x, data, spec.conditioning.decoder_dropout)
         base = _diffusion_model(spec, "base", z_given, data, spec.conditioning.base_dropout)
         distilled = _distilled(spec, x, data)
     if pretrained and device.type != "meta" and hasattr(encoder, "load_pretrained"):
@@ -272,7 +275,7 @@ def _distilled(spec: Spec, inputs: DenoiserInputs, data: DataContract) -> Distil
     """A student of the decoder: the same network without dropout, conditioned on the number of steps."""
     if spec.distilled is None:
         return None
-    part, steps = "decoder" if spec.final_decoder is None else "final_decoder", spec.distilled.steps
+    part, steps = spec.teacher, spec.distilled.steps
     inputs = replace(inputs, step_counts=len(steps))
     student = _diffusion_model(spec, part, inputs, data, spec.conditioning.decoder_dropout)
     assert student is not None

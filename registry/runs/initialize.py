@@ -137,7 +137,7 @@ def initialize(
             unused=tuple(key for key in theirs if key not in target),
             changed=changed_keys(source.spec, spec, name) if theirs else (),
         )
-        _check_part(spec, report, present=getattr(source.model, name) is not None)
+        _check_part(spec, report, source.model)
         reports.append(report)
         tensors |= fitting
     if not tensors and any(report.tensors for report in reports):
@@ -183,7 +183,8 @@ def _mismatches(target: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> d
 def changed_keys(theirs: Spec, ours: Spec, network: str) -> tuple[str, ...]:
     """Keys that determine what a network computes from equal weights, and differ; but for the encoder, of z_0 too."""
     keys = []
-    for section in ("encoder",) if network == "encoder" else ("latent", network):
+    sections = {"encoder": ("encoder",), "distilled": ("latent", ours.teacher, "distilled")}
+    for section in sections.get(network, ("latent", network)):
         before, after = ({} if (part := getattr(spec, section)) is None else _flat(part) for spec in (theirs, ours))
         for key in dict.fromkeys([*before, *after]):
             ignored = key.split(".")[0] in TRAINING_KEYS or key == "backbone.dropout"
@@ -196,17 +197,17 @@ def _flat(section: Any) -> dict[str, Any]:
     return flatten(section.model_dump(mode="json"))
 
 
-def _check_part(spec: Spec, report: PartReport, present: bool) -> None:
+def _check_part(spec: Spec, report: PartReport, theirs: UnifiedLatents) -> None:
     """Raise SpecError if a network that must be loaded cannot be, or one that is frozen would not be the other's."""
     init, part = _init(spec), report.part
-    if init.parts is not None and not present:
-        raise spec.error("init.parts", f"{init.model} has no {part}: leave it out")
+    if getattr(theirs, part) is None and (init.parts is not None or report.frozen):
+        replaced = part in ("decoder", "final_decoder") and theirs.distilled is not None
+        remedy = "name distilled instead, which decodes" if replaced else "leave it out"
+        raise spec.error("init.freeze" if init.parts is None else "init.parts", f"{init.model} has no {part}: {remedy}")
     if init.parts is not None and report.tensors and not report.loaded:
         raise spec.error("init.parts", f"no tensor of the {part} of {init.model} fits{_first([report])}")
     if report.frozen and report.new:
         raise spec.error("init.freeze", f"{part} cannot be frozen, since not all of it is loaded{_first([report])}")
-    if report.frozen and not present:
-        raise spec.error("init.freeze", f"{init.model} has no {part}: leave it out")
     if report.frozen and report.changed:
         raise spec.error(
             "init.freeze",

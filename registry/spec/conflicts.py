@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ulzoo.model.contract import STAGES
+from ulzoo.model.contract import STAGES, Stage
 from ulzoo.registry.spec.sections import (
     DiffusionConfig,
     DiffusionDecoderConfig,
@@ -46,14 +46,15 @@ def find_conflicts(spec: "Spec") -> Iterator[tuple[str, str]]:
         yield from _find_init_conflicts(spec, spec.init)
     yield from _find_distilled_conflicts(spec)
     yield from _find_rate_conflicts(spec)
-    trained_parts = {"latents": "prior", "decoder": "final_decoder", "distill": "distilled", "base": "base"}
+    parts: dict[Stage, str] = {"latents": "prior", "decoder": "final_decoder", "distill": "distilled", "base": "base"}
     fsdp = spec.train.parallel is not None and spec.train.parallel.kind == "fsdp"
-    for stage, part in trained_parts.items():
+    for stage, part in parts.items():
         configured, needed = getattr(spec.train, stage) is not None, stage in spec.stages
         if needed and not configured:
             yield "train", f"missing key {stage!r}, the training of {part}"
         if configured and not needed:
-            why = f"init.freeze has {' and '.join(STAGES[stage])}" if stage in spec.frozen_stages else ""
+            names = [f"distilled in place of {x}" if x in spec.replaced_decoders else x for x in STAGES[stage]]
+            why = f"init.freeze has {' and '.join(names)}" if stage in spec.frozen_stages else ""
             yield f"train.{stage}", f"{why or f'the spec has no {part} to train'}: set this to null"
         if configured and fsdp and getattr(spec.train, stage).compile == "step":
             yield f"train.{stage}.compile", "FSDP gathers parameters between blocks: set this to true, not step"

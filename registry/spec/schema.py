@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
@@ -135,13 +135,31 @@ class Spec(Document):
     @property
     def frozen_stages(self) -> tuple[StageName, ...]:
         """The stages that are not trained, because all their weights are another model's and frozen."""
-        without_weights = {"prior"} if isinstance(self.prior, NormalPriorConfig) else set()
-        return tuple(stage for stage in self._all_stages if {*STAGES[stage]} <= {*self.frozen} | without_weights)
+        fixed = self._fixed | {*self.replaced_decoders}
+        return tuple(stage for stage in self._all_stages if {*STAGES[stage]} <= fixed)
+
+    @property
+    def teacher(self) -> Literal["decoder", "final_decoder"]:
+        """The section of the decoder that a distilled one is trained on, and whose network it has."""
+        return "decoder" if self.final_decoder is None else "final_decoder"
+
+    @property
+    def replaced_decoders(self) -> tuple[NetworkName, ...]:
+        """The decoders that a model on frozen latents does without, because a frozen distilled one decodes."""
+        if not {"encoder", "prior", "distilled"} <= self._fixed:
+            return ()
+        return tuple(name for name in ("decoder", "final_decoder") if getattr(self, name) and name not in self.frozen)
 
     @property
     def frozen(self) -> tuple[NetworkName, ...]:
         """The networks that no stage trains."""
         return self.init.freeze if self.init else ()
+
+    @property
+    def _fixed(self) -> set[NetworkName]:
+        """The frozen networks, and a prior without weights."""
+        without_weights: set[NetworkName] = {"prior"} if isinstance(self.prior, NormalPriorConfig) else set()
+        return {*self.frozen} | without_weights
 
     @property
     def _all_stages(self) -> tuple[StageName, ...]:

@@ -46,6 +46,8 @@ def distillation_spec(
     settings = list_overrides(overrides)
     own = [text for text in settings if text.lstrip().startswith(("distilled", "train.distill"))]
     spec = load_spec(name_or_path, [text for text in settings if text not in own])
+    if source.model.teacher is None:
+        raise spec.error("init.model", f"{model} contains no decoder that could be distilled")
     content = spec.to_dict()
     frozen = [name for name in NETWORKS if name != "distilled" and getattr(source.model, name) is not None]
     for stage, networks in STAGES.items():

@@ -217,6 +217,47 @@ def test_a_final_decoder_on_a_frozen_autoencoder(fine, source, tmp_path):
     assert part(ours, "final_decoder") and part(ours, "base")
 
 
+DISTILLED = ("distilled={}", "train.distill={steps: 2, batch_size: 4, lr: 1e-3}")
+FROZEN_WITHOUT_DECODER = ("init.freeze=[encoder, prior, distilled]", "train.latents=null", "train.distill=null")
+
+
+@pytest.fixture(scope="module")
+def without_decoder(tiny, tmp_path_factory) -> Path:
+    """A model that its distilled decoder alone decodes."""
+    folder = tmp_path_factory.mktemp("without")
+    both = write_model(folder / "both.safetensors", tiny(*DISTILLED))
+    return export(both, folder / "model.safetensors", without="decoder").path
+
+
+def test_a_base_on_a_model_that_its_distilled_decoder_alone_decodes(tiny, without_decoder, tmp_path):
+    keys = (*SHORT, *DISTILLED, f"init.model={without_decoder}", *FROZEN_WITHOUT_DECODER, "train.base.decay=constant")
+    assert tiny(*keys).stages == ("base",)
+    train(tiny(*keys, "train.base.steps=1"), tmp_path / "run", options())
+    result = train(tiny(*keys), tmp_path / "run", options(resume=True))
+    assert equal(weights(result.export), weights(train(tiny(*keys), tmp_path / "at once", options()).export))
+    ours, theirs = weights(result.export), weights(without_decoder)
+    for name in ("encoder", "prior", "distilled"):
+        assert part(ours, name) and equal(part(ours, name), part(theirs, name))
+    assert not part(ours, "decoder") and not equal(part(ours, "base"), part(theirs, "base"))
+    assert result.results["protocol"]["decoder_network"] == "distilled"
+    assert open_model(tmp_path / "run").model.sample(1).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (FROZEN_AUTOENCODER, r"init.freeze.*: .* has no decoder: name distilled instead, which decodes"),
+        (("init.freeze=[encoder, prior, distilled]", "train.distill=null"),
+         "train.latents: init.freeze has encoder and prior and distilled in place of decoder: set this to null"),
+        ((*FROZEN_WITHOUT_DECODER, "decoder.prediction=x"),
+         r'distilled cannot be frozen, since .* something else \(decoder.prediction: "v" -> "x"\)'),
+    ],
+)  # fmt: skip
+def test_errors_of_a_model_that_its_distilled_decoder_alone_decodes(tiny, without_decoder, overrides, message):
+    with pytest.raises(SpecError, match=message):
+        loaded(tiny(*SHORT, *DISTILLED, f"init.model={without_decoder}", *overrides))
+
+
 def test_frozen_networks_have_no_gradients_and_no_dropout(fine, tmp_path):
     spec = fine("init.freeze=[encoder, decoder]")
     model, _ = loaded(spec)
