@@ -22,6 +22,7 @@ from ulzoo.nn import DenoiserInputs
 from ulzoo.nn.bounds import bounded
 from ulzoo.nn.conditioning import RateGain
 from ulzoo.nn.grid import divide
+from ulzoo.nn.skeleton import WithoutValues
 from ulzoo.registry.spec import sections
 from ulzoo.registry.spec.component_table import ComponentConfig
 from ulzoo.registry.spec.components import BACKBONES, DATASETS, ENCODERS, SCHEDULES, WEIGHTINGS
@@ -91,7 +92,8 @@ def compile_model(spec: Spec, device: torch.device | str | None = None, pretrain
         frame_channels=data.channels + 1 if context_frames else 0,
     )
     device = torch.device(device) if device else torch.get_default_device()
-    with bounded(), device, torch.random.fork_rng(devices=[]):
+    skeleton = WithoutValues() if device.type == "meta" else contextlib.nullcontext()
+    with bounded(), device, skeleton, torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(getattr(spec.train, spec.stages[0]).seed, "init"))
         with _located(spec, "encoder"):
             channels = latent.channels * (2 if latent.variance == "learned" else 1)

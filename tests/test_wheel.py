@@ -38,6 +38,7 @@ def test_the_wheel_contains_data_specs_weights_and_licences(wheel: Path) -> None
         "ulzoo/specs/schema.json",
         "ulzoo/specs/paper/table2_loss_factor.yaml",
         "ulzoo/specs/paper/small/table2_loss_factor.yaml",
+        "ulzoo/registry/cost/networks.json",
         "ulzoo/registry/zoo/costs.json",
         "ulzoo/registry/zoo/releases/emoji32_tiny.yaml",
         "ulzoo/registry/zoo/weights/emoji32_tiny.safetensors",

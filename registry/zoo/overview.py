@@ -123,7 +123,14 @@ def costs_row(name: str, spec: Spec, summary: "ModelSummary") -> dict[str, Any]:
 
 
 def record_costs() -> None:
-    """Write the costs of all packaged specs to `RECORDED`, a line per spec."""
+    """Write the costs of all packaged specs to `RECORDED`, a line per spec, and their networks."""
+    from ulzoo.registry.compile import compile_model
+    from ulzoo.registry.cost.networks import NetworkSummary, measure_networks, write_recorded
+
+    networks: dict[str, NetworkSummary] = {}
+    for spec in map(load_spec, list_models()):
+        networks |= measure_networks(spec, compile_model(spec, "meta"))
+    write_recorded(networks)
     lines = [f"{json.dumps(name)}: {json.dumps(measure_costs(name))}" for name in list_models()]
     write_text(RECORDED, "{\n" + ",\n".join(lines) + "\n}\n")
 

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 
 import ulzoo as library
-from ulzoo.registry.cost.summary import BlockRow, fold
+from ulzoo.registry.cost.networks import BlockRow
+from ulzoo.registry.cost.summary import fold
 from ulzoo.training import monitoring
 
 COMMANDS = ["train", "sweep", "plot", "report", "find", "list", "show", "sample", "reconstruct", "encode", "evaluate"]

@@ -7,6 +7,7 @@ import torch
 
 from ulzoo.registry import SpecError, find_specs, load_spec
 from ulzoo.registry.compile import compile_model, data_contract
+from ulzoo.registry.cost.networks import measure_networks, read_recorded
 from ulzoo.registry.cost.summary import summarize
 from ulzoo.registry.zoo.overview import RECORDED, costs_row
 
@@ -17,7 +18,9 @@ RECORDED_COSTS = json.loads(RECORDED.read_text("utf-8"))
 @pytest.mark.parametrize("name", find_specs())
 def test_every_packaged_spec_compiles(name):
     spec = load_spec(name)
-    summary = summarize(spec)  # checks the output of every network
+    networks = measure_networks(spec, compile_model(spec, "meta"))  # checks the output of every network
+    assert networks == {key: read_recorded().get(key) for key in networks}, "the networks are old: run `make costs`"
+    summary = summarize(spec)
     size = data_contract(spec).size
     assert summary.resolution == size
     expected = tuple(extent // factor for extent, factor in zip(size, spec.latent.downsample, strict=True))

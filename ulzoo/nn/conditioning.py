@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ulzoo.media.captions import Text
 from ulzoo.nn.grid import patchify, upsample, zero_init
 from ulzoo.nn.layers import LayerNorm
+from ulzoo.nn.skeleton import table
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,9 @@ class LogsnrEmbedding(nn.Module):
 
     def __init__(self, width: int, frequencies: int = 64):
         super().__init__()
-        self.register_buffer("frequency", self._frequencies(frequencies), persistent=False)
+        self.register_buffer(
+            "frequency", table((frequencies,), lambda: self._frequencies(frequencies)), persistent=False
+        )
         self.mlp = nn.Sequential(nn.Linear(2 * frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, logsnr: Tensor) -> Tensor:
@@ -259,7 +262,7 @@ class TextTokens(nn.Module):
         super().__init__()
         self.norm = LayerNorm(inputs.text_width)
         self.proj = nn.Linear(inputs.text_width, width)
-        self.null = nn.Parameter(torch.randn(width))
+        self.null = nn.Parameter(table((width,), lambda: torch.randn(width)))
 
     def forward(self, text: Text | None, n: int) -> Text:
         """(n, L, text_width) -> (n, 1 + L, width); no text gives (n, 1, width)."""

@@ -15,18 +15,19 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException
 
 from ulzoo.files.atomic import sha256, write_text
 from ulzoo.files.tensor_file import CHECKPOINT, DamagedFile
 from ulzoo.model.contract import STAGES, Stage
+
+if TYPE_CHECKING:  # else where it is used: the import takes seconds, and files of weights do not need it
+    from torch.distributed.checkpoint import HuggingFaceStorageReader
 
 FORMAT = 2
 SHARD = re.compile(r"shard-[0-9]{5,}-model-00001-of-00001\.safetensors")
@@ -55,6 +56,9 @@ def write_checkpoint(state: TrainingState, folder: Path, group: dist.ProcessGrou
     Raises:
         OSError: in every process, if one cannot write its shard or the main one the metadata.
     """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
     try:
         writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
@@ -126,10 +130,12 @@ class Checkpoint:
         Raises:
             DamagedFile: the shards do not add up to complete tensors.
         """
+        from torch.distributed.checkpoint import BytesStorageMetadata
+
         shapes = {}
         try:
             for name, tensor in self._reader().read_metadata().state_dict_metadata.items():
-                assert not isinstance(tensor, dcp.BytesStorageMetadata)
+                assert not isinstance(tensor, BytesStorageMetadata)
                 if sum(math.prod(chunk.sizes) for chunk in tensor.chunks) != math.prod(tensor.size):
                     raise ValueError(f"{name} is incomplete")
                 if name.startswith(prefix):
@@ -152,6 +158,9 @@ class Checkpoint:
         Raises:
             DamagedFile: the checkpoint does not have these tensors in these shapes.
         """
+        import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
+
         prefixed = {prefix + name: tensor for name, tensor in tensors.items()}
         if not prefixed:
             return
@@ -161,8 +170,10 @@ class Checkpoint:
             failure, _ = next(iter(error.failures.values()))
             raise DamagedFile(f"{self.folder}: a damaged checkpoint ({failure})") from None
 
-    def _reader(self) -> dcp.HuggingFaceStorageReader:
-        return dcp.HuggingFaceStorageReader(str(self.folder))
+    def _reader(self) -> "HuggingFaceStorageReader":
+        from torch.distributed.checkpoint import HuggingFaceStorageReader
+
+        return HuggingFaceStorageReader(str(self.folder))
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import NamedTuple, cast
 
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from ulzoo.files.atomic import put_in_place, remove_unfinished
 from ulzoo.files.tensor_file import CHECKPOINT, DamagedFile
@@ -142,6 +141,8 @@ class AsyncCheckpointer:
         Args:
             checkpoints: the folder of snapshots, if the state is one.
         """
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
         self.wait()
         stager = DefaultStager(StagingOptions(False, False, False, False))  # in this thread, to unpinned memory
         tensors = cast(dict[str, Tensor], stager.stage(state.tensors))

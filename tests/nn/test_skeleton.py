@@ -1,0 +1,55 @@
+"""Networks on "meta": as large as elsewhere, and built without what only values need."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from ulzoo.nn.skeleton import WithoutValues, table
+from ulzoo.registry import load_spec
+from ulzoo.registry.compile import compile_model
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("tests/tiny.yaml", ["data.text_tokens=4", "data.text_width=6", "base.text_conditional=true"]),
+        ("emoji32_curve", []),
+        ("emoji_video64_tiny", ["encoder.causal=true"]),
+        ("imagenet64_small", []),
+    ],
+)
+def test_tensors_have_the_shapes_that_they_have_elsewhere(name, keys):
+    models = [compile_model(load_spec(name, keys), device) for device in ("meta", "cpu")]
+    for kind in ("named_parameters", "named_buffers"):
+        on_meta, elsewhere = ({n: (t.shape, t.dtype) for n, t in getattr(model, kind)()} for model in models)
+        assert on_meta == elsewhere and on_meta
+    assert all(tensor.is_meta for tensor in [*models[0].parameters(), *models[0].buffers()])
+
+
+def test_a_table_is_computed_but_on_meta():
+    assert table((2,), lambda: torch.ones(2)).tolist() == [1, 1]
+    with torch.device("meta"):
+        mask = table((2, 3), lambda: pytest.fail("computed"), torch.bool)
+    assert mask.shape == (2, 3) and mask.dtype == torch.bool and mask.is_meta
+
+
+def test_parameters_are_not_initialised():
+    before = torch.full((3,), 7.0)
+    with WithoutValues():
+        for fill in (torch.nn.init.normal_, torch.nn.init.uniform_, torch.Tensor.normal_):
+            assert fill(before) is before
+        assert torch.nn.init.constant_(tensor=before, val=0.0) is before
+    assert before.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize(
+    "code", ["ulzoo.load('emoji32_tiny')", "from ulzoo.cli import app; app(['show', 'imagenet512_medium'])"]
+)
+def test_files_and_costs_are_read_without_the_compiler(code):
+    """Its import, with SymPy's, takes as long as PyTorch's."""
+    check = "assert not {'sympy', 'torch._dynamo', 'torch.distributed.checkpoint'} & sys.modules.keys()"
+    text = f"import sys, ulzoo\ntry: {code}\nexcept SystemExit: pass\n{check}"
+    result = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
