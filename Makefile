@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types quick schema costs zoo docs clean
+.PHONY: demo test lint types suite quick schema costs zoo docs clean
 
 demo: .venv/installed
 	$(BIN)/ulzoo train specs/emoji32_tiny.yaml --out runs/demo --fresh
@@ -13,7 +13,10 @@ demo: .venv/installed
 	@printf '\n%s\n%s\n' "Images, compared with the released model: runs/demo/beside-released/" \
 		"Metrics: runs/demo/figures.json    Model: runs/demo/model.safetensors"
 
-test: .venv/installed-test lint types
+test: .venv/installed-test
+	@$(MAKE) --no-print-directory -j2 lint types suite
+
+suite: .venv/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: .venv/installed-test
@@ -27,12 +30,13 @@ lint: .venv/installed-test
 types: .venv/installed-test
 	@rm -rf build/types && mkdir -p build/types/ulzoo
 	@ln -s $(CURDIR)/ulzoo/* $(CURDIR)/registry $(CURDIR)/cli $(CURDIR)/specs build/types/ulzoo/
-	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p ulzoo
+	@ln -s $(CURDIR)/benchmarks build/types/
+	cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir ../mypy -p ulzoo -p benchmarks
 
 schema: .venv/installed
 	$(BIN)/ulzoo schema --out specs/schema.json
 
-# The costs that `ulzoo list` prints, after a change of packaged specs or of networks.
+# The costs that `ulzoo list` and `show` print, after a change of packaged specs or of networks.
 costs: .venv/installed
 	$(BIN)/python -m ulzoo.registry.zoo.overview
 

@@ -30,7 +30,7 @@ def border_contrast(x: Tensor, patch: int) -> float:
         is_border = torch.arange(1, len(steps) + 1) % patch == 0
         across.append(steps[is_border].mean())
         inside.append(steps[~is_border].mean())
-    return (sum(across) / sum(inside)).item()  # type: ignore[union-attr]
+    return (sum(across) / sum(inside)).item()
 
 
 def blockiness(reconstructions: Tensor, x: Tensor, patch: int) -> float:

@@ -57,7 +57,7 @@ class Noise(Source):
 
     def __init__(self, contract: DataContract, examples: torch.Tensor, encoded: bool) -> None:
         self.contract, self.examples, self.hflip = contract, examples, False
-        self.encoded = encoded  # type: ignore[misc]
+        self.encoded = encoded
 
     def __len__(self) -> int:
         return 1 << 20

@@ -4,15 +4,16 @@
 
 Both take as many training FLOPs as the two stages of Unified Latents in claims_generation.yaml, on the same images, in
 batches of the same size: sizes of networks are chosen near, and numbers of steps exactly. The latents have the same
-shape. The autoencoder minimises ½‖x - x̂‖² + w · KL of its posterior to N(0, I). All KL weights w are trained with the
-first seed, the one with the smallest distance with all seeds. There are no adversarial and perceptual losses, as the
-two stages of Unified Latents have none. The distance of 1,500 samples from the training images is that of the claims.
-The time of a training step is measured for all pipelines by turns in one process, in fp32, which every processor has.
+shape, and the DiT has the base's classes, dropped from a tenth of the examples. The autoencoder minimises
+½‖x - x̂‖² + w · KL of its posterior to N(0, I). All KL weights w are trained with the first seed, the one with the
+smallest distance with all seeds. There are no adversarial and perceptual losses, as the two stages of Unified Latents
+have none. The distance of 1,500 samples, with labels of the training images, from these is that of the claims. The time
+of a training step is measured for all pipelines by turns in one process, in fp32, which every processor has.
 """
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from benchmarks.distill import statistics
 from benchmarks.measuring import RESULTS, Spread, by_turns, parser, prepare, publish
 from benchmarks.rivals import forward_flops
 from benchmarks.step import step
-from ulzoo.data import in_order
+from ulzoo.data import Source, batches, in_order
 from ulzoo.evaluation.config import EvaluationConfig
 from ulzoo.evaluation.features.images import efficientnet_lite0
 from ulzoo.evaluation.frechet import frechet_distance
@@ -110,24 +111,24 @@ def _autoencoder(width: int) -> nn.Module:
 class DiT(nn.Module):
     """diffusers' DiTTransformer2DModel on every position of the latent, two heads of 64, of about the given FLOPs."""
 
-    def __init__(self, flops: float):
+    def __init__(self, flops: float, classes: int):
         super().__init__()
         x, t = torch.zeros(1, LATENT_CHANNELS, GRID, GRID, device="meta"), torch.zeros(1, device="meta").long()
         with torch.device("meta"):
-            counted = {depth: forward_flops(_dit(depth), x, t, class_labels=t) for depth in range(1, 9)}
+            counted = {depth: forward_flops(_dit(depth, classes), x, t, class_labels=t) for depth in range(1, 9)}
         depth = min(counted, key=lambda depth: abs(counted[depth] - flops))
-        self.flops, self.network = counted[depth], _dit(depth)
+        self.flops, self.network = counted[depth], _dit(depth, classes)
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.network(x, t, class_labels=torch.zeros_like(t)).sample
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        return self.network(x, t, class_labels=labels).sample
 
-    def loss(self, x: Tensor, scheduler: Any) -> Tensor:
-        """The mean squared error of ε, as in DDPM, of latents (B, c, h, w)."""
+    def loss(self, x: Tensor, labels: Tensor, scheduler: Any) -> Tensor:
+        """The mean squared error of ε, as in DDPM, of latents (B, c, h, w) of classes (B,)."""
         noise, t = torch.randn_like(x), torch.randint(scheduler.config.num_train_timesteps, (len(x),), device=x.device)
-        return F.mse_loss(self(scheduler.add_noise(x, noise, t), t), noise)
+        return F.mse_loss(self(scheduler.add_noise(x, noise, t), t, labels), noise)
 
 
-def _dit(depth: int) -> nn.Module:
+def _dit(depth: int, classes: int) -> nn.Module:
     from diffusers import DiTTransformer2DModel
 
     return DiTTransformer2DModel(
@@ -137,7 +138,7 @@ def _dit(depth: int) -> nn.Module:
         num_layers=depth,
         sample_size=GRID,
         patch_size=1,
-        num_embeds_ada_norm=1,
+        num_embeds_ada_norm=classes,
     )
 
 
@@ -167,64 +168,61 @@ class Training:
         self.network.eval().requires_grad_(False)
 
 
-def flipped_batches(x: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Random images (size, 3, H, W), half of them mirrored, without end."""
-    while True:
-        batch = x[torch.randint(len(x), (size,), generator=generator)]
-        mirrored = torch.rand(size, generator=generator) < 0.5
-        yield torch.where(mirrored[:, None, None, None], batch.flip(3), batch)
-
-
-def train_autoencoder(x: Tensor, kl_weight: float, budget: Budget, seed: int) -> Autoencoder:
+def train_autoencoder(source: Source, kl_weight: float, budget: Budget, seed: int) -> Autoencoder:
     torch.manual_seed(seed)
     autoencoder = Autoencoder(budget.forward_flops)
-    training, images = Training(autoencoder), flipped_batches(x, budget.batch, torch.Generator().manual_seed(seed))
+    training, stream = Training(autoencoder), batches(source, budget.batch, seed=seed)
     for _ in range(budget.steps(autoencoder.flops)):
-        training.step(autoencoder.loss(next(images), kl_weight))
+        training.step(autoencoder.loss(next(stream)["x"], kl_weight))
     training.finish()
     return autoencoder
 
 
-def train_dit(x: Tensor, autoencoder: Autoencoder, budget: Budget, seed: int) -> tuple[DiT, float]:
+def train_dit(source: Source, autoencoder: Autoencoder, budget: Budget, seed: int) -> tuple[DiT, float]:
     """The DiT, and the factor that scales latents to a variance of 1."""
     from diffusers import DDPMScheduler
 
     torch.manual_seed(seed)
-    scale = 1 / torch.cat([autoencoder.posterior(part).sample() for part in x.split(256)]).std().item()
-    dit = DiT(budget.forward_flops)
-    training, images = Training(dit), flipped_batches(x, budget.batch, torch.Generator().manual_seed(seed + 1))
+    latents = [autoencoder.posterior(part["x"]).sample() for part in in_order(source, 256)]
+    scale = 1 / torch.cat(latents).std().item()
+    dit = DiT(budget.forward_flops, source.contract.num_classes)
+    training, stream = Training(dit), batches(source, budget.batch, seed=seed + 1)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     for _ in range(budget.steps(dit.flops)):
+        batch = next(stream)
         with torch.no_grad():
-            latents = scale * autoencoder.posterior(next(images)).sample()
-        training.step(dit.loss(latents, scheduler))
+            z = scale * autoencoder.posterior(batch["x"]).sample()
+        training.step(dit.loss(z, batch["label"], scheduler))
     training.finish()
     return dit, scale
 
 
 @torch.no_grad()
-def sample(dit: DiT, autoencoder: Autoencoder, scale: float, count: int) -> Tensor:
-    """Images (count, 3, 32, 32) by DDIM."""
+def sample(dit: DiT, autoencoder: Autoencoder, scale: float, labels: Tensor) -> Tensor:
+    """Images (B, 3, 32, 32) of classes (B,), by DDIM."""
     from diffusers import DDIMScheduler
 
     scheduler = DDIMScheduler(num_train_timesteps=1000, clip_sample=False, timestep_spacing="trailing")
     scheduler.set_timesteps(SAMPLING_STEPS)
-    x = torch.randn(count, LATENT_CHANNELS, GRID, GRID)
+    x = torch.randn(len(labels), LATENT_CHANNELS, GRID, GRID)
     for t in scheduler.timesteps:
-        x = scheduler.step(dit(x, t.expand(count)), t, x).prev_sample
+        x = scheduler.step(dit(x, t.expand(len(labels)), labels), t, x).prev_sample
     return autoencoder.network.decode(x / scale).sample.clamp(-1, 1)
 
 
-def measure(x: Tensor, validation: Tensor, kl_weight: float, seed: int, distance: Callable[[Tensor], float]) -> Any:
+def measure(
+    source: Source, validation: Tensor, *, kl_weight: float, seed: int, distance: Callable[[Tensor], float]
+) -> dict[str, Any]:
     """A row: PSNR of reconstructions, distance of samples, and FLOPs of training, for one seed."""
     costs = budgets()
-    autoencoder = train_autoencoder(x, kl_weight, costs["latents"], seed)
-    dit, scale = train_dit(x, autoencoder, costs["base"], seed)
+    autoencoder = train_autoencoder(source, kl_weight, costs["latents"], seed)
+    dit, scale = train_dit(source, autoencoder, costs["base"], seed)
     with torch.no_grad():
         posterior = autoencoder.posterior(validation)
         reconstructions = autoencoder.network.decode(posterior.sample()).sample.clamp(-1, 1)
     torch.manual_seed(seed)
-    samples = torch.cat([sample(dit, autoencoder, scale, 100) for _ in range(SAMPLES // 100)])
+    labels = torch.tensor([source[i * len(source) // SAMPLES].label for i in range(SAMPLES)])
+    samples = torch.cat([sample(dit, autoencoder, scale, part) for part in labels.split(100)])
     networks: dict[str, Autoencoder | DiT] = {"latents": autoencoder, "base": dit}
     steps = {name: cost.steps(networks[name].flops) for name, cost in costs.items()}
     return {
@@ -246,20 +244,21 @@ def step_seconds(device: torch.device, rounds: int) -> dict[str, Spread]:
 
     costs, scheduler = budgets(), DDPMScheduler(num_train_timesteps=1000)
     x = torch.rand(costs["base"].batch, 3, 4 * GRID, 4 * GRID) * 2 - 1
-    autoencoder, dit = Autoencoder(costs["latents"].forward_flops), DiT(costs["base"].forward_flops)
+    labels = torch.zeros(len(x)).long()
+    autoencoder, dit = Autoencoder(costs["latents"].forward_flops), DiT(costs["base"].forward_flops, classes=1)
     first, second = Training(autoencoder), Training(dit)
 
     def dit_step() -> None:
         with torch.no_grad():
             latents = autoencoder.posterior(x).sample()
-        second.step(dit.loss(latents, scheduler))
+        second.step(dit.loss(latents, labels, scheduler))
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         sides: dict[str, Callable[[], object]] = {
-            "unified_latents.latents": step(SPEC, "latents", device, path / "1", "fp32", False),
-            "unified_latents.base": step(SPEC, "base", device, path / "2", "fp32", False),
-            "pixels.base": step(PIXELS, "base", device, path / "3", "fp32", False),
+            "unified_latents.latents": step(SPEC, "latents", device, path / "1", precision="fp32"),
+            "unified_latents.base": step(SPEC, "base", device, path / "2", precision="fp32"),
+            "pixels.base": step(PIXELS, "base", device, path / "3", precision="fp32"),
             "latent_diffusion.latents": lambda: first.step(autoencoder.loss(x[: costs["latents"].batch], 0.01)),
             "latent_diffusion.base": dit_step,
         }
@@ -274,7 +273,7 @@ def main() -> int:
     device = prepare(options)
     spec = load_spec(SPEC)
     source, validation = open_source(spec, "train"), open_source(spec, "val")
-    x, held_out = (next(in_order(images, len(images)))["x"] for images in (source, validation))
+    held_out = next(in_order(validation, len(validation)))["x"]
     features = efficientnet_lite0(device)
     reference = reference_statistics(source, features, EvaluationConfig(spec.data_identity(), split="train"))
 
@@ -285,7 +284,7 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
 
     def train(kl_weight: float, seed: int) -> None:
-        rows.append(measure(x, held_out, kl_weight, seed, distance))
+        rows.append(measure(source, held_out, kl_weight=kl_weight, seed=seed, distance=distance))
         print(json.dumps(rows[-1]), flush=True)
         content = {"spec": SPEC, "samples": SAMPLES, "rows": rows, "step_seconds": seconds}
         publish("latent_diffusion", content, device, options.out)

@@ -76,7 +76,7 @@ def overhead(name: str, stage: Any, device: torch.device, folder: Path, steps: i
         step_seconds.append(time.perf_counter() - started)
         return metrics
 
-    one._step = timed_step  # type: ignore[method-assign]
+    one._step = timed_step
     one.run()
     return (row_times[-1] - row_times[0]) / sum(step_seconds[steps // 6 :]), max(waits[1:])
 
