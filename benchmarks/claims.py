@@ -59,8 +59,8 @@ NOTES = """
 (c) is of models that 400 steps leave far from good, as 8×8 patches need more of them. In longer training, the excess of
 bits in (d) shrinks and the loss of PSNR grows; (e) may look different after it too. Latent diffusion in (i) is built
 from diffusers' AutoencoderKL and DiT, trained by AdamW to predict the noise (`python -m benchmarks latent_diffusion`,
-in fp32); it has the latent shape and batch sizes of Unified Latents, and takes as many FLOPs in each stage. Adversarial
-and perceptual losses would change both.
+in fp32); it has the latent shape, classes and batches of Unified Latents, and takes as many FLOPs in each stage.
+Adversarial and perceptual losses would change both.
 
 ![Rate and PSNR of the variants of stage 1, and the distance of samples by pipeline](claims.png)
 """

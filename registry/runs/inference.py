@@ -9,8 +9,6 @@ from torch import nn
 from ulzoo.model.unified_latents import UnifiedLatents
 from ulzoo.runtime.devices import Precision, effective_precision
 from ulzoo.runtime.messages import one_line
-from ulzoo.training.compilation import compile_blocks
-from ulzoo.training.parallelize import trainable_networks
 
 
 def optimize_for_inference(
@@ -35,12 +33,16 @@ def optimize_for_inference(
         raise TypeError(f"compile must be True or False, got {type(compile).__name__}")
     networks = nn.ModuleDict(dict(model.named_children()))
     if precision == "bf16":
+        from ulzoo.training.parallelize import trainable_networks  # imports FSDP, which takes seconds
+
         if effective_precision(precision, model.device) != "bf16":
             raise ValueError(f"this {model.device.type} does not support bfloat16; use --precision fp32")
         for network in trainable_networks(networks):
             network.register_forward_pre_hook(_enter_bf16)
             network.register_forward_hook(_exit_bf16, always_call=True)
     if compile:
+        from ulzoo.training.compilation import compile_blocks
+
         compile_blocks(networks)
     return model
 

@@ -47,6 +47,30 @@ def test_help_imports_nothing_heavy():
     }
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("show", "imagenet512_medium"),
+        ("reconstruct", "emoji32_tiny", "--n", "1", "--steps", "1", "--out", "x.png"),
+        ("evaluate", "emoji32_tiny", "--limit", "1"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_models_are_used_without_the_compiler(command, tmp_path):
+    """Its import, with SymPy's, takes as long as PyTorch's."""
+    code = f"import sys; from ulzoo.cli import app; app({command!r}, standalone_mode=False)"
+    result = run(sys.executable, "-c", f"{code}; print(*sys.modules, file=sys.stderr)", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stderr.split())
+    assert "torch" in loaded and not loaded & {
+        "sympy",
+        "torch._dynamo",
+        "torch.distributed.checkpoint",
+        "torch.distributed.tensor",
+        "torchvision",
+    }
+
+
 def test_a_spec_s_mistake_is_one_line(tmp_path):
     result = run(*COMMANDS[0], "show", "nowhere.yaml", cwd=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", "error: nowhere.yaml: no such file\n")

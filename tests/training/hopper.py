@@ -23,6 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils._triton import has_triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -134,6 +135,8 @@ def pretended_h100() -> Iterator[None]:
             stack.enter_context(mock.patch.object(CudaInterface, name, answered))
         for name, answer in functions.items():
             stack.enter_context(mock.patch(f"torch.cuda.{name}", lambda device=None, answer=answer: answer))
+        has_triton.cache_clear()  # a compilation for the CPU before this one has found no GPU
+        stack.callback(has_triton.cache_clear)
         stack.enter_context(mock.patch("torch.cuda._lazy_init", lambda: None))
         stack.enter_context(mock.patch("torch._inductor.runtime.triton_helpers.set_driver_to_gpu", lambda: None))
         stack.enter_context(config.patch(fx_graph_cache=False, compile_threads=1))

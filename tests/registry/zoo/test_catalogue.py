@@ -186,7 +186,9 @@ def test_every_release_belongs_to_a_spec_and_its_weights_load(name):
     create_model(name, pretrained=True)
 
 
-@pytest.mark.parametrize("name", catalogue.releases())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if "video" in name else ()) for name in catalogue.releases()]
+)
 def test_every_release_decodes_in_one_step_samples_and_compresses(name):
     model = load(name)
     contract = model.contract

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import alexnet, vgg16
 
 from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
 from ulzoo.media.pixels import from_uint8, to_uint8
@@ -108,6 +107,8 @@ def lpips(network: str, file: Path, sha256: str, device: torch.device | str = "c
     Raises:
         ValueError: there is no such file, it has another hash or other weights, or the package is not installed.
     """
+    from torchvision.models import alexnet, vgg16  # takes two seconds
+
     heads_file = _package("lpips", f"lpips_{network}", "lpips") / "weights" / "v0.1" / f"{network}.pth"
     with checked(file, sha256, TRUNKS[network].what) as digest, torch.device("meta"):
         layers, taps = {"alex": (alexnet, (1, 4, 7, 9, 11)), "vgg": (vgg16, (3, 8, 15, 22, 29))}[network]
