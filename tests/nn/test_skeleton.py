@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ulzoo.nn.skeleton import WithoutValues, table
-from ulzoo.registry import load_spec
+from ulzoo.registry import SpecError, load_spec
 from ulzoo.registry.compile import compile_model
 
 
@@ -39,3 +39,10 @@ def test_parameters_are_not_initialised():
             assert fill(before) is before
         assert torch.nn.init.constant_(tensor=before, val=0.0) is before
     assert before.tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_head_that_is_too_narrow_for_its_positions_is_an_error(device):
+    spec = load_spec("emoji32_tiny", ["prior.backbone.positions=rotary", "prior.backbone.heads=48"])
+    with pytest.raises(SpecError, match="rotary ones in 2 dimensions need an even head width of at least 4, got 2"):
+        compile_model(spec, device)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
-from ulzoo.nn.grid import rotary_angles, zero_init
+from ulzoo.nn.grid import rotary_angles, rotary_pairs, zero_init
 from ulzoo.nn.layers import LayerNorm, Mlp
 from ulzoo.nn.skeleton import table
 
@@ -39,6 +39,7 @@ class AttentionPattern(nn.Module):
         tokens = {"all": frames * places, "space": places, "time": frames}[axes]
         cos = sin = mask = None
         if head_width:
+            rotary_pairs(size, head_width)  # on "meta" too, a head that is too narrow is an error
             angles = table((tokens, head_width // 2), lambda: self._angles(size, head_width))
             cos = table((tokens, head_width), lambda: torch.cat([angles.cos(), angles.cos()], dim=1))
             sin = table((tokens, head_width), lambda: torch.cat([-angles.sin(), angles.sin()], dim=1))
