@@ -44,9 +44,9 @@ part("the spec")
 plan = plan_training(spec, "all", device)
 part("networks, FLOPs")
 class Callback(run.TrainingCallback):
-    def stage(self, *_):
+    def on_stage(self, *_):
         part("data, model, trainer")
-    def step(self, *_):
+    def on_step(self, *_):
         part("the first step")
         print(json.dumps(seconds), flush=True)
         os._exit(0)
