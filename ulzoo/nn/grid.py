@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ulzoo.nn.skeleton import table
+
 CONV = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
@@ -74,8 +76,12 @@ def zero_init(layer: nn.Module) -> nn.Module:
     return layer
 
 
-def rotary_pairs(size: Sequence[int], head_width: int) -> int:
-    """Pairs of channels that each axis of axial rotary positions rotates. Raises ValueError: the head is too narrow."""
+def rotary_angles(size: Sequence[int], head_width: int, theta: float = 100.0) -> Tensor:
+    """Angles of axial rotary positions (arXiv 2104.09864, one share of the head per axis), (N, head_width / 2).
+
+    An axis of extent 1 has no positions to tell apart and gets no share. Pairs that are left when the axes do not share
+    the head evenly get angle 0.
+    """
     dims = max(sum(extent > 1 for extent in size), 1)
     pairs = head_width // (2 * dims)
     if pairs == 0 or head_width % 2:
@@ -83,20 +89,15 @@ def rotary_pairs(size: Sequence[int], head_width: int) -> int:
             f"positions: rotary ones in {dims} dimensions need an even head width of at least {2 * dims}, "
             f"got {head_width}"
         )
-    return pairs
+    tokens = math.prod(size)
 
+    def compute() -> Tensor:
+        frequencies = theta ** (-torch.arange(pairs) / pairs)  # (pairs,)
+        axes = torch.meshgrid(*(torch.arange(s, dtype=torch.float32) for s in size), indexing="ij")
+        angles = [
+            axis.reshape(-1, 1) * frequencies for axis, extent in zip(axes, size, strict=True) if extent > 1
+        ]  # dims × (N, pairs)
+        rest = torch.zeros(tokens, head_width // 2 - pairs * len(angles))
+        return torch.cat([*angles, rest], dim=1)
 
-def rotary_angles(size: Sequence[int], head_width: int, theta: float = 100.0) -> Tensor:
-    """Angles of axial rotary positions (arXiv 2104.09864, one share of the head per axis), (N, head_width / 2).
-
-    An axis of extent 1 has no positions to tell apart and gets no share. Pairs that are left when the axes do not share
-    the head evenly get angle 0.
-    """
-    pairs = rotary_pairs(size, head_width)
-    frequencies = theta ** (-torch.arange(pairs) / pairs)  # (pairs,)
-    axes = torch.meshgrid(*(torch.arange(s, dtype=torch.float32) for s in size), indexing="ij")
-    angles = [
-        axis.reshape(-1, 1) * frequencies for axis, extent in zip(axes, size, strict=True) if extent > 1
-    ]  # dims × (N, pairs)
-    rest = torch.zeros(math.prod(size), head_width // 2 - pairs * len(angles))
-    return torch.cat([*angles, rest], dim=1)
+    return table((tokens, head_width // 2), compute)

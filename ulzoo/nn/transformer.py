@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ulzoo.media.captions import Text
-from ulzoo.nn.grid import rotary_angles, rotary_pairs, zero_init
+from ulzoo.nn.grid import rotary_angles, zero_init
 from ulzoo.nn.layers import LayerNorm, Mlp
 from ulzoo.nn.skeleton import table
 
@@ -36,22 +36,21 @@ class AttentionPattern(nn.Module):
         frames = size[0] if len(size) == 3 else 1
         places = torch.Size(size).numel() // frames
         self.axes, self.frames, self.places = axes, frames, places
-        tokens = {"all": frames * places, "space": places, "time": frames}[axes]
         cos = sin = mask = None
         if head_width:
-            rotary_pairs(size, head_width)  # on "meta" too, a head that is too narrow is an error
-            angles = table((tokens, head_width // 2), lambda: self._angles(size, head_width))
-            cos = table((tokens, head_width), lambda: torch.cat([angles.cos(), angles.cos()], dim=1))
-            sin = table((tokens, head_width), lambda: torch.cat([-angles.sin(), angles.sin()], dim=1))
+            angles = rotary_angles(size, head_width)  # (frames · places, head_width / 2)
+            if axes == "space":
+                angles = angles[:places]
+            elif axes == "time":
+                angles = angles[::places]
+            shape = (len(angles), head_width)
+            cos = table(shape, lambda: torch.cat([angles.cos(), angles.cos()], dim=1))
+            sin = table(shape, lambda: torch.cat([-angles.sin(), angles.sin()], dim=1))
         if causal and frames > 1 and axes != "space":
+            tokens = frames * (places if axes == "all" else 1)
             mask = table((tokens, tokens), self._causal_mask, torch.bool)
         for name, buffer in (("cos", cos), ("sin", sin), ("mask", mask)):
             self.register_buffer(name, buffer, persistent=False)
-
-    def _angles(self, size: Sequence[int], head_width: int) -> Tensor:
-        """Of the tokens that attend to each other, (tokens, head_width / 2)."""
-        angles = rotary_angles(size, head_width)  # (frames · places, head_width / 2)
-        return {"all": angles, "space": angles[: self.places], "time": angles[:: self.places]}[self.axes]
 
     def _causal_mask(self) -> Tensor:
         """Whether a token may attend to another: not to those of later frames, (queries, keys)."""
@@ -243,7 +242,7 @@ class Transformer(nn.Module):
         )
         tokens = torch.Size(size).numel()
         self.positions = (
-            None if rotary else nn.Parameter(table((tokens, width), lambda: 0.02 * torch.randn(tokens, width)))
+            None if rotary else nn.Parameter(table((tokens, width), lambda: torch.randn(tokens, width) * 0.02))
         )
         if cond_width:
             self.modulation = zero_init(nn.Linear(cond_width, 6 * width))
