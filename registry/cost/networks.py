@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ulzoo.files.atomic import write_text
 from ulzoo.media.captions import Text
@@ -155,6 +156,35 @@ def _text(contract: Contract, device: torch.device) -> Text | None:
     return Text(tokens, tokens.new_ones(1, contract.text_tokens, dtype=torch.bool))
 
 
+class RepeatedOperations(TorchDispatchMode):
+    """Run an operation on "meta" once for all inputs of the same layout: PyTorch's kernels there take milliseconds.
+
+    As there are no values, a result can be shared by all calls; views are cheap, and belong to their tensor.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.results: dict[Any, Any] = {}
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if operation.is_view:
+            return operation(*args, **kwargs)
+        key = operation, _layout(args), _layout(tuple(kwargs.items()))
+        if key not in self.results:
+            self.results[key] = operation(*args, **kwargs)
+        return self.results[key]
+
+
+def _layout(value: Any) -> Any:
+    """What the shape and the dtype of a result depend on."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple(map(_layout, value))
+    return type(value), value
+
+
 def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[list[BlockRow], int, Tensor]:
     """Run a network and return its blocks, its FLOPs and its output."""
     from torch.utils.flop_counter import FlopCounterMode  # imports Triton
@@ -166,7 +196,7 @@ def _measure(name: str, network: nn.Module, inputs: tuple[Any, ...]) -> tuple[li
         outputs.setdefault(block, output.tokens if isinstance(output, Text) else output)
 
     hooks = [block.register_forward_hook(record_output) for block in paths.values()]
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), RepeatedOperations(), FlopCounterMode(display=False) as counter:
         output = network(*inputs)
     for hook in hooks:
         hook.remove()
