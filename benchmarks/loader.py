@@ -6,10 +6,11 @@ Three cases: the embedded emoji as they are (64×64, yuv444p, 8 frames/s); longe
 seconds at 24 frames/s, a keyframe every 48) at their own height, as written by `ulzoo prepare`; and the same videos
 resized to 128. Plain PyAV opens the same files in the same order, seeks to the keyframe before the same 16 frames,
 decodes up to their end and converts them to RGB of the same height: with its defaults (`plain`), and on one thread
-(`tuned`), which is faster for small frames. With 2 workers, it runs in two processes that return no frames. The
-loader's clips are also cropped and batched as float32. All take turns, and the best round of each counts, since the
-machine may be shared. Then RSS is measured over `--leak` clips, of which every tenth cannot be read. Exit status 1 if
-the loader reaches less than 0.9 of `plain` or memory grows by more than 20 MB.
+(`tuned`), which is faster for small frames. Without workers, its clips are cropped and batched as float32 in [-1, 1] by
+the loader's function, as the loader's are. With 2 workers, it runs in two processes that return no frames. All take
+turns, and the best round of each counts, since the machine may be shared. Then RSS is measured over `--leak` clips, of
+which every tenth cannot be read. Exit status 1 if the loader reaches less than 0.9 of `plain` or memory grows by more
+than 20 MB.
 """
 
 import argparse
@@ -17,8 +18,10 @@ import json
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from ulzoo.data import VideoFolder, batches
 from ulzoo.data.images.emoji3d import read_shard
 from ulzoo.data.source import Placement
 from ulzoo.data.videos.decode import UnreadableVideo, first_frame, read_clip, read_video
+from ulzoo.media.pixels import from_uint8
 from ulzoo.registry.runs.export import versions
 from ulzoo.runtime.seeds import derive_seed
 
@@ -70,9 +74,9 @@ def picks(source: VideoFolder, count: int) -> list[Pick]:
     return clips[:count]
 
 
-def plain(wanted: list[Pick], height: int, threads: int) -> int:
+def plain(wanted: list[Pick], height: int, threads: int, batched: bool) -> None:
     """Decode these clips to RGB frames of `height` pixels through PyAV; 0 threads is its default."""
-    clips = 0
+    clips: list[np.ndarray[Any, Any]] = []
     for path, position in wanted:
         with av.open(path) as container:
             stream = container.streams.video[0]
@@ -86,8 +90,13 @@ def plain(wanted: list[Pick], height: int, threads: int) -> int:
                     pixels.append(frame.reformat(*size, "rgb24", threads=threads).to_ndarray())
                     if len(pixels) == FRAMES:
                         break
-        clips += np.stack(pixels).shape[0] == FRAMES
-    return clips
+        left = (pixels[0].shape[1] - height) // 2
+        clips.append(np.stack([frame[:, left : left + height] for frame in pixels]))
+        if len(clips) == BATCH:
+            if batched:
+                batch = torch.from_numpy(np.stack(clips)).movedim(-1, 1)
+                from_uint8(batch, out=torch.from_numpy(np.empty(batch.shape, np.float32)))
+            clips.clear()
 
 
 def seconds(work: Callable[[], Any]) -> float:
@@ -106,13 +115,11 @@ def compare(root: Path, resolution: int, clips: int, rounds: int, workers: int) 
     times: dict[str, list[float]] = {"loader": [], "plain": [], "tuned": []}
     with ProcessPoolExecutor(max(workers, 1)) as pool:
         for _ in range(rounds + 1):
-            times["loader"].append(seconds(lambda: list(islice(stream, clips // BATCH))))
+            times["loader"].append(seconds(lambda: deque(islice(stream, clips // BATCH), maxlen=0)))  # keeps none
             for name, threads in (("plain", 0), ("tuned", 1)):
                 parts = [wanted[i :: max(workers, 1)] for i in range(max(workers, 1))]
-                heights, each = [resolution] * len(parts), [threads] * len(parts)
-                times[name].append(
-                    seconds(lambda parts=parts, heights=heights, each=each: list(pool.map(plain, parts, heights, each)))
-                )
+                decode = partial(plain, height=resolution, threads=threads, batched=not workers)
+                times[name].append(seconds(lambda decode=decode, parts=parts: list(pool.map(decode, parts))))
     rates = {name: round(clips / min(values[1:]), 1) for name, values in times.items()}
     return {
         "workers": workers,

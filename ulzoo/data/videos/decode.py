@@ -21,6 +21,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, dropwhile, islice
 from pathlib import Path
 
@@ -28,6 +29,7 @@ import av
 import numpy as np
 import torch
 from av.sidedata.sidedata import Type
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
@@ -199,7 +201,7 @@ class _SquareCrop:
         self.reformatter = VideoReformatter()  # reused, since setting up the filters takes longer than applying them
 
     def __call__(self, frame: VideoFrame, pixel_aspect: float) -> np.ndarray:
-        opaque = over_white(frame) if any(part.is_alpha for part in frame.format.components) else frame
+        opaque = over_white(frame) if _has_alpha(frame.format.name) else frame
         width, height = frame.width * pixel_aspect, frame.height
         scale = self.side / min(width, height)
         width, height = max(self.side, round(width * scale)), max(self.side, round(height * scale))
@@ -208,6 +210,11 @@ class _SquareCrop:
         resized = self.reformatter.reformat(opaque, width, height, "rgb24", interpolation="AREA", threads=1)
         left, top = int((width - self.side) * self.crop), int((height - self.side) * self.crop)
         return upright(resized.to_ndarray()[top : top + self.side, left : left + self.side], frame)
+
+
+@cache
+def _has_alpha(pixel_format: str) -> bool:
+    return any(part.is_alpha for part in VideoFormat(pixel_format).components)
 
 
 def over_white(frame: VideoFrame) -> VideoFrame:

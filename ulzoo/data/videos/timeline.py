@@ -88,10 +88,12 @@ class OpenVideo:
     def decode(self, needed_from: float | None = None) -> Iterator[VideoFrame]:
         """Yield frames in display order; before the time `needed_from`, only reference frames are decoded."""
         skip_until = needed_from if self.decoder.name in _SKIPPING_DECODERS else None
+        skips = False
         for packet in self.container.demux(self.stream):
             if skip_until is not None:
                 early = packet.pts is not None and float(packet.pts * packet.time_base) < skip_until
-                self.decoder.skip_frame = "NONREF" if early else "DEFAULT"
+                if early != skips:
+                    self.decoder.skip_frame, skips = "NONREF" if early else "DEFAULT", early
             yield from self.decoder.decode(packet)
 
     def duration(self, frame: VideoFrame) -> float:
