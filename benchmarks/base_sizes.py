@@ -64,9 +64,11 @@ def best_rates(results: dict[str, Any]) -> dict[str, Estimate]:
     return _by_size(results, best_rate, 3)
 
 
-def changes_of_distance(results: dict[str, Any]) -> dict[str, Estimate]:
-    """Per cent by which the distance grows from the least to the greatest loss factor, by size."""
-    return _by_size(results, lambda distances: 100 * (distances[-1] / distances[0] - 1), 1)
+def distances_by_rate(results: dict[str, Any]) -> dict[str, list[Estimate]]:
+    """The distance relative to that at the least loss factor, by loss factor, by size."""
+    numbers = range(len(results["latents"]))
+    by_number = [_by_size(results, lambda distances, n=n: distances[n] / distances[0], 3) for n in numbers]
+    return {size: [by_size[size] for by_size in by_number] for size in results["sizes"]}
 
 
 def _by_size(results: dict[str, Any], figure: Callable[[Sequence[float]], float], digits: int) -> dict[str, Estimate]:
