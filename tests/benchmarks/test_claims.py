@@ -1,12 +1,13 @@
 """The claims: verdicts from rows with given figures, and the committed page is that of the committed rows."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import claims, pipelines
+from benchmarks import base_sizes, claims, pipelines
 from benchmarks.estimates import Estimate, Measured, apart, sign
 
 FACTORS = {"4": (0.4, 23.0), "5.7": (0.5, 24.0), "8": (0.6, 25.0), "11.3": (0.7, 26.0), "16": (0.8, 27.0)}
@@ -78,12 +79,26 @@ def generated(folder: Path, **distances: tuple[float, float, float]) -> Measured
     return Measured(folder)
 
 
-def test_power_falls_with_the_spread_over_seeds(tmp_path: Path) -> None:
-    """An effect of 12.6 % in four means of three seeds: z = 0.126 / (σ √(4/3)), power Φ(z - 1.96)."""
-    near = claims.larger_base(generated(tmp_path, sigmoid=(99, 100, 101), elbo=(198, 200, 202)))
-    wide = claims.larger_base(generated(tmp_path, sigmoid=(94, 100, 106), elbo=(188, 200, 212)))
-    assert near.verdict == "not trained" and "power of 0.99 or more" in near.evidence
-    assert "deviate by 6.0% between seeds" in wide.evidence and "power of 0.44 or more" in wide.evidence
+def test_the_best_rate_is_that_of_a_parabola_by_size() -> None:
+    """Distances exp(log2(factor / best)²): the vertex is at `best`, and its rate between those of two factors."""
+    factors, best = (2.0, 4.0, 8.0, 16.0), {"small": 4.0, "medium": 8.0}
+    results = {
+        "sizes": {size: {"width": 8, "depth": 1, "heads": 1} for size in best},
+        "latents": [{"loss_factor": factor, "bits_per_pixel": factor / 10} for factor in factors],
+        "rows": [
+            {"size": size, "seed": seed, "loss_factor": factor, "distance": math.exp(math.log2(factor / vertex) ** 2)}
+            for size, vertex in best.items()
+            for seed in range(3)
+            for factor in factors
+        ],
+    }
+    rates = base_sizes.best_rates(results)
+    assert rates["small"].mean == pytest.approx(0.4) and rates["medium"].mean == pytest.approx(0.8)
+    times = base_sizes.distances_by_rate(results)
+    assert times["small"][-1].mean == pytest.approx(math.exp(4 - 1)) and times["medium"][0].mean == 1
+    results["rows"] = [row | {"distance": row["loss_factor"]} for row in results["rows"]]
+    with pytest.raises(ValueError, match="no least distance within the range"):
+        base_sizes.best_rates(results)
 
 
 def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
