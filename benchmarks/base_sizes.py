@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.estimates import RATE, Estimate
+from benchmarks.estimates import PSNR, RATE, Estimate
 from benchmarks.measuring import publish
 from benchmarks.pipelines import DISTANCE, FOLDER
 from benchmarks.sweep import ulzoo
@@ -25,19 +25,21 @@ from benchmarks.sweep import ulzoo
 SPEC = Path(__file__).with_suffix(".yaml")
 SIZES = {"small": {"width": 64, "depth": 2, "heads": 1}, "medium": {"width": 128, "depth": 4, "heads": 2}}
 CURVE = ("--loss-factor", "3,6,12,24")
-SAMPLES, SEEDS = "1000", 3
+SAMPLED = ("--frechet", DISTANCE, "--samples", "1000", "--limit", "64", "--rate-samples", "4")  # rates: of latents.json
+SEEDS = 3
 
 
 def train(size: str, seed: int, folder: Path) -> None:
     settings = {f"base.backbone.{key}": value for key, value in SIZES[size].items()} | {"train.base.seed": seed}
     words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    ulzoo("train", str(SPEC), "--out", str(folder), *words, *(["--resume"] if folder.exists() else []))
+    resume = ["--resume"] if folder.exists() else []
+    ulzoo("train", str(SPEC), "--device", "cpu", "--out", str(folder), *words, *resume)
 
 
 def measure(model: str, out: Path, *options: str) -> list[dict[str, Any]]:
     """Figures and protocol by loss factor, as `ulzoo evaluate` writes them to `out`, unless it has done so before."""
     if not out.exists():
-        ulzoo("evaluate", model, *CURVE, *options, "--out", str(out))
+        ulzoo("evaluate", model, "--device", "cpu", *CURVE, *options, "--out", str(out))
     return json.loads(out.read_text("utf-8"))["curve"]
 
 
@@ -92,14 +94,13 @@ def main() -> None:
         folder = runs / f"{size}_{seed}"
         if not (folder / "figures.json").exists():
             train(size, seed, folder)
-        sampled = ("--frechet", DISTANCE, "--samples", SAMPLES, "--limit", "64", "--rate-samples", "4")
-        curve = measure(str(folder), runs / f"{size}_{seed}.json", *sampled)
+        curve = measure(str(folder), runs / f"{size}_{seed}.json", *SAMPLED)
         for point in curve:
             distance = point["figures"][f"g{DISTANCE}"]
             rows.append({"size": size, "seed": seed, "loss_factor": point["loss_factor"], "distance": distance})
     latents = measure("emoji32_curve", runs / "latents.json")
     rates = [
-        {"loss_factor": point["loss_factor"], **{key: point["figures"][key] for key in ("bits_per_pixel", "psnr_db")}}
+        {"loss_factor": point["loss_factor"], **{key: point["figures"][key] for key in (RATE, PSNR)}}
         for point in latents
     ]
     protocol = {key: value for key, value in curve[0]["protocol"]["generated"].items() if key != "loss_factor"}

@@ -200,7 +200,8 @@ def larger_base(_: Measured) -> Finding:
     return Finding(
         "(b) The best rate for generation is higher for a larger base",
         apart(best["small"], best["medium"]),
-        f"the distance of 1,000 samples is least at {best['small']} bits/pixel {small}, at {best['medium']} {medium}; "
+        f"the distance of {results['protocol']['samples']:,} samples is least at {best['small']} bits/pixel {small}, "
+        f"at {best['medium']} {medium}; "
         f"at {rates[-1]:.2f} it is {times['small']} and {times['medium']} times that at {rates[0]:.2f} bits/pixel",
     )
 
