@@ -62,6 +62,11 @@ class Measured:
         self.factors = factors
         self.rows = [row for folder in folders for row in Store(folder).rows() if row["status"] == "done"]
 
+    @property
+    def baseline(self) -> str:
+        """The point with which the variants share their settings: the middle of the curve."""
+        return self.factors[len(self.factors) // 2]
+
     def get(self, point: str, figure: str, digits: int = 3) -> Estimate:
         """A figure of a point, by seed. KeyError if it was not measured."""
         values = {row["seed"]: row["figures"][figure] for row in self.rows if row["point"] == point}

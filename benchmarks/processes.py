@@ -3,9 +3,11 @@
     python -m benchmarks processes [--processes 1 2] [--rounds 3] [--steps 20] [--spec emoji32_tiny] [--device D]
                                    [--set KEY=VALUE]... [--out benchmarks/results] [--json]
 
-Stage 1 of the spec on one process, on N with DDP and on N with FSDP take turns; every process has a thread or a GPU.
-The cost of an image is processes × seconds per image; a line through its logarithms is flat if the speed is
-proportional to the number of processes. Writes processes.json and processes.png.
+Stage 1 of the spec on one process, on N that train apart from each other at the same time, on N with DDP and on N with
+FSDP take turns; every process has a thread or a GPU. Those apart show what the machine can do: its cores share memory,
+caches, clock and, as hyperthreads, execution units. The cost of an image is processes × seconds per image; a line
+through its logarithms is flat if the speed is proportional to the number of processes. Writes processes.json and
+processes.png.
 """
 
 import os
@@ -15,7 +17,7 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from benchmarks.costs import slope
 from benchmarks.measuring import Spread, parser, prepare, publish
@@ -23,27 +25,38 @@ from benchmarks.pictures import save_figure
 from ulzoo.registry import load_spec
 from ulzoo.training.monitoring import read_rows
 
-KINDS = ("ddp", "fsdp")
+Kind = Literal["apart", "ddp", "fsdp"]
+KINDS: tuple[Kind, ...] = ("apart", "ddp", "fsdp")
 
 
-def speed(options: Namespace, device: str, processes: int, kind: str, batch_size: int) -> float:
-    """Images per second of stage 1, without the first rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        settings = [
-            f"train.latents.steps={options.steps}",
-            f"train.latents.batch_size={batch_size * processes}",
-            "train.latents.log_every=2",
-            f"train.parallel.kind={kind}",
-            *options.set,
+def speed(options: Namespace, device: str, processes: int, kind: Kind, batch_size: int) -> float:
+    """Images per second of stage 1 by all processes, without the first rows."""
+    runs, together = (processes, 1) if kind == "apart" else (1, processes)
+    settings = [
+        f"train.latents.steps={options.steps}",
+        f"train.latents.batch_size={batch_size * together}",
+        "train.latents.log_every=2",
+        *([] if kind == "apart" else [f"train.parallel.kind={kind}"]),
+        *options.set,
+    ]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={together}", "-m"]
+    command = [sys.executable, *(launcher if together > 1 else ["-m"]), "ulzoo", "train", options.spec]
+    command += ["--stage", "latents", "--device", device]
+    command += [word for setting in settings for word in ("--set", setting)]
+    with tempfile.TemporaryDirectory() as root:
+        folders = [Path(root) / str(run) for run in range(runs)]
+        environments: list[dict[str, str]] = [{**os.environ, "OMP_NUM_THREADS": "1"} for _ in folders]
+        if device == "cuda" and kind == "apart":
+            environments = [env | {"CUDA_VISIBLE_DEVICES": str(run)} for run, env in enumerate(environments)]
+        started = [
+            subprocess.Popen([*command, "--out", str(folder)], env=environment, stdout=subprocess.DEVNULL)
+            for folder, environment in zip(folders, environments, strict=True)
         ]
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
-        command = [sys.executable, *(launcher if processes > 1 else ["-m"]), "ulzoo", "train", options.spec]
-        words = [word for setting in settings for word in ("--set", setting)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        options_of_train = ["--stage", "latents", "--device", device, "--out", folder]
-        subprocess.run([*command, *options_of_train, *words], check=True, env=environment, stdout=subprocess.DEVNULL)
-        rows = read_rows(Path(folder) / "metrics.jsonl")
-    return median(row["images_per_second"] for row in rows[2:])
+        exit_statuses = [process.wait() for process in started]
+        if any(exit_statuses):
+            raise SystemExit("training failed")
+        metrics = [read_rows(folder / "metrics.jsonl")[2:] for folder in folders]
+    return sum(median(row["images_per_second"] for row in rows) for rows in metrics)
 
 
 def plot(results: list[dict[str, Any]], where: str, path: Path) -> None:
@@ -58,7 +71,8 @@ def plot(results: list[dict[str, Any]], where: str, path: Path) -> None:
         spreads = [row["images_per_second"] for row in result["rows"]]
         speeds = [spread.median for spread in spreads]
         errors = [[s.median - s.low for s in spreads], [s.high - s.median for s in spreads]]
-        label = f"{result['kind'].upper()}, cost per image: power {result['exponent_of_cost']:.2f}"
+        name = result["kind"] if result["kind"] == "apart" else result["kind"].upper()
+        label = f"{name}, cost per image: power {result['exponent_of_cost']:.2f}"
         axes.errorbar(counts, speeds, errors, fmt="o-", capsize=3, label=label)
     axes.plot(counts, [speeds[0] * count / counts[0] for count in counts], "--", color="0.6", label="linear")
     axes.set(xlabel="processes", ylabel="images per second", xscale="log", yscale="log", title=where)
@@ -80,8 +94,8 @@ def main() -> int:
     options = arguments.parse_args()
     device = prepare(options)
     config = load_spec(options.spec, options.set).train.latents
-    cases = [(count, kind) for count in options.processes for kind in KINDS if count > 1 or kind == "ddp"]
-    speeds: dict[tuple[int, str], list[float]] = {case: [] for case in cases}
+    cases = [(count, kind) for count in options.processes for kind in KINDS if count > 1 or kind == "apart"]
+    speeds: dict[tuple[int, Kind], list[float]] = {case: [] for case in cases}
     for _ in range(options.rounds):
         for count, kind in cases:
             speeds[count, kind].append(speed(options, device.type, count, kind, config.batch_size))
@@ -89,7 +103,7 @@ def main() -> int:
     results = []
     for kind in KINDS:
         rows = [
-            {"processes": count, "images_per_second": Spread.of(speeds[count, kind if count > 1 else "ddp"])}
+            {"processes": count, "images_per_second": Spread.of(speeds[count, kind if count > 1 else "apart"])}
             for count in options.processes
         ]
         of_linear = [
@@ -98,9 +112,14 @@ def main() -> int:
             for row in rows
         ]  # fmt: skip
         power = slope(options.processes, [1 / share for share in of_linear])
-        results.append({"kind": kind, "exponent_of_cost": power, "of_linear": of_linear, "rows": rows})
+        last = options.processes[-1]
+        of_apart = rows[-1]["images_per_second"].median / median(speeds[last, "apart"])
+        results.append(
+            {"kind": kind, "exponent_of_cost": power, "of_linear": of_linear, "of_apart": of_apart, "rows": rows}
+        )
         print(
-            f"{kind}: {of_linear[-1]:.2f} of linear; the cost per image grows as the power {power:.2f} of the processes"
+            f"{kind}: {of_linear[-1]:.2f} of linear, {of_apart:.2f} of {last} apart; the cost per image grows as the "
+            f"power {power:.2f} of the processes"
         )
     content = {
         "spec": options.spec, "set": options.set, "optimizer": config.optimizer,

@@ -49,6 +49,12 @@ def test_excess_is_interpolated_on_the_curve_of_the_same_seed(tmp_path: Path) ->
         table.excess_psnr("normal_prior")
 
 
+def test_the_latent_logsnr_is_compared_with_the_middle_of_the_curve(tmp_path: Path) -> None:
+    finding = claims.latent_logsnr(measured(tmp_path, logsnr10=[(0.9, 24.0)] * 3))
+    assert finding.verdict == "refuted"
+    assert "0.900 ± 0.000 bits/pixel (24.00 ± 0.00 dB) instead of 0.600 ± 0.000 (25.00 ± 0.00 dB)" in finding.evidence
+
+
 def test_a_variant_that_needs_fewer_bits_refutes_the_claim(tmp_path: Path) -> None:
     table = measured(tmp_path, normal_prior=[(0.5, 24.5), (0.5, 25.0), (0.5, 25.5)])
     assert claims.normal_prior(table).verdict == "refuted"
@@ -131,6 +137,8 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
     assert claims.latent_diffusion(table).verdict == "open"  # one seed has no spread
     finding = claims.pixels(table)
     assert finding.verdict == "refuted" and "on pixels 91 ± 1 after 1.0 TFLOPs and 5 s" in finding.evidence
+    evidence = claims.pixels_by_flops(table).evidence
+    assert evidence == "distance of 1,500 samples 100 ± 1 after 2.0 TFLOPs, on pixels 91 ± 1 after 1.0 TFLOPs"
 
 
 def test_the_committed_page_is_that_of_the_rows() -> None:

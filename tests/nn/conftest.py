@@ -21,6 +21,7 @@ ENCODERS: dict[str, Callable[[tuple[int, ...]], nn.Module]] = {
     "resnet": lambda size: ResNetEncoder(size, 3, 5, (4,) * len(size), channels=(8, 12, 12), blocks=(1, 2, 1)),
     "vit": lambda size: ViTEncoder(size, 3, 5, (4,) * len(size), width=24, depth=2, heads=2),
     "vit_rotary": lambda size: ViTEncoder(size, 3, 5, (4,) * len(size), width=24, depth=1, heads=2, positions="rotary"),
+    "vit_overlap": lambda size: ViTEncoder(size, 3, 5, (4,) * len(size), width=24, depth=1, heads=2, patch_overlap=2),
 }
 
 

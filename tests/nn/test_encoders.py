@@ -111,9 +111,30 @@ def test_time_stops_being_halved_where_space_goes_on() -> None:
     assert encoder(torch.zeros(1, 3, 4, 32, 16)).shape == (1, 5, 2, 2, 2)
 
 
+def test_overlapping_patches_are_patches_and_what_is_around_them() -> None:
+    """Kernels that are zero around the patches embed the patches; other kernels see two pixels of the neighbours."""
+
+    def encoder(patch_overlap: int | None) -> ViTEncoder:
+        return ViTEncoder((16, 16), 3, 5, (4, 4), width=24, depth=0, heads=2, patch_overlap=patch_overlap)
+
+    plain, lapped = encoder(None), encoder(2)
+    weights = plain.state_dict()
+    kernel = torch.zeros(24, 3, 8, 8)
+    kernel[:, :, 2:6, 2:6] = weights["embed.weight"].unflatten(1, (3, 4, 4))
+    lapped.load_state_dict({**weights, "embed.weight": kernel})
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(lapped(x), plain(x))
+    torch.nn.init.normal_(lapped.embed.weight)
+    changed = x.clone()
+    changed[:, :, 4:6, 8] += 1  # inside patch (1, 2), within two pixels of its upper and its left neighbours
+    differs = (lapped(changed) - lapped(x)).abs().amax((0, 1)) > 1e-4  # (4, 4)
+    assert differs.nonzero().tolist() == [[0, 1], [0, 2], [1, 1], [1, 2]]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: ViTEncoder((8, 8), 3, 5, (4, 4), patch_overlap=0), r"^patch_overlap must be positive or null, got 0$"),
         (lambda: ViTEncoder((8, 6), 3, 5, (4, 4)), r"latent.downsample \[4, 4\] does not divide the grid \[8, 6\]"),
         (lambda: ViTEncoder((8, 8), 3, 5, (2, 4, 4)), r"latent.downsample \[2, 4, 4\] has 3 dimensions, the grid"),
         (

@@ -1,6 +1,7 @@
 """What holds of video networks only: one frame is an image, causality, factorised attention and convolutions."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ DENOISERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
 ENCODERS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "resnet": (ResNetEncoder, {"patch": 2, "channels": (8, 16, 16), "blocks": (1, 1, 1)}),
     "vit": (ViTEncoder, {"width": 24, "depth": 2, "heads": 2, "positions": "rotary"}),
+    "vit_overlap": (ViTEncoder, {"width": 24, "depth": 2, "heads": 2, "positions": "rotary", "patch_overlap": 1}),
 }
 WAYS = [{}, {"attention": "factorised"}, {"causal": True}, {"attention": "factorised", "causal": True}]
 CONVOLVED = [{}, {"convolution": "factorised"}, {"causal": True}, {"convolution": "factorised", "causal": True}]
@@ -71,7 +73,9 @@ def test_a_denoiser_of_one_frame_is_that_of_an_image(kind: str, keys: dict[str, 
     torch.testing.assert_close(prediction.squeeze(2), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "keys"), [("resnet", k) for k in CONVOLVED] + [("vit", k) for k in WAYS])
+@pytest.mark.parametrize(
+    ("kind", "keys"), [("resnet", k) for k in CONVOLVED] + list(product(("vit", "vit_overlap"), WAYS))
+)
 def test_an_encoder_of_one_frame_is_that_of_an_image(kind: str, keys: dict[str, Any], perturb: Perturb) -> None:
     image = perturb(encoder(kind, (8, 16), (4, 4), **keys))
     video = encoder(kind, (1, 8, 16), (1, 4, 4), **keys)

@@ -61,10 +61,15 @@ class FrameNorm(nn.GroupNorm):
         return frames.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
-def downsample_conv(in_channels: int, out_channels: int, factor: Sequence[int]) -> nn.Module:
-    """A convolution that makes the grid coarser by whole factors, with non-overlapping kernels."""
+def downsample_conv(in_channels: int, out_channels: int, factor: Sequence[int], overlap: int = 0) -> nn.Module:
+    """A convolution that makes the grid coarser by whole factors.
+
+    Its kernels are as large as the factors, and in space larger by `overlap` on each side.
+    """
     conv: type[nn.Module] = CONV[len(factor)]
-    return conv(in_channels, out_channels, tuple(factor), stride=tuple(factor))
+    margins = (*[0] * (len(factor) - 2), overlap, overlap)
+    kernel = tuple(side + 2 * margin for side, margin in zip(factor, margins, strict=True))
+    return conv(in_channels, out_channels, kernel, stride=tuple(factor), padding=margins)
 
 
 def zero_output(layer: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from ulzoo.nn.conditioning import (
     VectorConditioning,
     concat_frames,
 )
-from ulzoo.nn.convolution import Convolutions, PixelHead
+from ulzoo.nn.convolution import Convolutions, PixelHead, downsample_conv
 from ulzoo.nn.grid import divide, in_space, patch_sides, patchify, to_grid, to_tokens, unpatchify
 from ulzoo.nn.layers import LayerNorm
 from ulzoo.nn.transformer import AttentionKind, BlockOptions, ModulatedOutput, Positions, Transformer
@@ -204,6 +204,8 @@ class ViTEncoder(nn.Module):
         positions: rotary or learned position encoding.
         attention: for video: full, or factorised into attention within a frame and over time, in alternating blocks.
         causal: for video: no frame depends on later frames, except those of its own patch.
+        patch_overlap: pixels by which the patches reach into their neighbours, on each side in space, as in a lapped
+            transform: borders of patches are less visible in reconstructions; null: none.
     """
 
     def __init__(
@@ -221,12 +223,19 @@ class ViTEncoder(nn.Module):
         positions: Positions = "learned",
         attention: AttentionKind = "full",
         causal: bool = False,
+        patch_overlap: int | None = None,
     ):
         super().__init__()
+        if patch_overlap is not None and patch_overlap < 1:
+            raise ValueError(f"patch_overlap must be positive or null, got {patch_overlap}")
         self.patch = tuple(downsample)
         self.size = divide(size, self.patch, "latent.downsample")
         self.rate_control = RateControlEmbedding(rate_controls, width) if rate_controls else None
-        self.embed = nn.Linear(in_channels * math.prod(self.patch), width)
+        self.embed = (
+            downsample_conv(in_channels, width, self.patch, patch_overlap)
+            if patch_overlap
+            else nn.Linear(in_channels * math.prod(self.patch), width)
+        )
         self.transformer = Transformer(
             self.size,
             width,
@@ -240,5 +249,7 @@ class ViTEncoder(nn.Module):
 
     def forward(self, x: Tensor, rate_control: Tensor | None = None) -> Tensor:
         cond = None if self.rate_control is None else self.rate_control(rate_control)  # (B, width)
-        tokens = self.transformer(self.embed(to_tokens(patchify(x, self.patch))), cond)
+        linear = isinstance(self.embed, nn.Linear)
+        tokens = self.embed(to_tokens(patchify(x, self.patch))) if linear else to_tokens(self.embed(x))  # (B, N, width)
+        tokens = self.transformer(tokens, cond)
         return to_grid(self.out(self.norm(tokens)), self.size)  # (B, c, *size / downsample)
