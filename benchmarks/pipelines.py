@@ -29,20 +29,10 @@ def best_by_first_seed(distances: dict[float, Estimate]) -> Estimate:
     return min(distances.values(), key=lambda distance: distance.values[0])
 
 
-def training_flops(measured: Measured, point: str) -> float:
-    """FLOPs of training of all stages."""
-    return sum(_row(measured, point)["training_flops"].values())
-
-
-def _row(measured: Measured, point: str) -> dict[str, Any]:
-    """The row of the first seed."""
-    return next(row for row in measured.rows if row["point"] == point)
-
-
 def pipeline_costs(measured: Measured, results: dict[str, Any]) -> dict[str, str]:
     """FLOPs of training, and seconds of its steps, which were timed by turns in one process, by pipeline."""
-    rows = {point: _row(measured, point) for point in ("sigmoid", "pixels")}
-    flops = {point: training_flops(measured, point) for point in rows}
+    rows = {point: next(row for row in measured.rows if row["point"] == point) for point in ("sigmoid", "pixels")}
+    flops = {point: sum(row["training_flops"].values()) for point, row in rows.items()}
     flops["latent_diffusion"] = sum(results["rows"][0]["training_flops"].values())
     names = {"sigmoid": "unified_latents", "pixels": "pixels", "latent_diffusion": "latent_diffusion"}
     steps = {"latent_diffusion": results["rows"][0]["steps"]}

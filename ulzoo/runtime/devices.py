@@ -1,6 +1,8 @@
 """Devices: which one to use, how much memory it has, and in which precision it computes well."""
 
+import ctypes
 import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal
@@ -9,6 +11,8 @@ import torch
 
 Precision = Literal["fp32", "bf16"]
 CGROUP = Path("/sys/fs/cgroup/memory.max")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of `mallopt` in glibc's malloc.h."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -53,6 +57,17 @@ def device_memory(device: torch.device) -> int:
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = CGROUP.read_text().strip() if CGROUP.exists() else "max"
     return machine if limit == "max" else min(machine, int(limit))
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """On the CPU, let glibc keep the memory of freed tensors for the next ones, up to 32 MiB each.
+
+    It gives most of it back to the system, which then clears the memory of every training step page by page.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if device.type == "cpu" and mallopt:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # bytes, as much as glibc accepts
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def has_bf16(device: torch.device) -> bool:

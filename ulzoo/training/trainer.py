@@ -25,7 +25,7 @@ from ulzoo.model.conditioning import Conditions
 from ulzoo.model.contract import STAGES, Stage
 from ulzoo.model.losses import StageLoss
 from ulzoo.model.unified_latents import UnifiedLatents
-from ulzoo.runtime.devices import autocast, effective_precision
+from ulzoo.runtime.devices import autocast, effective_precision, keep_freed_memory
 from ulzoo.runtime.processes import SINGLE_PROCESS, ProcessGroup
 from ulzoo.runtime.seeds import derive_seed
 from ulzoo.training import config as configs
@@ -101,6 +101,7 @@ class Trainer:
         self.model, self.stage, self.config, self.source = model, stage, config, source
         self.folder, self.options, self.processes = folder, options, options.processes
         self.local_batch = self.processes.local_batch_size(config.batch_size, config.accumulate)
+        keep_freed_memory(model.device)
         model.prepare(stage)
         self.networks = trained_networks(model, stage)
         assert (options.proxy is None) == (config.parametrisation is None)
@@ -123,9 +124,8 @@ class Trainer:
         self.schedules = [module for module in self.networks.modules() if isinstance(module, AdaptiveSchedule)]
         self.autocast = autocast(config.precision, model.device)
         self.parameters = list(self.networks.parameters())
-        self.posthoc_ema: PowerAverages | None = None
-        if config.posthoc_ema:
-            self.posthoc_ema = PowerAverages(self.networks.state_dict(), config.posthoc_ema.lengths)
+        averages = config.posthoc_ema
+        self.posthoc_ema = PowerAverages(self.networks.state_dict(), averages.lengths) if averages else None
         self.optimizer = build_optimizer(self.networks, config, scales)
         self.step = 0
         self.window: dict[str, float] = {}  # sums of the metrics since the last row of the log
