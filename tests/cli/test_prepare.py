@@ -104,7 +104,7 @@ def test_help_lists_the_commands(ulzoo, here):
 
 @pytest.mark.slow
 def test_a_killed_command_continues_to_the_same_bytes(ulzoo, kinetics, kinetics_layout, prepare_until_stopped):
-    kinetics_layout(kinetics, "train", 60)
+    kinetics_layout(kinetics, "train", 120)  # many shards: both attempts must be stopped before the last
     assert ulzoo(*on("train"), *SMALL, "--workers", 1, "--out", "whole").exit_code == 0
     for number, expected in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
         status, stderr = prepare_until_stopped([*on("train"), *SMALL], number)
