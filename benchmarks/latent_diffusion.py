@@ -35,8 +35,8 @@ from ulzoo.media.pixels import psnr
 from ulzoo.registry import load_spec
 from ulzoo.registry.compile import open_source
 
-SPEC, SAMPLES, SAMPLING_STEPS = "emoji32_tiny", 1500, 25
-PIXELS = f"{Path(__file__).with_name('claims_generation.yaml')}:pixels"
+GENERATION, SAMPLES, SAMPLING_STEPS = Path(__file__).with_name("claims_generation.yaml"), 1500, 25
+SPEC, PIXELS = f"{GENERATION}:sigmoid", f"{GENERATION}:pixels"
 LATENT_CHANNELS, GRID = 8, 8
 LEARNING_RATE, WARMUP = 1e-3, 50  # of 1, 3 and 6 · 10⁻³ the best for the autoencoder after 120 steps
 FLOPS_PER_FORWARD = 3  # training, as in the paper
@@ -286,7 +286,7 @@ def main() -> int:
     def train(kl_weight: float, seed: int) -> None:
         rows.append(measure(source, held_out, kl_weight=kl_weight, seed=seed, distance=distance))
         print(json.dumps(rows[-1]), flush=True)
-        content = {"spec": SPEC, "samples": SAMPLES, "rows": rows, "step_seconds": seconds}
+        content = {"spec": f"{GENERATION.stem}:sigmoid", "samples": SAMPLES, "rows": rows, "step_seconds": seconds}
         publish("latent_diffusion", content, device, options.out)
 
     for kl_weight in map(float, options.kl_weights.split(",")):

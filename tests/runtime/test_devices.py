@@ -1,6 +1,7 @@
-"""Precision: what a device without native bfloat16 computes in."""
+"""Precision: what a device without native bfloat16 computes in; memory that a process keeps."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -74,3 +75,29 @@ def test_the_effective_precision(monkeypatch: pytest.MonkeyPatch, precision: Any
     assert devices.product_dtype(cpu) == (torch.bfloat16 if native else torch.float32)
     with devices.autocast(precision, cpu):
         assert torch.is_autocast_enabled("cpu") == (expected == "bf16")
+
+
+FAULTS = """
+import resource, sys
+import torch
+from ulzoo.runtime.devices import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory(torch.device("cpu"))
+def step():
+    return sum(float(x.sum()) for x in [torch.ones(1 << 20) for _ in range(10)])  # 40 MB, all freed at its end
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(allocator: str) -> int:
+    command = [sys.executable, "-c", FAULTS, allocator]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
+def test_freed_memory_is_used_again() -> None:
+    assert page_faults("kept") < page_faults("default") / 5
