@@ -16,7 +16,8 @@ from ulzoo.visualization.image_grid import GridRow, grid
 
 CLIPS_PER_ROW = 8
 FRAMES_PER_ROW = 16
-CRF = "14"  # of H.264, where 0 is lossless and 23 the encoder's default
+# Of crf, 0 is lossless and 23 the default. The macroblock tree of x264 is not deterministic on processors with AVX-512.
+X264 = {"crf": "14", "preset": "medium", "mbtree": "0"}
 MAX_SIDE = 16383  # pixels, of WebP; the limit of the H.264 encoder is about the same
 BT709 = 1  # H.264's number for these primaries, curve and matrix
 
@@ -114,9 +115,7 @@ def _sheets(bands: Sequence[Band], min_side: int) -> list[Image.Image]:
 def _write_mp4(path: Path, sheets: Sequence[Image.Image], frame_rate: float) -> None:
     width, height = (-(-extent // 2) * 2 for extent in sheets[0].size)  # yuv420p has one chroma value for 2×2 pixels
     with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream(
-            "libx264", rate=Fraction(frame_rate).limit_denominator(1001), options={"crf": CRF, "preset": "medium"}
-        )
+        stream = container.add_stream("libx264", rate=Fraction(frame_rate).limit_denominator(1001), options=X264)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         context = stream.codec_context
         context.thread_count = 1  # the same bytes on every machine
