@@ -5,23 +5,21 @@
 Three cases: the embedded emoji as they are (64×64, yuv444p, 8 frames/s); longer videos of them (256×144, yuv420p, 8
 seconds at 24 frames/s, a keyframe every 48) at their own height, as written by `ulzoo prepare`; and the same videos
 resized to 128. Plain PyAV opens the same files in the same order, seeks to the keyframe before the same 16 frames,
-decodes up to their end and converts them to RGB of the same height: with its defaults (`plain`), and on one thread
-(`tuned`), which is faster for small frames. Without workers, its clips are cropped and batched as float32 in [-1, 1] by
-the loader's function, as the loader's are. With 2 workers, it runs in two processes that return no frames. All take
-turns, and the best round of each counts, since the machine may be shared. Then RSS is measured over `--leak` clips, of
-which every tenth cannot be read. Exit status 1 if the loader reaches less than 0.9 of `plain` or memory grows by more
-than 20 MB.
+decodes up to their end, converts them to RGB of the same height and crops them: with its defaults (`plain`), and on one
+thread (`tuned`), which is faster for small frames. Its clips go through PyTorch's DataLoader, with 0 or 2 workers, and
+are converted to float32 in [-1, 1] by the loader's function. All take turns, and the best round of each counts, since
+the machine may be shared. Then RSS is measured over `--leak` clips, of which every tenth cannot be read. Exit status 1
+if the loader reaches less than 0.9 of `plain` or memory grows by more than 20 MB.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,9 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.utils.data import DataLoader, Dataset
 
 from ulzoo.data import VideoFolder, batches
 from ulzoo.data.images.emoji3d import read_shard
@@ -74,35 +74,42 @@ def picks(source: VideoFolder, count: int) -> list[Pick]:
     return clips[:count]
 
 
-def plain(wanted: list[Pick], height: int, threads: int, batched: bool) -> None:
-    """Decode these clips to RGB frames of `height` pixels through PyAV; 0 threads is its default."""
-    clips: list[np.ndarray[Any, Any]] = []
-    for path, position in wanted:
+class PlainClips(Dataset[Tensor]):
+    """Batches of these clips through PyAV alone, (BATCH, C, T, H, W) uint8; 0 threads is PyAV's default."""
+
+    def __init__(self, wanted: list[Pick], height: int, threads: int) -> None:
+        self.wanted, self.height, self.threads = wanted, height, threads
+
+    def __len__(self) -> int:
+        return len(self.wanted) // BATCH
+
+    def __getitem__(self, index: int) -> Tensor:
+        clips = [self.read(*pick) for pick in self.wanted[index * BATCH : (index + 1) * BATCH]]
+        return torch.from_numpy(np.stack(clips)).movedim(-1, 1)
+
+    def read(self, path: str, position: float) -> np.ndarray[Any, Any]:
+        """The frames of a clip, (T, H, W, C)."""
         with av.open(path) as container:
             stream = container.streams.video[0]
             rate = stream.average_rate
             first = first_frame(stream.frames, FRAMES, position)
             container.seek(int(first / rate / stream.time_base), stream=stream)
-            pixels = []
+            pixels: list[np.ndarray[Any, Any]] = []
             for frame in container.decode(stream):
                 if frame.time > (first - 0.5) / rate:
-                    size = round(frame.width * height / frame.height), height
-                    pixels.append(frame.reformat(*size, "rgb24", threads=threads).to_ndarray())
+                    size = round(frame.width * self.height / frame.height), self.height
+                    pixels.append(frame.reformat(*size, "rgb24", threads=self.threads).to_ndarray())
                     if len(pixels) == FRAMES:
                         break
-        left = (pixels[0].shape[1] - height) // 2
-        clips.append(np.stack([frame[:, left : left + height] for frame in pixels]))
-        if len(clips) == BATCH:
-            if batched:
-                batch = torch.from_numpy(np.stack(clips)).movedim(-1, 1)
-                from_uint8(batch, out=torch.from_numpy(np.empty(batch.shape, np.float32)))
-            clips.clear()
+        left = (pixels[0].shape[1] - self.height) // 2
+        return np.stack([frame[:, left : left + self.height] for frame in pixels])
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+def without_end(clips: PlainClips, workers: int) -> Iterator[Tensor]:
+    """The batches as float32, again and again, with the same workers and without a gap between epochs."""
+    repeated = itertools.cycle(range(len(clips)))
+    for batch in DataLoader(clips, batch_size=None, sampler=repeated, num_workers=workers):
+        yield from_uint8(batch, out=torch.from_numpy(np.empty(batch.shape, np.float32)))
 
 
 def compare(root: Path, resolution: int, clips: int, rounds: int, workers: int) -> dict[str, Any]:
@@ -112,14 +119,16 @@ def compare(root: Path, resolution: int, clips: int, rounds: int, workers: int) 
     stream = batches(source, BATCH, seed=SEED, workers=workers)
     first = next(stream)
     assert first["key"] == [source.folders.key(path) for path, _ in wanted[:BATCH]]
-    times: dict[str, list[float]] = {"loader": [], "plain": [], "tuned": []}
-    with ProcessPoolExecutor(max(workers, 1)) as pool:
-        for _ in range(rounds + 1):
-            times["loader"].append(seconds(lambda: deque(islice(stream, clips // BATCH), maxlen=0)))  # keeps none
-            for name, threads in (("plain", 0), ("tuned", 1)):
-                parts = [wanted[i :: max(workers, 1)] for i in range(max(workers, 1))]
-                decode = partial(plain, height=resolution, threads=threads, batched=not workers)
-                times[name].append(seconds(lambda decode=decode, parts=parts: list(pool.map(decode, parts))))
+    plain = {
+        name: without_end(PlainClips(wanted, resolution, threads), workers)
+        for name, threads in (("plain", 0), ("tuned", 1))
+    }
+    times: dict[str, list[float]] = {}
+    for _ in range(rounds + 1):
+        for name, iterator in {"loader": stream, **plain}.items():
+            started = time.perf_counter()
+            deque(islice(iterator, clips // BATCH), maxlen=0)  # keeps none
+            times.setdefault(name, []).append(time.perf_counter() - started)
     rates = {name: round(clips / min(values[1:]), 1) for name, values in times.items()}
     return {
         "workers": workers,

@@ -454,6 +454,20 @@ def test_efficientnet_s_features(monkeypatch):
         efficientnet_lite0()
 
 
+def test_efficientnet_s_features_are_the_package_s():
+    """Folding normalisations and paddings into convolutions, and small batches, change nothing."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    theirs, heads = EfficientNet.from_name("efficientnet-lite0"), []
+    theirs.load_state_dict(torch.load(image_features._lite0_weights(), weights_only=True))
+    theirs._conv_head.register_forward_pre_hook(lambda _, inputs: heads.append(inputs[0]))
+    images = to_uint8(next(in_order(Emoji3D("val", resolution=32), 18))["x"])
+    pixels = torch.nn.functional.interpolate(images.float(), (224, 224), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        theirs.eval().extract_features((pixels - 127) / 128)
+    torch.testing.assert_close(efficientnet_lite0()(images)[0], heads[0].mean((2, 3)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def inception(tmp_path_factory):
     """A file with random weights of Inception."""
@@ -478,7 +492,8 @@ def test_inception_s_features_are_torch_fidelity_s(inception):
     images = to_uint8(next(in_order(Emoji3D("val", resolution=32), 2))["x"])
     features = inception_v3(inception, sha256(inception))
     vectors, logits = features(images)
-    assert torch.equal(vectors, theirs(images)[0]) and logits.shape == (2, 1008)
+    torch.testing.assert_close(vectors, theirs(images)[0], rtol=1e-4, atol=1e-10)
+    assert logits.shape == (2, 1008)
     assert (features.name, features.dimension) == ("fid", vectors.shape[1])
     assert features.protocol["network_sha256"] == sha256(inception)
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ulzoo.evaluation.features.weights_file import DetectorFile, checked, read_tensors
 from ulzoo.files.atomic import sha256 as sha256_of
@@ -28,6 +29,14 @@ INCEPTION = DetectorFile(
 )
 OFFLINE = "efficientnet-lite0"
 SIDE = 224  # of EfficientNet-Lite0's input
+NORMS = {  # of EfficientNet-Lite0: the normalisation after each convolution
+    "_conv_stem": "_bn0",
+    "_expand_conv": "_bn0",
+    "_depthwise_conv": "_bn1",
+    "_project_conv": "_bn2",
+    "_conv_head": "_bn1",
+}
+CPU_IMAGES = 16  # at once, so that activations stay in the cache of a CPU: twice as fast as 64
 
 
 class ImageFeatures:
@@ -52,8 +61,9 @@ class ImageFeatures:
         """uint8 images (B, C, H, W) -> features (B, dimension), and logits (B, classes) or None."""
         assert images.dtype == torch.uint8 and images.ndim == 4, (images.dtype, images.shape)
         colour = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
-        device = next(self.extractor.parameters()).device
-        features, *logits = self.extractor(colour.to(device))
+        colour = colour.to(next(self.extractor.parameters()).device)
+        at_once = CPU_IMAGES if colour.device.type == "cpu" else len(colour)
+        features, *logits = map(torch.cat, zip(*map(self.extractor, colour.split(at_once)), strict=True))
         return features, logits[0] if logits else None
 
 
@@ -105,7 +115,7 @@ def inception_v3(file: Path, sha256: str = INCEPTION.sha256, device: torch.devic
         "features": "2048, last average pooling",
         "preprocessing": "uint8 RGB; TensorFlow 1's bilinear to 299×299, without antialiasing; (x - 128) / 128",
     }
-    return ImageFeatures(extractor.to(device), "fid", protocol, 2048)
+    return ImageFeatures(extractor.to(device, memory_format=torch.channels_last), "fid", protocol, 2048)
 
 
 def find_inception(file: Path | None, sha256: str | None, download: bool) -> tuple[Path, str]:
@@ -140,11 +150,12 @@ def register() -> None:
             with redirect_stdout(sys.stderr):
                 self.network = EfficientNet.from_name("efficientnet-lite0")
             self.network.load_state_dict(torch.load(_lite0_weights(), map_location="cpu", weights_only=True))
-            self.network.to(memory_format=torch.channels_last)  # 1.5 times as fast on a CPU
             self.network._conv_head.register_forward_pre_hook(lambda _, inputs: self.inputs.update({"320": inputs[0]}))
             self.inputs: dict[str, Tensor] = {}
             self.requires_grad_(False)
             self.eval()
+            _fold_for_inference(self.network)
+            self.network.to(memory_format=torch.channels_last)
 
         @staticmethod
         def get_provided_features_list() -> tuple[str, ...]:
@@ -165,6 +176,21 @@ def register() -> None:
             return tuple(layers[layer] for layer in self.features_list)
 
     register_feature_extractor(OFFLINE, Lite0)
+
+
+def _fold_for_inference(network: nn.Module) -> None:
+    """Fold normalisations and symmetric paddings of EfficientNet-Lite0 into its convolutions, and clamp in place."""
+    for block in list(network.modules()):
+        for convolution, norm in NORMS.items():
+            if hasattr(block, convolution):
+                setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
+                setattr(block, norm, nn.Identity())
+    for layer in network.modules():
+        if isinstance(layer, nn.ReLU6):
+            layer.inplace = True
+        padding = getattr(layer, "static_padding", None)
+        if isinstance(layer, nn.Conv2d) and isinstance(padding, nn.ZeroPad2d) and len(set(padding.padding)) == 1:
+            layer.padding, layer.static_padding = padding.padding[:2], nn.Identity()
 
 
 def _lite0_weights() -> Path:
