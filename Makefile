@@ -1,6 +1,7 @@
 # For a fresh clone: `make demo` trains a model and saves sample images, `make test` runs all checks.
 PYTHON ?= python3
 BIN := .venv/bin
+unexport PYTHONDONTWRITEBYTECODE # importing PyTorch takes twice as long without its bytecode
 
 .PHONY: demo test lint types suite quick schema costs zoo docs clean
 

@@ -93,6 +93,7 @@ def main() -> int:
     arguments.set_defaults(rounds=3)
     options = arguments.parse_args()
     device = prepare(options)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # by default, Python writes bytecode, and imports once compiled
     if options.threads:
         os.environ["OMP_NUM_THREADS"] = str(options.threads)
     totals, rounds = [], []
