@@ -67,6 +67,13 @@ class Measured:
         """The point with which the variants share their settings: the middle of the curve."""
         return self.factors[len(self.factors) // 2]
 
+    @property
+    def samples(self) -> int:
+        """The number of samples whose distance was measured."""
+        protocols = [row.get("protocol", {}) for row in self.rows]
+        (count,) = {protocol["generated"]["samples"] for protocol in protocols if "generated" in protocol}
+        return int(count)
+
     def get(self, point: str, figure: str, digits: int = 3) -> Estimate:
         """A figure of a point, by seed. KeyError if it was not measured."""
         values = {row["seed"]: row["figures"][figure] for row in self.rows if row["point"] == point}

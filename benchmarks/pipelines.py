@@ -29,10 +29,18 @@ def best_by_first_seed(distances: dict[float, Estimate]) -> Estimate:
     return min(distances.values(), key=lambda distance: distance.values[0])
 
 
+def first_rows(measured: Measured) -> dict[str, dict[str, Any]]:
+    """A row of Unified Latents and of diffusion on pixels."""
+    return {point: next(row for row in measured.rows if row["point"] == point) for point in ("sigmoid", "pixels")}
+
+
+def training_flops(measured: Measured) -> dict[str, float]:
+    return {point: sum(row["training_flops"].values()) for point, row in first_rows(measured).items()}
+
+
 def pipeline_costs(measured: Measured, results: dict[str, Any]) -> dict[str, str]:
     """FLOPs of training, and seconds of its steps, which were timed by turns in one process, by pipeline."""
-    rows = {point: next(row for row in measured.rows if row["point"] == point) for point in ("sigmoid", "pixels")}
-    flops = {point: sum(row["training_flops"].values()) for point, row in rows.items()}
+    rows, flops = first_rows(measured), training_flops(measured)
     flops["latent_diffusion"] = sum(results["rows"][0]["training_flops"].values())
     names = {"sigmoid": "unified_latents", "pixels": "pixels", "latent_diffusion": "latent_diffusion"}
     steps = {"latent_diffusion": results["rows"][0]["steps"]}

@@ -67,12 +67,12 @@ def base_quality(
 def decoder_quality(
     model: UnifiedLatents, features: ImageFeatures, real: FeatureStatistics, source: Source, count: int, seed: int
 ) -> dict[str, Any]:
-    """PSNR of reconstructions, and their Fréchet distance from the same images."""
+    """PSNR of reconstructions by the decoder that is not distilled, and their Fréchet distance from the same images."""
     reconstructions, device, decibels, start = FeatureStatistics(features.dimension), model.device, [], 0
     for batch in in_order(source, BATCH, count):
         x = batch["x"].to(device)
         z_0 = model.noise_latents(model.encode(x), generator=seeded(seed, "latents", start, device))
-        decoded = model.decode(z_0, generator=seeded(seed, "decoder", start, device))
+        decoded = model.decode(z_0, network="decoder", generator=seeded(seed, "decoder", start, device))
         decibels.append(psnr(x, decoded))
         reconstructions.add(features(to_uint8(decoded))[0])
         start = batch["images"]

@@ -79,8 +79,10 @@ def generated(folder: Path, **distances: tuple[float, float, float]) -> Measured
     for point, values in distances.items():
         for row in rows(point, *({pipelines.SAMPLES: value} for value in values)):
             stages = {"base": {"steps": 10}} | ({} if point == "pixels" else {"latents": {"steps": 20}})
-            costs = dict.fromkeys(stages, 1000000000000.0)
-            lines.append(json.dumps({**row, "resolved": {"train": stages}, "training_flops": costs}))
+            costs, protocol = dict.fromkeys(stages, 1000000000000.0), {"generated": {"samples": 1500}}
+            lines.append(
+                json.dumps({**row, "protocol": protocol, "resolved": {"train": stages}, "training_flops": costs})
+            )
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
     return Measured(folder)
 
@@ -136,6 +138,8 @@ def test_pipelines_are_compared_at_what_they_cost(tmp_path: Path, monkeypatch: p
     (tmp_path / "latent_diffusion.json").write_text(json.dumps(rival))
     assert claims.latent_diffusion(table).verdict == "open"  # one seed has no spread
     finding = claims.pixels(table)
+    assert "distance of 1,500 samples 100 ± 1 after 2.0 TFLOPs, on pixels 91 ± 1 after 1.0 TFLOPs" in finding.evidence
+    finding = claims.pixels_and_seconds(table)
     assert finding.verdict == "refuted" and "on pixels 91 ± 1 after 1.0 TFLOPs and 5 s" in finding.evidence
 
 
