@@ -78,14 +78,14 @@ def test_the_effective_precision(monkeypatch: pytest.MonkeyPatch, precision: Any
 
 
 FAULTS = """
-import resource, sys
+import resource
 import torch
 from ulzoo.runtime.devices import keep_freed_memory
-if sys.argv[1] == "kept":
-    keep_freed_memory(torch.device("cpu"))
+keep_freed_memory(torch.device("cpu"))
 def step():
     return sum(float(x.sum()) for x in [torch.ones(1 << 20) for _ in range(10)])  # 40 MB, all freed at its end
-step()
+for _ in range(5):
+    step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
     step()
@@ -93,11 +93,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(allocator: str) -> int:
-    command = [sys.executable, "-c", FAULTS, allocator]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_freed_memory_is_used_again() -> None:
-    assert page_faults("kept") < page_faults("default") / 5
+    """In three processes, as glibc by default returns it in some of them only: 200,000 page faults or none."""
+    for _ in range(3):
+        result = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+        assert int(result.stdout) < 20_000
